@@ -1,0 +1,26 @@
+package sseproto
+
+// Reasons of a gap event: why what a client asked for cannot be delivered whole.
+const (
+	// ReasonUnknownID: the Last-Event-ID is not one that this service gives out.
+	ReasonUnknownID = "unknown-id"
+	// ReasonTrimmed: messages after the Last-Event-ID were trimmed by the length limit.
+	ReasonTrimmed = "trimmed"
+	// ReasonExpired: messages after the Last-Event-ID may have expired by their TTL.
+	ReasonExpired = "expired"
+	// ReasonOutage: the range overlaps a stretch that no instance saw.
+	ReasonOutage = "outage"
+	// ReasonUnavailable: the history could not be read, or was not written in time.
+	ReasonUnavailable = "unavailable"
+)
+
+// Replay receives what a history reader finds. Channel is the index in the
+// list of channels that was asked for. Byte slices are borrowed: valid until
+// the method returns.
+type Replay interface {
+	// Event is one stored message. Within a channel IDs ascend.
+	Event(channel int, id ID, eventType, data []byte)
+	// Lost tells that messages of the channel in the asked range are gone, or
+	// may be. Oldest is the first position that is left, zero when none is known.
+	Lost(channel int, reason string, oldest ID)
+}
