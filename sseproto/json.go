@@ -1,0 +1,53 @@
+package sseproto
+
+import "unicode/utf8"
+
+// appendMember extends the JSON object that is open in dst since start with one
+// string member; an empty value is left out.
+func appendMember(dst []byte, start int, name, value string) []byte {
+	if value == "" {
+		return dst
+	}
+	if len(dst) > start {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, '"')
+	dst = append(dst, name...)
+	dst = append(dst, `":`...)
+	return appendJSONString(dst, value)
+}
+
+// appendJSONString writes s as a JSON string (RFC 8259 §7) on one line: controls
+// are escaped, so neither a line end nor a NUL comes out, and so are U+2028 and
+// U+2029, which end lines in older JavaScript. Invalid UTF-8 becomes U+FFFD.
+func appendJSONString(dst []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+			i++
+		case c < ' ' || c == 0x7F:
+			dst = append(dst, `\u00`...)
+			dst = append(dst, hex[c>>4], hex[c&15])
+			i++
+		case c < utf8.RuneSelf:
+			dst = append(dst, c)
+			i++
+		default:
+			r, n := utf8.DecodeRuneInString(s[i:])
+			switch r {
+			case '\u2028':
+				dst = append(dst, `\u2028`...)
+			case '\u2029':
+				dst = append(dst, `\u2029`...)
+			default:
+				dst = utf8.AppendRune(dst, r)
+			}
+			i += n
+		}
+	}
+	return append(dst, '"')
+}
