@@ -1,0 +1,85 @@
+package redistest
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func do(t *testing.T, s *Server, args ...string) any {
+	t.Helper()
+	reply, err := s.Do(args...)
+	require.NoError(t, err)
+	return reply
+}
+
+func TestServerAnswersWithEveryKindOfReply(t *testing.T) {
+	s := Start(t)
+	require.Equal(t, "redis://"+s.Addr(), s.URL())
+	require.Equal(t, "OK", do(t, s, "SET", "k", "a\r\nb"))
+	require.Equal(t, "a\r\nb", do(t, s, "GET", "k"))
+	require.Nil(t, do(t, s, "GET", "absent"))
+	require.Equal(t, int64(2), do(t, s, "RPUSH", "l", "x", "y"))
+	require.Equal(t, []any{"x", "y"}, do(t, s, "LRANGE", "l", "0", "-1"))
+	_, err := s.Do("INCR", "k")
+	var e Error
+	require.True(t, errors.As(err, &e), "%v", err)
+}
+
+func TestRestartKeepsThePortAndOnlyPersistedData(t *testing.T) {
+	for _, kept := range []bool{false, true} {
+		var args []string
+		var want any
+		if kept {
+			args, want = []string{"--appendonly", "yes"}, "v"
+		}
+		s := Start(t, args...)
+		addr, pid := s.Addr(), s.Pid()
+		do(t, s, "SET", "k", "v")
+		require.NoError(t, s.Restart())
+		require.Equal(t, addr, s.Addr())
+		require.NotEqual(t, pid, s.Pid())
+		require.Equal(t, want, do(t, s, "GET", "k"), "appendonly %v", kept)
+	}
+}
+
+func TestStoppedServerRefusesAndCanStartAgain(t *testing.T) {
+	s := Start(t)
+	s.Stop()
+	require.Zero(t, s.Pid())
+	_, err := s.Do("PING")
+	require.Error(t, err)
+	require.Error(t, s.Pause())
+	s.Stop() // once more does nothing
+	require.NoError(t, s.Restart())
+	require.Equal(t, "PONG", do(t, s, "PING"))
+}
+
+func TestPausedServerResumesOrDies(t *testing.T) {
+	s := Start(t)
+	require.NoError(t, s.Pause())
+	require.NoError(t, s.Resume())
+	require.Equal(t, "PONG", do(t, s, "PING"))
+	require.NoError(t, s.Pause())
+	s.Stop()
+	require.Zero(t, s.Pid())
+}
+
+func TestReplicaFollows(t *testing.T) {
+	primary := Start(t)
+	replica := Start(t, "--replicaof", strings.Replace(primary.Addr(), ":", " ", 1))
+	require.Equal(t, "slave", do(t, replica, "ROLE").([]any)[0])
+}
+
+func TestRunNamesWhatIsWrong(t *testing.T) {
+	_, err := Run(t.TempDir(), 0, "--no-such-option", "1")
+	require.ErrorContains(t, err, "no-such-option")
+	t.Setenv("PATH", t.TempDir())
+	_, err = Run(t.TempDir(), 0)
+	require.ErrorIs(t, err, ErrNotInstalled)
+}

@@ -1,0 +1,105 @@
+package redistest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+)
+
+// doTimeout bounds one command, so that a paused server gives an error.
+const doTimeout = 10 * time.Second
+
+// Error is an error reply of the server.
+type Error string
+
+func (e Error) Error() string { return "redistest: " + string(e) }
+
+// Do sends one command on a connection of its own and returns the reply: string,
+// int64, nil, or []any of these and of Error. An error reply is returned as error.
+func (s *Server) Do(args ...string) (any, error) {
+	conn, err := net.DialTimeout("tcp", s.Addr(), doTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(doTimeout)); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(appendCommand(nil, args)); err != nil {
+		return nil, err
+	}
+	reply, err := readReply(bufio.NewReader(conn))
+	if err != nil {
+		return nil, err
+	}
+	if e, ok := reply.(Error); ok {
+		return nil, e
+	}
+	return reply, nil
+}
+
+func appendCommand(dst []byte, args []string) []byte {
+	dst = fmt.Appendf(dst, "*%d\r\n", len(args))
+	for _, a := range args {
+		dst = fmt.Appendf(dst, "$%d\r\n%s\r\n", len(a), a)
+	}
+	return dst
+}
+
+var errReply = errors.New("redistest: malformed reply")
+
+// readReply reads one RESP2 reply.
+func readReply(r *bufio.Reader) (any, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	if len(line) < 3 {
+		return nil, errReply
+	}
+	kind, rest := line[0], line[1:len(line)-2]
+	switch kind {
+	case '+':
+		return rest, nil
+	case '-':
+		return Error(rest), nil
+	}
+	n, err := strconv.ParseInt(rest, 10, 64)
+	if err != nil {
+		return nil, errReply
+	}
+	switch {
+	case kind == ':':
+		return n, nil
+	case n < 0:
+		return nil, nil
+	case kind == '$':
+		return readBulk(r, n)
+	case kind == '*':
+		return readArray(r, n)
+	}
+	return nil, errReply
+}
+
+func readBulk(r *bufio.Reader, n int64) (any, error) {
+	b := make([]byte, n+2)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, err
+	}
+	return string(b[:n]), nil
+}
+
+func readArray(r *bufio.Reader, n int64) (any, error) {
+	list := make([]any, n)
+	for i := range list {
+		var err error
+		if list[i], err = readReply(r); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
