@@ -1,0 +1,167 @@
+package sseproto
+
+import (
+	"bytes"
+	"iter"
+)
+
+// MaxChannelBytes is the length of the longest channel name, after decoding.
+const MaxChannelBytes = 255
+
+// The parameters of the stream path.
+const (
+	ParamChannelID = "channel_id"
+	// ParamLastEventID and ParamLastEventIDCamel are for clients that cannot set the
+	// Last-Event-ID header, as a page that opens a new EventSource.
+	ParamLastEventID      = "last_event_id"
+	ParamLastEventIDCamel = "lastEventId"
+)
+
+// CheckQuery returns ErrBadEscape when a "%" of query is not followed by two hex
+// digits. URL parsers of browsers let such a one stand for itself; here it would
+// make two names of one channel, so the request is refused.
+func CheckQuery(query []byte) error {
+	for {
+		i := bytes.IndexByte(query, '%')
+		if i < 0 {
+			return nil
+		}
+		if len(query)-i < 3 || !isHex(query[i+1]) || !isHex(query[i+2]) {
+			return ErrBadEscape
+		}
+		query = query[i+3:]
+	}
+}
+
+// QueryParams goes through the pairs of an application/x-www-form-urlencoded query
+// in order, as sent: neither name nor value is decoded. Empty pairs are left out; one
+// without "=" has an empty value. Only "&" divides pairs.
+func QueryParams(query []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for rest := query; len(rest) > 0; {
+			var pair []byte
+			pair, rest, _ = bytes.Cut(rest, []byte{'&'})
+			if len(pair) == 0 {
+				continue
+			}
+			name, value, _ := bytes.Cut(pair, []byte{'='})
+			if !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// AppendUnescaped extends dst with s decoded: "%XX" is an octet, "+" a space. s has
+// passed CheckQuery; of one that has not, a bad escape is copied as it is.
+func AppendUnescaped(dst, s []byte) []byte {
+	for len(s) > 0 {
+		c, n := unescape(s)
+		dst = append(dst, c)
+		s = s[n:]
+	}
+	return dst
+}
+
+// QueryParam extends dst with the decoded value of the first parameter whose decoded
+// name is name. ok is false, and dst as it was, without one.
+func QueryParam(dst, query []byte, name string) (value []byte, ok bool) {
+	for key, raw := range QueryParams(query) {
+		if unescapesTo(key, name) {
+			return AppendUnescaped(dst, raw), true
+		}
+	}
+	return dst, false
+}
+
+// ChannelIDs extends dst with the decoded values of all channel_id parameters, each
+// channel once, in order of their first appearance. The strings are copies.
+//
+// It checks the escapes of the whole query first, so that the other functions may be
+// used on it afterwards. Errors are those of a query, all with status 400.
+func ChannelIDs(dst []string, query []byte, maxChannels int) ([]string, error) {
+	if err := CheckQuery(query); err != nil {
+		return dst, err
+	}
+	var buf [MaxChannelBytes]byte
+	found := dst
+	for key, raw := range QueryParams(query) {
+		if !unescapesTo(key, ParamChannelID) {
+			continue
+		}
+		if len(raw) > 3*MaxChannelBytes {
+			return dst, ErrBadChannel
+		}
+		name := AppendUnescaped(buf[:0], raw)
+		if len(name) == 0 || len(name) > MaxChannelBytes || bytes.IndexByte(name, 0) >= 0 {
+			return dst, ErrBadChannel
+		}
+		if containsName(found[len(dst):], name) {
+			continue
+		}
+		if len(found)-len(dst) == maxChannels {
+			return dst, ErrTooManyChannels
+		}
+		found = append(found, string(name))
+	}
+	if len(found) == len(dst) {
+		return dst, ErrNoChannel
+	}
+	return found, nil
+}
+
+// LastEventID extends dst with the ID from which the client wants to go on: the
+// Last-Event-ID field, else the first of the two query parameters that has a value.
+// ok is false without one. It is what the client sent; ParseID tells whether it is
+// an ID.
+func (r *Request) LastEventID(dst []byte) (id []byte, ok bool) {
+	if value := r.Header("Last-Event-ID"); len(value) > 0 {
+		return append(dst, value...), true
+	}
+	for _, name := range [...]string{ParamLastEventID, ParamLastEventIDCamel} {
+		if id, _ = QueryParam(dst, r.Query, name); len(id) > len(dst) {
+			return id, true
+		}
+	}
+	return dst, false
+}
+
+func containsName(names []string, name []byte) bool {
+	for _, have := range names {
+		if have == string(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// unescapesTo reports whether s decodes to want.
+func unescapesTo(s []byte, want string) bool {
+	for len(s) > 0 && len(want) > 0 {
+		c, n := unescape(s)
+		if c != want[0] {
+			return false
+		}
+		s, want = s[n:], want[1:]
+	}
+	return len(s) == 0 && len(want) == 0
+}
+
+// unescape decodes the first octet of s, which is not empty, from n octets.
+func unescape(s []byte) (c byte, n int) {
+	switch {
+	case s[0] == '+':
+		return ' ', 1
+	case s[0] == '%' && len(s) >= 3 && isHex(s[1]) && isHex(s[2]):
+		return unhex(s[1])<<4 | unhex(s[2]), 3
+	}
+	return s[0], 1
+}
+
+// unhex returns the value of a hex digit.
+func unhex(c byte) byte {
+	if isDigit(c) {
+		return c - '0'
+	}
+	return lower(c) - 'a' + 10
+}
