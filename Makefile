@@ -1,0 +1,87 @@
+# The targets are listed by "make" alone: a line "name: ## text" is one.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export GOTOOLCHAIN := local
+
+GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+FUZZTIME  ?= 30s
+BENCH     ?= .
+BENCHTIME ?= 1s
+
+.PHONY: help
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: need-go ## Build bin/ssed
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ssed ./cmd/ssed
+
+.PHONY: run
+run: build ## Run without Redis; a page shows it live
+	@echo 'page      http://localhost:9090/'
+	@echo 'stream    curl -N "http://localhost:8080/sse/connect?channel_id=user123"'
+	@echo 'publish   curl -d "Hello!" "http://localhost:9090/publish?channel_id=user123"'
+	@echo 'Ctrl+C ends it.'
+	exec ./bin/ssed --drain 1s
+
+.PHONY: test
+test: need-test ## Run all tests with the race detector (installs redis-server and gcc when missing)
+	CGO_ENABLED=1 go test -race -json -timeout 20m ./... | go run ./internal/testreport
+
+.PHONY: check
+check: need-go ## gofumpt, vet, staticcheck, tidy, then all tests
+	@unformatted=$$($(GOFUMPT) -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofumpt: $$unformatted"; exit 1; fi
+	go vet ./...
+	$(STATICCHECK) ./...
+	go mod tidy -diff
+	go mod verify
+	$(MAKE) test
+
+.PHONY: fmt
+fmt: need-go ## Format all Go files
+	$(GOFUMPT) -w $$(git ls-files '*.go')
+
+.PHONY: fuzz
+fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
+	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go 2>/dev/null | cut -c6-); do \
+			echo "$$target in $$dir"; \
+			(cd "$$dir" && go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .); \
+		done; \
+	done
+
+.PHONY: bench
+bench: need-test ## Run the benchmarks (BENCH=regexp, BENCHTIME=1s)
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: clean
+clean: ## Remove what make built
+	rm -rf bin
+
+# What the targets need on the machine.
+
+.PHONY: need-go
+need-go:
+	@command -v go >/dev/null || { echo 'Go 1.26 or later is needed: https://go.dev/dl/'; exit 1; }
+
+# The race detector needs a C compiler. RUNLEVEL=1 keeps Debian from starting the
+# installed redis-server: the tests start their own.
+.PHONY: need-test
+need-test: need-go
+	@missing=; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v gcc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "please install:$$missing"; exit 1; fi; \
+	sudo=; if [ "$$(id -u)" -ne 0 ]; then sudo=sudo; fi; \
+	echo "installing$$missing"; \
+	$$sudo apt-get update -qq; \
+	$$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing

@@ -1,0 +1,194 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// published is what the last Publish got.
+type published struct{ channel, payload string }
+
+func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
+	t.Helper()
+	last := new(published)
+	cfg := Config{
+		Publish: func(_ context.Context, channel, payload string) (Receipt, error) {
+			*last = published{channel, payload}
+			return Receipt{ID: "5-1"}, nil
+		},
+		MaxMessageBytes: 8,
+		Ready:           func() (bool, string) { return true, "" },
+		Metrics:         http.NotFoundHandler(),
+		Streams:         ":8080",
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return Handler(cfg), last
+}
+
+func do(h http.Handler, method, target, body string, headers ...string) *http.Response {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Host = "127.0.0.1:9090"
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			r.Host = headers[i+1]
+		}
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func bodyOf(t *testing.T, r *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func TestPublishTakesStrictChannelsOnly(t *testing.T) {
+	h, last := handler(t, nil)
+	f := func(query string, want int, channel string) {
+		t.Helper()
+		*last = published{}
+		r := do(h, "POST", "/publish?"+query, "hi")
+		require.Equal(t, want, r.StatusCode, query)
+		require.Equal(t, channel, last.channel, query)
+		require.True(t, json.Valid([]byte(bodyOf(t, r))))
+	}
+	f("channel_id=a", 200, "a")
+	f("channel_id=a+b%2Bc&x=y", 200, "a b+c")
+	f("channel_id=%C3%A9*%5B", 200, "é*[")
+	f("channel_id="+strings.Repeat("x", 255), 200, strings.Repeat("x", 255))
+	f("channel_id="+strings.Repeat("x", 256), 400, "")
+	f("", 400, "")
+	f("channel_id=", 400, "")
+	f("channel_id=a&channel_id=b", 400, "")
+	f("channel_id=a&x=%zz", 400, "")
+	f("channel_id=%zz", 400, "")
+	f("channel_id=%2", 400, "")
+	f("channel_id=a%00b", 400, "")
+	f("channel_id=__ssed:x", 400, "")
+	f("channel_id=%5F_ssed:x", 400, "")
+}
+
+func TestPublishTakesAnyBytesUpToTheLimit(t *testing.T) {
+	h, last := handler(t, nil)
+	f := func(body string, want int) {
+		t.Helper()
+		*last = published{}
+		require.Equal(t, want, do(h, "POST", "/publish?channel_id=a", body).StatusCode)
+		if want == 200 {
+			require.Equal(t, body, last.payload)
+		} else {
+			require.Zero(t, *last)
+		}
+	}
+	f("", 200)
+	f("\x00\xff\r\n<b>", 200)
+	f("12345678", 200)
+	f("123456789", 413)
+}
+
+func TestPublishAnswersWithTheReceipt(t *testing.T) {
+	h, _ := handler(t, nil)
+	require.JSONEq(t, `{"id":"5-1"}`, bodyOf(t, do(h, "POST", "/publish?channel_id=a", "x")))
+	nobody := int64(0)
+	h, _ = handler(t, func(cfg *Config) {
+		cfg.Publish = func(context.Context, string, string) (Receipt, error) { return Receipt{Receivers: &nobody}, nil }
+	})
+	require.JSONEq(t, `{"receivers":0}`, bodyOf(t, do(h, "POST", "/publish?channel_id=a", "x")))
+	h, _ = handler(t, func(cfg *Config) {
+		cfg.Publish = func(context.Context, string, string) (Receipt, error) { return Receipt{}, errors.New("gone") }
+	})
+	require.Equal(t, 503, do(h, "POST", "/publish?channel_id=a", "x").StatusCode)
+}
+
+func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
+	h, _ := handler(t, nil)
+	r := do(h, "GET", "/publish?channel_id=a", "")
+	require.Equal(t, 405, r.StatusCode)
+	require.Equal(t, "POST", r.Header.Get("Allow"))
+	require.Equal(t, 405, do(h, "POST", "/ready", "").StatusCode)
+	require.Equal(t, 404, do(h, "GET", "/nothing", "").StatusCode)
+	require.Equal(t, 404, do(h, "GET", "/debug/pprof/", "").StatusCode)
+}
+
+func TestForeignPagesCannotPublish(t *testing.T) {
+	h, last := handler(t, func(cfg *Config) { cfg.Host = "admin.corp" })
+	f := func(want int, headers ...string) {
+		t.Helper()
+		*last = published{}
+		require.Equal(t, want, do(h, "POST", "/publish?channel_id=a", "x", headers...).StatusCode, headers)
+		require.Equal(t, want == 200, last.channel == "a")
+	}
+	f(200) // not a browser
+	f(200, "Host", "ssed.internal:9090")
+	f(200, "Origin", "http://127.0.0.1:9090")
+	f(200, "Origin", "http://127.0.0.1:9090", "Sec-Fetch-Site", "same-origin")
+	f(200, "Host", "[::1]:9090", "Origin", "http://[::1]:9090")
+	f(200, "Host", "localhost:9090", "Origin", "http://localhost:9090")
+	f(200, "Host", "admin.corp:9090", "Origin", "http://admin.corp:9090")
+	f(403, "Origin", "https://evil.example")
+	f(403, "Origin", "null")
+	f(403, "Origin", "http://127.0.0.1:8080") // another port is another origin
+	f(403, "Sec-Fetch-Site", "cross-site")
+	f(403, "Sec-Fetch-Site", "same-site", "Origin", "http://127.0.0.1:8080")
+	f(403, "Host", "evil.example:9090", "Origin", "http://evil.example:9090") // DNS rebinding
+}
+
+func TestReadyTellsTheReason(t *testing.T) {
+	ready := true
+	h, _ := handler(t, func(cfg *Config) {
+		cfg.Ready = func() (bool, string) { return ready, "redis: not reached" }
+	})
+	require.Equal(t, 200, do(h, "GET", "/ready", "").StatusCode)
+	ready = false
+	r := do(h, "GET", "/ready", "")
+	require.Equal(t, 503, r.StatusCode)
+	require.Contains(t, bodyOf(t, r), "redis: not reached")
+	require.Equal(t, 200, do(h, "GET", "/health", "").StatusCode)
+	require.Equal(t, 200, do(h, "HEAD", "/health", "").StatusCode)
+}
+
+func TestPprofIsServedOnlyWhenAsked(t *testing.T) {
+	h, _ := handler(t, func(cfg *Config) { cfg.Pprof = true })
+	require.Equal(t, 200, do(h, "GET", "/debug/pprof/", "").StatusCode)
+	require.Equal(t, 200, do(h, "GET", "/debug/pprof/goroutine?debug=1", "").StatusCode)
+}
+
+func TestPageNeedsNothingFromElsewhere(t *testing.T) {
+	h, _ := handler(t, nil)
+	r := do(h, "GET", "/", "")
+	page := bodyOf(t, r)
+	require.Equal(t, 200, r.StatusCode)
+	require.NotContains(t, page, "http://")
+	require.NotContains(t, page, "https://")
+	require.NotContains(t, page, "innerHTML")
+	policy := r.Header.Get("Content-Security-Policy")
+	require.Contains(t, policy, "script-src "+inlineHash([]byte(page), "script"))
+	require.Contains(t, policy, "style-src "+inlineHash([]byte(page), "style"))
+	require.NotContains(t, policy, "unsafe")
+}
+
+func TestPageIsToldWhereStreamsAre(t *testing.T) {
+	f := func(streams, want string) {
+		t.Helper()
+		h, _ := handler(t, func(cfg *Config) { cfg.Streams = streams })
+		require.Contains(t, bodyOf(t, do(h, "GET", "/", "")), `value="`+want+`"`)
+	}
+	f(":8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;}`)
+	f("[::]:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;}`)
+	f("127.0.0.2:81", `{&#34;host&#34;:&#34;127.0.0.2&#34;,&#34;port&#34;:&#34;81&#34;}`)
+	f("", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;&#34;}`)
+}
