@@ -3,8 +3,8 @@ package sseproto
 // MatchGlob reports whether s matches pattern by the rules of Redis PSUBSCRIBE,
 // octet by octet and case-sensitive:
 //
-//	*      any octets, none too
 //	?      one octet
+//	*      any octets, none too
 //	[abc]  one of these; [^abc] none of these; [a-c] and [c-a] a range
 //	\x     x itself, also inside brackets
 //
