@@ -80,8 +80,7 @@ var (
 // StatusOf returns the status to answer err with: that of a *ProtocolError in its
 // chain, else 500.
 func StatusOf(err error) int {
-	var refused *ProtocolError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*ProtocolError](err); ok {
 		return refused.Status
 	}
 	return http.StatusInternalServerError

@@ -233,9 +233,10 @@ func (s *HeadScan) Ready(b []byte, lim Limits) bool {
 	if len(b) >= lim.maxHeadBytes() {
 		return true
 	}
-	// A CR at the end is judged by what follows it, so the last octet is looked at
-	// again.
-	from := max(s.seen-1, 0)
+	from := s.seen
+	if from > 0 && b[from-1] == '\r' {
+		from-- // it was the last one; what follows a CR judges it
+	}
 	s.seen = len(b)
 	ctl := indexCTL(b[from:])
 	if ctl < 0 {

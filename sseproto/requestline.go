@@ -65,7 +65,7 @@ func (r *Request) parseTarget() error {
 	switch {
 	case string(r.Method) == "CONNECT":
 		r.Form, r.Host = AuthorityForm, t
-		if _, port, ok := cutPort(t); !ok || len(port) == 0 || !validHost(t) {
+		if host, port, _ := cutPort(t); len(host) == 0 || len(port) == 0 || !validHost(t) {
 			return ErrBadTarget
 		}
 	case t[0] == '/':
