@@ -50,7 +50,7 @@ func (d *Decoder) Write(p []byte) (int, error) {
 		return 0, d.err
 	}
 	total := len(p)
-	for len(p) > 0 {
+	for len(p) > 0 && d.err == nil {
 		if d.afterCR && p[0] == '\n' {
 			p = p[1:]
 		}

@@ -2,6 +2,7 @@ package sseproto
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -179,26 +180,6 @@ func TestGapIsOneLineOfJSON(t *testing.T) {
 	f(Gap{Channel: "a\xff\xfeb"}, map[string]string{"channel": "a\uFFFD\uFFFDb"})
 }
 
-func TestEncodingAllocatesNothing(t *testing.T) {
-	buf := make([]byte, 0, 64<<10)
-	oneLine := strings.Repeat("x", 1000)
-	asBytes := []byte(oneLine)
-	lines := "a\r\nb\rc\n\xff" + oneLine
-	frame := AppendEvent(nil, testID, "chat", lines)
-	gap := Gap{ID: testID, Reason: ReasonOutage, Channel: "c", Requested: "1-1", Oldest: MaxID}
-	for name, f := range map[string]func(){
-		"one line": func() { AppendEvent(buf, testID, "", oneLine) },
-		"bytes":    func() { AppendEvent(buf, testID, "chat", asBytes) },
-		"lines":    func() { AppendEvent(buf, testID, "a\nb", lines) },
-		"data":     func() { AppendData(buf, frame) },
-		"lossless": func() { Lossless(asBytes) },
-		"retry":    func() { AppendRetry(buf, time.Second) },
-		"gap":      func() { AppendGap(buf, gap) },
-	} {
-		require.Zero(t, testing.AllocsPerRun(100, f), name)
-	}
-}
-
 func FuzzEncode(f *testing.F) {
 	for _, c := range []string{"Hello", "", "a\r\nb\n\rc", "\xe2\x82\n\xf0\x9f", "data: x\n\n\x00"} {
 		f.Add("", c, uint8(3))
@@ -235,4 +216,20 @@ func FuzzEncode(f *testing.F) {
 			require.Equal(t, data, got.Requested)
 		}
 	})
+}
+
+func BenchmarkAppendEvent(b *testing.B) {
+	for _, bytes := range []int{16, 256, 4096, 65536} {
+		line := strings.Repeat("0123456789abcde\n", bytes/16)
+		for name, data := range map[string]string{"one": strings.ReplaceAll(line, "\n", " "), "16-byte": line} {
+			b.Run(fmt.Sprintf("bytes=%d/lines=%s", bytes, name), func(b *testing.B) {
+				var frame []byte
+				b.SetBytes(int64(bytes))
+				b.ReportAllocs()
+				for b.Loop() {
+					frame = AppendEvent(frame[:0], testID, "", data)
+				}
+			})
+		}
+	}
 }

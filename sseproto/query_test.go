@@ -87,22 +87,6 @@ func TestLastEventIDPrefersTheHeader(t *testing.T) {
 	f("", "Last-Event-ID: \xff\xfe\r\n", "\xff\xfe")
 }
 
-func TestQueryAllocatesOnlyTheNames(t *testing.T) {
-	query := []byte("x=1&channel_id=a%41&last_event_id=5-1")
-	buf := make([]byte, 0, 64)
-	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if _, ok := QueryParam(buf, query, "last_event_id"); !ok {
-			t.Fatal("not found")
-		}
-	}))
-	names := make([]string, 0, 1)
-	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
-		if _, err := ChannelIDs(names, query, 1); err != nil {
-			t.Fatal(err)
-		}
-	}), 1.0)
-}
-
 func FuzzQuery(f *testing.F) {
 	for _, q := range []string{"channel_id=a&channel_id=b", "%63hannel_id=a+b%2B", "a=%zz", "channel_id=%00", "a;b=c", "&&=&a", "last_event_id=1"} {
 		f.Add([]byte(q))

@@ -96,13 +96,3 @@ func TestNoValueSplitsAnAnswer(t *testing.T) {
 	resp, _ = readAnswer(t, h.AppendTo(nil), "GET")
 	require.NotContains(t, resp.Header, "X-Injected")
 }
-
-func TestAnsweringAllocatesNothing(t *testing.T) {
-	buf := make([]byte, 0, 4096)
-	h := StreamHead{Date: testDate, CORS: CORS{AllowOrigin: "https://app.example", VaryOrigin: true}}
-	r := Response{Status: 503, Body: "busy\n", RetryAfter: time.Second, Date: testDate, CORS: h.CORS}
-	require.Zero(t, testing.AllocsPerRun(100, func() {
-		h.AppendTo(buf)
-		r.AppendTo(buf)
-	}))
-}
