@@ -1,0 +1,138 @@
+package rsub
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Defaults of Config.
+const (
+	DefaultTickInterval = 100 * time.Millisecond
+	DefaultProbeTimeout = 2 * time.Second
+)
+
+const (
+	// maxFeeds: two links halve the risk of a lost one; a third adds load only.
+	maxFeeds = 2
+	// maxPatternBytes is a bound on nonsense; channel names have 255 at most.
+	maxPatternBytes = 1024
+	// defaultKeepAlive and defaultConnTimeout together are how long a stalled
+	// Redis goes unnoticed (measured: 1 s with 400 ms and 1 s).
+	defaultKeepAlive   = 400 * time.Millisecond
+	defaultConnTimeout = time.Second
+	// writeBufferBytes: a connection sends ticks and an occasional PUBLISH; the
+	// library's default is half a megabyte.
+	writeBufferBytes = 32 << 10
+	// topologyInterval is how often the sentinels are asked whether the primary
+	// is still the same, in case their message was missed.
+	topologyInterval = 5 * time.Second
+)
+
+// Config is what a Feed needs.
+type Config struct {
+	// Client says how to reach Redis; rueidis.ParseURL makes one. RESP2 is
+	// refused: subscriptions and commands have to share a connection.
+	Client rueidis.ClientOption
+	// Patterns are subscribed to with PSUBSCRIBE. At least one.
+	Patterns []string
+	// Prefix is the prefix of the streams; the clock key and the control channel
+	// have it in their names. Instances that work together have the same one.
+	Prefix string
+	// Instance is the name of this process, unique among the instances, without spaces.
+	Instance string
+	// Feeds is the number of connections that are subscribed and merged: 1 or 2.
+	// 0 is 1. With 2 the loss of one loses nothing, at twice the traffic.
+	Feeds int
+	// TickInterval is the time between ticks. 0 is 100 ms.
+	TickInterval time.Duration
+	// ProbeTimeout is how long a published tick may take to come back until its
+	// connection is cut. 0 is 2 s.
+	ProbeTimeout time.Duration
+	// MaxMessageBytes is the size of the largest payload that is delivered. 0 is
+	// no limit. A larger one keeps its number and is dropped and counted.
+	MaxMessageBytes int
+	// Logger gets what an operator should know, throttled. nil is slog.Default.
+	Logger *slog.Logger
+	// OnFree is called when an instance has given up the lease of the history
+	// writer. It runs on a read loop, must not block, and may be called twice for
+	// one release. May be nil.
+	OnFree func()
+	// ClockOffset is added to the time of Redis in this instance's ticks. For
+	// fault injection: a clock that was set wrong.
+	ClockOffset time.Duration
+}
+
+// withDefaults returns c with its zeros replaced, or everything that is wrong.
+func (c Config) withDefaults() (Config, error) {
+	if c.Feeds == 0 {
+		c.Feeds = 1
+	}
+	if c.TickInterval == 0 {
+		c.TickInterval = DefaultTickInterval
+	}
+	if c.ProbeTimeout == 0 {
+		c.ProbeTimeout = DefaultProbeTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.OnFree == nil {
+		c.OnFree = func() {}
+	}
+	c.Client = clientDefaults(c.Client)
+	return c, c.validate()
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	wrong := func(is bool, format string, args ...any) {
+		if is {
+			errs = append(errs, fmt.Errorf("rsub: "+format, args...))
+		}
+	}
+	wrong(len(c.Client.InitAddress) == 0, "no Redis address")
+	wrong(c.Client.AlwaysRESP2, "protocol 2 is not supported, Redis 7 and newer speak 3")
+	wrong(len(c.Patterns) == 0, "no patterns")
+	for _, p := range c.Patterns {
+		wrong(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "pattern %q: empty, too long or with NUL", p)
+		wrong(Reserved(p), "pattern %q: channels that begin with %q are never delivered", p, reservedPrefix)
+	}
+	wrong(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "prefix %q: empty or with braces", c.Prefix)
+	wrong(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "instance %q: empty or with spaces", c.Instance)
+	wrong(c.Feeds < 1 || c.Feeds > maxFeeds, "%d feeds: 1 or %d", c.Feeds, maxFeeds)
+	wrong(c.TickInterval < time.Millisecond, "tick interval %v: at least 1ms", c.TickInterval)
+	wrong(c.ProbeTimeout < 2*c.TickInterval, "probe timeout %v: at least two tick intervals", c.ProbeTimeout)
+	wrong(c.MaxMessageBytes < 0, "max message bytes %d: negative", c.MaxMessageBytes)
+	return errors.Join(errs...)
+}
+
+func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
+
+// clientDefaults sets what the package needs and what was not asked for.
+func clientDefaults(o rueidis.ClientOption) rueidis.ClientOption {
+	o.DisableCache = true
+	o.DisableRetry = true
+	o.PipelineMultiplex = -1 // one connection for all commands
+	o.ForceSingleClient = len(o.InitAddress) == 1 && o.Sentinel.MasterSet == ""
+	if o.Dialer.KeepAlive == 0 {
+		o.Dialer.KeepAlive = defaultKeepAlive
+	}
+	if o.Dialer.Timeout == 0 {
+		o.Dialer.Timeout = defaultConnTimeout
+	}
+	if o.ConnWriteTimeout == 0 {
+		o.ConnWriteTimeout = defaultConnTimeout
+	}
+	if o.WriteBufferEachConn == 0 {
+		o.WriteBufferEachConn = writeBufferBytes
+	}
+	if o.Sentinel.MasterSet != "" && o.Sentinel.TopologyRefreshInterval == 0 {
+		o.Sentinel.TopologyRefreshInterval = topologyInterval
+	}
+	return o
+}

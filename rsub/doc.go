@@ -1,0 +1,38 @@
+// Package rsub is the ordered Redis feed: it subscribes to patterns and gives
+// every message a position that is the same on every instance.
+//
+// # Order
+//
+// Redis hands the Pub/Sub messages of one node to all subscribers in one total
+// order. A tick is a message in that order: a script on the server computes a
+// strictly increasing t and publishes it on a control channel. The ID of a
+// message is the t of the latest tick and the number of messages since, so all
+// instances that saw the same tick number alike from there on. About ten ticks
+// per second are sent in all, by whichever instance leads; a joiner sends one at
+// once. If the leader falls silent another takes over after three intervals.
+//
+// # What the sink is told
+//
+// OpenSpan at the first tick of a subscription, Append for every message,
+// Commit at every further tick, CloseSpan when the subscription is lost. Within a
+// span nothing is missing. Messages before the first tick have no position and
+// are not given on. With two feeds a span lives as long as one of them does.
+//
+// Number first, filter after: a message over the size limit keeps its number and
+// is left out. Only channels that begin with "__" have no number.
+//
+// # Loss
+//
+// A lost connection ends the span with the last message that came: what came
+// before the end of the stream is a prefix without holes. A tick of another node
+// means that the connection hangs on a demoted primary, whose messages come by
+// replication and with holes: the span ends with the last tick of its own node.
+// A connection on which a published tick does not come back is cut. All of them
+// are made again, for ever, with backoff; State tells what is missing meanwhile.
+//
+// # Limits
+//
+// Redis 7.0 or newer with RESP3 (script flags let ticks go on when maxmemory is
+// reached). What is published while no instance is subscribed is gone: that is
+// Pub/Sub. Who may publish on the control channel is trusted.
+package rsub

@@ -1,0 +1,246 @@
+package rsub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// Sink takes the ordered feed. One goroutine calls it at a time; it must not block.
+type Sink interface {
+	// OpenSpan begins a stretch without holes: every message of the patterns with
+	// an ID greater than low follows, until CloseSpan.
+	OpenSpan(low sseproto.ID)
+	// Append adds a message. IDs ascend. The strings are borrowed.
+	Append(id sseproto.ID, channel, payload string)
+	// Commit tells that all messages up to id, a tick, have the same IDs on every
+	// instance. Watermark is how far the history is written.
+	Commit(id, watermark sseproto.ID)
+	// CloseSpan ends the stretch. What came up to through counts: everything at a
+	// disconnect, less when the connection hung on a demoted primary.
+	CloseSpan(through sseproto.ID)
+}
+
+// ErrReserved is returned by Publish for channels that are never delivered.
+var ErrReserved = errors.New("rsub: reserved channel")
+
+// Feed is the ordered feed of one instance. Make it with New, run it once.
+type Feed struct {
+	// Fixed after construction.
+	cfg                      Config
+	patterns                 patternSet
+	clock, control           string
+	fingerprint, description string
+	began                    time.Time
+	clients                  *clients
+	links                    []*link
+	merger                   *merger // nil with one link
+	ticker                   *ticker
+
+	// Locked by themselves, or atomic.
+	counters   counters
+	seen       seen
+	clockSkew  atomic.Int64 // local ms minus Redis ms
+	everSynced atomic.Bool
+	trouble    atomic.Pointer[error] // of the tick script
+
+	logTicks, logLinks, logRefused, logOversize, logMismatch throttle
+}
+
+// New checks the configuration and names everything that is wrong with it. Redis
+// is not needed yet.
+func New(cfg Config, sink Sink) (*Feed, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	f := &Feed{
+		cfg:      cfg,
+		patterns: newPatternSet(cfg.Patterns),
+		clock:    "{" + cfg.Prefix + "}:clock",
+		control:  reservedPrefix + "ssed:{" + cfg.Prefix + "}",
+		began:    time.Now(),
+		clients:  newClients(cfg.Client),
+	}
+	f.description = f.patterns.describe()
+	f.fingerprint = fingerprint(f.description)
+	f.seen.feed = f
+	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1)}
+	if cfg.Feeds == 1 {
+		f.links = []*link{newLink(f, direct{sink})}
+		return f, nil
+	}
+	f.merger = newMerger(sink, cfg.Feeds)
+	for _, p := range f.merger.ports {
+		f.links = append(f.links, newLink(f, p))
+	}
+	return f, nil
+}
+
+// Run feeds the sink until ctx ends, and then returns nil. Redis may be absent or
+// go away: Run keeps trying. The one error is ErrForeign, when instances with
+// other patterns hold the clock and this one was never synced. When Run returns
+// the sink is not called any more.
+func (f *Feed) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for _, l := range f.links {
+		wg.Go(func() { l.run(ctx) })
+	}
+	err := f.ticker.run(ctx)
+	cancel()
+	wg.Wait()
+	f.clients.close()
+	return err
+}
+
+// State reports whether messages are numbered and ticks come, or in a few words
+// why not.
+func (f *Feed) State() (synced bool, reason string) {
+	trouble := f.trouble.Load()
+	if trouble != nil && errors.Is(*trouble, ErrForeign) {
+		return false, (*trouble).Error()
+	}
+	for _, l := range f.links {
+		if l.fresh() {
+			return true, ""
+		}
+	}
+	for _, l := range f.links {
+		if err := l.trouble.Load(); err != nil {
+			return false, "redis: " + (*err).Error()
+		}
+	}
+	if trouble != nil {
+		return false, "no ticks: " + (*trouble).Error()
+	}
+	if f.everSynced.Load() {
+		return false, "waiting for a tick"
+	}
+	return false, "waiting for the first tick"
+}
+
+// Stats returns the counters.
+func (f *Feed) Stats() Stats {
+	s := f.counters.snapshot()
+	s.Delivered = s.Numbered - s.Oversize
+	if f.merger != nil {
+		s.Delivered = f.merger.passed.Load()
+	}
+	for _, l := range f.links {
+		if l.synced.Load() {
+			s.LinksSynced++
+		}
+	}
+	return s
+}
+
+// Fingerprint returns the fingerprint of the patterns, short and readable.
+func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
+
+// Publish sends a message to Redis, from where it comes back on every instance,
+// and returns how many subscriptions got it. Reserved channels are ErrReserved.
+// After an error the message may have been sent or not.
+func (f *Feed) Publish(ctx context.Context, channel, payload string) (receivers int64, err error) {
+	if Reserved(channel) {
+		return 0, ErrReserved
+	}
+	client, err := f.clients.current()
+	if err != nil {
+		return 0, err
+	}
+	n, err := client.Do(ctx, client.B().Publish().Channel(channel).Message(payload).Build()).AsInt64()
+	if err != nil {
+		return 0, fmt.Errorf("rsub: publish: %w", err)
+	}
+	return n, nil
+}
+
+// elapsed is the time since New, which no change of the clock disturbs.
+func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }
+
+// expect tells all links that tick t was published.
+func (f *Feed) expect(t uint64) {
+	for _, l := range f.links {
+		l.expect(t)
+	}
+}
+
+// readOnly is called when a replica answered the tick script: what hangs on the
+// same server has to go. A link that gets good ticks nevertheless is left alone.
+func (f *Feed) readOnly() {
+	limit := leadIntervals * f.cfg.TickInterval
+	for _, l := range f.links {
+		if !l.synced.Load() || f.elapsed()-time.Duration(l.tickAt.Load()) > limit {
+			l.cut(CauseReadOnly)
+		}
+	}
+}
+
+// noteTick takes a good tick of any link. It ends whatever was wrong with the
+// script: the clock is ours and is going.
+func (f *Feed) noteTick(t tick, last interval) {
+	f.trouble.Store(nil)
+	if f.seen.note(t.t, last) {
+		lag := time.Now().UnixMilli() - f.clockSkew.Load() - int64(t.t)
+		f.counters.lag(time.Duration(max(lag, 0)) * time.Millisecond)
+	}
+}
+
+// oversize counts a message that is over the limit.
+func (f *Feed) oversize(id sseproto.ID, size int) {
+	f.counters.oversize.Add(1)
+	if dropped, ok := f.logOversize.allow(); ok {
+		f.cfg.Logger.Warn("rsub: message over the limit dropped", "id", id, "bytes", size,
+			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
+	}
+}
+
+// mismatch reports that two instances saw different messages in one interval.
+func (f *Feed) mismatch(t tick, own interval) {
+	f.counters.checkMismatches.Add(1)
+	if dropped, ok := f.logMismatch.allow(); ok {
+		f.cfg.Logger.Error("rsub: instances saw different messages, this is a bug",
+			"caller", t.caller, "theirs", t.check, "ours", own, "dropped", dropped)
+	}
+}
+
+// seen is the newest good tick of all links.
+type seen struct {
+	feed *Feed
+
+	mu   sync.Mutex
+	t    uint64
+	last interval // the complete interval before it
+	at   time.Duration
+}
+
+// note takes a tick and reports whether it is the first to bring it.
+func (s *seen) note(t uint64, last interval) bool {
+	at := s.feed.elapsed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t <= s.t {
+		return false
+	}
+	s.t, s.last, s.at = t, last, at
+	return true
+}
+
+func (s *seen) latest() (t uint64, last interval) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.t, s.last
+}
+
+// age returns the time since the newest tick, or since New.
+func (s *seen) age() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.feed.elapsed() - s.at
+}

@@ -1,0 +1,249 @@
+package rsub
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"ssed/sseproto"
+)
+
+// output takes what one link says. Of one link only one goroutine calls at a time.
+type output interface {
+	// open begins a span of a connection to node.
+	open(node string, low sseproto.ID)
+	append(id sseproto.ID, channel, payload string)
+	commit(id, watermark sseproto.ID)
+	// end closes the span; through is behind the last append or commit when
+	// what came after it is not to be trusted.
+	end(through sseproto.ID)
+}
+
+// direct gives a single link to the sink.
+type direct struct{ sink Sink }
+
+func (d direct) open(_ string, low sseproto.ID)                 { d.sink.OpenSpan(low) }
+func (d direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
+func (d direct) commit(id, watermark sseproto.ID)               { d.sink.Commit(id, watermark) }
+func (d direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
+
+// What a waiting port may hold until the others have come up to where it began.
+// It waits for the time between two reads of the same tick, as a rule less than
+// a millisecond; the bounds are for a link that lags far behind.
+const (
+	maxHeld      = 16384
+	maxHeldBytes = 16 << 20
+)
+
+// merger joins links that number alike: every message goes to the sink once, from
+// whichever link brings it first. It relies on one thing: a link that covers the
+// head has everything after it, in order, so the next message beyond the head
+// that it brings is the one that follows the head.
+type merger struct {
+	sink   Sink
+	passed atomic.Uint64
+
+	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
+	ports     []*port
+	spanOpen  bool
+	node      string      // of the span
+	head      sseproto.ID // greatest position that the sink knows
+	committed sseproto.ID
+}
+
+// portState is how a link stands to the span.
+type portState uint8
+
+const (
+	closed   portState = iota // has no span
+	covering                  // has everything after the head
+	waiting                   // began beyond the head, or on another node: is held
+	detached                  // held too much, or began below the head: waits for its next tick
+)
+
+// port is the place of one link in the merger.
+type port struct {
+	m         *merger
+	state     portState
+	node      string
+	low, last sseproto.ID
+	held      []heldEvent
+	heldBytes int
+}
+
+// heldEvent is a message, or a commit with its watermark.
+type heldEvent struct {
+	id, watermark    sseproto.ID
+	channel, payload string
+	isCommit         bool
+}
+
+func newMerger(sink Sink, links int) *merger {
+	m := &merger{sink: sink}
+	for range links {
+		m.ports = append(m.ports, &port{m: m})
+	}
+	return m
+}
+
+func (p *port) open(node string, low sseproto.ID) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.openLocked(node, low)
+	p.m.promoteLocked()
+}
+
+func (p *port) openLocked(node string, low sseproto.ID) {
+	p.node, p.low, p.last = node, low, low
+	p.release()
+	p.state = waiting
+}
+
+func (p *port) append(id sseproto.ID, channel, payload string) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.last = id
+	switch p.state {
+	case covering:
+		p.m.appendLocked(id, channel, payload)
+		p.m.promoteLocked()
+	case waiting:
+		p.hold(heldEvent{id: id, channel: channel, payload: payload})
+	}
+}
+
+func (p *port) commit(id, watermark sseproto.ID) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.last = id
+	switch p.state {
+	case covering:
+		p.m.commitLocked(id, watermark)
+	case waiting:
+		p.hold(heldEvent{id: id, watermark: watermark, isCommit: true})
+	case detached:
+		p.openLocked(p.node, id)
+	}
+	p.m.promoteLocked()
+}
+
+func (p *port) end(through sseproto.ID) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	was, distrust := p.state, through.Less(p.last)
+	p.state = closed
+	p.release()
+	if was == covering && (distrust || !p.m.coveredLocked()) {
+		p.m.endLocked(through, distrust)
+	}
+	p.m.promoteLocked()
+}
+
+// hold keeps an event of a waiting port. The strings are not copied: rueidis
+// makes them anew for each message.
+func (p *port) hold(e heldEvent) {
+	p.held = append(p.held, e)
+	p.heldBytes += len(e.channel) + len(e.payload)
+	if len(p.held) > maxHeld || p.heldBytes > maxHeldBytes {
+		p.release()
+		p.state = detached
+	}
+}
+
+func (p *port) release() { p.held, p.heldBytes = nil, 0 }
+
+func (m *merger) appendLocked(id sseproto.ID, channel, payload string) {
+	if m.head.Less(id) {
+		m.head = id
+		m.passed.Add(1)
+		m.sink.Append(id, channel, payload)
+	}
+}
+
+func (m *merger) commitLocked(id, watermark sseproto.ID) {
+	if m.head.Less(id) {
+		m.head = id
+	}
+	if m.committed.Less(id) {
+		m.committed = id
+		m.sink.Commit(id, watermark)
+	}
+}
+
+// coveredLocked reports whether some port has everything after the head.
+func (m *merger) coveredLocked() bool {
+	for _, p := range m.ports {
+		if p.state == covering {
+			return true
+		}
+	}
+	return false
+}
+
+// endLocked ends the span. With distrust what came after through does not
+// count, from whichever link it came, and the other links begin anew at their
+// next tick: they hang on the same node.
+func (m *merger) endLocked(through sseproto.ID, distrust bool) {
+	if !distrust {
+		through = m.head
+	} else if through.Less(m.committed) {
+		through = m.committed
+	}
+	for _, p := range m.ports {
+		if p.state == covering {
+			p.state = detached
+		}
+	}
+	m.spanOpen = false
+	m.sink.CloseSpan(through)
+}
+
+// promoteLocked lets waiting ports take part as soon as they can, and begins a
+// span when there is none.
+func (m *merger) promoteLocked() {
+	for {
+		p := m.firstWaitingLocked()
+		if p == nil {
+			return
+		}
+		switch {
+		case !m.spanOpen && p.low.Less(m.head):
+			// Another node's order, behind what the sink has: IDs never go back.
+			p.release()
+			p.state = detached
+		case !m.spanOpen:
+			m.spanOpen, m.node = true, p.node
+			m.head, m.committed = p.low, p.low
+			m.sink.OpenSpan(p.low)
+			m.coverLocked(p)
+		case p.node == m.node && !m.head.Less(p.low):
+			m.coverLocked(p)
+		default:
+			return
+		}
+	}
+}
+
+// firstWaitingLocked returns the waiting port that began first.
+func (m *merger) firstWaitingLocked() *port {
+	var first *port
+	for _, p := range m.ports {
+		if p.state == waiting && (first == nil || p.low.Less(first.low)) {
+			first = p
+		}
+	}
+	return first
+}
+
+// coverLocked makes a port covering and catches up with what it held.
+func (m *merger) coverLocked(p *port) {
+	p.state = covering
+	held := p.held
+	p.release()
+	for _, e := range held {
+		if e.isCommit {
+			m.commitLocked(e.id, e.watermark)
+		} else {
+			m.appendLocked(e.id, e.channel, e.payload)
+		}
+	}
+}

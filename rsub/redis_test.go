@@ -1,0 +1,413 @@
+package rsub
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+)
+
+func TestAllInstancesGetTheSameSequence(t *testing.T) {
+	s := redistest.Start(t)
+	list := []*instance{start(t, s.URL(), "a"), start(t, s.URL(), "b"), start(t, s.URL(), "c")}
+	waitSynced(t, list...)
+	var late *instance
+	var wg sync.WaitGroup
+	wg.Go(func() { publish(t, s, 4, 2500, "m") })
+	eventually(t, func() bool { _, n, _ := list[0].sink.counts(); return n > 1000 }, "no messages")
+	late = start(t, s.URL(), "late") // joins under load
+	wg.Wait()
+	waitSynced(t, late)
+	flush(t, s, "end", append(list, late)...)
+	want := list[0].sink.all()
+	require.Len(t, want, 4*2500+1)
+	require.Equal(t, want, list[1].sink.all())
+	require.Equal(t, want, list[2].sink.all())
+	require.Len(t, late.sink.spans, 1)
+	require.Equal(t, tail(want, late.sink.spans[0].low), late.sink.all(), "an exact suffix")
+	for _, in := range list {
+		require.Len(t, in.sink.spans, 1)
+		st := in.Stats()
+		require.Equal(t, uint64(4*2500+1), st.Delivered)
+		require.Equal(t, 1, st.LinksSynced)
+		require.Positive(t, st.Connects)
+	}
+}
+
+func TestWatermarkOfTheClockComesWithTheCommits(t *testing.T) {
+	s := redistest.Start(t)
+	sink := &watermarks{}
+	f, err := New(testConfig(t, s.URL(), "a"), sink)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	defer func() { cancel(); require.NoError(t, <-done) }()
+	future := uint64(time.Now().Add(time.Hour).UnixMilli())
+	eventually(t, func() bool { ok, _ := f.State(); return ok }, "not synced")
+	do(t, s, "HSET", f.clock, "watermark", fmt.Sprintf("%d-7", future))
+	eventually(t, func() bool { return sink.has(id(future, 7)) }, "no such watermark")
+	last, _ := f.seen.latest()
+	require.Greater(t, last, future, "ticks lie beyond the watermark")
+}
+
+func TestOverlappingPatternsDeliverOnce(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a", withPatterns("sse:*", "*", "s?e:*", "sse:*", "other:*"))
+	waitSynced(t, in)
+	for i := range 50 {
+		do(t, s, "PUBLISH", "sse:1", strconv.Itoa(i))
+		do(t, s, "PUBLISH", "__reserved", "never")
+	}
+	flush(t, s, "end", in)
+	all := in.sink.all()
+	require.Len(t, all, 51)
+	for i, m := range all[:50] {
+		require.Equal(t, strconv.Itoa(i), m.payload)
+		require.Equal(t, "sse:1", m.channel)
+	}
+	require.Equal(t, uint64(100), in.Stats().Overlaps)
+	require.GreaterOrEqual(t, in.Stats().Reserved, uint64(50))
+}
+
+func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
+	s := redistest.Start(t)
+	small := start(t, s.URL(), "small", func(c *Config) { c.MaxMessageBytes = 10 })
+	large := start(t, s.URL(), "large")
+	waitSynced(t, small, large)
+	for i := range 20 {
+		do(t, s, "PUBLISH", "c", strings.Repeat("x", i))
+	}
+	flush(t, s, "end", small, large)
+	var want []message
+	for _, m := range large.sink.all() {
+		if len(m.payload) <= 10 {
+			want = append(want, m)
+		}
+	}
+	require.Equal(t, want, small.sink.all(), "the same IDs for the rest")
+	require.Equal(t, uint64(9), small.Stats().Oversize)
+	require.Equal(t, uint64(12), small.Stats().Delivered)
+}
+
+func TestKilledLinkResyncsAndOthersAreUnaffected(t *testing.T) {
+	s := redistest.Start(t)
+	named := func(c *Config) { c.Client.ClientName = "victim" }
+	victim, other := start(t, s.URL(), "victim", named), start(t, s.URL(), "other")
+	waitSynced(t, victim, other)
+	stop := background(t, func(i int) { publish(t, s, 1, 50, fmt.Sprint("m", i)) })
+	for round := range 5 {
+		eventually(t, func() bool { return victim.Stats().LinksSynced == 1 }, "not linked")
+		killPubSub(t, s, "victim")
+		eventually(t, func() bool { n, _, _ := victim.sink.counts(); return n == round+2 }, "no new span")
+	}
+	stop()
+	flush(t, s, "end", victim, other)
+	all := other.sink.all()
+	require.Len(t, other.sink.spans, 1)
+	require.Equal(t, uint64(5), victim.Stats().Resyncs["disconnect"])
+	requireSameWhereCovered(t, victim, all)
+}
+
+func TestFlushAllContinuesTheOrder(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
+	waitSynced(t, a, b)
+	stop := background(t, func(i int) { publish(t, s, 2, 20, fmt.Sprint("m", i)) })
+	for round := range uint64(3) {
+		do(t, s, "FLUSHALL")
+		eventually(t, func() bool { return a.Stats().EpochChanges > round && b.Stats().EpochChanges > round }, "no new epoch")
+	}
+	do(t, s, "SCRIPT", "FLUSH")
+	_, _, before := a.sink.counts()
+	eventually(t, func() bool { _, _, n := a.sink.counts(); return n > before+3 }, "no ticks after SCRIPT FLUSH")
+	stop()
+	flush(t, s, "end", a, b)
+	require.Len(t, a.sink.spans, 1)
+	require.Len(t, b.sink.spans, 1)
+	requireSameWhereCovered(t, b, a.sink.all())
+}
+
+func TestClockSetBackNeverMovesPositionsBack(t *testing.T) {
+	s := redistest.Start(t)
+	ahead := start(t, s.URL(), "ahead", func(c *Config) { c.ClockOffset = time.Hour })
+	waitSynced(t, ahead)
+	behind := start(t, s.URL(), "behind")
+	waitSynced(t, behind)
+	first, _ := ahead.seen.latest()
+	require.NoError(t, ahead.stop())
+	eventually(t, func() bool { return behind.Stats().Leading }, "no take-over")
+	var next uint64
+	eventually(t, func() bool { next, _ = behind.seen.latest(); return next > first }, "no tick beyond the other clock's")
+	do(t, s, "FLUSHALL") // now only behind's memory keeps the clock from falling back
+	eventually(t, func() bool { return behind.Stats().EpochChanges > 0 }, "no new epoch")
+	last, _ := behind.seen.latest()
+	require.Greater(t, last, next)
+	spans, _, _ := behind.sink.counts()
+	require.Equal(t, 1, spans)
+}
+
+func TestTickBehindTheLastOneResyncs(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	stopped, _ := in.seen.latest()
+	epoch, node := do(t, s, "HGET", in.clock, "epoch"), do(t, s, "INFO", "server").(string)
+	run, ok := runID(node)
+	require.True(t, ok)
+	do(t, s, "PUBLISH", in.control, fmt.Sprintf("tick %d %s 0-0 %s %s - forged", stopped-5000, epoch, in.fingerprint, run))
+	eventually(t, func() bool { return in.Stats().Resyncs["order"] == 1 && in.isSynced() }, "no resync")
+	flush(t, s, "end", in)
+	require.Len(t, in.sink.spans, 2)
+}
+
+func TestRedisRestartResyncs(t *testing.T) {
+	for _, args := range [][]string{nil, {"--appendonly", "yes"}} {
+		t.Run(fmt.Sprint(args), func(t *testing.T) {
+			s := redistest.Start(t, args...)
+			a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
+			waitSynced(t, a, b)
+			flush(t, s, "before", a, b)
+			s.Kill()
+			eventually(t, func() bool { ok, why := a.State(); return !ok && strings.Contains(why, "redis: ") }, "still synced")
+			require.NoError(t, s.Restart())
+			eventually(t, func() bool { n, _, _ := a.sink.counts(); m, _, _ := b.sink.counts(); return n == 2 && m == 2 }, "no new span")
+			waitSynced(t, a, b)
+			flush(t, s, "after", a, b)
+			requireSameWhereCovered(t, b, a.sink.all())
+		})
+	}
+}
+
+func TestRedisAbsentAtStart(t *testing.T) {
+	s := redistest.Start(t)
+	s.Stop()
+	in := start(t, s.URL(), "a")
+	eventually(t, func() bool { _, why := in.State(); return strings.Contains(why, "connection refused") }, "no reason")
+	_, err := in.Publish(context.Background(), "c", "x")
+	require.Error(t, err)
+	require.NoError(t, s.Restart())
+	waitSynced(t, in)
+	n, err := in.Publish(context.Background(), "c", "hello")
+	require.NoError(t, err)
+	require.Equal(t, int64(1), n)
+	eventually(t, func() bool { return in.has("hello") }, "not delivered")
+	_, err = in.Publish(context.Background(), in.control, "tick 1 e 0-0 f n - c")
+	require.ErrorIs(t, err, ErrReserved)
+}
+
+func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b", withFeeds(2))
+	waitSynced(t, a, b)
+	require.NoError(t, s.Pause())
+	gone := func(in *instance) func() bool { return func() bool { return in.Stats().LinksSynced == 0 } }
+	eventually(t, gone(a), "a did not notice")
+	eventually(t, gone(b), "b did not notice")
+	ok, why := a.State()
+	require.False(t, ok)
+	require.NotEmpty(t, why)
+	require.NoError(t, s.Resume())
+	waitSynced(t, a, b)
+	flush(t, s, "end", a, b)
+}
+
+func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
+	s := redistest.Start(t)
+	first := start(t, s.URL(), "first", withPatterns("sse:*"))
+	waitSynced(t, first)
+	second, err := New(testConfig(t, s.URL(), "second", withPatterns("other:*")), discard{})
+	require.NoError(t, err)
+	err = second.Run(context.Background())
+	require.ErrorIs(t, err, ErrForeign)
+	for _, part := range []string{first.fingerprint, second.fingerprint, `"sse:*"`, `"other:*"`} {
+		require.ErrorContains(t, err, part)
+	}
+	require.True(t, first.isSynced(), "the first fleet is not disturbed")
+	// Another prefix is another world.
+	waitSynced(t, start(t, s.URL(), "third", withPatterns("other:*"), func(c *Config) { c.Prefix = "p2:" }))
+	// A fleet that has left gracefully is not waited for.
+	require.NoError(t, first.stop())
+	waitSynced(t, start(t, s.URL(), "fourth", withPatterns("other:*")))
+}
+
+func TestForeignTicksAfterTheStartMakeItNotReadyUntilTheyStop(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	now := func(ms int64) string { return strconv.FormatInt(time.Now().UnixMilli()+ms, 10) }
+	do(t, s, "PUBLISH", in.control, "tick "+now(0)+" e 0-0 ffff n - b")
+	eventually(t, func() bool { return in.Stats().RefusedTicks["foreign"] == 1 }, "not refused")
+	do(t, s, "HSET", in.clock, "fingerprint", "ffff", "fingerprint_text", "theirs", "leader", "b", "leader_until", now(-4000))
+	eventually(t, func() bool { ok, why := in.State(); return !ok && strings.Contains(why, "ffff (theirs)") }, "still ready")
+	waitSynced(t, in) // five seconds after the lead of b
+	require.Len(t, in.sink.spans, 1, "no message had another number")
+}
+
+func TestTickerTakesOverAndTicksDoNotGrowWithInstances(t *testing.T) {
+	s := redistest.Start(t)
+	var list []*instance
+	for i := range 4 {
+		list = append(list, start(t, s.URL(), fmt.Sprint("i", i)))
+	}
+	waitSynced(t, list...)
+	leader := leaderOf(t, list)
+	fromT, _ := leader.seen.latest()
+	from := leader.Stats().TicksSeen
+	eventually(t, func() bool { return leader.Stats().TicksSeen >= from+30 }, "no ticks")
+	toT, _ := leader.seen.latest()
+	ticks := leader.Stats().TicksSeen - from
+	perSecond := float64(ticks) * 1000 / float64(toT-fromT)
+	require.LessOrEqual(t, perSecond, 11.0, "%d ticks in %d ms", ticks, toT-fromT)
+
+	old := leader.cfg.Instance
+	require.NoError(t, leader.stop())
+	var rest []*instance
+	for _, in := range list {
+		if in != leader {
+			rest = append(rest, in)
+		}
+	}
+	next := leaderOf(t, rest)
+	require.NotEqual(t, old, next.cfg.Instance)
+	for _, in := range rest {
+		require.Len(t, in.sink.spans, 1)
+	}
+}
+
+func TestDeadLeaderIsReplaced(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	// A leader that died: it holds the lead for another half a second.
+	do(t, s, "HSET", in.clock, "leader", "dead", "leader_until", strconv.FormatInt(time.Now().UnixMilli()+500, 10))
+	eventually(t, func() bool { return !in.Stats().Leading }, "two leaders")
+	eventually(t, func() bool { return in.Stats().Leading }, "no take-over")
+	require.Len(t, in.sink.spans, 1)
+}
+
+func TestFeedOnAReplicaIsNeverSyncedUntilItIsPromoted(t *testing.T) {
+	primary := redistest.Start(t)
+	replica := redistest.Start(t, "--replicaof", strings.Replace(primary.Addr(), ":", " ", 1))
+	good := start(t, primary.URL(), "good")
+	waitSynced(t, good)
+	lost := start(t, replica.URL(), "lost")
+	eventually(t, func() bool { return lost.Stats().RefusedTicks["node"] > 0 }, "its ticks were not refused")
+	spans, _, _ := lost.sink.counts()
+	require.Zero(t, spans)
+	require.False(t, lost.isSynced())
+	require.True(t, good.isSynced())
+	do(t, replica, "REPLICAOF", "NO", "ONE")
+	waitSynced(t, lost)
+}
+
+func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
+	old, promoted := redistest.Start(t), redistest.Start(t)
+	in := start(t, old.URL(), "in")
+	waitSynced(t, in)
+	// The other fleet has gone over to the new primary, and the old one follows it
+	// with this instance's link still up.
+	do(t, old, "REPLICAOF", "127.0.0.1", strconv.Itoa(promoted.Port()))
+	there := start(t, promoted.URL(), "there")
+	waitSynced(t, there)
+	eventually(t, func() bool { spans, _, _ := in.sink.counts(); return spans == 1 && !in.sink.isOpen() }, "the span goes on")
+	in.sink.mu.Lock()
+	s := in.sink.spans[0]
+	last := s.low
+	if n := len(s.commits); n > 0 {
+		last = s.commits[n-1]
+	}
+	require.Equal(t, last, s.through)
+	in.sink.mu.Unlock()
+	require.False(t, in.isSynced())
+	do(t, old, "REPLICAOF", "NO", "ONE")
+	waitSynced(t, in)
+}
+
+func TestSilentLinkIsCutAndMadeAgain(t *testing.T) {
+	s := redistest.Start(t)
+	p := startProxy(t, s.Addr())
+	in := start(t, "redis://"+p.addr(), "a", func(c *Config) {
+		c.Client.Dialer.KeepAlive = time.Hour // the library would notice first
+		c.ProbeTimeout = 500 * time.Millisecond
+	})
+	waitSynced(t, in)
+	p.muteSubscribers()
+	eventually(t, func() bool { return in.Stats().Resyncs["probe"] == 1 }, "not cut")
+	eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 }, "not made again")
+	waitSynced(t, in)
+}
+
+func TestOnFreeIsCalled(t *testing.T) {
+	s := redistest.Start(t)
+	freed := make(chan struct{}, 1)
+	in := start(t, s.URL(), "a", func(c *Config) { c.OnFree = func() { freed <- struct{}{} } })
+	waitSynced(t, in)
+	do(t, s, "PUBLISH", in.control, "free b")
+	select {
+	case <-freed:
+	case <-time.After(patience):
+		t.Fatal("not called")
+	}
+}
+
+func TestFullMemoryDoesNotStopTicks(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	do(t, s, "CONFIG", "SET", "maxmemory", "1")
+	_, err := s.Do("SET", "k", "v")
+	require.Error(t, err)
+	_, _, before := in.sink.counts()
+	eventually(t, func() bool { _, _, n := in.sink.counts(); return n > before+5 }, "no ticks")
+	require.True(t, in.isSynced())
+	flush(t, s, "end", in)
+}
+
+func TestTwoFeedsLoseNothingWhenOneIsKilled(t *testing.T) {
+	s := redistest.Start(t)
+	named := func(c *Config) { c.Client.ClientName = "victim" }
+	in := start(t, s.URL(), "a", withFeeds(2), named)
+	witness := start(t, s.URL(), "b")
+	waitSynced(t, in, witness)
+	both := func() bool { return in.Stats().LinksSynced == 2 }
+	eventually(t, both, "one feed only")
+	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("m", i)) })
+	for round := range uint64(8) {
+		// Both are in the span once they have read a tick that lies behind both joins.
+		_, _, n := in.sink.counts()
+		eventually(t, func() bool { _, _, m := in.sink.counts(); return m > n+2 && both() }, "no ticks")
+		killOnePubSub(t, s, "victim", int(round))
+		eventually(t, func() bool { return in.Stats().Resyncs["disconnect"] > round }, "not noticed")
+		eventually(t, both, "not back")
+	}
+	stop()
+	flush(t, s, "end", in, witness)
+	require.Len(t, in.sink.spans, 1, "the span never ended")
+	all := in.sink.all()
+	require.Equal(t, tail(witness.sink.all(), in.sink.spans[0].low), tail(all, witness.sink.spans[0].low))
+	require.Equal(t, uint64(len(all)), in.Stats().Delivered)
+	require.True(t, in.isSynced())
+}
+
+func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
+	s := redistest.Start(t)
+	a := start(t, s.URL(), "a")
+	waitSynced(t, a)
+	require.NoError(t, s.Pause())
+	require.NoError(t, a.stop())
+	require.NoError(t, s.Resume())
+	spans, _, _ := a.sink.counts()
+	require.Equal(t, 1, spans)
+	require.False(t, a.sink.isOpen(), "the span is closed")
+	l, err := net.Listen("tcp", s.Addr())
+	require.Error(t, err, "%v", l) // the server is still there
+}

@@ -1,0 +1,116 @@
+package rsub
+
+import "ssed/sseproto"
+
+// state is where the sequencer of a connection stands.
+type state uint8
+
+const (
+	down     state = iota // nothing counts: not subscribed to everything, or given up
+	unsynced              // subscribed, no mark yet: messages have no number
+	synced                // messages are numbered
+)
+
+// action is what a tick does.
+type action uint8
+
+const (
+	ignore action = iota // the tick came before everything was subscribed
+	refuse               // the tick is no mark; cause tells why
+	open                 // a span begins at id
+	commit               // the span goes on, all up to id is committed
+	end                  // the span ends, what came up to id counts
+)
+
+// step is what follows from an event.
+type step struct {
+	action   action
+	id       sseproto.ID
+	cause    Cause // for refuse and end
+	newEpoch bool  // Redis lost its data since the last tick
+	differs  bool  // the caller of the tick saw another interval than we did
+	own      interval
+}
+
+// sequencer numbers the messages of one connection at a time. It is a state
+// machine: events in, steps out, no Redis, no clock. It outlives connections,
+// because positions never go back.
+type sequencer struct {
+	fingerprint string // of our own patterns
+
+	state state
+	node  string      // run_id of the server that the connection hangs on
+	epoch string      // of the last tick
+	last  sseproto.ID // position reached; its Ms is the last good tick
+	now   interval    // since the last good tick
+	past  history
+}
+
+// subscribe tells that the connection to node has everything subscribed: what
+// comes from now on is in order and complete.
+func (s *sequencer) subscribe(node string) {
+	s.state, s.node = unsynced, node
+}
+
+// message gives the next message its position. False: it has none.
+func (s *sequencer) message(channel, payload string) (sseproto.ID, bool) {
+	if s.state != synced {
+		return sseproto.ID{}, false
+	}
+	s.last.Seq++
+	s.now.add(channel, payload)
+	return s.last, true
+}
+
+// tick takes a mark.
+func (s *sequencer) tick(t tick) step {
+	switch {
+	case s.state == down:
+		return step{}
+	case t.fingerprint != s.fingerprint:
+		return step{action: refuse, cause: CauseForeign}
+	case t.node != s.node:
+		return s.stop(CauseNode, true)
+	case t.t <= s.last.Ms:
+		// The clock key was tampered with, or is new and its maker had not seen
+		// what we have: number on from here and IDs would repeat. Whoever resyncs
+		// hands our last t to the script, so that the next tick lies beyond it.
+		st := s.stop(CauseOrder, false)
+		s.state = unsynced
+		return st
+	}
+	st := step{action: commit, newEpoch: s.epoch != "" && t.epoch != s.epoch}
+	if s.state == unsynced {
+		st.action = open
+		s.state = synced
+		s.past.reset()
+	} else {
+		s.past.put(s.now)
+		st.own, st.differs = s.compare(t.check)
+	}
+	s.epoch = t.epoch
+	s.last = sseproto.ID{Ms: t.t}
+	s.now = interval{start: t.t}
+	st.id = s.last
+	return st
+}
+
+// compare looks for the interval that the caller of a tick vouches for.
+func (s *sequencer) compare(check interval) (own interval, differs bool) {
+	own, known := s.past.find(check.start)
+	return own, known && own != check
+}
+
+// stop ends the span, if there is one. What came counts, or with rollback only
+// what came up to the last good tick.
+func (s *sequencer) stop(cause Cause, rollback bool) step {
+	was := s.state
+	s.state = down
+	switch {
+	case was != synced:
+		return step{action: refuse, cause: cause}
+	case rollback:
+		return step{action: end, id: sseproto.ID{Ms: s.last.Ms}, cause: cause}
+	}
+	return step{action: end, id: s.last, cause: cause}
+}

@@ -1,0 +1,146 @@
+package rsub
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Cause tells why a span ended, a connection was cut or a tick refused.
+type Cause uint8
+
+const (
+	// CauseDisconnect: the connection was lost.
+	CauseDisconnect Cause = iota
+	// CauseNode: a tick of another node; the connection hangs on a demoted primary
+	// or on a replica.
+	CauseNode
+	// CauseReadOnly: the server takes no ticks because it is a replica, and none came.
+	CauseReadOnly
+	// CauseProbe: a published tick did not come back in time.
+	CauseProbe
+	// CauseOrder: a tick that does not lie beyond the last one.
+	CauseOrder
+	// CauseForeign: a tick of instances with other patterns.
+	CauseForeign
+	// CauseMalformed: a tick that cannot be read.
+	CauseMalformed
+	// CauseShutdown: Run is ending.
+	CauseShutdown
+
+	causes // how many
+)
+
+var causeNames = [causes]string{"disconnect", "node", "readonly", "probe", "order", "foreign", "malformed", "shutdown"}
+
+// String returns the label of the cause for metrics.
+func (c Cause) String() string { return causeNames[c] }
+
+// LagBounds are the upper bounds of Stats.LagCounts; the last count has none.
+var LagBounds = [...]time.Duration{
+	time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond,
+	50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2 * time.Second, 5 * time.Second,
+}
+
+// Stats is a snapshot of counters since New. With two feeds those of
+// messages and ticks count each feed's copy, except Delivered.
+type Stats struct {
+	Delivered  uint64 // messages given to the sink
+	Numbered   uint64 // messages that got a position
+	Unnumbered uint64 // came before the first tick of a connection
+	Overlaps   uint64 // further copies of a message, for other patterns
+	Reserved   uint64 // on channels that begin with "__", through a pattern
+	Oversize   uint64 // numbered and left out
+
+	TicksSeen       uint64            // accepted
+	TicksSent       uint64            // published by this instance
+	TickErrors      uint64            // script calls that failed
+	TakeOvers       uint64            // times that this instance began to lead
+	Leading         bool              // this instance sends the ticks
+	RefusedTicks    map[string]uint64 // by cause
+	Resyncs         map[string]uint64 // ended spans of a connection, by cause
+	Connects        uint64            // subscriptions made, whether they synced or not
+	EpochChanges    uint64            // Redis lost its data
+	CheckMismatches uint64            // another instance saw another interval: a bug
+	LinksSynced     int               // feeds that number messages now
+
+	// Lag is the time from the tick script to the arrival of its tick, measured
+	// against the clock of Redis as last seen by this instance.
+	LastLag   time.Duration
+	LagSum    time.Duration
+	LagCounts [len(LagBounds) + 1]uint64
+}
+
+// counters are the live form of Stats.
+type counters struct {
+	numbered, unnumbered, overlaps, reserved, oversize atomic.Uint64
+	ticksSeen, ticksSent, tickErrors, takeOvers        atomic.Uint64
+	connects, epochChanges, checkMismatches            atomic.Uint64
+	leading                                            atomic.Bool
+	refused, resyncs                                   [causes]atomic.Uint64
+
+	lastLag, lagSum atomic.Int64
+	lagCounts       [len(LagBounds) + 1]atomic.Uint64
+}
+
+func (c *counters) lag(d time.Duration) {
+	c.lastLag.Store(int64(d))
+	c.lagSum.Add(int64(d))
+	i := 0
+	for i < len(LagBounds) && d > LagBounds[i] {
+		i++
+	}
+	c.lagCounts[i].Add(1)
+}
+
+func (c *counters) snapshot() Stats {
+	s := Stats{
+		Numbered: c.numbered.Load(), Unnumbered: c.unnumbered.Load(), Overlaps: c.overlaps.Load(),
+		Reserved: c.reserved.Load(), Oversize: c.oversize.Load(),
+		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
+		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
+		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),
+		Connects: c.connects.Load(), EpochChanges: c.epochChanges.Load(), CheckMismatches: c.checkMismatches.Load(),
+		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
+	}
+	for i := range c.lagCounts {
+		s.LagCounts[i] = c.lagCounts[i].Load()
+	}
+	return s
+}
+
+func byCause(counts *[causes]atomic.Uint64) map[string]uint64 {
+	m := make(map[string]uint64)
+	for i := range counts {
+		if n := counts[i].Load(); n > 0 {
+			m[Cause(i).String()] = n
+		}
+	}
+	return m
+}
+
+// logEvery is the least time between two lines of the same kind.
+const logEvery = 10 * time.Second
+
+// throttle lets one line through per logEvery.
+type throttle struct {
+	mu      sync.Mutex
+	next    time.Time
+	dropped int
+}
+
+// allow reports whether to log now, and how many lines were left out since the
+// last one.
+func (t *throttle) allow() (dropped int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if now.Before(t.next) {
+		t.dropped++
+		return 0, false
+	}
+	dropped = t.dropped
+	t.dropped, t.next = 0, now.Add(logEvery)
+	return dropped, true
+}

@@ -1,0 +1,47 @@
+package rsub
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"ssed/sseproto"
+)
+
+// First words of control messages.
+const (
+	wordTick = "tick"
+	wordFree = "free"
+)
+
+var errTick = errors.New("rsub: malformed tick")
+
+// tick is a mark in the order of messages.
+type tick struct {
+	t           uint64 // ms; greater than that of every earlier tick
+	epoch       string // another one means that Redis lost its data
+	watermark   sseproto.ID
+	fingerprint string
+	node        string // run_id of the server that ran the script
+	check       interval
+	caller      string
+}
+
+// parseTick reads the text of a control message:
+//
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <check> <caller>
+//
+// Further words are left for later versions.
+func parseTick(s string) (tick, error) {
+	w := strings.Split(s, " ")
+	if len(w) < 8 || w[0] != wordTick {
+		return tick{}, errTick
+	}
+	t, err := strconv.ParseUint(w[1], 10, 64)
+	watermark, err2 := sseproto.ParseID(w[3])
+	check, err3 := parseInterval(w[6])
+	if err != nil || err2 != nil || err3 != nil || t == 0 {
+		return tick{}, errTick
+	}
+	return tick{t, w[2], watermark, w[4], w[5], check, w[7]}, nil
+}

@@ -1,0 +1,230 @@
+package rsub
+
+import (
+	"context"
+	crand "crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+//go:embed tick.lua
+var tickLua string
+
+var tickScript = rueidis.NewLuaScript(tickLua)
+
+// Modes of the tick script.
+const (
+	modeLead  = "lead"
+	modeJoin  = "join"
+	modeLeave = "leave"
+)
+
+const (
+	// leadIntervals is how many intervals the lead lasts without a tick: one may
+	// be late and one lost before another instance steps in.
+	leadIntervals = 3
+	// foreignFor is how long after the last lead the fingerprint of the clock
+	// refuses others: longer than any restart of the instance that led.
+	foreignFor = 5 * time.Second
+	// maxTickBackoff bounds the pause between failing script calls.
+	maxTickBackoff = 500 * time.Millisecond
+	// leaveTimeout bounds the last call, which only spares the others a pause.
+	leaveTimeout = 500 * time.Millisecond
+)
+
+// ErrForeign is returned by Run when instances with other patterns use the prefix.
+var ErrForeign = errors.New("rsub: instances with other patterns use this prefix")
+
+var errReply = errors.New("rsub: unexpected reply of the tick script")
+
+// ticker calls the tick script: for this instance's links when they join, and at
+// every interval while this instance leads. All its fields but joins are owned by run.
+type ticker struct {
+	feed  *Feed
+	joins chan struct{} // a link wants a tick now
+
+	leading  bool
+	failures int
+}
+
+// join asks for a tick now. It does not block.
+func (t *ticker) join() {
+	select {
+	case t.joins <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+// run ends with ctx, or with ErrForeign before anything was ever synced.
+func (t *ticker) run(ctx context.Context) error {
+	timer := time.NewTimer(t.pause())
+	defer timer.Stop()
+	for {
+		mode := modeLead
+		select {
+		case <-ctx.Done():
+			t.leave()
+			return nil
+		case <-t.joins:
+			mode = modeJoin
+		case <-timer.C:
+		}
+		if mode == modeJoin || t.leading || t.silent() {
+			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
+				return err
+			}
+		}
+		timer.Reset(t.pause())
+	}
+}
+
+// silent reports whether no tick has come for so long that the lead has run out.
+func (t *ticker) silent() bool {
+	return t.feed.seen.age() >= leadIntervals*t.feed.cfg.TickInterval
+}
+
+// pause returns the time until the script may have to be called again. Who does
+// not lead waits a random bit longer than the lead lasts, so that not all try at once.
+func (t *ticker) pause() time.Duration {
+	interval := t.feed.cfg.TickInterval
+	switch {
+	case t.failures > 0:
+		return jitter(min(interval<<min(t.failures-1, 10), maxTickBackoff))
+	case t.leading:
+		return interval
+	}
+	// The lead is counted in whole milliseconds of another clock: a tenth of an
+	// interval keeps this instance from asking just before it has run out.
+	lead := leadIntervals*interval + interval/10 + rand.N(interval/2+1)
+	if age := t.feed.seen.age(); age < leadIntervals*interval {
+		return lead - age
+	}
+	return lead // just asked: another one leads, its ticks do not reach us
+}
+
+// jitter returns d shortened by up to a half.
+func jitter(d time.Duration) time.Duration { return d - rand.N(d/2+1) }
+
+// call runs the script and takes in its answer.
+func (t *ticker) call(ctx context.Context, mode string) error {
+	client, err := t.feed.clients.get(ctx)
+	if err != nil {
+		return err
+	}
+	before := time.Now()
+	words, err := t.exec(ctx, client, mode)
+	if isReadOnly(err) {
+		t.feed.readOnly()
+		t.feed.clients.discard(client)
+	}
+	if err != nil {
+		return err
+	}
+	return t.take(words, before)
+}
+
+func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) ([]string, error) {
+	f := t.feed
+	lastT, check := f.seen.latest()
+	epoch := make([]byte, 8)
+	_, _ = crand.Read(epoch)
+	args := []string{
+		mode, f.cfg.Instance,
+		strconv.FormatInt((leadIntervals * f.cfg.TickInterval).Milliseconds(), 10),
+		strconv.FormatUint(lastT, 10),
+		hex.EncodeToString(epoch),
+		f.fingerprint, f.description, check.String(), f.control,
+		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
+		strconv.FormatInt(foreignFor.Milliseconds(), 10),
+	}
+	return tickScript.Exec(ctx, client, []string{f.clock}, args).AsStrSlice()
+}
+
+// take reads the answer of the script.
+func (t *ticker) take(words []string, before time.Time) error {
+	f := t.feed
+	switch {
+	case len(words) == 3 && words[0] == "foreign":
+		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrForeign, words[1], words[2], f.fingerprint, f.description)
+	case len(words) != 4 || words[0] != "tick" && words[0] != "led":
+		return errReply
+	}
+	at, err := strconv.ParseUint(words[1], 10, 64)
+	now, err2 := strconv.ParseInt(words[2], 10, 64)
+	if err != nil || err2 != nil {
+		return errReply
+	}
+	after := time.Now()
+	middle := before.Add(after.Sub(before) / 2)
+	f.clockSkew.Store(middle.UnixMilli() - now + f.cfg.ClockOffset.Milliseconds())
+	f.expect(at)
+	f.trouble.Store(nil)
+	t.failures = 0
+	t.lead(words[3] == f.cfg.Instance)
+	if words[0] == "tick" {
+		f.counters.ticksSent.Add(1)
+	}
+	return nil
+}
+
+// lead notes who leads.
+func (t *ticker) lead(mine bool) {
+	if mine && !t.leading {
+		t.feed.counters.takeOvers.Add(1)
+	}
+	t.leading = mine
+	t.feed.counters.leading.Store(mine)
+}
+
+// judge notes a failed call and reports whether it is fatal.
+func (t *ticker) judge(ctx context.Context, err error) bool {
+	f := t.feed
+	if ctx.Err() != nil {
+		return false
+	}
+	t.failures++
+	t.lead(false)
+	f.counters.tickErrors.Add(1)
+	f.trouble.Store(&err)
+	foreign := errors.Is(err, ErrForeign)
+	if foreign && !f.everSynced.Load() {
+		return true
+	}
+	level := f.cfg.Logger.Warn
+	if foreign {
+		level = f.cfg.Logger.Error
+	}
+	if dropped, ok := f.logTicks.allow(); ok {
+		level("rsub: no ticks from here", "error", err, "dropped", dropped)
+	}
+	return false
+}
+
+// leave gives the lead up, so that others need not wait until it runs out.
+func (t *ticker) leave() {
+	client, err := t.feed.clients.current()
+	if err != nil || !t.leading {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	_, _ = t.exec(ctx, client, modeLeave)
+	t.lead(false)
+}
+
+// isReadOnly reports whether a replica answered. READONLY is the error code of
+// the reply, the part that clients are meant to read.
+func isReadOnly(err error) bool {
+	if e, ok := rueidis.IsRedisErr(err); ok {
+		return strings.HasPrefix(e.Error(), "READONLY")
+	}
+	return false
+}
