@@ -39,6 +39,12 @@ func TestAllInstancesGetTheSameSequence(t *testing.T) {
 		require.Equal(t, uint64(4*2500+1), st.Delivered)
 		require.Equal(t, 1, st.LinksSynced)
 		require.Positive(t, st.Connects)
+		var lags uint64
+		for _, n := range st.LagCounts {
+			lags += n
+		}
+		require.Positive(t, lags)
+		require.Less(t, st.LastLag, patience)
 	}
 }
 
@@ -115,6 +121,35 @@ func TestKilledLinkResyncsAndOthersAreUnaffected(t *testing.T) {
 	require.Len(t, other.sink.spans, 1)
 	require.Equal(t, uint64(5), victim.Stats().Resyncs["disconnect"])
 	requireSameWhereCovered(t, victim, all)
+}
+
+func TestKilledCommandConnectionsDoNotTouchTheSpan(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
+	waitSynced(t, a, b)
+	for range 5 {
+		_, _, n := a.sink.counts()
+		do(t, s, "CLIENT", "KILL", "TYPE", "normal")
+		eventually(t, func() bool { _, _, m := a.sink.counts(); return m > n+2 }, "no ticks")
+	}
+	flush(t, s, "end", a, b)
+	require.Len(t, a.sink.spans, 1)
+	require.Equal(t, tail(a.sink.all(), b.sink.spans[0].low), b.sink.all())
+}
+
+func TestClusterFeedHangsOnTheNodeOfTheClock(t *testing.T) {
+	s := redistest.Start(t, "--cluster-enabled", "yes")
+	do(t, s, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+	eventually(t, func() bool {
+		return strings.Contains(do(t, s, "CLUSTER", "INFO").(string), "cluster_state:ok")
+	}, "no cluster")
+	// Two addresses make the library look for a cluster.
+	in := start(t, s.URL(), "a", func(c *Config) { c.Client.InitAddress = []string{s.Addr(), s.Addr()} })
+	waitSynced(t, in)
+	n, err := in.Publish(context.Background(), "c", "hello")
+	require.NoError(t, err)
+	require.Equal(t, int64(1), n)
+	eventually(t, func() bool { return in.has("hello") }, "not delivered")
 }
 
 func TestFlushAllContinuesTheOrder(t *testing.T) {

@@ -133,6 +133,19 @@ func TestCheckOfAnUnknownIntervalSaysNothing(t *testing.T) {
 	require.False(t, s.tick(tk).differs)
 }
 
+func TestCheckIsOfThePresentConnectionOnly(t *testing.T) {
+	s := synchronised()
+	s.tick(tickAt(20))
+	old := s.past.last()
+	require.Equal(t, uint64(10), old.start)
+	s.stop(CauseNode, true)
+	s.subscribe("n1")
+	s.tick(tickAt(30))
+	tk := tickAt(40)
+	tk.check = interval{start: 10, count: 99}
+	require.False(t, s.tick(tk).differs, "10 was a tick of another node")
+}
+
 func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 	for _, iv := range []interval{{}, {1, 0, 0}, {1795446080123, 77, 1<<64 - 1}} {
 		got, err := parseInterval(iv.String())
