@@ -1,0 +1,77 @@
+-- Adds a batch to the history and moves the watermark, or does nothing.
+-- KEYS: clock, lease, holes, gaps, then the stream of each message.
+-- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
+--       lease ttl ms, most holes, most markers, then id and data of each message.
+-- Answer: status, epoch, watermark, holder, last writer, added, refused, error.
+local epoch, mark, writer = state(KEYS[1])
+local holder = redis.call('GET', KEYS[2]) or ''
+if epoch == '' or epoch ~= ARGV[1] then
+  return {'epoch', epoch, mark, holder, writer, 0, 0, ''}
+end
+if mark ~= ARGV[2] then
+  return {'stale', epoch, mark, holder, writer, 0, 0, ''}
+end
+
+-- The watermark first: with memory full Redis refuses the first write of a
+-- script and none after it. So either this fails and nothing is written, or
+-- no XADD fails for memory.
+local through, instance = ARGV[3], ARGV[6]
+local moved = redis.pcall('HSET', KEYS[1], 'watermark', through, 'writer', instance)
+if type(moved) == 'table' then
+  return {'failed', epoch, mark, holder, writer, 0, 0, moved.err}
+end
+
+-- A key must outlive the IDs in it by the TTL, so that readers can judge
+-- expiry by ID; IDs run ahead of the clock when it was set back.
+local ttl = tonumber(ARGV[5])
+local ahead = tonumber(string.match(through, '^%d+')) - now_ms()
+if ahead > 0 then ttl = ttl + ahead end
+
+-- True when this stream cannot take the message, whatever else is well.
+local function stream_refuses(err, key, id)
+  if string.match(err, '^WRONGTYPE') then return true end
+  if not string.match(err, '^ERR') then return false end
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  if info.err then return false end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return not less(info[i + 1], id) end
+  end
+  return false
+end
+
+local added, refused, failure = 0, 0, ''
+local good, touched = mark, {}
+for k = 5, #KEYS do
+  local key, id = KEYS[k], ARGV[2 * k]
+  local r = redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, 'event_type', 'message', 'data', ARGV[2 * k + 1])
+  if type(r) ~= 'table' then
+    added = added + 1
+    if not touched[key] then
+      touched[key] = true
+      local e = redis.pcall('PEXPIRE', key, ttl)
+      if type(e) == 'table' then failure = e.err end
+    end
+  elseif stream_refuses(r.err, key, id) then
+    refused = refused + 1
+    local old = redis.call('HGET', KEYS[3], key)
+    local from = old and string.match(old, '^%S+') or mark
+    redis.call('HSET', KEYS[3], key, from .. ' ' .. id)
+  else
+    redis.call('HSET', KEYS[1], 'watermark', good)
+    return {'failed', epoch, good, holder, writer, added, refused, r.err}
+  end
+  good = id
+end
+
+if refused > 0 and redis.call('HLEN', KEYS[3]) > tonumber(ARGV[8]) then
+  add_marker(KEYS[4], '0-0', through, 'unavailable', instance, tonumber(ARGV[9]))
+  redis.call('DEL', KEYS[3])
+end
+
+if holder == instance then
+  redis.call('PEXPIRE', KEYS[2], ARGV[7])
+elseif holder == '' then
+  redis.call('SET', KEYS[2], instance, 'PX', ARGV[7])
+  holder = instance
+end
+return {'ok', epoch, through, holder, writer, added, refused, failure}

@@ -1,0 +1,44 @@
+-- What Redis knows: epoch ('' without a clock), watermark, who moved it last.
+local function state(clock)
+  local f = redis.call('HMGET', clock, 'epoch', 'watermark', 'writer')
+  return f[1] or '', f[2] or '0-0', f[3] or ''
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Compares decimal numbers as text: IDs added by hand have 64 bits, Lua
+-- numbers 53.
+local function smaller(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+
+local function less(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  if am ~= bm then return smaller(am, bm) end
+  return smaller(as, bs)
+end
+
+-- Adds a gap marker over (from, to]. One that the newest marker covers adds
+-- nothing, so a request may be sent again. Returns how many were added.
+local function add_marker(gaps, from, to, reason, instance, cap)
+  local last = redis.call('LINDEX', gaps, -1)
+  if last then
+    local f, t = string.match(last, '^(%S+) (%S+)')
+    if not less(from, f) and not less(t, to) then return 0 end
+  end
+  redis.call('RPUSH', gaps, from .. ' ' .. to .. ' ' .. reason .. ' ' .. instance .. ' ' .. now_ms())
+  while redis.call('LLEN', gaps) > cap do
+    local af, at, rest = string.match(redis.call('LPOP', gaps), '^(%S+) (%S+) (.*)$')
+    local bf, bt = string.match(redis.call('LPOP', gaps), '^(%S+) (%S+)')
+    if less(bf, af) then af = bf end
+    if less(at, bt) then at = bt end
+    redis.call('LPUSH', gaps, af .. ' ' .. at .. ' ' .. rest)
+  end
+  return 1
+end
+

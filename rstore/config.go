@@ -1,0 +1,151 @@
+package rstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Config says where and how the history is kept.
+type Config struct {
+	// Client tells how to reach Redis. The Store makes its own connections,
+	// one for writing and some for reading, and never closes others'.
+	// Dialer.KeepAlive and ConnWriteTimeout are 400 ms and 1 s unless set: a
+	// stalled Redis is then noticed within 1.5 s.
+	Client rueidis.ClientOption
+	// Prefix comes before the channel name in stream keys. Required.
+	Prefix string
+	// Instance names this process among the others on the prefix. Required,
+	// without spaces.
+	Instance string
+	// MaxLen is how many messages a channel keeps at least, once it had them;
+	// Redis trims in whole nodes of 100. Default 100.
+	MaxLen int
+	// TTL is how long a channel is kept after its last message. Default 1h.
+	TTL time.Duration
+	// BatchSize is the most messages in one script run. Default 100.
+	BatchSize int
+	// FlushInterval is the least time between two runs while batches are not
+	// full. Default 10ms.
+	FlushInterval time.Duration
+	// LeaseTTL is how long a silent writer keeps the others waiting. Default 800ms.
+	LeaseTTL time.Duration
+	// GapWait is how long nobody may advance the watermark before a gap
+	// marker is written. Default 300ms; more than LeaseTTL/4, so that every
+	// instance has had its turn.
+	GapWait time.Duration
+	// Logger, default slog.Default().
+	Logger *slog.Logger
+}
+
+// Bounds that are not worth a flag.
+const (
+	// maxBatch keeps one script run, which blocks Redis, below about 30 ms.
+	maxBatch = 10_000
+	// batchBytes bounds the data of one script run; one message may be larger.
+	batchBytes = 1 << 20
+	// pipelineDepth is how many batches are sent before the first answer is
+	// needed: the chain of expected watermarks is known in advance.
+	pipelineDepth = 8
+	// maxMarkers: when there are more gap markers, the two oldest become one
+	// that covers both. 256 outages back, nobody asks for detail.
+	maxMarkers = 256
+	// maxHoles: when more channels refused messages than this, one gap marker
+	// over all channels takes their place.
+	maxHoles = 1000
+	// flushTimeout bounds the last flush of a stopping writer.
+	flushTimeout = 2 * time.Second
+)
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.MaxLen, 100)
+	setDefault(&c.TTL, time.Hour)
+	setDefault(&c.BatchSize, 100)
+	setDefault(&c.FlushInterval, 10*time.Millisecond)
+	setDefault(&c.LeaseTTL, 800*time.Millisecond)
+	setDefault(&c.GapWait, 300*time.Millisecond)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	setDefault(&c.Client.Dialer.Timeout, time.Second)
+	setDefault(&c.Client.Dialer.KeepAlive, 400*time.Millisecond)
+	setDefault(&c.Client.ConnWriteTimeout, time.Second)
+	c.Client.DisableCache = true
+	// The Store knows better what may be sent again than the client does.
+	c.Client.DisableRetry = true
+	c.Client.ForceSingleClient = c.Client.Sentinel.MasterSet == ""
+	return c
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// validate reports every problem at once. Defaults are in place already.
+func (c Config) validate(src Source) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("rstore: "+format, args...)) }
+	if src == nil {
+		bad("no source")
+	}
+	if len(c.Client.InitAddress) == 0 {
+		bad("no Redis address")
+	}
+	if c.Prefix == "" {
+		bad("empty stream prefix")
+	}
+	if c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n") {
+		bad("instance %q: needs a name without spaces", c.Instance)
+	}
+	if c.MaxLen < 1 {
+		bad("history length %d: needs at least 1", c.MaxLen)
+	}
+	if c.BatchSize < 1 || c.BatchSize > maxBatch {
+		bad("batch size %d: needs 1 to %d", c.BatchSize, maxBatch)
+	}
+	if c.TTL < time.Millisecond {
+		bad("history TTL %v: needs at least 1ms", c.TTL)
+	}
+	if c.FlushInterval < 0 {
+		bad("flush interval %v: negative", c.FlushInterval)
+	}
+	if c.LeaseTTL < 4*time.Millisecond {
+		bad("lease TTL %v: needs at least 4ms", c.LeaseTTL)
+	}
+	if c.GapWait < time.Millisecond {
+		bad("gap wait %v: needs at least 1ms", c.GapWait)
+	}
+	return errors.Join(errs...)
+}
+
+// poll is how often an instance that does not write looks at the lease.
+func (c Config) poll() time.Duration { return c.LeaseTTL / 4 }
+
+// keys are the names in Redis that belong to one prefix.
+type keys struct {
+	prefix  string
+	clock   string // hash: epoch, watermark, writer, offers; shared with the tick script
+	lease   string // string with an expiry: the instance that writes
+	gaps    string // list of gap markers, oldest first
+	holes   string // hash: stream key → stretch in which the stream refused messages
+	control string // Pub/Sub channel
+}
+
+func makeKeys(prefix string) keys {
+	tag := "{" + prefix + "}"
+	return keys{
+		prefix:  prefix,
+		clock:   tag + ":clock",
+		lease:   tag + ":writer",
+		gaps:    tag + ":gaps",
+		holes:   tag + ":holes",
+		control: "__ssed:" + tag,
+	}
+}

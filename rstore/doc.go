@@ -1,0 +1,48 @@
+// Package rstore keeps the history of ssed in Redis Streams: one stream per
+// channel, every committed message once, in ID order.
+//
+// # Writing
+//
+// All instances run the same writer, a cursor on their own log standing at the
+// watermark (how far the history is written, a field of the clock hash). A
+// batch goes in by one script: only in the epoch the writer knows, only if the
+// watermark is the one it expects. The script moves the watermark and adds the
+// messages in one atomic run, so a writer that wakes up late, a request that is
+// sent again after a cut connection, or two writers at once can neither
+// duplicate nor reorder nor skip. What a refused writer gets back is the truth,
+// and it goes on from there.
+//
+// A lease (a key with an expiry) keeps the others from trying. Correctness does
+// not rest on it. Only an instance whose log covers what follows the watermark
+// takes it; one that no longer does gives it up at once and says so on the
+// control channel.
+//
+// A stretch that no log covers gets a gap marker and the watermark moves over
+// it. Instances offer the position from which they can go on; after
+// Config.GapWait the lowest offer wins, so the smallest stretch is given up. The
+// same happens on an empty Redis (first start, FLUSHALL): the marker then covers
+// everything before the oldest position that a log still has, and the history is
+// filled again from there.
+//
+// The writer only reads the log. A slow or absent Redis delays nothing but the
+// history; when the log has moved on meanwhile, that is a stretch like any other:
+// marker, counter, error line.
+//
+// # Reading
+//
+// Store.Range never keeps quiet about what is missing: gap markers, entries
+// trimmed by length, streams that expired, messages a stream refused (a key of
+// another type, IDs added by hand). It fails with ErrBehind, before reporting
+// anything, when the history has not reached the end of the asked range; that
+// also uncovers a read from a replica that lags.
+//
+// # Limits
+//
+// One primary, found directly or through Sentinel. Redis Cluster is not
+// supported: one script touches the streams of many channels and the control
+// keys, which lie in different slots there.
+//
+// Somebody who deletes a stream, or an eviction policy that does, removes
+// history without a trace: run with maxmemory-policy noeviction. When memory is
+// full under that policy the script writes nothing at all and is sent again.
+package rstore

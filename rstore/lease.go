@@ -1,0 +1,86 @@
+package rstore
+
+import (
+	"context"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// take takes or prolongs the lease, or learns why not. The script gives it only
+// to an instance that knows the watermark: that is the one its log covers.
+func (w *writer) take(ctx context.Context) (again bool, wait time.Duration) {
+	before := w.holder
+	a := w.run(ctx, leaseScript, call{
+		keys: []string{w.keys.clock, w.keys.lease},
+		args: []string{"take", w.cfg.Instance, w.epoch, w.mark.String(), millis(w.cfg.LeaseTTL)},
+	})[0]
+	if a.err != nil {
+		return false, w.failed(a.err.Error(), errorCode(a.err))
+	}
+	w.recovered()
+	known := w.epoch != ""
+	w.adopt(a)
+	switch a.status {
+	case statusOK:
+		w.idle = before
+		if !before {
+			w.tookOver(a)
+		}
+		return !before, w.cfg.LeaseTTL / 3
+	case statusEpoch:
+		if known {
+			w.count.epoch.Add(1)
+		}
+		return a.epoch != "", w.cfg.poll() // without a clock: wait for the first tick
+	case statusStale:
+		return true, 0 // and free: look whether the log covers this watermark
+	}
+	return false, w.cfg.poll()
+}
+
+// tookOver counts a lease that was won from another instance.
+func (w *writer) tookOver(a answer) {
+	if a.writer != "" && a.writer != w.cfg.Instance {
+		w.count.takeOvers.Add(1)
+		w.log.Info("rstore: writing the history instead of another instance", "other", a.writer, "watermark", a.mark)
+	}
+}
+
+// free gives the lease up and tells the others. When it fails the lease expires.
+func (w *writer) free(ctx context.Context) {
+	w.hold(false)
+	a := w.run(ctx, leaseScript, call{
+		keys: []string{w.keys.clock, w.keys.lease},
+		args: []string{"free", w.cfg.Instance, w.keys.control},
+	})[0]
+	if a.err != nil {
+		w.count.failed(errorCode(a.err))
+	}
+}
+
+// uncovered is what to do when the log goes on only from low: let another
+// write, and offer to go on from low with a gap marker.
+func (w *writer) uncovered(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
+	if w.holder {
+		w.free(ctx)
+	}
+	if low == sseproto.MaxID {
+		return w.watch(ctx)
+	}
+	return w.skip(ctx, low)
+}
+
+// watch learns the truth without wanting the lease.
+func (w *writer) watch(ctx context.Context) (again bool, wait time.Duration) {
+	a := w.run(ctx, leaseScript, call{
+		keys: []string{w.keys.clock, w.keys.lease},
+		args: []string{"look", w.cfg.Instance},
+	})[0]
+	if a.err != nil {
+		return false, w.failed(a.err.Error(), errorCode(a.err))
+	}
+	w.recovered()
+	w.adopt(a)
+	return false, w.cfg.poll()
+}

@@ -1,0 +1,131 @@
+package rstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// startReason marks what lies before the first position of an empty Redis. To
+// readers it is an outage.
+const startReason = "start"
+
+// skip offers to go on from low. When the offer wins, the script has written a
+// gap marker over (watermark, low] and given this instance the lease.
+func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
+	from, reason := w.mark, w.skipReason()
+	a := w.run(ctx, skipScript, call{
+		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps},
+		args: []string{
+			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
+			millis(w.cfg.LeaseTTL), reason, strconv.Itoa(maxMarkers),
+		},
+	})[0]
+	if a.err != nil {
+		return false, w.failed(a.err.Error(), errorCode(a.err))
+	}
+	w.recovered()
+	lost := w.covered
+	w.adopt(a)
+	w.covered = lost && a.mark == from // an offer that stands keeps its reason
+	switch a.status {
+	case statusOK:
+		w.count.gaps.Add(1)
+		w.tookOver(a)
+		w.log.Error("rstore: gap in the history", "after", from, "to", low, "reason", reason)
+		return true, 0
+	case statusWait:
+		return false, min(w.cfg.poll(), time.Duration(a.n)*time.Millisecond)
+	case statusHeld:
+		return false, w.cfg.poll()
+	}
+	w.refusedBy(a)
+	return a.epoch != "", w.cfg.poll()
+}
+
+func (w *writer) skipReason() string {
+	switch {
+	case w.mark.IsZero():
+		return startReason
+	case w.covered:
+		// The log had it and let go of it before it was written.
+		return sseproto.ReasonUnavailable
+	}
+	return sseproto.ReasonOutage
+}
+
+// Dispute adds a gap marker over (from, to] without moving the watermark: what
+// an instance served there turned out to be unreliable. It tries until it is
+// done or ctx ends; saying it twice does no harm.
+func (s *Store) Dispute(ctx context.Context, from, to sseproto.ID) error {
+	if !from.Less(to) {
+		return fmt.Errorf("rstore: disputed range (%v, %v] is empty", from, to)
+	}
+	c := call{
+		keys: []string{s.keys.clock, s.keys.lease, s.keys.gaps},
+		args: []string{from.String(), to.String(), sseproto.ReasonOutage, s.cfg.Instance, strconv.Itoa(maxMarkers)},
+	}
+	for try := 0; ; try++ {
+		a := s.run(ctx, disputeScript, c)[0]
+		if a.err == nil {
+			s.count.gaps.Add(uint64(a.n))
+			s.count.disputes.Add(uint64(a.n))
+			return nil
+		}
+		s.count.failed(errorCode(a.err))
+		if errors.Is(a.err, ErrClosed) {
+			return a.err
+		}
+		pause(ctx, min(s.cfg.poll(), time.Millisecond<<min(try, 10)))
+		if ctx.Err() != nil {
+			return fmt.Errorf("rstore: disputed range (%v, %v]: %w: %w", from, to, ctx.Err(), a.err)
+		}
+	}
+}
+
+// stretch is (from, to].
+type stretch struct{ from, to sseproto.ID }
+
+func (m stretch) overlaps(after, upTo sseproto.ID) bool {
+	return after.Less(m.to) && m.from.Less(upTo)
+}
+
+// marker is a gap over all channels.
+type marker struct {
+	stretch
+	reason string
+}
+
+var errMarker = errors.New("rstore: malformed gap marker")
+
+// parseStretch reads "from to", and what follows a further space.
+func parseStretch(s string) (m stretch, rest string, err error) {
+	from, rest, _ := strings.Cut(s, " ")
+	to, rest, _ := strings.Cut(rest, " ")
+	if m.from, err = sseproto.ParseID(from); err == nil {
+		m.to, err = sseproto.ParseID(to)
+	}
+	if err != nil {
+		return stretch{}, "", fmt.Errorf("%w: %q", errMarker, s)
+	}
+	return m, rest, nil
+}
+
+// parseMarker reads "from to reason instance ms".
+func parseMarker(s string) (marker, error) {
+	m, rest, err := parseStretch(s)
+	if err != nil {
+		return marker{}, err
+	}
+	reason, _, _ := strings.Cut(rest, " ")
+	switch reason {
+	case "", startReason:
+		reason = sseproto.ReasonOutage
+	}
+	return marker{m, reason}, nil
+}

@@ -1,0 +1,215 @@
+package rstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// Random interleavings of publishing, evictions, holes, lost leases, forced
+// writers, FLUSHALL, a watermark set back (failover to a lagging replica), cut
+// connections and zombies, against real Redis. Whatever happens: a stream holds
+// each message once and in order, and what it lacks is covered by a marker.
+func TestRandomFaultsLoseNothingSilently(t *testing.T) {
+	runs := 60
+	if testing.Short() {
+		runs = 10
+	}
+	w := newWorld(t)
+	for seed := range runs {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			require.NoError(t, w.do("FLUSHALL").Error())
+			m := &model{world: w, rnd: rand.New(rand.NewPCG(uint64(seed), 1)), t: t}
+			m.play()
+		})
+	}
+}
+
+type model struct {
+	*world
+	t       *testing.T
+	rnd     *rand.Rand
+	now     int // tick
+	epoch   int
+	all     []message
+	logs    []*testLog
+	writers []*writer
+	zombies []zombie
+}
+
+// zombie is a batch that was collected and not sent yet.
+type zombie struct {
+	w       *writer
+	epoch   string
+	batches []*batch
+}
+
+func (m *model) play() {
+	m.tickEpoch()
+	for i := range 3 {
+		log := newTestLog(m.id(m.now, 0))
+		cfg := m.config(fmt.Sprint("i", i))
+		cfg.GapWait, cfg.LeaseTTL, cfg.BatchSize = 2*time.Millisecond, 8*time.Millisecond, 7
+		cfg.FlushInterval = 1
+		m.logs = append(m.logs, log)
+		m.writers = append(m.writers, &writer{Store: m.store(cfg, log)})
+	}
+	for range 150 {
+		m.move()
+	}
+	m.zombiesWake()
+	m.publish()
+	m.settleAll()
+	m.check()
+}
+
+func (m *model) tickEpoch() {
+	m.epoch++
+	m.clock(fmt.Sprint("e", m.epoch))
+}
+
+func (m *model) move() {
+	i := m.rnd.IntN(len(m.writers))
+	wr, log := m.writers[i], m.logs[i]
+	switch p := m.rnd.IntN(100); {
+	case p < 35:
+		m.publish()
+	case p < 75:
+		wr.due = time.Time{}
+		wr.step(m.ctx(), true)
+	case p < 80: // believes to hold the lease
+		if wr.epoch != "" {
+			wr.hold(true)
+		}
+	case p < 84:
+		require.NoError(m.t, m.do("DEL", wr.keys.lease).Error())
+	case p < 88: // collects, and is stopped
+		if batches, low := wr.collectMany(wr.mark); low == wr.mark && len(batches) > 0 {
+			m.zombies = append(m.zombies, zombie{wr, wr.epoch, batches})
+		}
+	case p < 91:
+		m.zombiesWake()
+	case p < 93:
+		log.evict(m.id(m.now-m.rnd.IntN(4), 0))
+	case p < 95: // its link was cut
+		m.now++
+		log.hole(m.id(m.now, 0))
+	case p < 97:
+		require.NoError(m.t, m.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Error())
+	case p < 98:
+		require.NoError(m.t, m.do("SCRIPT", "FLUSH").Error())
+	case p < 99:
+		require.NoError(m.t, m.do("FLUSHALL").Error())
+		m.tickEpoch()
+	default:
+		m.rollBack()
+	}
+}
+
+// publish is a tick's worth of messages, seen by all instances that are linked.
+func (m *model) publish() {
+	messages := m.burst(m.now, m.rnd.IntN(20), 3)
+	m.now++
+	m.all = append(m.all, messages...)
+	for _, log := range m.logs {
+		log.commit(m.id(m.now, 0), messages...)
+	}
+}
+
+func (m *model) zombiesWake() {
+	for _, z := range m.zombies {
+		calls := make([]call, len(z.batches))
+		for i, b := range z.batches {
+			calls[i] = z.w.appendCall(z.epoch, b)
+		}
+		z.w.run(m.ctx(), appendScript, calls...)
+	}
+	m.zombies = nil
+}
+
+// rollBack takes the last message and the watermark away, as a failover to a
+// replica that lags does.
+func (m *model) rollBack() {
+	mark := m.watermark()
+	for i := len(m.all) - 1; i >= 0; i-- {
+		last := m.all[i]
+		if mark.Less(last.id) {
+			continue
+		}
+		n, err := m.do("XDEL", testPrefix+last.channel, last.id.String()).AsInt64()
+		require.NoError(m.t, err)
+		if n == 0 {
+			return
+		}
+		// The stream forgets the ID as well, as the replica never knew it.
+		prev := sseproto.ID{}
+		if left := m.history(last.channel); len(left) > 0 {
+			prev = left[len(left)-1].id
+			require.NoError(m.t, m.do("XSETID", testPrefix+last.channel, prev.String()).Error())
+		} else {
+			require.NoError(m.t, m.do("DEL", testPrefix+last.channel).Error())
+		}
+		before := sseproto.ID{Ms: last.id.Ms, Seq: last.id.Seq - 1}
+		require.NoError(m.t, m.do("HSET", makeKeys(testPrefix).clock, "watermark", before.String()).Error())
+		return
+	}
+}
+
+func (m *model) watermark() sseproto.ID {
+	text, err := m.do("HGET", makeKeys(testPrefix).clock, "watermark").ToString()
+	if err != nil {
+		return sseproto.ID{}
+	}
+	id, err := sseproto.ParseID(text)
+	require.NoError(m.t, err)
+	return id
+}
+
+func (m *model) settleAll() {
+	require.Eventually(m.t, func() bool {
+		for _, wr := range m.writers {
+			wr.due = time.Time{}
+			wr.step(m.ctx(), true)
+		}
+		return m.watermark() == m.id(m.now, 0)
+	}, 20*time.Second, time.Millisecond)
+}
+
+func (m *model) check() {
+	stored := map[sseproto.ID]bool{}
+	for ch := range 3 {
+		var last sseproto.ID
+		for _, e := range m.history(fmt.Sprint("ch", ch)) {
+			require.True(m.t, last.Less(e.id), "order")
+			last = e.id
+			stored[e.id] = true
+		}
+	}
+	for _, z := range m.writers {
+		require.Zero(m.t, z.Stats().RefusedMessages, "a stream was offered an old message")
+	}
+	markers := m.markers()
+	known := map[sseproto.ID]bool{}
+	lost := 0
+	for _, msg := range m.all {
+		known[msg.id] = true
+		if stored[msg.id] {
+			continue
+		}
+		lost++
+		covered := false
+		for _, g := range markers {
+			covered = covered || g.from.Less(msg.id) && !g.to.Less(msg.id)
+		}
+		require.True(m.t, covered, "message %v is neither in the history nor under a marker %v", msg.id, markers)
+	}
+	for id := range stored {
+		require.True(m.t, known[id], "invented %v", id)
+	}
+	m.t.Logf("%d messages, %d under %d markers", len(m.all), lost, len(markers))
+}

@@ -1,0 +1,355 @@
+package rstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/sseproto"
+)
+
+// ErrBehind: the history does not reach the end of the asked range yet, or the
+// node that was asked lags. Nothing was reported; ask again a little later.
+var ErrBehind = errors.New("rstore: history has not reached the end of the range")
+
+const (
+	// Channels per pipeline: it starts small and grows while the answers are,
+	// so that large payloads do not add up before their size is known.
+	minChunk, maxChunk = 64, 512
+	// chunkBytes of answers make the next pipeline smaller.
+	chunkBytes = 8 << 20
+	// maxPage is the most entries asked of one channel at once.
+	maxPage = 1024
+	// readTries: a pooled connection may have been cut while idle, which is
+	// noticed by using it.
+	readTries = 3
+	// maxSlack, and 1 % of the TTL if that is less, is how long a message may
+	// wait to be written while the key it goes to expires, without the loss
+	// going unnoticed. See streamState.lost.
+	maxSlack = 10 * time.Second
+)
+
+// Range reports the stored events of the channels with after < id ≤ upTo,
+// ascending, and what is lost in that range: at most one Lost per channel, before
+// its events. (When a channel has more than a page of events and is trimmed
+// while they are read, a Lost comes between them.)
+//
+// ErrBehind: nothing was reported, see there; it is not returned for an upTo of
+// sseproto.MaxID, which asks for what there is. After any other error r may have
+// been called for part. Memory is bounded by a pipeline of up to 512 channels.
+// Safe for concurrent use.
+func (s *Store) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
+	if len(channels) == 0 || !after.Less(upTo) {
+		return nil
+	}
+	q := rangeQuery{Store: s, after: after, upTo: upTo, replay: r}
+	size := minChunk
+	for start := 0; start < len(channels); {
+		n := min(size, len(channels)-start)
+		if err := q.chunk(ctx, channels[start:start+n], start); errors.Is(err, errTooSlow) && n > 1 {
+			size = max(1, n/8)
+			continue
+		} else if err != nil {
+			return err
+		}
+		start += n
+		switch {
+		case q.bytes > chunkBytes:
+			size = max(1, size/2)
+		case q.bytes < chunkBytes/4:
+			size = min(size*2, maxChunk)
+		}
+	}
+	return nil
+}
+
+// rangeQuery is one call of Range.
+type rangeQuery struct {
+	*Store
+	after, upTo sseproto.ID
+	replay      sseproto.Replay
+	markers     []marker // that overlap the range
+	primed      bool     // markers and watermark were read
+	bytes       int      // of data in the last chunk
+}
+
+// Commands in front of the channels' own: watermark before the entries, so
+// that what it promises is in them. The clock behind them, so that what expired
+// before they were read counts as expired.
+const (
+	cmdMark = iota
+	cmdMarkers
+	cmdHoles
+	cmdFirst
+)
+
+func (q *rangeQuery) chunk(ctx context.Context, channels []string, base int) error {
+	keys := make([]string, len(channels))
+	for i, ch := range channels {
+		keys[i] = q.keys.prefix + ch
+	}
+	res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
+		cmds := make(rueidis.Commands, 0, cmdFirst+2*len(keys)+1)
+		cmds = append(cmds,
+			b.Hget().Key(q.keys.clock).Field("watermark").Build(),
+			b.Lrange().Key(q.keys.gaps).Start(0).Stop(-1).Build(),
+			b.Hmget().Key(q.keys.holes).Field(keys...).Build())
+		for _, key := range keys {
+			cmds = append(cmds, q.pageCmds(b, key, q.after)...)
+		}
+		return append(cmds, b.Time().Build())
+	})
+	if err != nil {
+		return err
+	}
+	if err := q.prime(res[cmdMark], res[cmdMarkers]); err != nil {
+		return err
+	}
+	holes, err := res[cmdHoles].ToArray()
+	if err != nil {
+		return fmt.Errorf("rstore: holes: %w", err)
+	}
+	now, err := parseTime(res[len(res)-1])
+	if err != nil {
+		return err
+	}
+	q.bytes = 0
+	for i, key := range keys {
+		hole, err := holes[i].ToString()
+		if err != nil && !rueidis.IsRedisNil(err) {
+			return fmt.Errorf("rstore: holes: %w", err)
+		}
+		at := cmdFirst + 2*i
+		if err := q.channel(ctx, base+i, key, hole, res[at], res[at+1], now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pageCmds ask for entries first and the state of the stream then: what is
+// trimmed between the two is taken for lost, never the other way round.
+func (q *rangeQuery) pageCmds(b rueidis.Builder, key string, after sseproto.ID) []rueidis.Completed {
+	return []rueidis.Completed{
+		b.Xrange().Key(key).Start(next(after).String()).End(q.upTo.String()).Count(q.page()).Build(),
+		b.XinfoStream().Key(key).Build(),
+	}
+}
+
+// page holds what a channel normally has: MAXLEN ~ n leaves up to n and a node.
+func (q *rangeQuery) page() int64 { return int64(min(2*q.cfg.MaxLen+100, maxPage)) }
+
+// errTooSlow: the pipeline was not answered within ConnWriteTimeout, which
+// holds for all of it. Over a slow line a smaller one may get through.
+var errTooSlow = errors.New("rstore: no answer in time")
+
+// ask sends a pipeline of reads, again when the connection was cut.
+func (q *rangeQuery) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Commands) (res []rueidis.RedisResult, err error) {
+	for range readTries {
+		var c rueidis.Client
+		if c, err = q.read.get(ctx); err != nil {
+			break
+		}
+		res = c.DoMulti(ctx, build(c.B())...)
+		err = nil
+		for _, r := range res {
+			if err = r.NonRedisError(); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, fmt.Errorf("%w: %w", errTooSlow, err)
+		}
+	}
+	return nil, fmt.Errorf("rstore: reading the history: %w", err)
+}
+
+// prime takes in the watermark and the markers of the first pipeline.
+func (q *rangeQuery) prime(mark, markers rueidis.RedisResult) error {
+	if q.primed {
+		return nil
+	}
+	q.primed = true
+	text, err := mark.ToString()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return fmt.Errorf("rstore: watermark: %w", err)
+	}
+	var written sseproto.ID
+	if text != "" {
+		if written, err = sseproto.ParseID(text); err != nil {
+			return fmt.Errorf("rstore: watermark %q: %w", text, err)
+		}
+	}
+	if written.Less(q.upTo) && q.upTo != sseproto.MaxID {
+		return fmt.Errorf("%w: %v, written to %v", ErrBehind, q.upTo, written)
+	}
+	list, err := markers.AsStrSlice()
+	if err != nil {
+		return fmt.Errorf("rstore: gap markers: %w", err)
+	}
+	for _, text := range list {
+		m, err := parseMarker(text)
+		if err != nil {
+			return err
+		}
+		if m.overlaps(q.after, q.upTo) {
+			q.markers = append(q.markers, m)
+		}
+	}
+	return nil
+}
+
+// channel reports one channel from the answers to pageCmds.
+func (q *rangeQuery) channel(ctx context.Context, ch int, key, hole string, entries, info rueidis.RedisResult, now uint64) error {
+	if errorCode(entries.Error()) == "WRONGTYPE" {
+		q.replay.Lost(ch, sseproto.ReasonUnavailable, sseproto.ID{})
+		return nil
+	}
+	list, err := entries.ToArray()
+	if err != nil {
+		return fmt.Errorf("rstore: xrange: %w", err)
+	}
+	st, err := parseState(info)
+	if err != nil {
+		return err
+	}
+	reason, err := q.reason(st, hole, now)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		q.replay.Lost(ch, reason, st.oldest(q.after))
+	}
+	for cursor := q.after; ; {
+		for i := range list {
+			if cursor, err = q.event(ch, &list[i]); err != nil {
+				return err
+			}
+		}
+		if int64(len(list)) < q.page() || !cursor.Less(q.upTo) {
+			return nil
+		}
+		res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands { return q.pageCmds(b, key, cursor) })
+		if err != nil {
+			return err
+		}
+		if list, err = res[0].ToArray(); err != nil {
+			return fmt.Errorf("rstore: xrange: %w", err)
+		}
+		if st, err = parseState(res[1]); err != nil {
+			return err
+		}
+		if reason == "" && (st.trimmed(cursor, q.cfg.MaxLen) || !st.exists) {
+			reason = sseproto.ReasonTrimmed
+			q.replay.Lost(ch, reason, st.oldest(cursor))
+		}
+	}
+}
+
+// reason tells why the range is not whole, "" when it is.
+func (q *rangeQuery) reason(st streamState, hole string, now uint64) (string, error) {
+	if len(q.markers) > 0 {
+		return q.markers[0].reason, nil
+	}
+	if hole != "" {
+		h, _, err := parseStretch(hole)
+		if err != nil {
+			return "", err
+		}
+		if h.overlaps(q.after, q.upTo) {
+			return sseproto.ReasonUnavailable, nil
+		}
+	}
+	return st.lost(q.after, q.cfg.MaxLen, q.cfg.TTL, now), nil
+}
+
+// event reports one entry and returns its ID. Entries without data are others'.
+func (q *rangeQuery) event(ch int, entry *rueidis.RedisMessage) (id sseproto.ID, err error) {
+	pair, err := entry.ToArray()
+	if err != nil || len(pair) != 2 {
+		return id, errors.Join(errEntry, err)
+	}
+	if id, err = messageID(&pair[0]); err != nil {
+		return id, err
+	}
+	fields, err := pair[1].ToArray()
+	if err != nil {
+		return id, errors.Join(errEntry, err)
+	}
+	eventType, found := defaultType, false
+	var data []byte
+	for i := 0; i+1 < len(fields); i += 2 {
+		name, err := fields[i].ToString()
+		if err != nil {
+			return id, errors.Join(errEntry, err)
+		}
+		switch name {
+		case "data":
+			data, err = fields[i+1].AsBytes()
+			found = true
+		case "event_type":
+			eventType, err = fields[i+1].AsBytes()
+		}
+		if err != nil {
+			return id, errors.Join(errEntry, err)
+		}
+	}
+	if found {
+		q.bytes += len(data)
+		q.replay.Event(ch, id, eventType, data)
+	}
+	return id, nil
+}
+
+var (
+	errEntry    = errors.New("rstore: malformed stream entry")
+	defaultType = []byte("message")
+)
+
+func messageID(m *rueidis.RedisMessage) (sseproto.ID, error) {
+	text, err := m.ToString()
+	if err != nil {
+		return sseproto.ID{}, errors.Join(errEntry, err)
+	}
+	id, err := sseproto.ParseID(text)
+	if err != nil {
+		return sseproto.ID{}, fmt.Errorf("%w: %w", errEntry, err)
+	}
+	return id, nil
+}
+
+// parseTime reads the answer to TIME, as milliseconds.
+func parseTime(r rueidis.RedisResult) (uint64, error) {
+	f, err := r.AsStrSlice()
+	if err != nil || len(f) != 2 {
+		return 0, errors.Join(errors.New("rstore: time of redis"), err)
+	}
+	sec, err := strconv.ParseUint(f[0], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("rstore: time of redis: %w", err)
+	}
+	usec, err := strconv.ParseUint(f[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("rstore: time of redis: %w", err)
+	}
+	return sec*1000 + usec/1000, nil
+}
+
+// next is the position right after id, which is not MaxID.
+func next(id sseproto.ID) sseproto.ID {
+	if id.Seq++; id.Seq == 0 {
+		id.Ms++
+	}
+	return id
+}

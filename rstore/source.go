@@ -1,0 +1,19 @@
+package rstore
+
+import "ssed/sseproto"
+
+// Source is the log that the writer reads. Its methods are called from one
+// goroutine.
+type Source interface {
+	// Collect calls visit for committed messages after `after`, ascending, at
+	// most max messages and maxBytes of data, but at least one. Data and channel
+	// are borrowed during the call. Through: the log is complete over
+	// (after, through] with what was visited; it advances over quiet time too
+	// and equals after when nothing new is committed. Low is above after when
+	// the log cannot vouch for what follows after; it is then the first
+	// position from which it can, sseproto.MaxID when there is none (not linked
+	// to Redis and nothing left), and nothing was visited. Otherwise low is after.
+	Collect(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, data []byte)) (through, low sseproto.ID)
+	// Changed returns a channel that is closed when Collect may tell more.
+	Changed() <-chan struct{}
+}

@@ -1,0 +1,295 @@
+package rstore
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// Store writes and reads the history. Make it with New.
+type Store struct {
+	// fixed after construction
+	cfg   Config
+	keys  keys
+	src   Source
+	log   *slog.Logger
+	nudge chan struct{}
+
+	write, read *link    // safe for concurrent use
+	count       counters // atomic
+}
+
+// New checks the configuration, reporting every problem at once. Redis need
+// not be there. Close the Store after use.
+func New(cfg Config, src Source) (*Store, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(src); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg: cfg, keys: makeKeys(cfg.Prefix), src: src,
+		log:   cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
+		nudge: make(chan struct{}, 1),
+		read:  &link{opt: cfg.Client},
+	}
+	// One connection keeps the pipeline of batches in order and out of the
+	// way of large reads.
+	one := cfg.Client
+	one.PipelineMultiplex = -1
+	s.write = &link{opt: one}
+	return s, nil
+}
+
+// Close closes the connections, after Run has returned.
+func (s *Store) Close() {
+	s.write.close()
+	s.read.close()
+}
+
+// Nudge makes a Store that does not write try to take the lease now: another
+// instance said that it is free. Safe for concurrent use.
+func (s *Store) Nudge() {
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes until ctx ends, then flushes once more, for at most two seconds,
+// and gives the lease up. It retries for ever and returns the cause of ctx's end.
+func (s *Store) Run(ctx context.Context) error {
+	w := &writer{Store: s}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	nudged := false
+	for ctx.Err() == nil {
+		changed := s.src.Changed() // before the look, so that nothing falls between
+		wait := w.step(ctx, nudged)
+		nudged = false
+		timer.Reset(wait)
+		if !w.idle {
+			changed = nil // the wait is meant: backoff, flush interval, another's lease
+		}
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-changed:
+		case <-s.nudge:
+			nudged = true
+		}
+	}
+	w.finish(context.WithoutCancel(ctx))
+	return context.Cause(ctx)
+}
+
+// writer is the state of the goroutine of Run.
+type writer struct {
+	*Store
+	epoch   string      // "" before the first answer
+	mark    sseproto.ID // watermark
+	covered bool        // the log has covered what follows mark
+
+	holder  bool      // of the lease
+	renewed time.Time // when it was last prolonged
+	flushed time.Time // last append that was not full
+	due     time.Time // next look at the lease of another
+	idle    bool      // the writer, with nothing to write: wait for the log
+
+	failures int // in a row
+}
+
+// maxRounds bounds one step, so that ctx gets a look in between.
+const maxRounds = 16
+
+// step does what can be done now and returns how long to wait at most.
+func (w *writer) step(ctx context.Context, nudged bool) time.Duration {
+	w.idle = false
+	if left := time.Until(w.due); !w.holder && !nudged && left > 0 {
+		return left
+	}
+	for range maxRounds {
+		again, wait := w.advance(ctx)
+		if !again {
+			if !w.holder {
+				w.due = time.Now().Add(wait)
+			}
+			return wait
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return 0
+}
+
+// advance is one round with Redis at most. Again says that it has learned
+// something to act on now.
+func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
+	if w.epoch == "" {
+		return w.take(ctx)
+	}
+	if !w.holder {
+		_, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, []byte) {})
+		if low != w.mark {
+			return w.uncovered(ctx, low)
+		}
+		return w.take(ctx)
+	}
+	if left := w.cfg.FlushInterval - time.Since(w.flushed); left > 0 {
+		return false, left
+	}
+	batches, low := w.collectMany(w.mark)
+	switch {
+	case low != w.mark:
+		return w.uncovered(ctx, low)
+	case len(batches) > 0:
+		return w.append(ctx, batches)
+	}
+	w.covered = true
+	w.count.behind.Store(0)
+	if left := w.cfg.LeaseTTL/3 - time.Since(w.renewed); left > 0 {
+		w.idle = true
+		return false, left
+	}
+	return w.take(ctx)
+}
+
+// append sends the batches in one pipeline. Each expects the watermark that
+// the one before leaves, so after a failure the rest fails too, by itself.
+func (w *writer) append(ctx context.Context, batches []*batch) (again bool, wait time.Duration) {
+	w.covered = true
+	w.count.behind.CompareAndSwap(0, time.Now().UnixNano())
+	calls := make([]call, len(batches))
+	for i, b := range batches {
+		calls[i] = w.appendCall(w.epoch, b)
+	}
+	for i, a := range w.run(ctx, appendScript, calls...) {
+		if again, wait, ok := w.settle(a, batches[i]); !ok {
+			return again, wait
+		}
+	}
+	last := batches[len(batches)-1]
+	if last.full {
+		return true, 0
+	}
+	w.count.behind.Store(0)
+	w.flushed = time.Now()
+	return w.cfg.FlushInterval == 0, w.cfg.FlushInterval
+}
+
+// settle takes in the answer to a batch. Not ok: the batches behind it failed too.
+func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok bool) {
+	if a.err != nil {
+		return false, w.failed(a.err.Error(), errorCode(a.err)), false
+	}
+	w.adopt(a)
+	w.count.appended.Add(uint64(a.n))
+	if a.refused > 0 {
+		w.count.refused.Add(uint64(a.refused))
+		w.log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", a.refused)
+	}
+	switch a.status {
+	case statusOK:
+		if b.n > 0 {
+			w.count.batches.Add(1)
+		} else {
+			w.count.advances.Add(1)
+		}
+		if a.failure != "" {
+			return false, w.failed(a.failure, codeOf(a.failure)), true
+		}
+		w.recovered()
+		return true, 0, true
+	case statusFailed:
+		return false, w.failed(a.failure, codeOf(a.failure)), false
+	}
+	w.refusedBy(a)
+	return true, 0, false
+}
+
+// adopt takes over what Redis says.
+func (w *writer) adopt(a answer) {
+	if a.epoch != w.epoch || a.mark != w.mark {
+		w.covered = false
+	}
+	w.epoch, w.mark = a.epoch, a.mark
+	w.count.mark.Store(&a.mark)
+	w.hold(a.holder == w.cfg.Instance)
+	if w.holder && a.status == statusOK {
+		w.renewed = time.Now()
+	}
+}
+
+func (w *writer) hold(holder bool) {
+	w.holder = holder
+	w.count.writer.Store(holder)
+	if !holder {
+		w.count.behind.Store(0)
+	}
+}
+
+func (w *writer) refusedBy(a answer) {
+	switch a.status {
+	case statusStale:
+		w.count.stale.Add(1)
+	case statusEpoch:
+		w.count.epoch.Add(1)
+	}
+}
+
+// failed counts an error and returns how long to wait before the next try. The
+// first failure is tried again at once: most are a connection that was cut.
+func (w *writer) failed(text, code string) time.Duration {
+	w.count.failed(code)
+	w.failures++
+	if w.failures == 1 {
+		return 0
+	}
+	if w.failures == 2 {
+		w.log.Error("rstore: history is not written", "error", text)
+	}
+	return min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10))
+}
+
+func (w *writer) recovered() {
+	if w.failures > 1 {
+		w.log.Info("rstore: history is written again", "failures", w.failures)
+	}
+	w.failures = 0
+}
+
+// finish writes what is committed and gives the lease up.
+func (w *writer) finish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	for w.holder && ctx.Err() == nil {
+		batches, low := w.collectMany(w.mark)
+		if low != w.mark || len(batches) == 0 {
+			break
+		}
+		if again, wait := w.append(ctx, batches); !again && w.failures > 0 {
+			pause(ctx, wait)
+		}
+	}
+	if w.holder {
+		w.free(ctx)
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// millis is a duration as Redis wants it, at least 1.
+func millis(d time.Duration) string {
+	return strconv.FormatInt(max(1, d.Milliseconds()), 10)
+}

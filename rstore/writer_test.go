@@ -1,0 +1,601 @@
+package rstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+func TestConfigReportsEveryProblemAtOnce(t *testing.T) {
+	_, err := New(Config{Instance: "a b", MaxLen: -1, BatchSize: 20_000, TTL: time.Microsecond, FlushInterval: -1, LeaseTTL: 1, GapWait: 1}, nil)
+	for _, want := range []string{
+		"no source", "no Redis address", "empty stream prefix", "instance", "history length",
+		"batch size", "history TTL", "flush interval", "lease TTL", "gap wait",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	var all []message
+	for tick := 1; tick <= 20; tick++ {
+		m := w.burst(tick, 90, 20)
+		all = append(all, m...)
+		log.commit(w.id(tick+1, 0), m...)
+	}
+	w.waitMark(s, w.id(21, 0))
+	w.requireHistory(all)
+	st := s.Stats()
+	require.EqualValues(t, len(all), st.Appended)
+	require.True(t, st.Writer)
+	require.Zero(t, st.TakeOvers)
+	require.Equal(t, []marker{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers(),
+		"what lies before the first position is marked")
+}
+
+func TestPayloadIsStoredByteForByte(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	var messages []message
+	for i, data := range []string{"", "\x00\xff\xfe", "a\r\nb\rc\n", strings.Repeat("x", 3<<20), "{\"text\": \"☃\"}"} {
+		messages = append(messages, message{w.id(0, i+1), "bytes", data})
+	}
+	log.commit(w.id(1, 0), messages...)
+	w.waitMark(s, w.id(1, 0))
+	w.requireHistory(messages)
+	ttl, err := w.do("PTTL", testPrefix+"bytes").AsInt64()
+	require.NoError(t, err)
+	require.InDelta(t, time.Hour.Milliseconds(), ttl, 60_000)
+}
+
+func TestLongStreamsAreTrimmed(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.MaxLen = 50
+	s := w.store(cfg, log)
+	w.start(s)
+	log.commit(w.id(1, 0), w.burst(0, 1000, 1)...)
+	w.waitMark(s, w.id(1, 0))
+	got := w.history("ch0")
+	require.GreaterOrEqual(t, len(got), 50)
+	require.LessOrEqual(t, len(got), 200)
+	require.Equal(t, w.id(0, 1000), got[len(got)-1].id)
+}
+
+// 5,000 messages are 50 batches of 100, whatever the number of channels.
+func TestBatchesAreFull(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	log.commit(w.id(1, 0), w.burst(0, 5000, 300)...)
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	w.waitMark(s, w.id(1, 0))
+	require.EqualValues(t, 5000, s.Stats().Appended)
+	require.LessOrEqual(t, s.Stats().Batches, uint64(51))
+	info, err := w.do("INFO", "commandstats").ToString()
+	require.NoError(t, err)
+	var calls int
+	for line := range strings.Lines(info) {
+		if rest, ok := strings.CutPrefix(line, "cmdstat_evalsha:calls="); ok {
+			_, err := fmt.Sscanf(rest, "%d", &calls)
+			require.NoError(t, err)
+		}
+	}
+	require.GreaterOrEqual(t, calls, 50)
+	require.LessOrEqual(t, calls, 75, "50 batches and a few looks at the lease")
+}
+
+func TestQuietTimeAdvancesTheWatermark(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	for tick := 1; tick <= 5; tick++ {
+		log.commit(w.id(tick, 0))
+		w.waitMark(s, w.id(tick, 0))
+	}
+	require.Zero(t, s.Stats().Batches)
+	require.Positive(t, s.Stats().Advances)
+}
+
+// Two writers that both believe to hold the lease, all the time.
+func TestTwoForcedWritersWriteOnce(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	const ticks = 40
+	var all []message
+	for tick := range ticks {
+		m := w.burst(tick, 130, 7)
+		all = append(all, m...)
+		log.commit(w.id(tick+1, 0), m...)
+	}
+	var stores []*Store
+	var wg sync.WaitGroup
+	for _, name := range []string{"a", "b"} {
+		cfg := w.config(name)
+		cfg.FlushInterval, cfg.MaxLen, cfg.BatchSize = 1, 10_000, 10
+		s := w.store(cfg, log)
+		stores = append(stores, s)
+		wg.Go(func() {
+			wr := &writer{Store: s}
+			for wr.mark.Less(w.id(ticks, 0)) && t.Context().Err() == nil {
+				if wr.epoch != "" && !wr.mark.IsZero() {
+					wr.hold(true)
+				}
+				wr.due = time.Time{}
+				wr.step(t.Context(), true)
+			}
+		})
+	}
+	wg.Wait()
+	w.requireHistory(all)
+	a, b := stores[0].Stats(), stores[1].Stats()
+	require.EqualValues(t, len(all), a.Appended+b.Appended)
+	require.Positive(t, a.RefusedStale+b.RefusedStale, "they were in each other's way")
+}
+
+// The zombie has collected a batch, is stopped, loses the lease, and sends it later.
+func TestZombieWriterChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	zombie := &writer{Store: w.store(w.config("zombie"), log)}
+	w.settle(zombie)
+	require.True(t, zombie.holder)
+
+	first := w.burst(1, 50, 3)
+	log.commit(w.id(2, 0), first...)
+	batches, low := zombie.collectMany(zombie.mark)
+	require.Equal(t, zombie.mark, low)
+
+	require.NoError(t, w.do("DEL", zombie.keys.lease).Error())
+	other := &writer{Store: w.store(w.config("other"), log)}
+	second := w.burst(2, 50, 3)
+	log.commit(w.id(3, 0), second...)
+	w.settle(other)
+	require.Equal(t, w.id(3, 0), other.mark)
+	require.EqualValues(t, 1, other.Stats().TakeOvers)
+
+	zombie.append(t.Context(), batches)
+	require.EqualValues(t, 1, zombie.Stats().RefusedStale)
+	require.False(t, zombie.holder, "it learns that another instance writes")
+	require.Equal(t, w.id(3, 0), zombie.mark)
+	w.requireHistory(append(first, second...))
+}
+
+// settle runs steps until the writer has nothing left to do but wait.
+func (w *world) settle(wr *writer) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		wr.due = time.Time{}
+		wr.step(w.ctx(), true)
+		return wr.idle
+	}, 10*time.Second, time.Millisecond, "%+v", wr.Stats())
+}
+
+func TestFlushallHealsFromTheLog(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	first := w.burst(1, 250, 5)
+	log.commit(w.id(2, 0), first...)
+	w.waitMark(s, w.id(2, 0))
+
+	require.NoError(t, w.do("FLUSHALL").Error())
+	second := w.burst(2, 250, 5)
+	log.commit(w.id(3, 0), second...)
+	require.Eventually(t, func() bool { return s.Watermark().IsZero() }, 5*time.Second, time.Millisecond,
+		"no clock, no history")
+	w.clock("e2")
+	w.waitMark(s, w.id(3, 0))
+	w.requireHistory(append(first, second...))
+	require.Positive(t, s.Stats().RefusedEpoch)
+	require.Equal(t, []marker{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers())
+}
+
+func TestScriptFlushIsNotNoticed(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	var all []message
+	for tick := 1; tick <= 20; tick++ {
+		require.NoError(t, w.do("SCRIPT", "FLUSH").Error())
+		m := w.burst(tick, 120, 4)
+		all = append(all, m...)
+		log.commit(w.id(tick+1, 0), m...)
+		w.waitMark(s, w.id(tick+1, 0))
+	}
+	w.requireHistory(all)
+	require.Equal(t, ErrorCounts{}, s.Stats().Errors)
+}
+
+func TestRestartWithoutDataHealsFromTheLog(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 300, 5)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+
+	w.server.Kill()
+	more := w.burst(2, 300, 5)
+	log.commit(w.id(3, 0), more...)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, 10*time.Second, time.Millisecond)
+	require.Positive(t, s.Stats().Lag)
+	require.NoError(t, w.server.Restart())
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	w.clock("e2")
+	require.Eventually(t, func() bool { return s.Stats().RefusedEpoch > 0 && !s.Watermark().Less(w.id(3, 0)) }, 20*time.Second, time.Millisecond)
+	w.requireHistory(append(all, more...))
+	require.Zero(t, s.Stats().Lag)
+}
+
+func TestRedisMayBeAbsentAtStart(t *testing.T) {
+	w := newWorld(t)
+	w.server.Stop()
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 10, 2)
+	log.commit(w.id(2, 0), all...)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 3 }, 10*time.Second, time.Millisecond)
+	err := s.Range(t.Context(), []string{"ch0"}, w.id(0, 0), w.id(2, 0), newRecorder())
+	require.Error(t, err)
+	require.NoError(t, w.server.Restart())
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	w.clock("e1")
+	w.waitMark(s, w.id(2, 0))
+	w.requireHistory(all)
+}
+
+// Connections are cut while batches are in flight: each may have run or not.
+func TestCutConnectionsLoseAndRepeatNothing(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.MaxLen, cfg.BatchSize = 10_000, 20
+	s := w.store(cfg, log)
+	w.start(s)
+	var all []message
+	kills := int64(0)
+	for tick := 1; tick <= 60; tick++ {
+		m := w.burst(tick, 400, 5)
+		all = append(all, m...)
+		log.commit(w.id(tick+1, 0), m...)
+		n, err := w.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").AsInt64()
+		require.NoError(t, err)
+		kills += n
+	}
+	w.waitMark(s, w.id(61, 0))
+	w.requireHistory(all)
+	require.Positive(t, kills)
+	require.EqualValues(t, 1, s.Stats().GapMarkers, "the one at the start")
+}
+
+func TestFrozenRedisIsCaughtUp(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.Client.Dialer.KeepAlive, cfg.Client.ConnWriteTimeout = 50*time.Millisecond, 100*time.Millisecond
+	s := w.store(cfg, log)
+	w.start(s)
+	all := w.burst(1, 300, 5)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	require.NoError(t, w.server.Pause())
+	more := w.burst(2, 300, 5)
+	log.commit(w.id(3, 0), more...)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, w.server.Resume())
+	w.waitMark(s, w.id(3, 0))
+	w.requireHistory(append(all, more...))
+}
+
+// What fell off the log before it could be written is marked and said.
+func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	wr := &writer{Store: w.store(w.config("a"), log)}
+	kept := w.burst(1, 10, 2)
+	log.commit(w.id(2, 0), kept...)
+	w.settle(wr)
+
+	lost := w.burst(2, 10, 2)
+	log.commit(w.id(3, 0), lost...)
+	batches, _ := wr.collectMany(wr.mark)
+	w.server.Stop()
+	wr.append(t.Context(), batches)
+	log.evict(w.id(3, 0))
+	require.NoError(t, w.server.Restart())
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	w.clock("e1")
+	require.NoError(t, w.do("HSET", wr.keys.clock, "watermark", w.id(2, 0).String(), "writer", "a").Error())
+	w.settle(wr)
+	require.Equal(t, []marker{{stretch{w.id(2, 0), w.id(3, 0)}, sseproto.ReasonUnavailable}}, w.markers())
+	require.EqualValues(t, 2, wr.Stats().GapMarkers)
+}
+
+// With memory full nothing of a batch is written; afterwards all of it is.
+func TestFullMemoryRefusesWholeBatches(t *testing.T) {
+	w := newWorld(t, "--maxmemory-policy", "noeviction")
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 150, 3)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	require.NoError(t, w.do("CONFIG", "SET", "maxmemory", "1").Error())
+	more := w.burst(2, 150, 3)
+	log.commit(w.id(3, 0), more...)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Memory >= 3 }, 10*time.Second, time.Millisecond)
+	w.requireHistory(all)
+	require.Equal(t, w.id(2, 0), s.Watermark())
+	require.Positive(t, s.Stats().Lag)
+	require.NoError(t, w.do("CONFIG", "SET", "maxmemory", "0").Error())
+	w.waitMark(s, w.id(3, 0))
+	w.requireHistory(append(all, more...))
+}
+
+func TestStreamsThatRefuseDoNotHoldUpOthers(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	require.NoError(t, w.do("SET", testPrefix+"ch1", "a string").Error())
+	high := sseproto.ID{Ms: 1<<64 - 2, Seq: 7}
+	require.NoError(t, w.do("XADD", testPrefix+"ch2", high.String(), "by", "hand").Error())
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 40, 4)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	st := s.Stats()
+	require.EqualValues(t, 20, st.Appended)
+	require.EqualValues(t, 20, st.RefusedMessages)
+	require.Len(t, w.history("ch0"), 10)
+	require.Len(t, w.history("ch3"), 10)
+
+	// Readers are told, also when the key has been put right since.
+	require.NoError(t, w.do("DEL", testPrefix+"ch2").Error())
+	r := newRecorder()
+	require.NoError(t, s.Range(t.Context(), []string{"ch0", "ch1", "ch2"}, w.id(1, 0), w.id(2, 0), r))
+	require.Empty(t, r.lost[0])
+	require.Equal(t, []string{sseproto.ReasonUnavailable}, r.lost[1])
+	require.Equal(t, []string{sseproto.ReasonUnavailable}, r.lost[2])
+}
+
+// An error in the middle of a batch leaves the watermark at the last message
+// that was written. ACL rules deny one stream here.
+func TestErrorInTheMiddleLeavesAPrefix(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	require.NoError(t, w.do("ACL", "SETUSER", "writer", "on", ">pw", "+@all", "~{*", "~"+testPrefix+"ch0", "&*").Error())
+	log := newTestLog(w.id(0, 0))
+	all := w.burst(1, 10, 1)
+	all[6].channel = "denied"
+	log.commit(w.id(2, 0), all...)
+	cfg := w.config("a")
+	cfg.Client.Username, cfg.Client.Password = "writer", "pw"
+	s := w.store(cfg, log)
+	w.start(s)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Other >= 3 }, 10*time.Second, time.Millisecond)
+	// Redis itself refuses a script that names a key it may not touch.
+	require.LessOrEqual(t, len(w.history("ch0")), 6)
+	require.False(t, w.id(1, 6).Less(s.Watermark()))
+	require.NoError(t, w.do("ACL", "SETUSER", "writer", "~*").Error())
+	w.waitMark(s, w.id(2, 0))
+	w.requireHistory(all)
+}
+
+func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.LeaseTTL = time.Hour
+	a := &writer{Store: w.store(cfg, log)}
+	cfg.Instance = "b"
+	b := &writer{Store: w.store(cfg, log)}
+	first := w.burst(1, 30, 3)
+	log.commit(w.id(2, 0), first...)
+	w.settle(a)
+
+	wait := b.step(t.Context(), true)
+	require.False(t, b.holder)
+	require.Equal(t, b.cfg.LeaseTTL/4, wait, "it looks again four times per lease")
+	ttl, err := w.do("PTTL", a.keys.lease).AsInt64()
+	require.NoError(t, err)
+	require.LessOrEqual(t, ttl, b.cfg.LeaseTTL.Milliseconds())
+
+	// a is gone and its lease has run out.
+	second := w.burst(2, 30, 3)
+	log.commit(w.id(3, 0), second...)
+	require.NoError(t, w.do("DEL", a.keys.lease).Error())
+	b.due = time.Time{}
+	b.step(t.Context(), false)
+	require.True(t, b.holder)
+	require.Equal(t, w.id(3, 0), b.mark)
+	require.EqualValues(t, 1, b.Stats().TakeOvers)
+	w.requireHistory(append(first, second...))
+}
+
+func TestStoppedWriterFlushesAndHandsOver(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.LeaseTTL = time.Hour // nobody gets in by waiting
+	a := w.store(cfg, log)
+	stopA := w.start(a)
+	log.commit(w.id(1, 0))
+	w.waitMark(a, w.id(1, 0))
+	cfg.Instance = "b"
+	b := w.store(cfg, log)
+	w.start(b)
+	w.waitMark(b, w.id(1, 0)) // it has looked; its next look is in 15 minutes
+
+	heard := make(chan string, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ready := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		c, release := w.redis.Dedicate()
+		defer release()
+		hooks := pubsubHooks(func(m string) { heard <- m }, ready)
+		c.SetPubSubHooks(hooks)
+		_ = c.Do(ctx, c.B().Subscribe().Channel("__ssed:{"+testPrefix+"}").Build()).Error()
+		<-ctx.Done()
+	})
+	defer wg.Wait()
+	defer cancel()
+	<-ready
+
+	all := w.burst(1, 30, 3)
+	log.commit(w.id(2, 0), all...)
+	stopA()
+	w.requireHistory(all)
+	require.Equal(t, "free a", <-heard)
+	require.False(t, a.Stats().Writer)
+	b.Nudge()
+	more := w.burst(2, 30, 3)
+	log.commit(w.id(3, 0), more...)
+	w.waitMark(b, w.id(3, 0))
+	require.EqualValues(t, 1, b.Stats().TakeOvers)
+	w.requireHistory(append(all, more...))
+}
+
+// Of several instances that cannot go on from the watermark, the one that goes
+// back furthest wins, and only what none has is given up.
+func TestLowestOfferWins(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String(), "writer", "gone").Error())
+	var writers []*writer
+	round := func() {
+		for _, wr := range writers {
+			wr.due = time.Time{}
+			wr.step(t.Context(), true)
+		}
+	}
+	for i, low := range []int{50, 30, 40} {
+		cfg := w.config(fmt.Sprint("i", i))
+		cfg.GapWait, cfg.LeaseTTL = time.Hour, time.Hour
+		log := newTestLog(w.id(low, 0))
+		log.commit(w.id(60, 0))
+		writers = append(writers, &writer{Store: w.store(cfg, log)})
+	}
+	round()
+	require.Empty(t, w.markers())
+	// An hour later.
+	ago := time.Now().Add(-time.Hour - time.Second).UnixMilli()
+	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "offer_at", fmt.Sprint(ago)).Error())
+	round()
+	require.Equal(t, []marker{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
+	require.EqualValues(t, 1, writers[1].Stats().GapMarkers)
+	require.EqualValues(t, 1, writers[1].Stats().TakeOvers)
+}
+
+// A bidder that is gone holds the others up by one lease, not for ever.
+func TestOfferOfAGoneInstanceLapses(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	cfg := w.config("gone")
+	cfg.GapWait, cfg.LeaseTTL = 20*time.Millisecond, 20*time.Millisecond
+	gone := &writer{Store: w.store(cfg, newTestLog(w.id(10, 0)))}
+	gone.step(t.Context(), true)
+	cfg.Instance = "b"
+	log := newTestLog(w.id(20, 0))
+	b := &writer{Store: w.store(cfg, log)}
+	w.settle(b)
+	require.Equal(t, w.id(20, 0), b.mark)
+}
+
+func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String()).Error())
+	log := newTestLog(w.id(0, 0))
+	log.spans = []span{{low: w.id(0, 0), end: w.id(5, 0)}}
+	wr := &writer{Store: w.store(w.config("a"), log)}
+	for range 5 {
+		wr.due = time.Time{}
+		wr.step(t.Context(), true)
+	}
+	require.False(t, wr.holder)
+	require.Equal(t, w.id(10, 0), wr.Watermark())
+	require.Empty(t, w.markers())
+}
+
+func TestOldMarkersAreMerged(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	s := w.store(w.config("a"), newTestLog(w.id(0, 0)))
+	for i := range maxMarkers + 5 {
+		require.NoError(t, s.Dispute(t.Context(), w.id(10*i, 0), w.id(10*i+5, 0)))
+	}
+	got := w.markers()
+	require.Len(t, got, maxMarkers)
+	require.Equal(t, stretch{w.id(0, 0), w.id(55, 0)}, got[0].stretch, "the oldest six are one")
+	require.Equal(t, stretch{w.id(60, 0), w.id(65, 0)}, got[1].stretch)
+}
+
+func TestDisputeIsRecordedOnceAndTold(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 5, 1)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	require.Error(t, s.Dispute(t.Context(), w.id(2, 0), w.id(1, 0)))
+	require.NoError(t, s.Dispute(t.Context(), w.id(1, 1), w.id(1, 3)))
+	require.NoError(t, s.Dispute(t.Context(), w.id(1, 1), w.id(1, 3)))
+	require.EqualValues(t, 1, s.Stats().Disputes)
+	require.Equal(t, w.id(2, 0), s.Watermark())
+	r := newRecorder()
+	require.NoError(t, s.Range(t.Context(), []string{"ch0", "other"}, w.id(1, 2), w.id(2, 0), r))
+	require.Equal(t, []string{sseproto.ReasonOutage}, r.lost[0])
+	require.Equal(t, []string{sseproto.ReasonOutage}, r.lost[1])
+	require.Len(t, r.events[0], 3, "what is left is reported too")
+	r = newRecorder()
+	require.NoError(t, s.Range(t.Context(), []string{"ch0"}, w.id(1, 3), w.id(2, 0), r))
+	require.Empty(t, r.lost)
+}
+
+func TestClosedStoreSaysSo(t *testing.T) {
+	w := newWorld(t)
+	s := w.store(w.config("a"), newTestLog(w.id(0, 0)))
+	s.Close()
+	require.ErrorIs(t, s.Range(t.Context(), []string{"x"}, sseproto.ID{}, w.id(1, 0), newRecorder()), ErrClosed)
+	require.ErrorIs(t, s.Dispute(t.Context(), sseproto.ID{}, w.id(1, 0)), ErrClosed)
+}
