@@ -26,10 +26,11 @@ const (
 )
 
 var (
-	errLost     = errors.New("connection lost")
-	errRunID    = errors.New("no run_id in INFO")
-	errUnasked  = errors.New("unsubscribed by the server")
-	errUnlinked = errors.New("connecting")
+	errLost       = errors.New("connection lost")
+	errRunID      = errors.New("no run_id in INFO")
+	errUnasked    = errors.New("unsubscribed by the server")
+	errNotPrimary = errors.New("connected to a server that is not the primary")
+	errUnlinked   = errors.New("connecting")
 )
 
 // link is one subscribed connection and its sequencer, over all reconnects.
@@ -194,7 +195,7 @@ func (l *link) watch(ctx context.Context, lost <-chan error) (Cause, error) {
 			}
 			return CauseDisconnect, err
 		case cause := <-l.cuts:
-			return cause, fmt.Errorf("connection cut: %v", cause)
+			return cause, cutError(cause)
 		case <-ready:
 			ready = nil
 			l.trouble.Store(nil)
@@ -211,6 +212,15 @@ func (l *link) watch(ctx context.Context, lost <-chan error) (Cause, error) {
 			}
 		}
 	}
+}
+
+// cutError tells why a connection that still stood was given up.
+func cutError(cause Cause) error {
+	switch cause {
+	case CauseNode, CauseReadOnly:
+		return errNotPrimary
+	}
+	return errUnasked
 }
 
 // late reports whether a tick that is known to be published has not come.
@@ -271,7 +281,6 @@ func (l *link) onSubscription(s rueidis.PubSubSubscription) {
 			close(l.ready)
 		}
 	default:
-		l.trouble.Store(&errUnasked)
 		l.cut(CauseDisconnect)
 	}
 }
