@@ -13,9 +13,9 @@
 // and it goes on from there.
 //
 // A lease (a key with an expiry) keeps the others from trying. Correctness does
-// not rest on it. Only an instance whose log covers what follows the watermark
-// takes it; one that no longer does gives it up at once and says so on the
-// control channel.
+// not rest on it. Only an instance whose log goes on from the watermark takes it,
+// writing prolongs it, and one whose log no longer covers the watermark gives it
+// up at once and says so on the control channel.
 //
 // A stretch that no log covers gets a gap marker and the watermark moves over
 // it. Instances offer the position from which they can go on; after
@@ -35,6 +35,14 @@
 // another type, IDs added by hand). It fails with ErrBehind, before reporting
 // anything, when the history has not reached the end of the asked range; that
 // also uncovers a read from a replica that lags.
+//
+// # Keys
+//
+// Prefix and channel name the stream of a channel, with the fields event_type and data. The control
+// keys start with "{" prefix "}:" and have no expiry but the lease: clock (hash,
+// shared with the tick script; here watermark, writer and the offer), writer
+// (lease), gaps (list of at most 256 markers, the oldest merged when there are
+// more), holes (hash: streams that refused messages, at most 1000).
 //
 // # Limits
 //

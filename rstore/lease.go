@@ -7,10 +7,13 @@ import (
 	"ssed/sseproto"
 )
 
-// take takes or prolongs the lease, or learns why not. The script gives it only
-// to an instance that knows the watermark: that is the one its log covers.
+// The lease is taken by an instance that has something to write, and prolonged
+// by writing: over quiet time the watermark follows the ticks. An instance whose
+// log stands still (its link is down) so neither takes it nor keeps it.
+
+// take takes the lease, or learns why not. The script gives it only to an
+// instance that knows the watermark: that is the one its log covers.
 func (w *writer) take(ctx context.Context) (again bool, wait time.Duration) {
-	before := w.holder
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
 		args: []string{"take", w.cfg.Instance, w.epoch, w.mark.String(), millis(w.cfg.LeaseTTL)},
@@ -19,24 +22,16 @@ func (w *writer) take(ctx context.Context) (again bool, wait time.Duration) {
 		return false, w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
-	known := w.epoch != ""
 	w.adopt(a)
 	switch a.status {
 	case statusOK:
-		w.idle = before
-		if !before {
-			w.tookOver(a)
-		}
-		return !before, w.cfg.LeaseTTL / 3
-	case statusEpoch:
-		if known {
-			w.count.epoch.Add(1)
-		}
-		return a.epoch != "", w.cfg.poll() // without a clock: wait for the first tick
-	case statusStale:
-		return true, 0 // and free: look whether the log covers this watermark
+		w.tookOver(a)
+		return true, 0
+	case statusHeld:
+		return false, w.cfg.poll()
 	}
-	return false, w.cfg.poll()
+	w.refusedBy(a) // and free: look whether the log covers this watermark
+	return a.epoch != "", w.cfg.poll()
 }
 
 // tookOver counts a lease that was won from another instance.
@@ -71,7 +66,8 @@ func (w *writer) uncovered(ctx context.Context, low sseproto.ID) (again bool, wa
 	return w.skip(ctx, low)
 }
 
-// watch learns the truth without wanting the lease.
+// watch learns the truth without wanting the lease. When it is free, the next
+// thing in the log is worth a look.
 func (w *writer) watch(ctx context.Context) (again bool, wait time.Duration) {
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
@@ -81,6 +77,8 @@ func (w *writer) watch(ctx context.Context) (again bool, wait time.Duration) {
 		return false, w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
+	again = a.epoch != w.epoch
 	w.adopt(a)
-	return false, w.cfg.poll()
+	w.idle = a.holder == "" && a.epoch != ""
+	return again && a.epoch != "", w.cfg.poll()
 }

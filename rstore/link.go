@@ -86,6 +86,16 @@ func (l *link) renew(old rueidis.Client) {
 	}
 }
 
+// drop drops whatever client there is.
+func (l *link) drop() {
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	if c != nil {
+		l.renew(c)
+	}
+}
+
 func (l *link) close() {
 	l.mu.Lock()
 	c := l.client

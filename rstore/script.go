@@ -108,7 +108,9 @@ func (s *Store) send(ctx context.Context, sc *script, load bool, calls []call) [
 	for i, r := range results[len(results)-len(calls):] {
 		out[i] = parseAnswer(r)
 		if errorCode(out[i].err) == "READONLY" || codeOf(out[i].failure) == "READONLY" {
+			// The node was demoted: find the primary anew, for reads as well.
 			s.write.renew(c)
+			s.read.drop()
 		}
 	}
 	return out

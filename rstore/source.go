@@ -12,7 +12,8 @@ type Source interface {
 	// and equals after when nothing new is committed. Low is above after when
 	// the log cannot vouch for what follows after; it is then the first
 	// position from which it can, sseproto.MaxID when there is none (not linked
-	// to Redis and nothing left), and nothing was visited. Otherwise low is after.
+	// to Redis and nothing left), and nothing was visited. Otherwise low is after;
+	// a log that knows nothing may also return after for both.
 	Collect(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, data []byte)) (through, low sseproto.ID)
 	// Changed returns a channel that is closed when Collect may tell more.
 	Changed() <-chan struct{}

@@ -96,7 +96,7 @@ type writer struct {
 	renewed time.Time // when it was last prolonged
 	flushed time.Time // last append that was not full
 	due     time.Time // next look at the lease of another
-	idle    bool      // the writer, with nothing to write: wait for the log
+	idle    bool      // nothing to write and nobody else at it: wait for the log
 
 	failures int // in a row
 }
@@ -106,14 +106,15 @@ const maxRounds = 16
 
 // step does what can be done now and returns how long to wait at most.
 func (w *writer) step(ctx context.Context, nudged bool) time.Duration {
-	w.idle = false
 	if left := time.Until(w.due); !w.holder && !nudged && left > 0 {
+		w.idle = false
 		return left
 	}
 	for range maxRounds {
 		again, wait := w.advance(ctx)
 		if !again {
-			if !w.holder {
+			w.due = time.Time{}
+			if !w.holder && !w.idle {
 				w.due = time.Now().Add(wait)
 			}
 			return wait
@@ -128,13 +129,17 @@ func (w *writer) step(ctx context.Context, nudged bool) time.Duration {
 // advance is one round with Redis at most. Again says that it has learned
 // something to act on now.
 func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
+	w.idle = false
 	if w.epoch == "" {
-		return w.take(ctx)
+		return w.watch(ctx)
 	}
 	if !w.holder {
-		_, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, []byte) {})
-		if low != w.mark {
+		through, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, []byte) {})
+		switch {
+		case low != w.mark:
 			return w.uncovered(ctx, low)
+		case through == w.mark:
+			return w.watch(ctx)
 		}
 		return w.take(ctx)
 	}
@@ -150,11 +155,11 @@ func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
 	}
 	w.covered = true
 	w.count.behind.Store(0)
-	if left := w.cfg.LeaseTTL/3 - time.Since(w.renewed); left > 0 {
-		w.idle = true
-		return false, left
+	if time.Since(w.renewed) > w.cfg.LeaseTTL {
+		w.hold(false) // run out: no ticks, or a log without a link
 	}
-	return w.take(ctx)
+	w.idle = true
+	return false, w.cfg.poll()
 }
 
 // append sends the batches in one pipeline. Each expects the watermark that

@@ -555,6 +555,50 @@ func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
 	require.Empty(t, w.markers())
 }
 
+// The log knows nothing of what follows and its link is down: it stands still.
+func TestInstanceThatStandsStillNeitherTakesNorKeepsTheLease(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String()).Error())
+	log := newTestLog(w.id(0, 0))
+	log.commit(w.id(5, 0))
+	cfg := w.config("a")
+	cfg.LeaseTTL = 50 * time.Millisecond
+	s := w.store(cfg, log)
+	w.start(s)
+	w.waitMark(s, w.id(10, 0))
+	exists := func() bool {
+		n, err := w.do("EXISTS", s.keys.lease).AsInt64()
+		require.NoError(t, err)
+		return n == 1
+	}
+	require.False(t, exists())
+	log.commit(w.id(11, 0))
+	w.waitMark(s, w.id(11, 0))
+	require.Eventually(t, func() bool { return !s.Stats().Writer && !exists() }, 10*time.Second, time.Millisecond)
+	log.commit(w.id(12, 0))
+	w.waitMark(s, w.id(12, 0))
+	require.Zero(t, s.Stats().GapMarkers)
+}
+
+func TestDemotedNodeIsLeftAndRetried(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	all := w.burst(1, 20, 2)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	require.NoError(t, w.do("REPLICAOF", "127.0.0.1", "1").Error())
+	more := w.burst(2, 20, 2)
+	log.commit(w.id(3, 0), more...)
+	require.Eventually(t, func() bool { return s.Stats().Errors.ReadOnly >= 3 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, w.do("REPLICAOF", "NO", "ONE").Error())
+	w.waitMark(s, w.id(3, 0))
+	w.requireHistory(append(all, more...))
+}
+
 func TestOldMarkersAreMerged(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
