@@ -260,11 +260,11 @@ func (w *world) requireHistory(want []message) {
 	}
 }
 
-func (w *world) markers() []marker {
+func (w *world) markers() []gap {
 	w.t.Helper()
 	list, err := w.do("LRANGE", makeKeys(testPrefix).gaps, "0", "-1").AsStrSlice()
 	require.NoError(w.t, err)
-	out := make([]marker, len(list))
+	out := make([]gap, len(list))
 	for i, text := range list {
 		out[i], err = parseMarker(text)
 		require.NoError(w.t, err)

@@ -18,26 +18,28 @@ const startReason = "start"
 // skip offers to go on from low. When the offer wins, the script has written a
 // gap marker over (watermark, low] and given this instance the lease.
 func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
-	from, reason := w.mark, w.skipReason()
+	g := gap{stretch{w.mark, low}, w.skipReason()}
 	a := w.run(ctx, skipScript, call{
 		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps},
 		args: []string{
 			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
-			millis(w.cfg.LeaseTTL), reason, strconv.Itoa(maxMarkers),
+			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 		},
 	})[0]
 	if a.err != nil {
+		if errorCode(a.err) == "" {
+			w.unsure = &g
+		}
 		return false, w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
 	lost := w.covered
 	w.adopt(a)
-	w.covered = lost && a.mark == from // an offer that stands keeps its reason
+	w.covered = lost && a.mark == g.from // an offer that stands keeps its reason
 	switch a.status {
 	case statusOK:
-		w.count.gaps.Add(1)
+		w.marked(g)
 		w.tookOver(a)
-		w.log.Error("rstore: gap in the history", "after", from, "to", low, "reason", reason)
 		return true, 0
 	case statusWait:
 		return false, min(w.cfg.poll(), time.Duration(a.n)*time.Millisecond)
@@ -46,6 +48,12 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 	}
 	w.refusedBy(a)
 	return a.epoch != "", w.cfg.poll()
+}
+
+// marked counts a gap marker of this instance.
+func (w *writer) marked(g gap) {
+	w.count.gaps.Add(1)
+	w.log.Error("rstore: gap in the history", "after", g.from, "to", g.to, "reason", g.reason)
 }
 
 func (w *writer) skipReason() string {
@@ -95,8 +103,8 @@ func (m stretch) overlaps(after, upTo sseproto.ID) bool {
 	return after.Less(m.to) && m.from.Less(upTo)
 }
 
-// marker is a gap over all channels.
-type marker struct {
+// gap is what a marker tells: a stretch lost in all channels.
+type gap struct {
 	stretch
 	reason string
 }
@@ -117,15 +125,15 @@ func parseStretch(s string) (m stretch, rest string, err error) {
 }
 
 // parseMarker reads "from to reason instance ms".
-func parseMarker(s string) (marker, error) {
+func parseMarker(s string) (gap, error) {
 	m, rest, err := parseStretch(s)
 	if err != nil {
-		return marker{}, err
+		return gap{}, err
 	}
 	reason, _, _ := strings.Cut(rest, " ")
 	switch reason {
 	case "", startReason:
 		reason = sseproto.ReasonOutage
 	}
-	return marker{m, reason}, nil
+	return gap{m, reason}, nil
 }

@@ -73,9 +73,9 @@ type rangeQuery struct {
 	*Store
 	after, upTo sseproto.ID
 	replay      sseproto.Replay
-	markers     []marker // that overlap the range
-	primed      bool     // markers and watermark were read
-	bytes       int      // of data in the last chunk
+	markers     []gap // that overlap the range
+	primed      bool  // markers and watermark were read
+	bytes       int   // of data in the last chunk
 }
 
 // Commands in front of the channels' own: watermark before the entries, so

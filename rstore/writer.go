@@ -98,7 +98,8 @@ type writer struct {
 	due     time.Time // next look at the lease of another
 	idle    bool      // nothing to write and nobody else at it: wait for the log
 
-	failures int // in a row
+	failures int  // in a row
+	unsure   *gap // a marker that may have been written: the answer was cut off
 }
 
 // maxRounds bounds one step, so that ctx gets a look in between.
@@ -219,6 +220,12 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 func (w *writer) adopt(a answer) {
 	if a.epoch != w.epoch || a.mark != w.mark {
 		w.covered = false
+	}
+	if g := w.unsure; g != nil {
+		w.unsure = nil
+		if a.mark == g.to && a.writer == w.cfg.Instance {
+			w.marked(*g)
+		}
 	}
 	w.epoch, w.mark = a.epoch, a.mark
 	w.count.mark.Store(&a.mark)

@@ -41,7 +41,7 @@ func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
 	require.EqualValues(t, len(all), st.Appended)
 	require.True(t, st.Writer)
 	require.Zero(t, st.TakeOvers)
-	require.Equal(t, []marker{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers(),
+	require.Equal(t, []gap{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers(),
 		"what lies before the first position is marked")
 }
 
@@ -212,7 +212,7 @@ func TestFlushallHealsFromTheLog(t *testing.T) {
 	w.waitMark(s, w.id(3, 0))
 	w.requireHistory(append(first, second...))
 	require.Positive(t, s.Stats().RefusedEpoch)
-	require.Equal(t, []marker{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers())
+	require.Equal(t, []gap{{stretch{sseproto.ID{}, w.id(0, 0)}, sseproto.ReasonOutage}}, w.markers())
 }
 
 func TestScriptFlushIsNotNoticed(t *testing.T) {
@@ -340,7 +340,7 @@ func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
 	w.clock("e1")
 	require.NoError(t, w.do("HSET", wr.keys.clock, "watermark", w.id(2, 0).String(), "writer", "a").Error())
 	w.settle(wr)
-	require.Equal(t, []marker{{stretch{w.id(2, 0), w.id(3, 0)}, sseproto.ReasonUnavailable}}, w.markers())
+	require.Equal(t, []gap{{stretch{w.id(2, 0), w.id(3, 0)}, sseproto.ReasonUnavailable}}, w.markers())
 	require.EqualValues(t, 2, wr.Stats().GapMarkers)
 }
 
@@ -519,7 +519,7 @@ func TestLowestOfferWins(t *testing.T) {
 	ago := time.Now().Add(-time.Hour - time.Second).UnixMilli()
 	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "offer_at", fmt.Sprint(ago)).Error())
 	round()
-	require.Equal(t, []marker{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
+	require.Equal(t, []gap{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
 	require.EqualValues(t, 1, writers[1].Stats().GapMarkers)
 	require.EqualValues(t, 1, writers[1].Stats().TakeOvers)
 }
