@@ -32,9 +32,8 @@
 //
 // Store.Range never keeps quiet about what is missing: gap markers, entries
 // trimmed by length, streams that expired, messages a stream refused (a key of
-// another type, IDs added by hand). It fails with ErrBehind, before reporting
-// anything, when the history has not reached the end of the asked range; that
-// also uncovers a read from a replica that lags.
+// another type, IDs added by hand), a watermark below the end of the range. The
+// last also uncovers a read from a replica that lags.
 //
 // # Keys
 //

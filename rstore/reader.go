@@ -13,10 +13,6 @@ import (
 	"ssed/sseproto"
 )
 
-// ErrBehind: the history does not reach the end of the asked range yet, or the
-// node that was asked lags. Nothing was reported; ask again a little later.
-var ErrBehind = errors.New("rstore: history has not reached the end of the range")
-
 const (
 	// Channels per pipeline: it starts small and grows while the answers are,
 	// so that large payloads do not add up before their size is known.
@@ -39,10 +35,12 @@ const (
 // its events. (When a channel has more than a page of events and is trimmed
 // while they are read, a Lost comes between them.)
 //
-// ErrBehind: nothing was reported, see there; it is not returned for an upTo of
-// sseproto.MaxID, which asks for what there is. After any other error r may have
-// been called for part. Memory is bounded by a pipeline of up to 512 channels.
-// Safe for concurrent use.
+// When the history has not reached upTo yet, or the node that was asked lags,
+// every channel has lost something: sseproto.ReasonUnavailable. Wait for the
+// watermark first. An upTo of sseproto.MaxID asks for what there is.
+//
+// After an error r may have been called for part. Memory is bounded by a
+// pipeline of up to 512 channels. Safe for concurrent use.
 func (s *Store) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
 	if len(channels) == 0 || !after.Less(upTo) {
 		return nil
@@ -75,6 +73,7 @@ type rangeQuery struct {
 	replay      sseproto.Replay
 	markers     []gap // that overlap the range
 	primed      bool  // markers and watermark were read
+	behind      bool  // the watermark is below upTo
 	bytes       int   // of data in the last chunk
 }
 
@@ -191,9 +190,7 @@ func (q *rangeQuery) prime(mark, markers rueidis.RedisResult) error {
 			return fmt.Errorf("rstore: watermark %q: %w", text, err)
 		}
 	}
-	if written.Less(q.upTo) && q.upTo != sseproto.MaxID {
-		return fmt.Errorf("%w: %v, written to %v", ErrBehind, q.upTo, written)
-	}
+	q.behind = written.Less(q.upTo) && q.upTo != sseproto.MaxID
 	list, err := markers.AsStrSlice()
 	if err != nil {
 		return fmt.Errorf("rstore: gap markers: %w", err)
@@ -271,7 +268,11 @@ func (q *rangeQuery) reason(st streamState, hole string, now uint64) (string, er
 			return sseproto.ReasonUnavailable, nil
 		}
 	}
-	return st.lost(q.after, q.cfg.MaxLen, q.cfg.TTL, now), nil
+	reason := st.lost(q.after, q.cfg.MaxLen, q.cfg.TTL, now)
+	if reason == "" && q.behind {
+		reason = sseproto.ReasonUnavailable
+	}
+	return reason, nil
 }
 
 // event reports one entry and returns its ID. Entries without data are others'.

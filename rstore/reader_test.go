@@ -62,13 +62,16 @@ func uniq(list []int) (out []int) {
 	return out
 }
 
-func TestRangeBeyondTheWatermarkIsErrBehind(t *testing.T) {
+// An instance that asks too early, or a replica that lags, is not taken for
+// silence.
+func TestRangeBeyondTheWatermarkIsTold(t *testing.T) {
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(5, 0), message{w.id(1, 1), "a", "a1"})
 	r := newRecorder()
-	err := s.Range(t.Context(), []string{"a"}, w.id(0, 0), w.id(5, 1), r)
-	require.ErrorIs(t, err, ErrBehind)
-	require.Empty(t, r.order)
+	require.NoError(t, s.Range(t.Context(), []string{"a", "b"}, w.id(0, 0), w.id(5, 1), r))
+	require.Equal(t, []string{sseproto.ReasonUnavailable}, r.lost[0])
+	require.Equal(t, []string{sseproto.ReasonUnavailable}, r.lost[1])
+	require.Equal(t, "a1", r.data(0), "what is there is reported")
 }
 
 func TestTrimmedHistoryIsTold(t *testing.T) {
