@@ -37,11 +37,12 @@
 //
 // # Keys
 //
-// Prefix and channel name the stream of a channel, with the fields event_type and data. The control
-// keys start with "{" prefix "}:" and have no expiry but the lease: clock (hash,
-// shared with the tick script; here watermark, writer and the offer), writer
-// (lease), gaps (list of at most 256 markers, the oldest merged when there are
-// more), holes (hash: streams that refused messages, at most 1000).
+// Prefix and channel name the stream of a channel, with the fields event_type
+// and data. The control keys start with "{" prefix "}:" and only the lease
+// expires: clock (hash, shared with the tick script; here watermark, writer and
+// the offer), writer (the lease), gaps (list of at most 256 markers, the oldest
+// merged when there are more), holes (hash: streams that refused messages, at
+// most 1000).
 //
 // # Limits
 //
