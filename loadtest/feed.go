@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"strconv"
+	"time"
+
+	"ssed/loadtest/hist"
+	"ssed/loadtest/payload"
+	"ssed/loadtest/report"
+	"ssed/loadtest/swarm"
+	"ssed/loadtest/target"
+)
+
+// latencies are histograms by phase.
+type latencies = map[string]*hist.Histogram
+
+// feed publishes numbered messages on a range of channels.
+type feed struct {
+	pub   *target.Publisher
+	names []string
+	first uint32
+	seqs  []uint32 // the last number by channel
+	since []uint32 // seqs at the last mark
+	size  int
+	body  []byte
+	lag   hist.Histogram // how late messages were sent
+}
+
+// feed opens a publisher for channels first to first+count; it ends with the stage.
+func (s *stage) feed(prefix string, first uint32, count int) (*feed, error) {
+	pub, err := target.NewPublisher(&s.target)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, pub.Close)
+	f := &feed{pub: pub, first: first, seqs: make([]uint32, count), since: make([]uint32, count), size: s.bytes}
+	for i := range count {
+		f.names = append(f.names, prefix+strconv.Itoa(int(first)+i))
+	}
+	return f, nil
+}
+
+// send publishes the next message on channel i, counted from the feed's first.
+// It is on its way after the next flush of the publisher.
+func (f *feed) send(i int, due int64) error {
+	f.seqs[i]++
+	f.body = payload.Append(f.body[:0], f.first+uint32(i), f.seqs[i], due, f.size)
+	return f.pub.Publish(f.names[i], f.body)
+}
+
+// mark starts a new stretch for want.
+func (f *feed) mark() { copy(f.since, f.seqs) }
+
+// want is what a group that listens to all channels has got since the mark.
+func (f *feed) want(group int) swarm.Want {
+	w := swarm.Want{Group: group, Counts: make([]uint32, len(f.seqs))}
+	for i := range f.seqs {
+		w.Counts[i] = f.seqs[i] - f.since[i]
+	}
+	return w
+}
+
+// pace sends count messages, one each interval, on the channels in turn. Each is
+// due at its place in the schedule, whether or not those before it were late: a
+// server that stalls is not spared the messages that would have come meanwhile.
+func (f *feed) pace(ctx context.Context, interval time.Duration, count int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer swarm.Boost()()
+	start := swarm.Now() + int64(time.Millisecond)
+	for n := range count {
+		due := start + int64(n)*int64(interval)
+		swarm.SleepUntil(due)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		f.lag.Record(time.Duration(swarm.Now() - due))
+		if err := f.send(n%len(f.seqs), due); err != nil {
+			return err
+		}
+		if err := f.pub.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// broadcast sends one message on the first channel and waits until every member
+// of group has it, or the limit is over. It returns when the last one had it.
+func (s *stage) broadcast(ctx context.Context, c *swarm.Crew, f *feed, group int) (took time.Duration, err error) {
+	due := swarm.Now()
+	if err := f.send(0, due); err != nil {
+		return 0, err
+	}
+	if err := f.pub.Flush(); err != nil {
+		return 0, err
+	}
+	r, err := c.Await(ctx, s.opts.Limit, f.want(group))
+	return time.Duration(r.Last - due), err
+}
+
+// mark starts a new stretch for a crew and its feed.
+func mark(ctx context.Context, c *swarm.Crew, f *feed) error {
+	f.mark()
+	return c.Mark(ctx)
+}
+
+// lateness records how late the sender itself was: above a fraction of the
+// latencies, these are not the server's.
+func (s *stage) lateness(f *feed) { s.set("send_lag_p99", ms(f.lag.Quantile(0.99))) }
+
+// Metrics that several scenarios have.
+var (
+	metricPerCPU  = report.Metric{Key: "deliveries_per_cpu_s", Label: "deliveries per server CPU second", Unit: "1/s", Better: report.More, Plot: true}
+	metricPerWall = report.Metric{Key: "deliveries_per_s", Label: "deliveries per second", Unit: "1/s", Better: report.More}
+	metricCPU     = report.Metric{Key: "cpu_share", Label: "server CPU while sending", Unit: "% of a core"}
+	metricUser    = report.Metric{Key: "user_share", Label: "of that in user mode", Unit: "%"}
+	metricLag     = report.Metric{Key: "send_lag_p99", Label: "sender late, p99", Unit: "ms"}
+)
+
+// latencyMetrics are the percentiles that stage.percentiles records.
+func latencyMetrics(prefix, what string, plot bool) []report.Metric {
+	m := func(key, label string, plot bool) report.Metric {
+		return report.Metric{Key: prefix + key, Label: what + " " + label, Unit: "ms", Better: report.Less, Plot: plot}
+	}
+	return []report.Metric{
+		m("p50", "p50", false), m("p90", "p90", false), m("p99", "p99", plot), m("p999", "p99.9", false), m("max", "max", false),
+	}
+}

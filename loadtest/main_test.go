@@ -1,0 +1,347 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"ssed/loadtest/report"
+)
+
+// TestMain lets the test program play the server and worker processes that the
+// program starts from itself.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (strings.HasPrefix(os.Args[1], "serve-") || os.Args[1] == "worker") {
+		main()
+		return
+	}
+	// Children built with the race detector otherwise sleep a second when they end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	// Started by os/signal on first use; it never ends.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop"))
+}
+
+// execute runs the program and returns the report it wrote.
+func execute(t *testing.T, wantCode int, args ...string) (report.Report, string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "report.json")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), append(args, "--quiet", "--json", file), &stdout, &stderr)
+	require.Equal(t, wantCode, code, "stdout: %s\nstderr: %s", &stdout, &stderr)
+	requireNoChildren(t)
+	var out report.Report
+	if text, err := os.ReadFile(file); err == nil {
+		require.NoError(t, json.Unmarshal(text, &out))
+	}
+	return out, stdout.String() + stderr.String()
+}
+
+// requireNoChildren fails when a process that this one started is left.
+func requireNoChildren(t *testing.T) {
+	t.Helper()
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	require.NoError(t, err)
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err == nil { // a thread may end meanwhile
+			require.Empty(t, strings.TrimSpace(string(text)), "child processes are left")
+		}
+	}
+}
+
+func TestEachScenarioMeasuresFloorAndNaive(t *testing.T) {
+	f := func(keys string, args ...string) {
+		t.Run(args[0], func(t *testing.T) {
+			out, text := execute(t, 0, append(args, "--with", "floor,naive", "--rounds", "1", "--window", "20")...)
+			require.Len(t, out.Scenarios, 1)
+			s := out.Scenarios[0]
+			require.Equal(t, []string{"floor", "naive"}, s.Targets)
+			require.Len(t, s.Runs, 2)
+			for _, r := range s.Runs {
+				require.Empty(t, r.Error)
+				require.Zero(t, r.Counts.Wrong())
+				for key := range strings.FieldsSeq(keys) {
+					require.Positive(t, r.Values[key], "%s of %s", key, r.Target)
+				}
+			}
+			for _, m := range s.Metrics {
+				if s.Value("floor", m.Key).N > 0 {
+					require.Contains(t, text, m.Label)
+				}
+			}
+		})
+	}
+	f("connects_per_s connect_cpu_us connect_p99", "hold", "--conns", "100", "--idle", "50ms")
+	f("deliveries_per_cpu_s deliveries_per_s complete_p50 p50 p99 max", "fanout", "--conns", "100", "--messages", "5")
+	f("p50 p99 p999 deliveries_per_cpu_s send_lag_p99", "spread", "--channels", "10", "--members", "3", "--rate", "500", "--duration", "300ms")
+	f("deliveries_per_cpu_s complete_p50", "burst", "--conns", "50", "--messages", "40", "--bursts", "2")
+	f("cycles_per_s cycle_cpu_us connect_p99 p50", "churn", "--cycles", "300", "--residents", "5")
+	f("all_p99 some_p99 p99_ratio", "slow", "--conns", "40", "--rate", "50", "--duration", "300ms")
+	f("plain_s plain_per_s plain_cpu_us", "resume", "--conns", "60")
+	f("idle_p99 busy_p99 complete_p50 broadcasts", "mixed", "--conns", "60", "--every", "20ms", "--duration", "300ms")
+}
+
+func TestRoundsAreInterleavedAndRatiosTakenPerRound(t *testing.T) {
+	out, text := execute(t, 0, "fanout", "--with", "floor,naive", "--rounds", "2", "--conns", "20", "--messages", "2")
+	var order []string
+	for _, r := range out.Scenarios[0].Runs {
+		order = append(order, r.Target+strconv.Itoa(r.Round))
+	}
+	require.Equal(t, []string{"floor1", "naive1", "floor2", "naive2"}, order)
+	require.Contains(t, text, "naive / floor")
+}
+
+func TestConnectionsAreSharedByWorkerProcesses(t *testing.T) {
+	out, _ := execute(t, 0, "fanout", "--rounds", "1", "--conns", "31", "--messages", "3", "--procs", "3")
+	require.EqualValues(t, 31*(3+warmBroadcasts), out.Scenarios[0].Runs[0].Counts.Delivered)
+}
+
+func TestConnectionsAreCutToTheLimits(t *testing.T) {
+	out, text := execute(t, 0, "hold", "--rounds", "1", "--conns", "5000", "--max-conns", "40", "--idle", "1ms")
+	require.Contains(t, text, "40 connections instead of 5000: --max-conns")
+	require.Empty(t, out.Scenarios[0].Runs[0].Error)
+}
+
+func TestReportPageIsSelfContained(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "report.html")
+	execute(t, 0, "fanout", "--with", "floor,naive", "--rounds", "1", "--conns", "20", "--messages", "3", "--html", page)
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	for _, want := range []string{"<!doctype html>", "<svg", "<polyline", "<rect", "floor", "naive", "deliveries per server CPU second", "99.9 %", "</html>"} {
+		require.Contains(t, string(text), want)
+	}
+	for _, never := range []string{"src=", "<link", "@import", "url(", "<script", "NaN", "Inf"} {
+		require.NotContains(t, string(text), never)
+	}
+}
+
+func TestOtherHostsAreRefused(t *testing.T) {
+	f := func(spec string) {
+		t.Helper()
+		_, text := execute(t, exitUsage, "hold", "--only", "--target", spec)
+		require.Contains(t, text, "not a loopback address")
+		require.Contains(t, text, "--i-own-this-host")
+	}
+	f("name=x;url=http://192.0.2.1/sse?c={channel}")
+	f("name=x;url=http://[2001:db8::1]:80/sse?c={channel}")
+	f("name=x;url=http://127.0.0.1/sse?c={channel};publish=redis://192.0.2.1:6379")
+	f("name=x;url=http://0.0.0.0:1/sse?c={channel}")
+
+	own := options{Only: true, With: []string{"floor"}, IOwnThisHost: true, Target: []string{"name=x;url=http://192.0.2.1/sse?c={channel}"}}
+	list, err := own.servers()
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+}
+
+func TestBadFlagsAreUsageErrors(t *testing.T) {
+	f := func(want string, args ...string) {
+		t.Helper()
+		_, text := execute(t, exitUsage, args...)
+		require.Contains(t, text, want)
+	}
+	f("--ssed-bin", "hold", "--with", "ssed")
+	f("nothing to measure", "hold", "--only")
+	f("must be one of", "hold", "--with", "nginx")
+	f("two targets are called", "hold", "--target", "name=floor;url=http://127.0.0.1/{channel}")
+	f("unknown key", "hold", "--target", "name=x;uri=http://127.0.0.1/")
+	f("unexpected argument", "nonsense")
+}
+
+func TestServerThatCanNotBeReachedIsAFailedRun(t *testing.T) {
+	address, err := freeAddress()
+	require.NoError(t, err)
+	out, text := execute(t, exitFaults, "hold", "--rounds", "1", "--idle", "1ms", "--conns", "10", "--target", "name=gone;url=http://"+address+"/?{channel}")
+	require.Contains(t, text, "gone, round 1: 10 of 10 connections failed")
+	require.Empty(t, out.Scenarios[0].Runs[0].Error, "the floor is measured all the same")
+}
+
+func TestInterruptEndsChildrenAndKeepsResults(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	var stdout bytes.Buffer
+	// The word "idle" in the progress means that a server and connections stand.
+	stderr := &trigger{word: "idle", act: interrupt}
+	code := run(ctx, []string{"hold", "--conns", "50", "--idle", "1h"}, &stdout, stderr)
+	require.Equal(t, exitFaults, code)
+	require.Contains(t, stdout.String(), "HOLD")
+	requireNoChildren(t)
+}
+
+func TestMaxTimeEndsARun(t *testing.T) {
+	_, text := execute(t, exitFaults, "hold", "--conns", "10", "--idle", "1h", "--max-time", "300ms")
+	require.Contains(t, text, "--max-time of 300ms is over")
+}
+
+// trigger acts when a word is written.
+type trigger struct {
+	word string
+	act  func()
+}
+
+func (w *trigger) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(w.word)) {
+		w.act()
+	}
+	return len(b), nil
+}
+
+// memoryServer is an SSE server with a history, which can be told to misbehave.
+type memoryServer struct {
+	// deliver returns which events follow publication n, the newest last in log.
+	deliver func(log []string) []string
+
+	mu      sync.Mutex
+	log     []string
+	streams map[chan string]struct{}
+}
+
+func startMemoryServer(t *testing.T, deliver func(log []string) []string) (spec string) {
+	m := &memoryServer{deliver: deliver, streams: map[chan string]struct{}{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stream/{channel}", m.stream)
+	mux.HandleFunc("POST /send/{channel}", m.publish)
+	s := httptest.NewServer(mux)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return "name=memory;url=" + s.URL + "/stream/{channel};publish=" + s.URL + "/send/{channel}"
+}
+
+func (m *memoryServer) stream(w http.ResponseWriter, r *http.Request) {
+	queue := make(chan string, 1000)
+	m.mu.Lock()
+	if last, err := strconv.Atoi(r.Header.Get("Last-Event-ID")); err == nil {
+		for _, event := range m.log[last:] {
+			queue <- event
+		}
+	}
+	m.streams[queue] = struct{}{}
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.streams, queue)
+		m.mu.Unlock()
+	}()
+	control := http.NewResponseController(w)
+	_ = control.Flush()
+	for {
+		select {
+		case event := <-queue:
+			_, _ = io.WriteString(w, event)
+			_ = control.Flush()
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (m *memoryServer) publish(_ http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.log = append(m.log, fmt.Sprintf("id: %d\ndata: %s\n\n", len(m.log)+1, body))
+	for queue := range m.streams {
+		for _, event := range m.deliver(m.log) {
+			queue <- event
+		}
+	}
+}
+
+func newest(log []string) []string { return log[len(log)-1:] }
+
+func TestFaultyServersAreCaught(t *testing.T) {
+	// The warm-up sends 5 messages; then a burst of 20 follows 2 broadcasts.
+	const first = warmMessages + warmBroadcasts + 5
+	f := func(name string, at func(log []string) []string, check func(r report.Run)) {
+		spec := startMemoryServer(t, func(log []string) []string {
+			if len(log) == first || len(log) == first+1 {
+				return at(log)
+			}
+			return newest(log)
+		})
+		out, text := execute(t, exitFaults, "burst", "--only", "--rounds", "1", "--conns", "4", "--messages", "20",
+			"--bursts", "1", "--limit", "500ms", "--target", spec)
+		require.Contains(t, text, "lost, repeated, late or torn", name)
+		check(out.Scenarios[0].Runs[0])
+	}
+	f("loses two", func([]string) []string { return nil }, func(r report.Run) {
+		require.EqualValues(t, 4*2, r.Counts.Lost)
+		require.EqualValues(t, 4*2, r.Counts.Wrong())
+	})
+	f("repeats two", func(log []string) []string { return append(newest(log), newest(log)...) }, func(r report.Run) {
+		require.EqualValues(t, 4*2, r.Counts.Duplicates)
+		require.EqualValues(t, 4*2, r.Counts.Wrong())
+	})
+	f("swaps two", func(log []string) []string {
+		if len(log) == first {
+			return nil
+		}
+		return []string{log[first], log[first-1]}
+	}, func(r report.Run) {
+		require.EqualValues(t, 4, r.Counts.Late)
+		require.EqualValues(t, 4, r.Counts.Wrong())
+	})
+	f("tears two", func(log []string) []string {
+		event := log[len(log)-1]
+		return []string{event[:len(event)-9] + "\n\n"}
+	}, func(r report.Run) {
+		require.EqualValues(t, 4*2, r.Counts.Torn)
+		require.EqualValues(t, 4*2, r.Counts.Lost)
+	})
+}
+
+func TestResumeCountsWhatWasMissed(t *testing.T) {
+	spec := startMemoryServer(t, newest)
+	out, _ := execute(t, 0, "resume", "--only", "--rounds", "1", "--conns", "30", "--missed", "7", "--target", spec)
+	r := out.Scenarios[0].Runs[0]
+	require.EqualValues(t, 30*(1+7), r.Counts.Delivered)
+	require.Positive(t, r.Values["resume_s"])
+	require.Positive(t, r.Values["resume_ratio"])
+}
+
+func TestResumeWithoutHistoryIsALoss(t *testing.T) {
+	// The floor gives ids and forgets: told to resume, it loses what was missed.
+	floor, stop, err := startOwn(t.Context(), "floor")
+	require.NoError(t, err)
+	defer stop()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{
+		"resume", "--only", "--quiet", "--rounds", "1", "--conns", "10", "--missed", "3", "--limit", "300ms",
+		"--target", "name=liar;url=" + floor.URL + ";publish=" + floor.Publish,
+	}, &stdout, &stderr)
+	require.Equal(t, exitFaults, code)
+	require.Contains(t, stdout.String(), "30 / 0 / 0 / 0")
+}
+
+func TestRedisReadsAreTakenFromCommandStats(t *testing.T) {
+	require.Equal(t, 12, readCalls("cmdstat_xrange:calls=12,usec=88,usec_per_call=7.33"))
+	require.Zero(t, readCalls("cmdstat_xadd:calls=12,usec=88"))
+	require.Zero(t, readCalls("# Commandstats"))
+	_, ok := redisReads("http://127.0.0.1/x")
+	require.False(t, ok)
+}
+
+func TestQuotedArgumentsAreTakenBackByAShell(t *testing.T) {
+	require.Equal(t, `fanout --target 'name=x;url=a'\''b'`, quoteArgs([]string{"fanout", "--target", "name=x;url=a'b"}))
+}
+
+func TestPollEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, poll(ctx, func() error { return os.ErrNotExist }), os.ErrNotExist)
+}

@@ -1,0 +1,217 @@
+package refserver
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 10 * time.Second
+
+// listen opens a stream, in pieces of the request when cut is above 0.
+func listen(t *testing.T, template, channel string, cut int) *bufio.Reader {
+	u, err := url.Parse(strings.ReplaceAll(template, "{channel}", channel))
+	require.NoError(t, err)
+	c, err := net.Dial("tcp", u.Host)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	request := "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: x\r\n\r\n"
+	for ; cut > 0 && len(request) > cut; request = request[cut:] {
+		_, err = io.WriteString(c, request[:cut])
+		require.NoError(t, err)
+	}
+	_, err = io.WriteString(c, request)
+	require.NoError(t, err)
+	r := bufio.NewReader(c)
+	status, err := r.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/1.1 200 OK\r\n", status)
+	for line := ""; line != "\r\n"; {
+		line, err = r.ReadString('\n')
+		require.NoError(t, err)
+	}
+	return r
+}
+
+// dataLine returns the next data line.
+func dataLine(t *testing.T, r *bufio.Reader) string {
+	for {
+		line, err := r.ReadString('\n')
+		require.NoError(t, err)
+		if data, ok := strings.CutPrefix(line, "data: "); ok {
+			return strings.TrimSuffix(data, "\n")
+		}
+	}
+}
+
+func publishLine(t *testing.T, address string) net.Conn {
+	c, err := net.Dial("tcp", strings.TrimPrefix(address, "line://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestFloorSendsToTheMembersOfAChannel(t *testing.T) {
+	f, err := StartFloor()
+	require.NoError(t, err)
+	defer f.Close()
+	b := listen(t, f.URL, "b", 7)
+	p := publishLine(t, f.PublishURL)
+	// Commands are cut anywhere, and several come at once.
+	for piece := range strings.SplitSeq("PUB b 3\nx|yzPUB nobody 1\nzPUB b 0\nPUB| b 5\nhello", "|") {
+		_, err := io.WriteString(p, piece)
+		require.NoError(t, err)
+	}
+	require.Equal(t, "xyz", dataLine(t, b))
+	require.Empty(t, dataLine(t, b))
+	require.Equal(t, "hello", dataLine(t, b))
+	_, err = io.WriteString(p, "PUB b 1\nno\n")
+	require.NoError(t, err)
+	require.Equal(t, "n", dataLine(t, b))
+	requireCut(t, p) // "o" does not start a command
+	q := publishLine(t, f.PublishURL)
+	_, err = io.WriteString(q, "PUB b 2\nok")
+	require.NoError(t, err)
+	require.Equal(t, "ok", dataLine(t, b))
+}
+
+// requireCut waits until the other side closes.
+func requireCut(t *testing.T, c net.Conn) {
+	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	_, err := io.Copy(io.Discard, c)
+	require.False(t, isTimeout(err), "the connection must be closed")
+}
+
+func isTimeout(err error) bool {
+	t, ok := err.(net.Error)
+	return ok && t.Timeout()
+}
+
+func TestFloorGoesOnWhenMembersLeave(t *testing.T) {
+	f, err := StartFloor()
+	require.NoError(t, err)
+	defer f.Close()
+	var stay []*bufio.Reader
+	for i := range 30 {
+		r := listen(t, f.URL, "c", 0)
+		if i%3 == 0 {
+			stay = append(stay, r)
+		}
+	}
+	p := publishLine(t, f.PublishURL)
+	for n := range 50 {
+		_, err := fmt.Fprintf(p, "PUB c 2\n%02d", n)
+		require.NoError(t, err)
+		if n < 20 { // some leave while messages go out
+			c, err := net.Dial("tcp", mustHost(f.URL))
+			require.NoError(t, err)
+			_, _ = io.WriteString(c, "GET /?channel_id=c HTTP/1.1\r\n\r\n")
+			c.Close()
+		}
+	}
+	for _, r := range stay {
+		for n := range 50 {
+			require.Equal(t, fmt.Sprintf("%02d", n), dataLine(t, r))
+		}
+	}
+}
+
+func mustHost(text string) string {
+	u, _ := url.Parse(text)
+	return u.Host
+}
+
+func TestFloorCutsWhatIsNoRequest(t *testing.T) {
+	f, err := StartFloor()
+	require.NoError(t, err)
+	defer f.Close()
+	send := func(text string) {
+		t.Helper()
+		c, err := net.Dial("tcp", mustHost(f.URL))
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = io.WriteString(c, text)
+		require.NoError(t, err)
+		requireCut(t, c)
+	}
+	send("GET / HTTP/1.1\r\n\r\n")
+	send("GET /?channel_id=%zz HTTP/1.1\r\n\r\n")
+	send(strings.Repeat("x", maxHeadBytes+1))
+}
+
+func TestPublishCommandsAreParsed(t *testing.T) {
+	f := func(in, channel, body string, n int, bad bool) {
+		t.Helper()
+		gotChannel, gotBody, gotN, err := parsePublish([]byte(in))
+		require.Equal(t, bad, err != nil, in)
+		require.Equal(t, channel, gotChannel)
+		require.Equal(t, body, string(gotBody))
+		require.Equal(t, n, gotN)
+	}
+	f("", "", "", 0, false)
+	f("PUB a", "", "", 0, false)
+	f("PUB a 3\nxy", "", "", 0, false)
+	f("PUB a 3\nxyzPUB", "a", "xyz", 11, false)
+	f("PUB a 0\n", "a", "", 8, false)
+	f("GET a 0\n", "", "", 0, true)
+	f("PUB a\n", "", "", 0, true)
+	f("PUB a -1\n", "", "", 0, true)
+	f("PUB a 99999999\n", "", "", 0, true)
+	f(strings.Repeat("P", maxHeadBytes+1), "", "", 0, true)
+}
+
+func TestNaiveSendsToTheMembersOfAChannel(t *testing.T) {
+	n, err := StartNaive()
+	require.NoError(t, err)
+	defer n.Close()
+	a, b := listen(t, n.URL, "a", 0), listen(t, n.URL, "b", 0)
+	post := func(channel, body string) int {
+		resp, err := http.Post(strings.ReplaceAll(n.PublishURL, "{channel}", channel), "", strings.NewReader(body))
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	require.Equal(t, http.StatusNoContent, post("a", "one"))
+	require.Equal(t, http.StatusNoContent, post("b", "two"))
+	require.Equal(t, http.StatusNoContent, post("a", "three"))
+	require.Equal(t, "one", dataLine(t, a))
+	require.Equal(t, "three", dataLine(t, a))
+	require.Equal(t, "two", dataLine(t, b))
+	require.Equal(t, http.StatusRequestEntityTooLarge, post("a", strings.Repeat("x", maxMessageBytes+1)))
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestNaiveCutsTheSlow(t *testing.T) {
+	n := &Naive{channels: map[string]map[chan string]struct{}{}}
+	queue := n.join("c")
+	w := discardResponse{}
+	for range naiveQueue + 1 {
+		r, err := http.NewRequest(http.MethodPost, "/publish?channel_id=c", strings.NewReader("x"))
+		require.NoError(t, err)
+		n.publish(w, r)
+	}
+	got := 0
+	for range queue { // ends because the queue was closed
+		got++
+	}
+	require.Equal(t, naiveQueue, got)
+	n.leave("c", queue)
+}
+
+type discardResponse struct{}
+
+func (discardResponse) Header() http.Header         { return http.Header{} }
+func (discardResponse) Write(b []byte) (int, error) { return len(b), nil }
+func (discardResponse) WriteHeader(int)             {}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"ssed/loadtest/report"
+	"ssed/loadtest/target"
+)
+
+// scenario is one kind of load.
+type scenario interface {
+	// describe returns the name, a sentence, the settings and the figures.
+	describe(o *options) report.Scenario
+	// load returns how many connections the scenario holds at once, and the size
+	// of its messages.
+	load(o *options) (conns, bytes int)
+	// run puts the load on one server and records the figures.
+	run(ctx context.Context, s *stage) error
+}
+
+// runner runs scenarios against servers.
+type runner struct {
+	opts     *options
+	servers  []server
+	progress *progress
+}
+
+// all runs every scenario; it ends early only when ctx does.
+func (r *runner) all(ctx context.Context, list []scenario, out *report.Report) error {
+	for _, sc := range list {
+		result := sc.describe(r.opts)
+		for _, srv := range r.servers {
+			result.Targets = append(result.Targets, srv.name)
+		}
+		result.Reference = r.reference()
+		for round := 1; round <= r.opts.Rounds && ctx.Err() == nil; round++ {
+			for _, srv := range r.servers {
+				r.progress.begin(fmt.Sprintf("%s %d/%d %s", result.Name, round, r.opts.Rounds, srv.name))
+				run := r.one(ctx, sc, srv, round)
+				if ctx.Err() != nil {
+					break // what was cut short is no result
+				}
+				result.Runs = append(result.Runs, run)
+			}
+		}
+		out.Scenarios = append(out.Scenarios, result)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// reference is what ratios are taken to: the floor, or the first target.
+func (r *runner) reference() string {
+	if slices.ContainsFunc(r.servers, func(s server) bool { return s.name == "floor" }) {
+		return "floor"
+	}
+	return r.servers[0].name
+}
+
+// one runs a scenario against a freshly started server.
+func (r *runner) one(ctx context.Context, sc scenario, srv server, round int) report.Run {
+	run := report.Run{Target: srv.name, Round: round, Values: map[string]float64{}}
+	t, stop, err := srv.start(ctx)
+	if err != nil {
+		run.Error = err.Error()
+		return run
+	}
+	defer stop()
+	s := &stage{opts: r.opts, target: t, progress: r.progress, run: &run}
+	defer s.close()
+	err = s.prepare(sc.load(r.opts))
+	if err == nil {
+		err = sc.run(ctx, s)
+	}
+	if err != nil {
+		run.Error = err.Error()
+	}
+	return run
+}
+
+// reserve is how many files of a server stay free: listeners, epoll, logs, and
+// what it keeps back itself (ssed: 256).
+const reserve = 300
+
+// serverRoom is how many connections a server's file limit allows; 0: unknown.
+func serverRoom(t *target.Target) int {
+	limit := target.FileLimit(t.PIDs) * len(t.PIDs)
+	return max(limit-reserve, 0)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"ssed/loadtest/report"
+	"ssed/loadtest/swarm"
+	"ssed/loadtest/target"
+)
+
+// orDefault is value unless it is zero.
+func orDefault(value, def int) int {
+	if value == 0 {
+		return def
+	}
+	return value
+}
+
+func param(name string, value any) report.Param {
+	switch v := value.(type) {
+	case int:
+		return report.Param{Name: name, Value: strconv.Itoa(v)}
+	case time.Duration:
+		return report.Param{Name: name, Value: v.String()}
+	}
+	return report.Param{Name: name, Value: value.(string)}
+}
+
+// hold keeps connections that nothing is sent to.
+type hold struct {
+	Channels int           `help:"Channels the connections are spread over; 0: one each." default:"1"`
+	Idle     time.Duration `help:"How long to watch the idle server; at least a heartbeat interval." default:"16s"`
+}
+
+func (h *hold) describe(o *options) report.Scenario {
+	conns, _ := h.load(o)
+	return report.Scenario{
+		Name:  "hold",
+		About: "Idle connections: what one costs in memory and CPU, and how fast they are accepted.",
+		Params: []report.Param{
+			param("connections", conns), param("channels", orDefault(h.Channels, conns)), param("idle", h.Idle), param("connects at once", o.Window),
+		},
+		Metrics: []report.Metric{
+			{Key: "user_bytes", Label: "user memory per idle connection", Unit: "B", Better: report.Less, Plot: true},
+			{Key: "user_bytes_connected", Label: "the same right after connecting", Unit: "B", Better: report.Less},
+			{Key: "anon_bytes", Label: "of that anonymous (heap, stacks)", Unit: "B", Better: report.Less},
+			{Key: "kernel_bytes", Label: "kernel memory per connection, both ends", Unit: "B", Better: report.Less, Plot: true},
+			{Key: "sockbuf_bytes", Label: "queued in TCP buffers, both ends", Unit: "B", Better: report.Less},
+			{Key: "connects_per_s", Label: "connects per second", Unit: "1/s", Better: report.More, Plot: true},
+			{Key: "connect_cpu_us", Label: "server CPU per connect", Unit: "µs", Better: report.Less},
+			{Key: "connect_p99", Label: "connect to response head, p99", Unit: "ms", Better: report.Less},
+			{Key: "idle_cpu_us", Label: "server CPU per idle connection and minute", Unit: "µs/min", Better: report.Less, Plot: true},
+		},
+	}
+}
+
+func (h *hold) load(o *options) (conns, bytes int) {
+	return orDefault(o.Conns, 15000), orDefault(o.Bytes, 128)
+}
+
+// sample is the memory of the server and of the kernel at one time.
+type sample struct {
+	user   target.Memory
+	kernel target.Kernel
+	slabs  map[string]int64
+}
+
+func (s *stage) sample() (m sample, err error) {
+	if m.user, err = target.ReadMemory(s.target.PIDs); err != nil {
+		return m, err
+	}
+	m.slabs = target.ReadSlabs()
+	m.kernel, err = target.ReadKernel()
+	return m, err
+}
+
+func (h *hold) run(ctx context.Context, s *stage) error {
+	if err := s.warmUp(ctx); err != nil {
+		return err
+	}
+	c, err := s.crew(s.prefix(), false, swarm.Group{Count: s.conns, Channels: uint32(orDefault(h.Channels, s.conns))})
+	if err != nil {
+		return err
+	}
+	before, err := s.sample()
+	if err != nil {
+		return err
+	}
+	if err := h.connect(ctx, s, c, before); err != nil {
+		return err
+	}
+	s.progress.show("idle", func() string { return "for " + h.Idle.String() })
+	idle := s.meter()
+	if err := pause(ctx, h.Idle); err != nil {
+		return err
+	}
+	if cpu, wall, ok := idle.read(); ok {
+		s.set("idle_cpu_us", cpu.Total.Seconds()*1e6/float64(s.conns)/wall.Minutes())
+	}
+	after, err := s.sample()
+	if err != nil {
+		return err
+	}
+	h.memory(s, before, after)
+	_, err = s.collect(ctx, c, "")
+	return err
+}
+
+// connect opens all connections and records the rate.
+func (h *hold) connect(ctx context.Context, s *stage, c *swarm.Crew, before sample) error {
+	cost := s.meter()
+	opened, err := s.open(ctx, c, 0, swarm.OpenSpec{}, "connecting")
+	if err != nil {
+		return err
+	}
+	s.set("connects_per_s", float64(s.conns)/opened.Elapsed().Seconds())
+	s.set("connect_p99", ms(opened.Latency.Quantile(0.99)))
+	s.run.Latency = latencies{"connect": &opened.Latency}
+	cpu, _, ok := cost.read()
+	if !ok {
+		return nil
+	}
+	s.set("connect_cpu_us", cpu.Total.Seconds()*1e6/float64(s.conns))
+	now, err := target.ReadMemory(s.target.PIDs)
+	s.set("user_bytes_connected", float64(now.RSS-before.user.RSS)/float64(s.conns))
+	return err
+}
+
+// memory records what the connections cost.
+func (h *hold) memory(s *stage, before, after sample) {
+	per := func(bytes int64) float64 { return float64(bytes) / float64(s.conns) }
+	if len(s.target.PIDs) > 0 {
+		s.set("user_bytes", per(after.user.RSS-before.user.RSS))
+		s.set("anon_bytes", per(after.user.Anonymous-before.user.Anonymous))
+	}
+	s.set("kernel_bytes", per(after.kernel.Slab-before.kernel.Slab+after.kernel.PageTables-before.kernel.PageTables))
+	s.set("sockbuf_bytes", per(after.kernel.SockBufs-before.kernel.SockBufs))
+	s.run.Kernel = slabGrowth(before.slabs, after.slabs, s.conns)
+}

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"ssed/loadtest/report"
+	"ssed/loadtest/swarm"
+	"ssed/loadtest/target"
+)
+
+// stage is what a scenario works with during one run: the server, the client
+// connections, the publishers and the results.
+type stage struct {
+	opts     *options
+	target   target.Target
+	progress *progress
+	run      *report.Run
+
+	conns      int // how many connections the limits allow
+	bytes      int // message size
+	perProcess int // how many of them a client process can have
+	closers    []func()
+}
+
+// runSerial makes the channel names of a run differ from those of all others, so
+// that a Redis with old history does not mix in.
+var runSerial atomic.Uint64
+
+// ownFiles are what this program needs besides connections.
+const ownFiles = 128
+
+// prepare adapts the number of connections to the limits, and says so.
+func (s *stage) prepare(conns, bytes int) error {
+	s.conns, s.bytes = conns, bytes
+	s.cut(s.opts.MaxConns, "--max-conns")
+	if room := serverRoom(&s.target); len(s.target.PIDs) > 0 && room > 0 {
+		s.cut(room, "the server's limit of open files")
+	}
+	s.perProcess = fileLimit() - ownFiles
+	if s.perProcess < 1 {
+		return errors.New("the limit of open files is too low: see ulimit -n")
+	}
+	return nil
+}
+
+// note adds a remark to the results of the run.
+func (s *stage) note(format string, args ...any) {
+	s.run.Notes = append(s.run.Notes, fmt.Sprintf(format, args...))
+}
+
+// cut lowers the number of connections to limit.
+func (s *stage) cut(limit int, why string) {
+	if s.conns > limit {
+		s.note("%d connections instead of %d: %s", limit, s.conns, why)
+		s.conns = limit
+	}
+}
+
+func (s *stage) close() {
+	for _, f := range slices.Backward(s.closers) {
+		f()
+	}
+}
+
+// set records a figure.
+func (s *stage) set(key string, value float64) { s.run.Values[key] = value }
+
+// crew starts client connections in groups; they end with the stage.
+func (s *stage) crew(prefix string, boost bool, groups ...swarm.Group) (*swarm.Crew, error) {
+	request, err := s.target.Request()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := s.target.Addr()
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for _, g := range groups {
+		total += g.Count
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c, err := swarm.Start(swarm.Plan{
+		Addr: addr, Request: request, Prefix: prefix, Groups: groups, Boost: boost,
+		Sources:   s.sources(addr.Addr(), total),
+		Processes: s.processes(total),
+		Child:     []string{self, "worker"},
+	})
+	if err == nil {
+		s.closers = append(s.closers, c.Close)
+	}
+	return c, err
+}
+
+// processes is one, in this process, unless that has too few files.
+func (s *stage) processes(conns int) int {
+	n := s.opts.Procs
+	if need := (conns + s.perProcess - 1) / s.perProcess; n < need {
+		n = need
+		if need > 1 {
+			s.note("%d client processes: each may open %d files", n, fileLimit())
+		}
+	}
+	return max(n, 1)
+}
+
+// connsPerSource keeps a source's port range (28,000 by default) sparse: the
+// kernel searches it for a free port at each connect.
+const connsPerSource = 5000
+
+// sources are loopback addresses of this host to connect from, none for a target
+// elsewhere.
+func (s *stage) sources(to netip.Addr, conns int) (list []netip.Addr) {
+	if !to.Is4() || !to.IsLoopback() {
+		return nil
+	}
+	n := s.opts.Sources
+	if n <= 0 {
+		n = max(conns/connsPerSource+1, 4)
+	}
+	for i := range min(n, 250) {
+		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + i)}))
+	}
+	return list
+}
+
+// prefix makes the channel names of this run.
+func (s *stage) prefix() string {
+	return "lt-" + strconv.FormatInt(time.Now().UnixNano()>>10&(1<<40-1), 36) + "-" + strconv.FormatUint(runSerial.Add(1), 36) + "-"
+}
+
+// open connects a group and fails unless every connection got its response.
+func (s *stage) open(ctx context.Context, c *swarm.Crew, group int, spec swarm.OpenSpec, step string) (*swarm.OpenResult, error) {
+	s.progress.show(step, func() string {
+		open, delivered := c.Progress()
+		return fmt.Sprintf("%d of %d open, %d delivered", open, s.conns, delivered)
+	})
+	spec.Window, spec.Limit = s.opts.Window, s.opts.Limit
+	r, err := c.Open(ctx, group, spec)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.Err()
+}
+
+// watch shows the deliveries of a crew.
+func (s *stage) watch(c *swarm.Crew, step string) {
+	s.progress.show(step, func() string {
+		_, delivered := c.Progress()
+		return fmt.Sprintf("%d delivered", delivered)
+	})
+}
+
+// warmConns and warmMessages let a server touch its code and its first buffers
+// before anything is measured.
+const (
+	warmConns    = 200
+	warmMessages = 5
+)
+
+// warmUp connects, sends and disconnects.
+func (s *stage) warmUp(ctx context.Context) error {
+	prefix := s.prefix()
+	c, err := s.crew(prefix, false, swarm.Group{Count: min(warmConns, s.conns), Channels: 1})
+	if err != nil {
+		return err
+	}
+	fds := s.fds()
+	if _, err := s.open(ctx, c, 0, swarm.OpenSpec{}, "warming up"); err != nil {
+		return err
+	}
+	if s.target.Publish != "" {
+		f, err := s.feed(prefix, 0, 1)
+		if err != nil {
+			return err
+		}
+		for range warmMessages {
+			if err := f.send(0, swarm.Now()); err != nil {
+				return err
+			}
+		}
+		if err := f.pub.Settle(); err != nil {
+			return err
+		}
+		if _, err := c.Await(ctx, s.opts.Limit, f.want(0)); err != nil {
+			return err
+		}
+	}
+	if err := c.Drop(ctx, 0, true); err != nil {
+		return err
+	}
+	return s.awaitFDs(ctx, fds)
+}
+
+// fds is how many descriptors the server has, 0 when that can not be seen.
+func (s *stage) fds() int {
+	n, err := target.CountFDs(s.target.PIDs)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// awaitFDs waits until the server has no more than n descriptors: it has seen
+// that clients are gone. Some servers keep a few for long; then it goes on.
+func (s *stage) awaitFDs(ctx context.Context, n int) error {
+	if n == 0 {
+		return nil
+	}
+	const slack, patience = 3, 5 * time.Second
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := poll(limited, func() error {
+		if s.fds() > n+slack {
+			return errors.New("still connected")
+		}
+		return nil
+	})
+	if err != nil {
+		s.note("the server still had descriptors of closed connections after %v", patience)
+	}
+	return context.Cause(ctx)
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// cpu is the CPU time of the server so far; ok is false when it can not be read.
+func (s *stage) cpu() (target.CPU, bool) {
+	if len(s.target.PIDs) == 0 {
+		return target.CPU{}, false
+	}
+	c, err := target.ReadCPU(s.target.PIDs)
+	if err != nil {
+		s.note("%v", err)
+	}
+	return c, err == nil
+}
+
+// meter measures the server's CPU time over a stretch.
+type meter struct {
+	stage *stage
+	start target.CPU
+	begin time.Time
+	ok    bool
+}
+
+func (s *stage) meter() meter {
+	m := meter{stage: s, begin: time.Now()}
+	m.start, m.ok = s.cpu()
+	return m
+}
+
+// read returns the CPU time since the meter was made.
+func (m meter) read() (cpu target.CPU, wall time.Duration, ok bool) {
+	now, ok := m.stage.cpu()
+	return now.Sub(m.start), time.Since(m.begin), ok && m.ok
+}
+
+// deliveries records what n deliveries cost since the meter was made.
+func (m meter) deliveries(n uint64) {
+	cpu, wall, ok := m.read()
+	s := m.stage
+	s.set("deliveries_per_s", float64(n)/wall.Seconds())
+	if !ok || cpu.Total <= 0 {
+		return
+	}
+	s.set("deliveries_per_cpu_s", float64(n)/cpu.Total.Seconds())
+	s.set("cpu_share", cpu.Total.Seconds()/wall.Seconds()*100)
+	if both := cpu.User + cpu.System; both > 0 {
+		s.set("user_share", float64(cpu.User)/float64(both)*100)
+	}
+}
+
+// collect adds the counts of a crew to the run and its latencies as a phase.
+func (s *stage) collect(ctx context.Context, c *swarm.Crew, phase string) (*swarm.Stats, error) {
+	st, err := c.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.run.Counts.Add(st.Counts)
+	if phase != "" {
+		s.phase(phase, st)
+	}
+	return st, nil
+}
+
+// phase records latencies under a name.
+func (s *stage) phase(name string, st *swarm.Stats) {
+	if s.run.Latency == nil {
+		s.run.Latency = latencies{}
+	}
+	h := st.Latency
+	s.run.Latency[name] = &h
+}
+
+// percentiles records latency figures in milliseconds, keys with a prefix.
+func (s *stage) percentiles(prefix string, st *swarm.Stats) {
+	for key, q := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999} {
+		s.set(prefix+key, ms(st.Latency.Quantile(q)))
+	}
+	s.set(prefix+"max", ms(st.Latency.Max()))
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// slabGrowth lists the object caches that grew by more than a byte per
+// connection, which includes both ends.
+func slabGrowth(before, after map[string]int64, conns int) map[string]float64 {
+	out := map[string]float64{}
+	for name := range maps.Keys(after) {
+		if per := float64(after[name]-before[name]) / float64(conns); per > 1 {
+			out[name] = per
+		}
+	}
+	return out
+}
