@@ -207,6 +207,13 @@ func (c *conn) feedEvents(b []byte, t *Stats, now int64) {
 			}
 			i += n + 1
 			c.phase = lineStart
+		case lineStart, dataValue, idValue:
+			n := c.shortcut(b[i:])
+			if n == 0 {
+				c.eventByte(b[i], t, now)
+				n = 1
+			}
+			i += n
 		case dataFill:
 			i += c.fillBytes(b[i:])
 		case bodyEnd:
@@ -223,6 +230,81 @@ func (c *conn) feedEvents(b []byte, t *Stats, now int64) {
 		}
 	}
 }
+
+// shortcut reads at once what eventByte would read byte by byte, when enough of
+// it is there, and returns how much; 0 when eventByte must do it. A frame takes a
+// third of the time with it, and this program shares the cores with the server.
+func (c *conn) shortcut(b []byte) int {
+	switch c.phase {
+	case lineStart:
+		return c.shortName(b)
+	case dataValue:
+		return c.shortBody(b)
+	}
+	n := bytes.IndexByte(b, '\n')
+	if n <= 0 || b[n-1] == '\r' || int(c.idLen)+int(c.newLen)+n > idBytes {
+		return 0
+	}
+	copy(c.ids[c.idLen+c.newLen:], b[:n])
+	c.newLen += uint8(n)
+	return n
+}
+
+// shortName reads "data: " or "id: ".
+func (c *conn) shortName(b []byte) int {
+	switch {
+	case bytes.HasPrefix(b, []byte("data: ")) && c.flags&flagBody == 0:
+		c.flags |= flagData
+		c.phase, c.pos = dataValue, 0
+		return len("data: ")
+	case bytes.HasPrefix(b, []byte("id: ")):
+		c.flags |= flagID
+		c.phase, c.newLen = idValue, 0
+		return len("id: ")
+	}
+	return 0
+}
+
+// shortBody reads the magic and the fields of a body.
+func (c *conn) shortBody(b []byte) int {
+	if c.pos != 0 || len(b) < payload.MinBytes || string(b[:len(payload.Magic)]) != payload.Magic {
+		return 0
+	}
+	b = b[len(payload.Magic):payload.MinBytes]
+	channel, ok1 := parseHex(b[:8])
+	size, ok2 := parseHex(b[8:16])
+	seq, ok3 := parseHex(b[16:24])
+	due, ok4 := parseHex(b[24:])
+	if !ok1 || !ok2 || !ok3 || !ok4 {
+		return 0
+	}
+	if channel != uint64(c.channel) {
+		c.flags |= flagStray
+	}
+	c.left, c.seq, c.acc = uint32(size)-uint32(payload.MinBytes), uint32(seq), due
+	c.flags |= flagBody
+	c.phase = dataFill
+	return payload.MinBytes
+}
+
+// parseHex reads hexadecimal digits.
+func parseHex(b []byte) (v uint64, ok bool) {
+	bad := byte(0)
+	for _, ch := range b {
+		d := hexValues[ch]
+		bad |= d
+		v = v<<4 | uint64(d&15)
+	}
+	return v, bad < 16
+}
+
+// hexValues are the values of hexadecimal digits; other bytes have 0xff.
+var hexValues = func() (t [256]byte) {
+	for ch := range t {
+		t[ch] = byte(hexDigit(byte(ch)))
+	}
+	return t
+}()
 
 // eventByte reads one byte outside of padding and ignored lines.
 func (c *conn) eventByte(ch byte, t *Stats, now int64) {
