@@ -1,0 +1,101 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// drainAll reads everything that the clients get, without allocating.
+func drainAll(t *testing.T, clients []*testClient) (stop func()) {
+	var done sync.WaitGroup
+	for _, c := range clients {
+		require.NoError(t, c.conn.SetReadDeadline(time.Time{}))
+		done.Go(func() { _, _ = io.CopyBuffer(discard{}, onlyReader{c.conn}, c.buf[:4096]) })
+	}
+	return func() {
+		for _, c := range clients {
+			_ = c.conn.Close()
+		}
+		done.Wait()
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// onlyReader hides other methods, so that io.CopyBuffer uses its buffer.
+type onlyReader struct{ net.Conn }
+
+func (r onlyReader) WriteTo() {}
+
+// mallocs counts the allocations of the whole process during f, the least of
+// several rounds: the runtime and the test itself allocate now and then.
+func mallocs(f func()) uint64 {
+	least := ^uint64(0)
+	for range 5 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		f()
+		runtime.ReadMemStats(&after)
+		least = min(least, after.Mallocs-before.Mallocs)
+	}
+	return least
+}
+
+func TestDeliveringAMessageAllocatesNothing(t *testing.T) {
+	e := startEngine(t, nil)
+	f := startFeed(e, 1000)
+	var clients []*testClient
+	for i := range 50 {
+		channels := []string{"shared"}
+		if i%2 == 0 {
+			channels = append(channels, fmt.Sprint("own", i))
+		}
+		clients = append(clients, joined(t, e, resumePoint{}, channels...))
+	}
+	stop := drainAll(t, clients)
+	defer stop()
+	const messages = 2000
+	publish := func() {
+		want := e.Stats().Delivered + messages*uint64(len(clients))
+		for range messages {
+			f.publish("shared", "a message of a length that is usual, one line of JSON or so")
+		}
+		for e.Stats().Delivered < want {
+			runtime.Gosched()
+		}
+	}
+	publish() // the ring, the scratch buffers and the stacks grow to their size
+	n := mallocs(publish)
+	// What is left is the ring's: a segment's index for some 5,000 messages, and
+	// the snapshots of Stats that this test waits with.
+	require.Less(t, float64(n)/float64(messages*len(clients)), 0.01, "%d allocations", n)
+}
+
+func TestIdleConnectionsAllocateNothing(t *testing.T) {
+	e := startEngine(t, func(cfg *Config) { cfg.Shards, cfg.Heartbeat = 1, 100*time.Millisecond })
+	startFeed(e, 1000)
+	var clients []*testClient
+	for range 100 {
+		clients = append(clients, joined(t, e, resumePoint{}, "quiet"))
+	}
+	stop := drainAll(t, clients)
+	defer stop()
+	beats := func() {
+		want := e.shards[0].count.heartbeats.Load() + 100
+		for e.shards[0].count.heartbeats.Load() < want {
+			runtime.Gosched()
+		}
+	}
+	beats()
+	n := mallocs(beats)
+	require.Less(t, float64(n)/100, 0.05, "%d allocations for 100 heartbeats", n)
+}

@@ -1,0 +1,265 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// The public paths.
+const (
+	pathStream = "/sse/connect"
+	pathHealth = "/health"
+	pathReady  = "/ready"
+)
+
+const (
+	allowedMethods  = "GET, HEAD, OPTIONS"
+	typeEventStream = "text/event-stream"
+	// maxRequestedBytes is how much of an unknown Last-Event-ID is kept for the gap event.
+	maxRequestedBytes = 256
+	// fullRetryFactor stretches the reconnect delay of clients that were turned away
+	// for want of room: it frees up more slowly than a feed comes back.
+	fullRetryFactor = 4
+)
+
+// afterAnswer says what becomes of the connection when the answer is out.
+type afterAnswer uint8
+
+const (
+	thenKeep   afterAnswer = iota // the next request may come
+	thenClose                     // the request was read whole: closing loses nothing
+	thenLinger                    // more may be on its way that is not going to be read
+	thenAttach                    // it becomes a stream; nothing was written
+)
+
+// appendAnswer extends dst with the answer to req. With thenAttach it has set h.next.
+func (f *front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+	isKnown := true
+	switch string(req.Path) {
+	case pathStream, pathHealth, pathReady:
+	default:
+		isKnown = req.Form == sseproto.AsteriskForm
+	}
+	method := string(req.Method)
+	switch {
+	case !isKnownMethod(method):
+		return f.appendText(dst, req, http.StatusNotImplemented, "method not implemented")
+	case !isKnown:
+		return f.appendText(dst, req, http.StatusNotFound, "no such path")
+	case method == http.MethodOptions:
+		return f.appendOptions(dst, req)
+	case method != http.MethodGet && method != http.MethodHead:
+		return f.append(dst, req, &sseproto.Response{
+			Status: http.StatusMethodNotAllowed, Allow: allowedMethods, Body: "method not allowed\n",
+		})
+	case req.HasBody():
+		// The body is not read, so nothing after this head is taken for a request.
+		return f.appendText(dst, req, http.StatusRequestEntityTooLarge, "a request to this path has no body")
+	}
+	switch string(req.Path) {
+	case pathHealth:
+		return f.appendText(dst, req, http.StatusOK, "ok")
+	case pathReady:
+		return f.appendReadiness(dst, req)
+	}
+	return f.appendStream(dst, req, h)
+}
+
+// isKnownMethod tells the methods of RFC 9110 §9.3 and RFC 5789, which are refused
+// by path, from those that this server does not know at all (RFC 9110 §9.1).
+func isKnownMethod(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace, http.MethodPatch:
+		return true
+	}
+	return false
+}
+
+func (f *front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
+	resp := sseproto.Response{Status: http.StatusNoContent, Allow: allowedMethods}
+	if req.Header("Access-Control-Request-Method") != nil {
+		resp.CORS = f.cors.preflight(req)
+	}
+	return f.append(dst, req, &resp)
+}
+
+func (f *front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
+	if _, why, ok := f.availability(); !ok {
+		return f.appendText(dst, req, http.StatusServiceUnavailable, why)
+	}
+	return f.appendText(dst, req, http.StatusOK, "ready")
+}
+
+// appendStream checks a request for a stream. If it can be had, nothing is written:
+// the shard sends the head.
+func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+	since := f.e.log.Position()
+	channels, err := sseproto.ChannelIDs(nil, req.Query, f.e.cfg.MaxChannels)
+	if err != nil {
+		return f.appendText(dst, req, sseproto.StatusOf(err), textOf(err))
+	}
+	if reason, why, ok := f.availability(); !ok {
+		return f.appendUnavailable(dst, req, reason, why)
+	}
+	if f.full() {
+		return f.appendUnavailable(dst, req, RefuseFull, "too many connections")
+	}
+	head := f.heads.get(f.cors.grant(req.Header("Origin")))
+	if string(req.Method) == http.MethodHead {
+		return append(dst, head...), thenClose
+	}
+	h.next = &attachment{fd: h.fd, head: head, channels: channels, resume: resumeOf(req), since: since}
+	return dst, thenAttach
+}
+
+// resumeOf reads where the client left off.
+func resumeOf(req *sseproto.Request) resumePoint {
+	var buf [maxRequestedBytes]byte
+	raw, ok := req.LastEventID(buf[:0])
+	if !ok {
+		return resumePoint{}
+	}
+	if id, err := sseproto.ParseID(raw); err == nil {
+		return resumePoint{kind: resumeID, id: id, raw: string(raw)}
+	}
+	return resumePoint{kind: resumeUnknown, raw: string(raw[:min(len(raw), maxRequestedBytes)])}
+}
+
+// appendUnavailable turns a stream request away. A browser never comes back after
+// anything but a 200 (HTML §9.2.3), so it gets an empty stream that tells it when to;
+// programs get the status that they understand.
+func (f *front) appendUnavailable(dst []byte, req *sseproto.Request, reason RefuseReason, why string) ([]byte, afterAnswer) {
+	f.counters.refused[reason].Add(1)
+	if !wantsEventStream(req) {
+		return f.append(dst, req, &sseproto.Response{
+			Status: http.StatusServiceUnavailable, RetryAfter: f.retryDelay(reason), Body: why + "\n",
+		})
+	}
+	dst = append(dst, f.heads.get(f.cors.grant(req.Header("Origin")))...)
+	if string(req.Method) != http.MethodHead {
+		dst = sseproto.AppendRetry(dst, f.retryDelay(reason))
+	}
+	return dst, thenClose
+}
+
+// appendOverload answers on a connection that there is no room to read from. Input
+// is what has arrived of its request.
+func (f *front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
+	req, n, err := sseproto.ParseRequest(input, f.limits)
+	if err == nil && n > 0 && string(req.Path) != pathStream {
+		f.counters.refused[reason].Add(1)
+		dst, _ = f.append(dst, &req, &sseproto.Response{
+			Status: http.StatusServiceUnavailable, Close: true, RetryAfter: f.retryDelay(reason), Body: "overloaded\n",
+		})
+		return dst
+	}
+	if err == nil && n > 0 {
+		dst, _ = f.appendUnavailable(dst, &req, reason, "overloaded")
+		return dst
+	}
+	f.counters.refused[reason].Add(1)
+	dst = append(dst, f.heads.get(f.cors.grant(nil))...)
+	return sseproto.AppendRetry(dst, f.retryDelay(reason))
+}
+
+// appendRefusal answers what is not a request; nothing is known of it, so there is
+// no origin either.
+func (f *front) appendRefusal(dst []byte, err error) []byte {
+	f.counters.refused[RefuseProtocol].Add(1)
+	resp := sseproto.Response{Status: sseproto.StatusOf(err), Body: textOf(err) + "\n", Close: true, Date: time.Now(), CORS: f.cors.grant(nil)}
+	f.count(resp.Status)
+	return resp.AppendTo(dst)
+}
+
+func (f *front) appendText(dst []byte, req *sseproto.Request, status int, text string) ([]byte, afterAnswer) {
+	return f.append(dst, req, &sseproto.Response{Status: status, Body: text + "\n"})
+}
+
+// append extends dst with resp as the answer to req, and says whether another
+// request may follow on the connection.
+func (f *front) append(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
+	then := thenKeep
+	switch {
+	case req.HasBody():
+		then = thenLinger
+	case resp.Close || !req.KeepAlive() || f.draining.Load():
+		then = thenClose
+	}
+	resp.Close = then != thenKeep
+	resp.NoBody = string(req.Method) == http.MethodHead
+	resp.Date = time.Now()
+	if resp.CORS == (sseproto.CORS{}) {
+		resp.CORS = f.cors.grant(req.Header("Origin"))
+	}
+	f.count(resp.Status)
+	return resp.AppendTo(dst), then
+}
+
+func (f *front) count(status int) { f.counters.answered[status/100].Add(1) }
+
+// retryDelay is when a client that was turned away shall come again.
+func (f *front) retryDelay(reason RefuseReason) time.Duration {
+	low, high := f.e.cfg.RetryMin, f.e.cfg.RetryMax
+	if reason == RefuseFull || reason == RefuseFiles {
+		low, high = fullRetryFactor*low, fullRetryFactor*high
+	}
+	return jitter(low, high)
+}
+
+// jitter draws a duration between low and high, so that clients sent away together
+// do not come back together.
+func jitter(low, high time.Duration) time.Duration {
+	return low + rand.N(max(high-low, 0)+1)
+}
+
+// textOf is the text of a refusal, for the client.
+func textOf(err error) string {
+	var refused *sseproto.ProtocolError
+	if errors.As(err, &refused) {
+		return refused.Text()
+	}
+	return "internal error"
+}
+
+// wantsEventStream reports whether Accept names event streams, as every EventSource
+// does (HTML §9.2.2). "*/*" does not: that is what programs send.
+func wantsEventStream(req *sseproto.Request) bool {
+	for accept := range req.Values("Accept") {
+		for part := range bytes.SplitSeq(accept, []byte{','}) {
+			mediaType, _, _ := bytes.Cut(part, []byte{';'})
+			if bytes.EqualFold(bytes.TrimSpace(mediaType), []byte(typeEventStream)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// headCache keeps the last stream head: within a second, and for one origin, all
+// are the same bytes.
+type headCache struct{ last atomic.Pointer[cachedHead] }
+
+type cachedHead struct {
+	second int64
+	cors   sseproto.CORS
+	bytes  []byte
+}
+
+// get returns a stream head, shared and not to be modified.
+func (c *headCache) get(cors sseproto.CORS) []byte {
+	now := time.Now()
+	if last := c.last.Load(); last != nil && last.second == now.Unix() && last.cors == cors {
+		return last.bytes
+	}
+	head := sseproto.StreamHead{Date: now, CORS: cors}
+	made := &cachedHead{second: now.Unix(), cors: cors, bytes: head.AppendTo(nil)}
+	c.last.Store(made)
+	return made.bytes
+}

@@ -1,0 +1,234 @@
+package engine
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+
+	"ssed/sseproto"
+)
+
+// waiting is a slot whose Last-Event-ID lies ahead of the log: another instance
+// was quicker. It starts when the log gets there.
+type waiting struct {
+	ref
+	id sseproto.ID
+}
+
+// maxAhead is how far ahead of both the log and the clock an ID may lie to be
+// believed. What is further ahead was never given out, and counts as "now".
+const maxAhead = time.Minute
+
+// admit gives a new connection a slot, parks its descriptor and subscribes it.
+// The answer follows in welcome.
+func (s *shard) admit(a *attachment) {
+	i, c := s.newSlot(a.fd)
+	if err := s.poller.park(a.fd, i, c.gen); err != nil {
+		c.peer = a.peer
+		s.closeSlot(i, CloseNoMemory)
+		return
+	}
+	c.pos, c.peer = a.since, a.peer
+	c.expires = s.engine.second(a.expires)
+	c.idle = uint8(s.rng.UintN(beatVisits)) // spreads the heartbeats of a storm of connects
+	if len(a.channels) > 1 {
+		c.state |= slotMany
+	}
+	for _, name := range a.channels {
+		s.subscribe(i, name)
+	}
+	s.count.attached.Add(1)
+	s.arrivals = append(s.arrivals, a)
+	s.newcomers = append(s.newcomers, ref{i, c.gen})
+}
+
+// welcome answers the connections and takes the histories that came in this pass.
+func (s *shard) welcome(v *view) {
+	for k, r := range s.newcomers {
+		s.greet(v, r.slot, s.slots.at(r.slot), s.arrivals[k])
+		s.arrivals[k] = nil
+	}
+	s.arrivals, s.newcomers = s.arrivals[:0], s.newcomers[:0]
+	for k, l := range s.pages {
+		s.takePage(v, l.to, l.page)
+		s.pages[k] = letter{}
+	}
+	s.pages = s.pages[:0]
+	s.lookAhead(v)
+}
+
+// greet writes the response head and what the ring has for the client, in one
+// system call if the socket takes it.
+func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
+	buf := bytebufferpool.Get()
+	defer bytebufferpool.Put(buf)
+	buf.B = append(buf.B, a.head...)
+	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
+	if a.resume.kind == resumeUnknown {
+		c.pos, a.resume.id = s.now(v)
+		buf.B = s.appendGap(buf.B, a.resume.id, sseproto.ReasonUnknownID, a.resume.raw, sseproto.ID{})
+	}
+	n, res := s.writeBytes(c, buf.B)
+	if res == ioFailed {
+		s.closeSlot(i, CloseError)
+		return
+	}
+	if n < len(buf.B) {
+		s.hold(i, c, buf.B[n:], a.resume)
+		s.block(c)
+		return
+	}
+	if a.resume.kind == resumeID {
+		s.resumeFrom(v, i, c, a.resume)
+		return
+	}
+	s.catchUp(v, i, c)
+}
+
+func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
+	s.count.gaps.Add(1)
+	return sseproto.AppendGap(dst, sseproto.Gap{ID: id, Reason: reason, Requested: requested, Oldest: oldest})
+}
+
+// now is the end of what this pass sees of the log: its position, and an ID from
+// which a client resumes right there.
+func (s *shard) now(v *view) (uint64, sseproto.ID) {
+	if v.head > v.tail {
+		e, _ := v.at(v.head - 1)
+		return v.head - 1, e.id
+	}
+	return v.head - 1, s.log.last()
+}
+
+// resumeFrom starts a slot behind a position: in the ring, or through the
+// history, or when the log gets there.
+func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
+	if p.kind != resumeID {
+		s.catchUp(v, i, c)
+		return
+	}
+	last := s.log.last() // before the coverage: what it has reached is then in the ring, or behind it
+	cov := s.coverage(v)
+	switch {
+	case !cov.filling && !p.id.Less(cov.from) && last.Less(p.id):
+		s.resumeAhead(v, i, c, p.id, last)
+	case !cov.filling && !p.id.Less(cov.from):
+		s.count.resumedRing.Add(1)
+		c.pos = v.seek(cov.first, p.id)
+		s.catchUp(v, i, c)
+	case s.engine.replayer != nil:
+		s.count.resumedHist.Add(1)
+		c.state |= slotResuming
+		s.engine.replayer.request(s, ref{i, c.gen}, s.namesOf(c), p)
+	default:
+		s.resumeWithGap(v, i, c, p, cov)
+	}
+}
+
+// coverage is what the ring covers as the view sees it. While the ring turns, its
+// tail is moved a moment before its coverage: a resume must not fall in between.
+func (s *shard) coverage(v *view) *coverage {
+	v.refresh()
+	for {
+		if cov := s.log.cover.Load(); cov.first >= v.tail {
+			return cov
+		}
+		runtime.Gosched()
+	}
+}
+
+// resumeAhead lets a slot wait for the log to reach its ID, or starts it now when
+// no instance can have given that ID out.
+func (s *shard) resumeAhead(v *view, i uint32, c *slot, id, last sseproto.ID) {
+	believable := max(uint64(time.Now().UnixMilli()), last.Ms) + uint64(maxAhead/time.Millisecond)
+	if id.Ms <= believable {
+		c.state |= slotResuming
+		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, id})
+		return
+	}
+	c.pos = v.head - 1
+	s.catchUp(v, i, c)
+}
+
+// lookAhead starts the slots that the log has caught up with.
+func (s *shard) lookAhead(v *view) {
+	if len(s.ahead) == 0 {
+		return
+	}
+	last := s.log.last()
+	kept := s.ahead[:0]
+	for _, w := range s.ahead {
+		c := s.slots.at(w.slot)
+		if c.gen != w.gen {
+			continue
+		}
+		if last.Less(w.id) {
+			kept = append(kept, w)
+			continue
+		}
+		c.state &^= slotResuming
+		s.resumeFrom(v, w.slot, c, resumePoint{kind: resumeID, id: w.id})
+	}
+	s.ahead = kept
+}
+
+// resumeWithGap serves all that the ring still has behind the ID, without a
+// history to ask.
+func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *coverage) {
+	c.pos = v.seek(v.tail, p.id)
+	from := p.id
+	if c.pos+1 == cov.first && from.Less(cov.from) {
+		from = cov.from // nothing is left before: who resumes from here is not told again
+	}
+	buf := s.appendGap(nil, from, sseproto.ReasonTrimmed, p.raw, cov.from)
+	s.hold(i, c, buf, resumePoint{})
+	s.proceed(v, i, c)
+}
+
+// namesOf returns the channels of a slot.
+func (s *shard) namesOf(c *slot) []string {
+	var names []string
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		names = append(names, s.log.dir.at(s.subs.at(n).ch).name)
+	}
+	return names
+}
+
+// takePage goes on with a slot whose history was read. What the socket does not
+// take is not kept: only the event that was cut is, and when there is room again
+// the slot goes on behind it.
+func (s *shard) takePage(v *view, to ref, r *replay) {
+	defer r.release()
+	i, c := to.slot, s.slots.at(to.slot)
+	if c.gen != to.gen {
+		return
+	}
+	c.state &^= slotResuming
+	if r.err != nil {
+		s.closeSlot(i, CloseHistory)
+		return
+	}
+	n, res := 0, ioOK
+	if len(r.page.buf) > 0 {
+		n, res = s.writeBytes(c, r.page.buf)
+	}
+	switch {
+	case res == ioFailed:
+		s.closeSlot(i, CloseError)
+	case n < len(r.page.buf):
+		missing, id := r.rest(n)
+		s.hold(i, c, missing, resumePoint{kind: resumeID, id: id})
+		s.block(c)
+	default:
+		s.count.gaps.Add(r.gaps)
+		s.count.delivered.Add(r.events)
+		s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
+	}
+}
+
+// retryDelay draws the reconnect delay of one client.
+func (s *shard) retryDelay() time.Duration {
+	lo, hi := s.engine.cfg.RetryMin, s.engine.cfg.RetryMax
+	return lo + time.Duration(s.rng.Int64N(int64(hi-lo)+1))
+}

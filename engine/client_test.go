@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// event is what a test client saw.
+type event struct {
+	id, kind, data string
+}
+
+// testClient is one stream, read on demand.
+type testClient struct {
+	t    testing.TB
+	conn net.Conn
+	dec  *sseproto.Decoder
+	got  []event
+	buf  []byte
+	head bool
+}
+
+// startEngine runs an engine until the test ends.
+func startEngine(t testing.TB, change func(*Config)) *Engine {
+	cfg := Config{
+		Listen: []string{"127.0.0.1:0"}, Shards: 2, RingBytes: 4 << 20, Drain: time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	e, err := New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { require.NoError(t, e.Run(ctx)) })
+	t.Cleanup(func() {
+		cancel()
+		done.Wait()
+		require.Zero(t, e.conns.Load(), "connections left open")
+	})
+	return e
+}
+
+// socketPair returns a connected pair: a non-blocking descriptor for the engine
+// and a connection for the test.
+func socketPair(t testing.TB) (int, net.Conn) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	require.NoError(t, err)
+	f := os.NewFile(uintptr(fds[1]), "client")
+	conn, err := net.FileConn(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	return fds[0], conn
+}
+
+// join attaches a client past the front.
+func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
+	fd, conn := socketPair(t)
+	e.conns.Add(1)
+	e.attach(attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: resume, since: e.log.Position()})
+	c := &testClient{t: t, conn: conn, buf: make([]byte, 64<<10)}
+	c.dec = &sseproto.Decoder{OnEvent: func(id, kind, data []byte) {
+		c.got = append(c.got, event{string(id), string(kind), string(data)})
+	}}
+	t.Cleanup(func() { _ = conn.Close() })
+	return c
+}
+
+// joined attaches a client and returns when it is subscribed.
+func joined(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
+	c := join(t, e, resume, channels...)
+	c.read()
+	return c
+}
+
+func after(id sseproto.ID) resumePoint { return resumePoint{kind: resumeID, id: id, raw: id.String()} }
+
+func (c *testClient) read() error {
+	require.NoError(c.t, c.conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	n, err := c.conn.Read(c.buf)
+	_, _ = c.dec.Write(c.buf[:n])
+	return err
+}
+
+// next returns the next n events.
+func (c *testClient) next(n int) []event {
+	c.t.Helper()
+	for len(c.got) < n {
+		if err := c.read(); err != nil {
+			require.Failf(c.t, "stream ended", "after %d of %d events: %v", len(c.got), n, err)
+		}
+	}
+	got := c.got[:n]
+	c.got = c.got[n:]
+	return got
+}
+
+// ended reads until the connection is closed.
+func (c *testClient) ended() []event {
+	for c.read() == nil {
+	}
+	got := c.got
+	c.got = nil
+	return got
+}
+
+func datas(events []event) []string {
+	all := make([]string, len(events))
+	for i, e := range events {
+		all[i] = e.data
+	}
+	return all
+}
+
+// feed drives a log like the Redis feed does.
+type feed struct {
+	log *Log
+	t   uint64
+	n   uint64
+}
+
+func startFeed(e *Engine, t uint64) *feed {
+	f := &feed{log: e.log, t: t}
+	f.log.OpenSpan(sseproto.ID{Ms: t})
+	return f
+}
+
+func (f *feed) publish(channel, payload string) sseproto.ID {
+	f.n++
+	id := sseproto.ID{Ms: f.t, Seq: f.n}
+	f.log.Append(id, channel, payload)
+	return id
+}
+
+func (f *feed) tick(watermark sseproto.ID) {
+	f.t, f.n = f.t+100, 0
+	f.log.Commit(sseproto.ID{Ms: f.t}, watermark)
+}
+
+func numbered(prefix string, from, to int) []string {
+	var all []string
+	for i := from; i <= to; i++ {
+		all = append(all, fmt.Sprintf("%s%d", prefix, i))
+	}
+	return all
+}
+
+const (
+	waitLong  = 10 * time.Second
+	pollEvery = 5 * time.Millisecond
+)

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// channel is what all shards and the log share about one channel name.
+type channel struct {
+	last   atomic.Uint64 // position of its newest message, 0: none since the record exists
+	shards atomic.Uint64 // bit i: shard i mod 64 has a subscriber
+	name   string        // fixed while the record is in use
+	subs   uint32        // guarded by directory.mu: subscriptions over all shards
+}
+
+const (
+	channelChunk = 1024 // records allocated together; they never move
+	noChannel    = 0    // index 0 is never given out
+)
+
+type channelTable []*[channelChunk]channel
+
+// freedChannel is an index that may be given out again once no reader can meet
+// a message of the former channel any more.
+type freedChannel struct {
+	index uint32
+	after uint64 // positions below may still carry the index
+}
+
+// directory names channels by small numbers. A record lives as long as somebody
+// subscribes or the ring holds a message of it.
+type directory struct {
+	table atomic.Pointer[channelTable]
+
+	mu    sync.Mutex
+	index map[string]uint32
+	used  uint32 // indexes below were given out at least once
+	freed []freedChannel
+	busy  uint32        // index of the message being appended: not to be freed meanwhile
+	safe  func() uint64 // readers are all at or beyond this position
+}
+
+func newDirectory(safe func() uint64) *directory {
+	d := &directory{index: make(map[string]uint32), used: noChannel + 1, safe: safe}
+	d.table.Store(&channelTable{new([channelChunk]channel)})
+	return d
+}
+
+// at returns the record of an index in use.
+func (d *directory) at(index uint32) *channel {
+	return &(*d.table.Load())[index/channelChunk][index%channelChunk]
+}
+
+// touch returns the index of name for a new message, making a record if needed.
+// The record stays until the next touch even if its last subscriber leaves.
+func (d *directory) touch(name string) uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.busy = d.lookupLocked(name)
+	return d.busy
+}
+
+// subscribe counts a subscription of name and returns its index.
+func (d *directory) subscribe(name string) uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	index := d.lookupLocked(name)
+	d.at(index).subs++
+	return index
+}
+
+// unsubscribe takes a subscription back. Tail is the first position of the ring.
+func (d *directory) unsubscribe(index uint32, tail, head uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ch := d.at(index)
+	ch.subs--
+	d.dropLocked(index, tail, head)
+}
+
+// evicted tells that the newest message of a channel may have left the ring.
+func (d *directory) evicted(index uint32, tail, head uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dropLocked(index, tail, head)
+}
+
+// nameOf returns the name of a channel that the ring holds a message of; not ok
+// when that message has just left.
+func (d *directory) nameOf(index uint32) (name string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name = d.at(index).name
+	return name, name != ""
+}
+
+// subscribed returns the names that have a subscriber.
+func (d *directory) subscribed() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var names []string
+	for name, index := range d.index {
+		if d.at(index).subs > 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// len is the number of records in use.
+func (d *directory) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.index)
+}
+
+func (d *directory) lookupLocked(name string) uint32 {
+	if index, ok := d.index[name]; ok {
+		return index
+	}
+	index := d.takeLocked()
+	ch := d.at(index)
+	// The record is unused: no reader looks at the name of an index without messages or subscribers.
+	ch.name = string([]byte(name)) // names may alias a request or a Redis reply
+	ch.last.Store(0)
+	ch.shards.Store(0)
+	ch.subs = 0
+	d.index[ch.name] = index
+	return index
+}
+
+func (d *directory) takeLocked() uint32 {
+	if len(d.freed) > 0 && d.freed[0].after <= d.safe() {
+		index := d.freed[0].index
+		d.freed = d.freed[1:]
+		return index
+	}
+	index := d.used
+	d.used++
+	if table := *d.table.Load(); index/channelChunk == uint32(len(table)) {
+		grown := append(append(channelTable(nil), table...), new([channelChunk]channel))
+		d.table.Store(&grown)
+	}
+	return index
+}
+
+// dropLocked frees a record that has neither subscribers nor messages in the ring.
+func (d *directory) dropLocked(index uint32, tail, head uint64) {
+	ch := d.at(index)
+	if ch.subs > 0 || index == d.busy || ch.last.Load() >= tail || ch.name == "" {
+		return
+	}
+	delete(d.index, ch.name)
+	ch.name = ""
+	d.freed = append(d.freed, freedChannel{index: index, after: head})
+}

@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// Engine serves event streams from one Log.
+type Engine struct {
+	// fixed after construction
+	cfg      Config
+	log      *Log
+	shards   []*shard
+	front    *front
+	replayer *replayer // nil without a history
+	filler   *filler   // nil without a history
+	started  time.Time
+	stop     context.CancelFunc // ends the readers of the history
+
+	conns   atomic.Int64   // open client connections, handshakes included
+	turn    atomic.Uint32  // where the search for a shard starts
+	drained sync.WaitGroup // a shard counts until it has nothing open after the drain began
+}
+
+// New validates cfg, reporting every problem at once, and opens the listeners.
+// Nothing is accepted before Run.
+func New(cfg Config) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	e := &Engine{cfg: cfg, started: time.Now(), stop: stop}
+	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards+1, cfg.History != nil, e.wakeShards)
+	if cfg.History != nil {
+		e.replayer = newReplayer(ctx, e.log, &e.cfg)
+		e.filler = &filler{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.fillFailed}
+	}
+	for n := range cfg.Shards {
+		s, err := newShard(e, n)
+		if err != nil {
+			e.discard()
+			return nil, err
+		}
+		e.shards = append(e.shards, s)
+	}
+	f, err := newFront(e)
+	if err != nil {
+		e.discard()
+		return nil, err
+	}
+	e.front = f
+	return e, nil
+}
+
+// discard takes back a construction that failed.
+func (e *Engine) discard() {
+	e.stop()
+	for _, s := range e.shards {
+		s.poller.close()
+	}
+}
+
+// Log is what the feed writes to and the history writer reads from.
+func (e *Engine) Log() *Log { return e.log }
+
+// Addrs are the addresses that the engine listens on.
+func (e *Engine) Addrs() []net.Addr { return e.front.addrs() }
+
+// Run serves until ctx ends. Then it stops accepting, closes the streams spread
+// over Config.Drain, and returns when all are closed.
+func (e *Engine) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	e.drained.Add(len(e.shards))
+	for _, s := range e.shards {
+		loops.Go(s.run)
+	}
+	readers, stopReaders := context.WithCancel(context.Background())
+	if e.filler != nil {
+		loops.Go(func() { e.filler.run(readers) })
+	}
+	err := e.front.serve()
+	if err == nil {
+		<-ctx.Done()
+	}
+	e.drain()
+	e.stop()
+	stopReaders()
+	if e.replayer != nil {
+		e.replayer.running.Wait()
+	}
+	for _, s := range e.shards {
+		s.post(letter{stop: true})
+	}
+	loops.Wait()
+	return err
+}
+
+// drain closes everything within Config.Drain.
+func (e *Engine) drain() {
+	e.front.stopAccepting()
+	deadline := time.Now().Add(e.cfg.Drain)
+	for _, s := range e.shards {
+		s.post(letter{drain: deadline})
+	}
+	e.drained.Wait()
+	e.front.close() // from here on no attachment comes
+}
+
+// attach hands a client to the shard with the fewest. It never blocks.
+func (e *Engine) attach(a attachment) {
+	n := len(e.shards)
+	start := int(e.turn.Add(1))
+	best := e.shards[start%n]
+	for k := 1; k < n; k++ {
+		if s := e.shards[(start+k)%n]; s.gauge.Load() < best.gauge.Load() {
+			best = s
+		}
+	}
+	best.gauge.Add(1) // until its loop counts again
+	best.post(letter{attach: &a})
+}
+
+// closed is told by a shard that a descriptor is closed.
+func (e *Engine) closed(peer uint32) {
+	e.conns.Add(-1)
+	e.front.release(peer)
+}
+
+// wakeShards wakes the shards whose bit is in mask.
+func (e *Engine) wakeShards(mask uint64) {
+	for _, s := range e.shards {
+		if s.bit&mask != 0 {
+			s.wake()
+		}
+	}
+}
+
+// second turns a time into whole seconds of the engine's life, at least 1; the
+// zero time is 0.
+func (e *Engine) second(t time.Time) uint32 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint32(max(t.Sub(e.started)/time.Second, 0)) + 1
+}
+
+// fillFailed reports a lost stretch that could not be read back: the receivers
+// were told by a gap event.
+func (e *Engine) fillFailed(err error, after, low sseproto.ID) {
+	e.cfg.Logger.Error("live streams lost messages: the history could not be read back",
+		"after", after.String(), "up_to", low.String(), "error", err.Error())
+}
+
+// Stats returns a snapshot of the engine's numbers.
+func (e *Engine) Stats() Stats {
+	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.stats()}
+	for _, s := range e.shards {
+		st.Streams += s.gauge.Load()
+		st.add(&s.count)
+	}
+	return st
+}
+
+var errNoListener = errors.New("engine: nothing to listen on")
+
+func wrapListen(addr string, err error) error { return fmt.Errorf("engine: listen %q: %w", addr, err) }

@@ -1,0 +1,383 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// stagedMessage waits for the stretch before it to be read back.
+type stagedMessage struct {
+	id               sseproto.ID
+	channel, payload string
+}
+
+// stagedSpan is a span whose messages wait outside the ring.
+type stagedSpan struct {
+	after    sseproto.ID // end of the span before
+	low      sseproto.ID
+	ready    sseproto.ID
+	through  sseproto.ID // set when closed
+	closed   bool
+	messages []stagedMessage
+}
+
+// stage holds what the feed brings while a lost stretch is read back from the
+// history, so that the ring stays in order. All fields are guarded by Log.mu.
+type stage struct {
+	spans []*stagedSpan
+	bytes int64
+	kick  chan struct{} // capacity 1: there is a stretch to read back
+}
+
+// stagedOverhead is the memory of a waiting message beyond its strings.
+const stagedOverhead = 64
+
+func (st *stage) active() bool { return len(st.spans) > 0 }
+
+// low is the start of the oldest staged span: the history may go on from there.
+func (st *stage) low() (low sseproto.ID, ok bool) {
+	if !st.active() {
+		return low, false
+	}
+	return st.spans[0].low, true
+}
+
+func (st *stage) newest() *stagedSpan { return st.spans[len(st.spans)-1] }
+
+func (st *stage) open(l *Log, low sseproto.ID) {
+	s := &stagedSpan{low: low, ready: low}
+	if st.active() {
+		s.after = st.newest().through
+	} else {
+		s.after = l.spans.newest().high
+		cov := *l.cover.Load()
+		cov.filling = true
+		l.cover.Store(&cov)
+	}
+	st.spans = append(st.spans, s)
+	select {
+	case st.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (st *stage) append(l *Log, id sseproto.ID, channel, payload string) {
+	s := st.newest()
+	if s.closed {
+		return
+	}
+	st.bytes += int64(len(channel)+len(payload)) + stagedOverhead
+	s.messages = append(s.messages, stagedMessage{id, clone(channel), clone(payload)})
+	if st.bytes > l.ringBytes/2 {
+		l.notifyLocked() // the filler gives up when it sees this
+	}
+}
+
+func clone(s string) string { return string([]byte(s)) }
+
+func (st *stage) commit(id sseproto.ID) {
+	if s := st.newest(); !s.closed && s.ready.Less(id) {
+		s.ready = id
+	}
+}
+
+func (st *stage) close(through sseproto.ID) {
+	s := st.newest()
+	if s.closed {
+		return
+	}
+	s.closed, s.through = true, through
+	keep := slices.IndexFunc(s.messages, func(m stagedMessage) bool { return through.Less(m.id) })
+	if keep >= 0 { // nobody has seen the rest
+		s.messages = s.messages[:keep]
+	}
+}
+
+// mayFillLocked reports whether a stretch is missing before the next span that
+// somebody waits for, or that somebody was told wrong things about.
+func (l *Log) mayFillLocked() bool {
+	before := l.spans.newest()
+	return l.fills && before != nil && (before.cut || len(l.dir.subscribed()) > 0)
+}
+
+var errStageFull = errors.New("engine: too many messages came in while the history was read")
+
+// awaitWatermark returns when the history is written up to id, or an error at
+// the end of ctx or when no more can be held back meanwhile.
+func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
+	for {
+		changed := l.Changed()
+		if !l.watermark.Load().Less(id) {
+			return nil
+		}
+		l.mu.Lock()
+		full := l.stage.bytes > l.ringBytes/2
+		l.mu.Unlock()
+		if full {
+			return errStageFull
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// filler reads lost stretches back for the live subscribers. One goroutine.
+type filler struct {
+	log     *Log
+	history History
+	wait    time.Duration
+	onError func(err error, after, low sseproto.ID)
+}
+
+// run works until ctx ends.
+func (f *filler) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.log.stage.kick:
+		}
+		for ctx.Err() == nil {
+			st := f.log.oldestStaged()
+			if st == nil {
+				break
+			}
+			f.fill(ctx, st)
+		}
+	}
+}
+
+func (l *Log) oldestStaged() *stagedSpan {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stage.active() {
+		return nil
+	}
+	return l.stage.spans[0]
+}
+
+// fill reads the stretch before st back and puts it and st into the ring.
+func (f *filler) fill(ctx context.Context, st *stagedSpan) {
+	page := newPage(f.log.dir.subscribed(), st.after)
+	page.lost = f.log.untrusted(st.after)
+	err := f.dispute(ctx, page, st)
+	if err == nil {
+		err = f.read(ctx, page, st)
+	}
+	if err != nil && ctx.Err() != nil {
+		return // shutting down: the streams are closing
+	}
+	if err != nil {
+		f.onError(err, st.after, st.low)
+		f.log.stats.abandoned.Add(1)
+		page.reset()
+		page.loseAll(sseproto.ReasonUnavailable)
+	}
+	page.finish(st.low)
+	f.log.unstage(st, page)
+}
+
+// dispute warns those who left with an ID that was given out after the span
+// should have been cut.
+func (f *filler) dispute(ctx context.Context, page *page, st *stagedSpan) error {
+	if page.lost == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	return f.history.Dispute(ctx, st.after, st.low)
+}
+
+func (f *filler) read(ctx context.Context, page *page, st *stagedSpan) error {
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	if err := f.log.awaitWatermark(ctx, st.low); err != nil {
+		return err
+	}
+	page.limit = f.log.ringBytes / 2
+	if err := f.history.Range(ctx, page.channels, st.after, st.low, page); err != nil {
+		return err
+	}
+	if page.overflowed() {
+		return errStageFull
+	}
+	return nil
+}
+
+// untrusted names the channels that got messages beyond after in the span that
+// was cut back to it, with the reason to tell them. Nil when it was not cut.
+func (l *Log) untrusted(after sseproto.ID) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.spans.newest()
+	if s == nil || !s.cut {
+		return nil
+	}
+	lost := make(map[string]string)
+	for pos := s.end; pos > max(s.first, l.tail.Load()); pos-- {
+		e := l.entryLocked(pos - 1)
+		if !after.Less(e.id) {
+			break
+		}
+		if name, ok := l.dir.nameOf(e.ch); ok {
+			lost[name] = sseproto.ReasonOutage
+		}
+	}
+	return lost
+}
+
+// unstage puts what was read back and then the staged span into the ring.
+func (l *Log) unstage(st *stagedSpan, p *page) {
+	l.mu.Lock()
+	defer l.unlock()
+	for _, f := range p.frames {
+		kind := kindFilled
+		if f.gap {
+			kind = kindGap
+			l.stats.gaps.Add(1)
+		} else {
+			l.stats.filled.Add(1)
+		}
+		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+	}
+	l.openLocked(st.low)
+	for _, m := range st.messages {
+		l.appendLocked(m.id, m.channel, m.payload)
+	}
+	if s := l.spans.current(); s.ready.Less(st.ready) {
+		s.ready = st.ready
+		l.reachLocked(st.ready)
+	}
+	if st.closed {
+		l.closeLocked(st.through)
+	}
+	l.stage.drop()
+	if l.stage.active() {
+		cov := *l.cover.Load()
+		cov.filling = true
+		l.cover.Store(&cov)
+	}
+	l.notifyLocked()
+}
+
+// drop forgets the oldest staged span.
+func (st *stage) drop() {
+	st.spans = st.spans[1:]
+	st.bytes = 0
+	for _, s := range st.spans {
+		for _, m := range s.messages {
+			st.bytes += int64(len(m.channel)+len(m.payload)) + stagedOverhead
+		}
+	}
+}
+
+// frameRef is one frame of a page.
+type frameRef struct {
+	id       sseproto.ID
+	channel  int
+	off, end int
+	gap      bool
+}
+
+// page gathers what the history tells about some channels, as frames in the
+// order in which they are delivered. It implements sseproto.Replay.
+type page struct {
+	channels  []string
+	after     sseproto.ID
+	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
+	limit     int64             // bytes of frames to take at most; 0: no limit
+	lost      map[string]string // channels known to have lost something, with the reason
+	oldest    []lostRange
+	buf       []byte
+	frames    []frameRef
+}
+
+// lostRange is a loss that the history reported.
+type lostRange struct {
+	channel int
+	reason  string
+	oldest  sseproto.ID
+}
+
+func newPage(channels []string, after sseproto.ID) *page {
+	return &page{channels: channels, after: after}
+}
+
+// Event implements sseproto.Replay.
+func (p *page) Event(channel int, id sseproto.ID, eventType, data []byte) {
+	if p.overflowed() {
+		return
+	}
+	off := len(p.buf)
+	p.buf = sseproto.AppendEvent(p.buf, id, string(eventType), data)
+	p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf)})
+}
+
+// Lost implements sseproto.Replay.
+func (p *page) Lost(channel int, reason string, oldest sseproto.ID) {
+	p.oldest = append(p.oldest, lostRange{channel, reason, oldest})
+}
+
+func (p *page) overflowed() bool { return p.limit > 0 && int64(len(p.buf)) > p.limit }
+
+func (p *page) reset() { p.buf, p.frames, p.oldest = p.buf[:0], p.frames[:0], nil }
+
+// loseAll notes a loss on every channel.
+func (p *page) loseAll(reason string) {
+	for i := range p.channels {
+		p.Lost(i, reason, sseproto.ID{})
+	}
+}
+
+// finish adds a gap event for each channel that lost something and brings the
+// frames into order: gaps first, then by ID. A gap event has the ID right before
+// the first message that is left in (after, upTo], or upTo when none is: who
+// resumes from it is not told again.
+func (p *page) finish(upTo sseproto.ID) {
+	told := make(map[int]bool)
+	id := upTo
+	for _, f := range p.frames {
+		if before := (sseproto.ID{Ms: f.id.Ms, Seq: max(f.id.Seq, 1) - 1}); before.Less(id) {
+			id = before
+		}
+	}
+	if id.Less(p.after) {
+		id = p.after
+	}
+	gap := func(channel int, reason string, oldest sseproto.ID) {
+		if told[channel] {
+			return
+		}
+		told[channel] = true
+		off := len(p.buf)
+		p.buf = sseproto.AppendGap(p.buf, sseproto.Gap{
+			ID: id, Reason: reason, Channel: p.channels[channel], Requested: p.requested, Oldest: oldest,
+		})
+		p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf), gap: true})
+	}
+	for _, l := range p.oldest {
+		gap(l.channel, l.reason, l.oldest)
+	}
+	for i, name := range p.channels {
+		if reason, ok := p.lost[name]; ok {
+			gap(i, reason, sseproto.ID{})
+		}
+	}
+	slices.SortStableFunc(p.frames, func(a, b frameRef) int {
+		if a.gap != b.gap {
+			if a.gap {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.id.Compare(b.id), cmp.Compare(a.channel, b.channel))
+	})
+}

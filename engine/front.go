@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cloudwego/netpoll"
+
+	"ssed/sseproto"
+)
+
+// front is the way in: it accepts connections, reads their requests, answers the
+// plain ones and hands the streams over to the shards.
+//
+// Netpoll keeps a connection only while its request is read. Then it is detached
+// and the bare descriptor goes on, see handshake.
+type front struct {
+	// fixed after construction
+	e         *Engine
+	cors      corsPolicy
+	limits    sseproto.Limits
+	deadlines *deadlines
+	listeners []*listener
+
+	heads    headCache // atomic, as the rest
+	draining atomic.Bool
+	closing  atomic.Bool
+	counters frontCounters
+
+	handshakes sync.WaitGroup // connections between accept and close or hand-over
+	tasks      sync.WaitGroup // goroutines that read requests
+	loops      sync.WaitGroup // one goroutine for each listener
+	sweeper    sync.WaitGroup
+}
+
+// refusalSlots is how many connections may be open beyond MaxConnections for the
+// moment that it takes to read their request and refuse it in the right form.
+// They come out of the files that Config keeps in reserve (reservedFiles).
+const refusalSlots = 64
+
+// newFront opens the listeners of e.cfg.Listen. Nothing is accepted before serve.
+func newFront(e *Engine) (*front, error) {
+	configureNetpoll()
+	f := &front{e: e, cors: newCORSPolicy(e.cfg.CORSOrigins, e.cfg.CORSCredentials)}
+	f.deadlines = newDeadlines(e.cfg.HandshakeTimeout, f.expire)
+	for _, address := range e.cfg.Listen {
+		l, err := listen(f, address, e.cfg.ReusePort)
+		if err != nil {
+			for _, open := range f.listeners {
+				open.close()
+			}
+			return nil, err
+		}
+		f.listeners = append(f.listeners, l)
+	}
+	return f, nil
+}
+
+// configureNetpoll makes the settings of netpoll, which are those of the process.
+var configureNetpoll = sync.OnceFunc(func() {
+	// The smallest node of a connection's buffer; netpoll's own bound is 4 KiB. See
+	// inputBufferBytes.
+	netpoll.LinkBufferCap = inputBufferBytes
+	_ = netpoll.Configure(netpoll.Config{
+		PollerNum:  1, // only handshakes pass through; streams have the pollers of their shards
+		BufferSize: inputBufferBytes,
+		Runner:     runTask,
+		// It logs each accept and read error of a peer that left.
+		LoggerOutput: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug).Writer(),
+	})
+})
+
+// inputBufferBytes is the first buffer of a connection. Heads of browsers have 500
+// to 900 bytes without cookies, so most take one read; for larger ones the buffer
+// doubles. An open handshake then costs 4.1 KB in all; 3.6 KB with 512 bytes here,
+// 11.2 KB with netpoll's default of 8 KiB.
+const inputBufferBytes = 1 << 10
+
+// serve starts to accept and returns.
+func (f *front) serve() error {
+	f.sweeper.Go(f.deadlines.run)
+	for _, l := range f.listeners {
+		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(f.prepare))
+		if err != nil {
+			return fmt.Errorf("engine: listen %q: %w", l.address, err)
+		}
+		l.startServing()
+		f.loops.Go(func() {
+			err := loop.Serve(l)
+			if !f.draining.Load() {
+				f.e.cfg.Logger.Error("engine: listener ended", "listen", l.address, "error", err)
+			}
+			l.close()
+		})
+	}
+	return nil
+}
+
+// stopAccepting closes the listeners. Requests under way get their answer; new
+// streams are sent elsewhere.
+func (f *front) stopAccepting() {
+	f.draining.Store(true)
+	for _, l := range f.listeners {
+		if !l.stop() {
+			l.close()
+		}
+	}
+	f.loops.Wait()
+}
+
+// close ends everything that stopAccepting left and waits for it.
+func (f *front) close() {
+	f.stopAccepting()
+	f.closing.Store(true)
+	f.deadlines.close()
+	f.handshakes.Wait()
+	f.tasks.Wait()
+	f.sweeper.Wait()
+}
+
+// addrs are those of the listeners, in the order of the configuration.
+func (f *front) addrs() []net.Addr {
+	var all []net.Addr
+	for _, l := range f.listeners {
+		all = append(all, l.addr)
+	}
+	return all
+}
+
+// admit counts a connection that is about to be accepted, or tells that there is
+// no room even to refuse it politely.
+func (f *front) admit() bool {
+	if f.e.conns.Add(1) > int64(f.e.cfg.MaxConnections+refusalSlots) {
+		f.e.conns.Add(-1)
+		return false
+	}
+	f.handshakes.Add(1)
+	f.counters.accepted.Add(1)
+	f.counters.open.Add(1)
+	return true
+}
+
+// ended tells that a handshake is over and its connection closed.
+func (f *front) ended() {
+	f.e.conns.Add(-1)
+	f.counters.open.Add(-1)
+	f.handshakes.Done()
+}
+
+// handOver gives a connection to the shards. It stays counted in e.conns.
+func (f *front) handOver(a *attachment) {
+	f.counters.streams.Add(1)
+	f.counters.open.Add(-1)
+	f.e.attach(*a)
+	f.handshakes.Done()
+}
+
+// release is told by the shards that a stream of the peer is closed.
+func (f *front) release(uint32) {}
+
+// expire closes a handshake whose time is up.
+func (f *front) expire(h *handshake) {
+	h.expired.Store(!f.closing.Load())
+	_ = h.conn.Close()
+}
+
+// availability tells whether a stream can be taken now, and if not, why.
+func (f *front) availability() (reason RefuseReason, text string, ok bool) {
+	if f.draining.Load() {
+		return RefuseDraining, "draining", false
+	}
+	if ready, why := f.e.cfg.Ready(); !ready {
+		return RefuseNotReady, why, false
+	}
+	return 0, "", true
+}
+
+// full reports whether there are more connections than allowed, with the one that asks.
+func (f *front) full() bool { return f.e.conns.Load() > int64(f.e.cfg.MaxConnections) }
+
+// prepare is called for each accepted connection before netpoll watches it.
+func (f *front) prepare(conn netpoll.Connection) context.Context {
+	h := newHandshake(f, conn)
+	if !f.deadlines.arm(h) {
+		_ = conn.Close() // the front closes
+	}
+	return h
+}
+
+func onRequest(ctx context.Context, conn netpoll.Connection) error {
+	ctx.(*handshake).read(conn.Reader())
+	return nil
+}
+
+// RefuseReason names why a connection was not served; the label of a counter.
+type RefuseReason uint8
+
+// The reasons, in the order of FrontStats.Refused.
+const (
+	RefuseNotReady RefuseReason = iota // the feed is not in order
+	RefuseDraining                     // the server drains
+	RefuseFull                         // MaxConnections
+	RefuseFiles                        // the limit of open files of the process or the system
+	RefuseTimeout                      // no whole request within HandshakeTimeout
+	RefuseUnread                       // the client does not read its answers
+	RefuseProtocol                     // the request is malformed
+	RefusePanic                        // a bug: the request handler panicked
+	numRefuseReasons
+)
+
+var refuseReasonNames = [numRefuseReasons]string{"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic"}
+
+func (r RefuseReason) String() string { return refuseReasonNames[r] }
+
+// RefuseReasons lists all reasons, in the order of FrontStats.Refused.
+func RefuseReasons() []RefuseReason {
+	all := make([]RefuseReason, numRefuseReasons)
+	for i := range all {
+		all[i] = RefuseReason(i)
+	}
+	return all
+}
+
+type frontCounters struct {
+	accepted, streams atomic.Uint64
+	open              atomic.Int64
+	answered          [6]atomic.Uint64
+	refused           [numRefuseReasons]atomic.Uint64
+}
+
+// FrontStats is a snapshot of the front.
+type FrontStats struct {
+	Accepted   uint64                   // connections accepted and read from
+	Handshakes int64                    // of these, the ones that are neither closed nor a stream yet
+	Streams    uint64                   // requests that became a stream
+	Answered   [6]uint64                // plain answers by the first digit of their status
+	Refused    [numRefuseReasons]uint64 // connections and requests not served
+}
+
+func (f *front) stats() FrontStats {
+	s := FrontStats{Accepted: f.counters.accepted.Load(), Handshakes: f.counters.open.Load(), Streams: f.counters.streams.Load()}
+	for i := range s.Answered {
+		s.Answered[i] = f.counters.answered[i].Load()
+	}
+	for i := range s.Refused {
+		s.Refused[i] = f.counters.refused[i].Load()
+	}
+	return s
+}

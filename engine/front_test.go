@@ -1,0 +1,808 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// served is an engine that runs, with its first address.
+type served struct {
+	*Engine
+	t       testing.TB
+	network string
+	addr    string
+	stop    func() // ends it and waits; safe to call again
+}
+
+func serveEngine(t testing.TB, cfg Config) *served {
+	t.Helper()
+	if cfg.Listen == nil {
+		cfg.Listen = []string{"127.0.0.1:0"}
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = time.Millisecond
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	e, err := New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	s := &served{Engine: e, t: t, network: e.Addrs()[0].Network(), addr: e.Addrs()[0].String()}
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// wire is a client that speaks bytes.
+type wire struct {
+	net.Conn
+	t testing.TB
+	r *bufio.Reader
+}
+
+func (s *served) dial() *wire {
+	s.t.Helper()
+	conn, err := net.Dial(s.network, s.addr)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(s.t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	return &wire{Conn: conn, t: s.t, r: bufio.NewReader(conn)}
+}
+
+func (w *wire) send(text string) *wire {
+	w.t.Helper()
+	_, err := io.WriteString(w, text)
+	require.NoError(w.t, err)
+	return w
+}
+
+// answer reads one answer; the body of a stream is left to be read.
+func (w *wire) answer(method string) *http.Response {
+	w.t.Helper()
+	resp, err := http.ReadResponse(w.r, &http.Request{Method: method})
+	require.NoError(w.t, err)
+	return resp
+}
+
+// whole reads one plain answer and its body.
+func (w *wire) whole() (int, http.Header, string) {
+	w.t.Helper()
+	resp := w.answer(http.MethodGet)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(w.t, err)
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+// requireEnd waits until the server closes, with nothing more sent before.
+func (w *wire) requireEnd() {
+	w.t.Helper()
+	rest, err := io.ReadAll(w.r)
+	if err != nil {
+		require.ErrorIs(w.t, err, unix.ECONNRESET)
+	}
+	require.Empty(w.t, string(rest))
+}
+
+const getHealth = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+func getStream(channel string, fields ...string) string {
+	return "GET /sse/connect?channel_id=" + channel + " HTTP/1.1\r\nHost: a\r\n" + strings.Join(append(fields, "\r\n"), "\r\n")
+}
+
+const asEventSource = "Accept: text/event-stream"
+
+// openFiles counts the descriptors of this process.
+func openFiles(t testing.TB) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+func eventually(t testing.TB, ok func() bool, what string, args ...any) {
+	t.Helper()
+	require.Eventually(t, ok, 10*time.Second, time.Millisecond, append([]any{what}, args...)...)
+}
+
+func TestPlainEndpoints(t *testing.T) {
+	ready := atomic.Bool{}
+	s := serveEngine(t, Config{Ready: func() (bool, string) { return ready.Load(), "no feed yet" }})
+	f := func(request string, status int, body string) http.Header {
+		t.Helper()
+		gotStatus, header, gotBody := s.dial().send(request + " HTTP/1.1\r\nHost: a\r\n\r\n").whole()
+		require.Equal(t, status, gotStatus, request)
+		require.Equal(t, body, gotBody, request)
+		require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"), "%s: errors can be read by pages too", request)
+		require.NotEmpty(t, header.Get("Date"), request)
+		return header
+	}
+	f("GET /health", 200, "ok\n")
+	f("GET /ready", 503, "no feed yet\n")
+	ready.Store(true)
+	f("GET /ready", 200, "ready\n")
+	f("GET /", 404, "no such path\n")
+	f("GET /sse/connect/", 404, "no such path\n")
+	f("GET http://elsewhere/health", 200, "ok\n")
+	require.Equal(t, "GET, HEAD, OPTIONS", f("DELETE /ready", 405, "method not allowed\n").Get("Allow"))
+	require.Equal(t, "GET, HEAD, OPTIONS", f("POST /sse/connect?channel_id=a", 405, "method not allowed\n").Get("Allow"))
+	f("BREW /health", 501, "method not implemented\n")
+	f("GET /sse/connect", 400, "channel_id is missing\n")
+	f("GET /sse/connect?channel_id=%zz", 400, "malformed percent escape in the query\n")
+	f("GET /sse/connect?channel_id="+strings.Repeat("a", 256), 400, "channel_id is empty, too long or has a NUL\n")
+	f("OPTIONS *", 204, "")
+	require.EqualValues(t, 0, s.Stats().Front.Streams)
+}
+
+func TestHeadIsAnsweredWithoutABody(t *testing.T) {
+	s := serveEngine(t, Config{})
+	w := s.dial().send(strings.Replace(getHealth, "GET", "HEAD", 1) + getHealth)
+	resp := w.answer(http.MethodHead)
+	require.EqualValues(t, 3, resp.ContentLength)
+	status, _, body := w.whole()
+	require.Equal(t, 200, status)
+	require.Equal(t, "ok\n", body)
+
+	w = s.dial().send(strings.Replace(getStream("a"), "GET", "HEAD", 1))
+	require.Equal(t, "text/event-stream", w.answer(http.MethodHead).Header.Get("Content-Type"))
+	w.requireEnd()
+}
+
+func TestStreamHead(t *testing.T) {
+	s := serveEngine(t, Config{RetryMin: 2 * time.Second, RetryMax: 3 * time.Second})
+	w := s.dial().send(getStream("a"))
+	resp := w.answer(http.MethodGet)
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	require.Equal(t, "no-cache, no-transform", resp.Header.Get("Cache-Control"))
+	require.Equal(t, "no", resp.Header.Get("X-Accel-Buffering"))
+	require.Equal(t, "*", resp.Header.Get("Access-Control-Allow-Origin"))
+	require.True(t, resp.Close)
+	require.Empty(t, resp.TransferEncoding)
+	requireRetry(t, w, 2*time.Second, 3*time.Second)
+}
+
+func requireRetry(t testing.TB, w *wire, low, high time.Duration) {
+	t.Helper()
+	line, err := w.r.ReadString('\n')
+	require.NoError(t, err)
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "retry: ")
+	require.True(t, ok, line)
+	ms, err := strconv.Atoi(digits)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, time.Duration(ms)*time.Millisecond, low)
+	require.LessOrEqual(t, time.Duration(ms)*time.Millisecond, high)
+}
+
+func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
+	s := serveEngine(t, Config{})
+	const n = 500 // more than one chunk of input and several writes of answers
+	w := s.dial()
+	var all strings.Builder
+	for i := range n {
+		if i%2 == 0 {
+			all.WriteString(getHealth)
+		} else {
+			all.WriteString("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+		}
+	}
+	all.WriteString(getStream("a"))
+	go func() { _, _ = io.WriteString(w, all.String()) }()
+	for i := range n {
+		status, _, _ := w.whole()
+		require.Equal(t, []int{200, 404}[i%2], status)
+	}
+	require.Equal(t, "text/event-stream", w.answer(http.MethodGet).Header.Get("Content-Type"))
+}
+
+func TestConnectionCloseIsHonoured(t *testing.T) {
+	s := serveEngine(t, Config{})
+	for _, request := range []string{
+		"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+		"GET /health HTTP/1.0\r\n\r\n",
+	} {
+		w := s.dial().send(request)
+		status, _, _ := w.whole()
+		require.Equal(t, 200, status)
+		w.requireEnd()
+	}
+	w := s.dial().send("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + getHealth)
+	for range 2 {
+		_, header, _ := w.whole()
+		require.Equal(t, "keep-alive", header.Get("Connection"))
+	}
+}
+
+// A client that sends first and reads later gets the answer whole: the server reads
+// on for a while instead of resetting the connection.
+func TestRefusedBodyDoesNotTakeTheAnswerAway(t *testing.T) {
+	s := serveEngine(t, Config{})
+	w := s.dial()
+	w.send("POST /sse/connect HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n")
+	w.send(strings.Repeat("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", 1<<20/len(getHealth)))
+	status, _, _ := w.whole()
+	require.Equal(t, 405, status)
+	w.requireEnd()
+	require.NoError(t, w.Close())
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "the lingering connection ends with its peer")
+	require.EqualValues(t, [6]uint64{4: 1}, s.Stats().Front.Answered, "the body was not taken for requests")
+}
+
+func TestEndlessBodyIsCut(t *testing.T) {
+	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
+	w := s.dial().send("POST /sse/connect HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+	block := make([]byte, 64<<10)
+	sent := 0
+	for sent < 100<<20 {
+		n, err := w.Write(block)
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	require.Less(t, sent, 100<<20)
+}
+
+func TestSlowSenderIsCut(t *testing.T) {
+	const timeout = 200 * time.Millisecond
+	s := serveEngine(t, Config{HandshakeTimeout: timeout})
+	w := s.dial()
+	start := time.Now()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.requireEnd()
+	}()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	request := getStream("a", "X-Filler: "+strings.Repeat("x", 10_000))
+	for i := 0; ; i++ {
+		select {
+		case <-ended:
+			require.GreaterOrEqual(t, time.Since(start), timeout)
+			require.Less(t, time.Since(start), 10*timeout)
+			require.EqualValues(t, 1, s.Stats().Front.Refused[RefuseTimeout])
+			return
+		case <-tick.C:
+			_, _ = w.Write([]byte{request[i]})
+		}
+	}
+}
+
+func TestIdleHandshakesAreDroppedAtTheDeadline(t *testing.T) {
+	const n = 500
+	s := serveEngine(t, Config{HandshakeTimeout: 300 * time.Millisecond})
+	files := openFiles(t)
+	idle := make([]*wire, n)
+	for i := range idle {
+		idle[i] = s.dial()
+		if i%2 == 0 {
+			idle[i].send("GET /sse/connect?channel_id=a HTTP/1.1\r\nHo")
+		}
+	}
+	for _, w := range idle {
+		w.requireEnd()
+		_ = w.Close()
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
+	require.EqualValues(t, n, s.Stats().Front.Refused[RefuseTimeout])
+	require.EqualValues(t, 0, s.Stats().Front.Handshakes)
+}
+
+// bareClients opens connections that cost this process a descriptor and nothing
+// else, and sends text on each.
+func (s *served) bareClients(n int, text string) (closeAll func()) {
+	s.t.Helper()
+	at, err := netip.ParseAddrPort(s.addr)
+	require.NoError(s.t, err)
+	fds := make([]int, n)
+	for i := range fds {
+		fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		require.NoError(s.t, err)
+		require.NoError(s.t, unix.Connect(fds[i], &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}))
+		_, err = unix.Write(fds[i], []byte(text))
+		require.NoError(s.t, err)
+	}
+	return func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+func heapInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
+
+func TestHalfOpenHeadsCostFewKilobytesAndDelayNobody(t *testing.T) {
+	n := min(4000, fileLimit()/4)
+	const perHandshake = 8 << 10 // measured: 4.2 KB
+	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
+	before := heapInUse()
+	closeAll := s.bareClients(n, strings.TrimSuffix(getStream("a", "User-Agent: "+strings.Repeat("x", 400)), "\r\n"))
+	eventually(t, func() bool { return s.Stats().Front.Handshakes == int64(n) }, "all are accepted")
+	require.Less(t, heapInUse()-before, int64(n*perHandshake))
+	start := time.Now()
+	for range 100 {
+		w := s.dial().send(getHealth)
+		w.whole()
+		_ = w.Close()
+	}
+	require.Less(t, time.Since(start), 5*time.Second) // 20 ms each also under the race detector
+	closeAll()
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "all are gone")
+}
+
+func TestIdleConnectionAfterAnAnswerIsClosedButNotCounted(t *testing.T) {
+	s := serveEngine(t, Config{HandshakeTimeout: 100 * time.Millisecond})
+	w := s.dial().send(getHealth)
+	w.whole()
+	w.requireEnd()
+	half := s.dial().send(getHealth + "GET /hea")
+	half.whole()
+	half.requireEnd()
+	require.EqualValues(t, 1, s.Stats().Front.Refused[RefuseTimeout])
+}
+
+func TestStreamOutlivesTheDeadline(t *testing.T) {
+	s := serveEngine(t, Config{HandshakeTimeout: 100 * time.Millisecond})
+	stream := s.dial().send(getStream("a"))
+	stream.answer(http.MethodGet)
+	s.dial().requireEnd() // came later and is over
+	require.EqualValues(t, 1, s.Stats().Streams)
+}
+
+func TestDeadlinesEndInTheOrderOfArming(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan *handshake, 10)
+		d := newDeadlines(time.Second, func(h *handshake) { ended <- h })
+		var running sync.WaitGroup
+		running.Go(d.run)
+		a, b, c := new(handshake), new(handshake), new(handshake)
+		for _, h := range []*handshake{a, b, c} {
+			require.True(t, d.arm(h))
+			time.Sleep(100 * time.Millisecond)
+		}
+		d.disarm(b)
+		require.True(t, d.arm(a)) // again: now the last
+		start := time.Now()
+		require.Same(t, c, <-ended)
+		require.InDelta(t, 0.9, time.Since(start).Seconds(), 0.021)
+		require.Same(t, a, <-ended)
+		require.InDelta(t, 1, time.Since(start).Seconds(), 0.021)
+
+		require.True(t, d.arm(b))
+		d.close()
+		running.Wait()
+		require.Same(t, b, <-ended)
+		require.Empty(t, ended)
+		require.False(t, d.arm(a))
+	})
+}
+
+func TestFullServerRefusesStreamsAndRecovers(t *testing.T) {
+	s := serveEngine(t, Config{MaxConnections: 4, RetryMin: time.Second, RetryMax: 2 * time.Second})
+	open := make([]*wire, 4)
+	for i := range open {
+		open[i] = s.dial().send(getStream("a"))
+		open[i].answer(http.MethodGet)
+	}
+	for range 100 {
+		w := s.dial().send(getStream("a", asEventSource))
+		resp := w.answer(http.MethodGet)
+		require.Equal(t, 200, resp.StatusCode, "a browser would not come back after an error")
+		require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+		requireRetry(t, w, 4*time.Second, 8*time.Second)
+		w.requireEnd()
+	}
+	w := s.dial().send(getStream("a"))
+	status, header, body := w.whole()
+	require.Equal(t, 503, status)
+	require.Equal(t, "too many connections\n", body)
+	after, err := strconv.Atoi(header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, after, 4)
+	require.NoError(t, w.Close())
+	w = s.dial().send(getHealth)
+	status, _, _ = w.whole()
+	require.Equal(t, 200, status, "probes are answered at the limit")
+	require.NoError(t, w.Close())
+	require.EqualValues(t, 101, s.Stats().Front.Refused[RefuseFull])
+
+	require.NoError(t, open[0].Close())
+	eventually(t, func() bool {
+		w := s.dial().send(getStream("a"))
+		defer w.Close()
+		return w.answer(http.MethodGet).StatusCode == 200
+	}, "a place is free again")
+}
+
+func TestConnectionsWithoutARequestCannotFillTheQueue(t *testing.T) {
+	s := serveEngine(t, Config{MaxConnections: 2, HandshakeTimeout: time.Minute})
+	idle := make([]*wire, 2+refusalSlots)
+	for i := range idle {
+		idle[i] = s.dial()
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 2+refusalSlots }, "the idle ones are accepted")
+	for range 50 {
+		w := s.dial()
+		require.Equal(t, "text/event-stream", w.answer(http.MethodGet).Header.Get("Content-Type"))
+		requireRetry(t, w, 8*time.Second, 20*time.Second)
+		w.requireEnd()
+	}
+	require.EqualValues(t, 2+refusalSlots, s.Stats().Connections)
+	for _, w := range idle {
+		require.NoError(t, w.Close())
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "the idle ones are gone")
+	require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
+}
+
+// outOfFilesEnv makes the test binary a server that is out of files.
+const outOfFilesEnv = "SSED_TEST_OUT_OF_FILES"
+
+func TestOutOfFilesServer(t *testing.T) {
+	if os.Getenv(outOfFilesEnv) == "" {
+		t.Skip("a part of TestOutOfFilesStillAnswers")
+	}
+	s := serveEngine(t, Config{MaxConnections: 40, RetryMin: time.Second, RetryMax: time.Second, HandshakeTimeout: time.Minute})
+	var unlimited unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &unlimited))
+	limit := unix.Rlimit{Cur: uint64(openFiles(t) + 10), Max: unlimited.Max}
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	fmt.Println("address", s.addr)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	require.NotZero(t, s.Stats().Front.Refused[RefuseFiles])
+}
+
+func TestOutOfFilesStillAnswers(t *testing.T) {
+	server := exec.Command(os.Args[0], "-test.run=^TestOutOfFilesServer$", "-test.v")
+	server.Env = append(os.Environ(), outOfFilesEnv+"=1")
+	stdin, err := server.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := server.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, server.Start())
+	output := bufio.NewScanner(stdout)
+	s := &served{t: t, network: "tcp"}
+	for s.addr == "" && output.Scan() {
+		_, s.addr, _ = strings.Cut(output.Text(), "address ")
+	}
+	var open []*wire
+	refused := 0
+	for range 60 {
+		w := s.dial().send(getStream("a", asEventSource))
+		w.answer(http.MethodGet)
+		line, err := w.r.ReadString('\n')
+		require.NoError(t, err)
+		if line == "retry: 4000\n" {
+			refused++
+		}
+		open = append(open, w)
+	}
+	require.Greater(t, refused, 40)
+	for _, w := range open {
+		_ = w.Close()
+	}
+	eventually(t, func() bool {
+		w := s.dial().send(getHealth)
+		defer w.Close()
+		return w.answer(http.MethodGet).StatusCode == 200
+	}, "files are free again")
+	require.NoError(t, stdin.Close())
+	_, _ = io.Copy(io.Discard, stdout)
+	require.NoError(t, server.Wait())
+}
+
+func TestNotReadyAsksEventSourcesToComeAgain(t *testing.T) {
+	s := serveEngine(t, Config{Ready: func() (bool, string) { return false, "redis is away" }})
+	w := s.dial().send(getStream("a", "Accept: text/html, Text/Event-Stream;q=0.9"))
+	require.Equal(t, "text/event-stream", w.answer(http.MethodGet).Header.Get("Content-Type"))
+	requireRetry(t, w, 2*time.Second, 5*time.Second)
+	w.requireEnd()
+	status, header, body := s.dial().send(getStream("a", "Accept: */*")).whole()
+	require.Equal(t, 503, status)
+	require.NotEmpty(t, header.Get("Retry-After"))
+	require.Equal(t, "redis is away\n", body)
+	require.EqualValues(t, 2, s.Stats().Front.Refused[RefuseNotReady])
+}
+
+func TestStoppedFrontAnswersWhatIsOpenAndAcceptsNoMore(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", "unix:" + filepath.Join(t.TempDir(), "s")} {
+		s := serveEngine(t, Config{Listen: []string{listen}})
+		probe, half := s.dial().send(getHealth), s.dial().send("GET /sse/connect?channel_id=a HTTP/1.1\r\n")
+		status, _, _ := probe.whole()
+		require.Equal(t, 200, status)
+		eventually(t, func() bool { return s.Stats().Connections == 2 }, "both are accepted")
+
+		s.front.stopAccepting()
+		_, err := net.Dial(s.network, s.addr)
+		require.Error(t, err)
+		status, _, body := probe.send("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n").whole()
+		require.Equal(t, 503, status)
+		require.Equal(t, "draining\n", body)
+		probe.requireEnd()
+		half.send("Host: a\r\n" + asEventSource + "\r\n\r\n")
+		half.answer(http.MethodGet)
+		requireRetry(t, half, 2*time.Second, 5*time.Second)
+		half.requireEnd()
+		require.EqualValues(t, 1, s.Stats().Front.Refused[RefuseDraining])
+	}
+}
+
+func TestCloseEndsHandshakesAndLeavesNoFile(t *testing.T) {
+	before := openFiles(t)
+	s := serveEngine(t, Config{Listen: []string{"127.0.0.1:0", "127.0.0.1:0"}})
+	idle := make([]*wire, 50)
+	for i := range idle {
+		idle[i] = s.dial().send("GET /")
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 50 }, "all are accepted")
+	s.stop()
+	for _, w := range idle {
+		w.requireEnd()
+		require.NoError(t, w.Close())
+	}
+	eventually(t, func() bool { return openFiles(t) <= before+netpollFiles }, "no file is left")
+	require.Zero(t, s.Stats().Connections)
+}
+
+// netpollFiles are opened once in the life of the process: epoll and eventfd.
+const netpollFiles = 2
+
+func TestOneProcessRunsSeveralEnginesOneAfterAnother(t *testing.T) {
+	for range 20 {
+		s := serveEngine(t, Config{})
+		require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
+		s.stop()
+	}
+}
+
+func TestClientThatDoesNotReadItsAnswersIsCut(t *testing.T) {
+	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
+	w := s.dial()
+	block := strings.Repeat(getHealth, 1000)
+	for {
+		if _, err := io.WriteString(w, block); err != nil {
+			require.False(t, errors.Is(err, os.ErrDeadlineExceeded), "it was left to send")
+			break
+		}
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "it is closed")
+	require.EqualValues(t, 1, s.Stats().Front.Refused[RefuseUnread])
+}
+
+func TestPanicConcernsOneConnection(t *testing.T) {
+	panics := atomic.Bool{}
+	panics.Store(true)
+	s := serveEngine(t, Config{Ready: func() (bool, string) {
+		if panics.Load() {
+			panic("as if by a bug")
+		}
+		return true, ""
+	}})
+	s.dial().send(getStream("a")).requireEnd()
+	panics.Store(false)
+	require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
+	require.EqualValues(t, 1, s.Stats().Front.Refused[RefusePanic])
+}
+
+func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
+	s := serveEngine(t, Config{})
+	for range 200 {
+		w := s.dial().send(getHealth)
+		require.NoError(t, w.Conn.(*net.TCPConn).CloseWrite())
+		status, _, _ := w.whole()
+		require.Equal(t, 200, status)
+		w.requireEnd()
+	}
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "nothing is left")
+}
+
+// Descriptors are closed and their numbers given out again all the time, while
+// netpoll, shards and clients let go of them in any order. Each client must get
+// the answer to its own request or none.
+func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
+	s := serveEngine(t, Config{HandshakeTimeout: 50 * time.Millisecond})
+	files := openFiles(t)
+	perWorker, answered := 400, atomic.Int64{}
+	if testing.Short() {
+		perWorker = 100
+	}
+	var workers sync.WaitGroup
+	for worker := range 16 {
+		workers.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(worker), 1))
+			for i := range perWorker {
+				if s.churn(rng, fmt.Sprintf("tag-%d-%d", worker, i)) {
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	require.Greater(t, answered.Load(), int64(perWorker), "most clients that stay are served")
+	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
+	stats := s.Stats().Front
+	require.Zero(t, stats.Handshakes)
+	require.EqualValues(t, 16*perWorker, stats.Accepted)
+	require.Zero(t, stats.Refused[RefusePanic])
+}
+
+// churn connects once, leaves at a random moment, and reports whether it was served.
+func (s *served) churn(rng *rand.Rand, tag string) bool {
+	conn, err := net.Dial(s.network, s.addr)
+	if err != nil {
+		s.t.Errorf("dial: %v", err)
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	request := getStream("a", "Last-Event-ID: "+tag)
+	cut := rng.IntN(len(request))
+	switch rng.IntN(5) {
+	case 0: // leaves in the middle of its request
+		_, _ = io.WriteString(conn, request[:cut])
+		return false
+	case 1: // resets in the middle of the hand-over
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_, _ = io.WriteString(conn, request)
+		return false
+	case 2: // sends all and half-closes
+		_, _ = io.WriteString(conn, request)
+		_ = conn.(*net.TCPConn).CloseWrite()
+	case 3: // in two pieces
+		_, _ = io.WriteString(conn, request[:cut])
+		_, _ = io.WriteString(conn, request[cut:])
+	default: // a plain request before, on the same connection
+		_, _ = io.WriteString(conn, getHealth+request)
+	}
+	r := bufio.NewReader(conn)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return false
+		}
+		if strings.HasPrefix(line, "data: ") {
+			if !strings.Contains(line, `"requested":"`+tag+`"`) {
+				s.t.Errorf("the client %s got %q", tag, line)
+			}
+			return true
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	const origin = "https://app.example"
+	f := func(cfg Config, sent, allowed string, credentials, vary bool) {
+		t.Helper()
+		s := serveEngine(t, cfg)
+		for _, request := range []string{getHealth, "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", getStream("a"), getStream("")} {
+			if sent != "" {
+				request = strings.Replace(request, "Host: a", "Host: a\r\nOrigin: "+sent, 1)
+			}
+			header := s.dial().send(request).answer(http.MethodGet).Header
+			require.Equal(t, allowed, header.Get("Access-Control-Allow-Origin"), request)
+			require.Equal(t, credentials, header.Get("Access-Control-Allow-Credentials") == "true", request)
+			require.Equal(t, vary, header.Get("Vary") == "Origin", request)
+		}
+		s.stop()
+	}
+	list := []string{origin, "https://Other.Example/"}
+	f(Config{}, "", "*", false, false)
+	f(Config{}, origin, "*", false, false)
+	f(Config{CORSOrigins: list}, "", "", false, true)
+	f(Config{CORSOrigins: list}, origin, origin, false, true)
+	f(Config{CORSOrigins: list}, "https://other.example", "https://other.example", false, true)
+	f(Config{CORSOrigins: list}, "https://app.example.evil", "", false, true)
+	f(Config{CORSOrigins: list, CORSCredentials: true}, origin, origin, true, true)
+	f(Config{CORSOrigins: list, CORSCredentials: true}, "null", "", false, true)
+	f(Config{CORSCredentials: true}, origin, origin, true, true)
+	f(Config{CORSCredentials: true}, "", "", false, true)
+}
+
+func TestPreflightAllowsWhatIsAsked(t *testing.T) {
+	s := serveEngine(t, Config{CORSOrigins: []string{"https://app.example"}})
+	preflight := func(origin, headers string) http.Header {
+		request := "OPTIONS /sse/connect?channel_id=a HTTP/1.1\r\nHost: a\r\nOrigin: " + origin +
+			"\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: " + headers + "\r\n\r\n"
+		status, header, _ := s.dial().send(request).whole()
+		require.Equal(t, 204, status)
+		return header
+	}
+	header := preflight("https://app.example", "last-event-id,x-mine")
+	require.Equal(t, "last-event-id,x-mine", header.Get("Access-Control-Allow-Headers"))
+	require.Equal(t, "GET, HEAD", header.Get("Access-Control-Allow-Methods"))
+	require.Equal(t, "86400", header.Get("Access-Control-Max-Age"))
+	header = preflight("https://app.example", strings.Repeat("x", 5000))
+	require.Equal(t, corsHeaders, header.Get("Access-Control-Allow-Headers"))
+	header = preflight("https://evil.example", "last-event-id")
+	require.Empty(t, header.Get("Access-Control-Allow-Origin"))
+	require.Empty(t, header.Get("Access-Control-Allow-Headers"))
+}
+
+func TestSeveralListeners(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ssed.sock")
+	s := serveEngine(t, Config{Listen: []string{"127.0.0.1:0", "unix:" + path, "[::1]:0"}})
+	for _, addr := range s.Addrs() {
+		s.network, s.addr = addr.Network(), addr.String()
+		require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
+	}
+	s.stop()
+	require.NoFileExists(t, path)
+}
+
+func TestUnixSocketLeftBehindIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ssed.sock")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	stale.SetUnlinkOnClose(false)
+	cfg := Config{Listen: []string{"unix:" + path}}
+	_, err = New(cfg)
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+	require.NoError(t, stale.Close())
+	require.Equal(t, 200, serveEngine(t, cfg).dial().send(getHealth).answer(http.MethodGet).StatusCode)
+
+	file := filepath.Join(t.TempDir(), "precious")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+	_, err = New(Config{Listen: []string{"unix:" + file}})
+	require.ErrorIs(t, err, os.ErrExist)
+	require.FileExists(t, file)
+}
+
+func TestReusePortSharesAnAddress(t *testing.T) {
+	first := serveEngine(t, Config{ReusePort: true})
+	second := serveEngine(t, Config{ReusePort: true, Listen: []string{first.addr}})
+	require.Equal(t, first.addr, second.addr)
+	_, err := New(Config{Listen: []string{first.addr}})
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+}
+
+func TestAcceptedSocketsSendAtOnce(t *testing.T) {
+	e, err := New(Config{Listen: []string{"127.0.0.1:0"}})
+	require.NoError(t, err)
+	l := e.front.listeners[0]
+	client, err := net.Dial("tcp", l.addr.String())
+	require.NoError(t, err)
+	defer client.Close()
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	fd := conn.(*accepted).fd
+	noDelay, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	require.NoError(t, err)
+	require.Equal(t, 1, noDelay)
+	require.Equal(t, client.LocalAddr().String(), conn.RemoteAddr().String())
+	closeFd(fd)
+	e.front.ended()
+	e.front.close()
+	e.discard()
+}

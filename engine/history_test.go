@@ -1,0 +1,282 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// memoryHistory is a History kept by the test: what a writer would have stored.
+type memoryHistory struct {
+	mu       sync.Mutex
+	stored   map[string][]stagedMessage
+	lost     map[string]string // channel → reason, reported for every read
+	reads    int
+	disputed []sseproto.ID
+	err      error
+	block    chan struct{} // reads wait until it is closed; nil: they do not
+}
+
+func newMemoryHistory() *memoryHistory {
+	return &memoryHistory{stored: make(map[string][]stagedMessage), lost: make(map[string]string)}
+}
+
+func (h *memoryHistory) add(id sseproto.ID, channel, payload string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stored[channel] = append(h.stored[channel], stagedMessage{id, channel, payload})
+}
+
+func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
+	if h.block != nil {
+		select {
+		case <-h.block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reads++
+	if h.err != nil {
+		return h.err
+	}
+	for i, name := range channels {
+		if reason, ok := h.lost[name]; ok {
+			r.Lost(i, reason, sseproto.ID{})
+		}
+		for _, m := range h.stored[name] {
+			if after.Less(m.id) && !upTo.Less(m.id) {
+				r.Event(i, m.id, []byte("message"), []byte(m.payload))
+			}
+		}
+	}
+	return nil
+}
+
+func (h *memoryHistory) Dispute(_ context.Context, after, upTo sseproto.ID) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disputed = append(h.disputed, after, upTo)
+	return nil
+}
+
+func (h *memoryHistory) readCount() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reads
+}
+
+func withHistory(h History, ringBytes int64) func(*Config) {
+	return func(cfg *Config) { cfg.History, cfg.RingBytes = h, ringBytes }
+}
+
+func TestResumeReadsTheHistoryAndThenTheRing(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	var first sseproto.ID
+	for i := 1; i <= 20000; i++ {
+		id := f.publish("a", fmt.Sprint("m", i))
+		h.add(id, "a", fmt.Sprint("m", i))
+		if i == 1 {
+			first = id
+		}
+	}
+	require.Greater(t, e.Stats().Log.Evicted, uint64(1000))
+	f.tick(sseproto.ID{Ms: f.t, Seq: f.n})
+	c := join(t, e, after(first), "a")
+	require.Equal(t, numbered("m", 2, 20000), datas(c.next(19999)))
+	f.publish("a", "m20001")
+	require.Equal(t, "m20001", c.next(1)[0].data)
+}
+
+func TestResumeWaitsUntilTheHistoryIsWrittenUpToTheRing(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	first := f.publish("a", "m1")
+	c := join(t, e, after(sseproto.ID{Ms: 999}), "a")
+	h.add(first, "a", "m1")
+	h.add(sseproto.ID{Ms: 999, Seq: 5}, "a", "m0")
+	c.read() // the head
+	f.tick(sseproto.ID{Ms: 1000})
+	require.Equal(t, []string{"m0", "m1"}, datas(c.next(2)))
+}
+
+func TestIdenticalResumesShareOneRead(t *testing.T) {
+	h := newMemoryHistory()
+	h.block = make(chan struct{})
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "old")
+	f.tick(sseproto.ID{Ms: 1000})
+	var all []*testClient
+	for range 100 {
+		all = append(all, join(t, e, after(sseproto.ID{Ms: 800}), "a"))
+	}
+	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 100 }, waitLong, pollEvery)
+	close(h.block)
+	for _, c := range all {
+		require.Equal(t, []string{"old"}, datas(c.next(1)))
+	}
+	require.Equal(t, 1, h.readCount())
+	require.Eventually(t, func() bool { return len(e.replayer.places) == 0 }, waitLong, pollEvery, "places of pages not given back")
+}
+
+func TestHistoryThatTellsOfALossBecomesAGapEvent(t *testing.T) {
+	h := newMemoryHistory()
+	h.lost["a"] = sseproto.ReasonTrimmed
+	h.add(sseproto.ID{Ms: 900, Seq: 7}, "a", "left")
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	c := join(t, e, after(sseproto.ID{Ms: 800}), "a", "b")
+	got := c.next(2)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, "900-6", got[0].id)
+	require.JSONEq(t, `{"reason":"trimmed","channel":"a","requested":"800-0"}`, got[0].data)
+	require.Equal(t, "left", got[1].data)
+}
+
+func TestHistoryThatFailsClosesTheStreamSoThatTheClientAsksAgain(t *testing.T) {
+	h := newMemoryHistory()
+	h.err = context.DeadlineExceeded
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	c := join(t, e, after(sseproto.ID{Ms: 800}), "a")
+	require.Empty(t, c.ended())
+	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
+}
+
+func TestLostLinkIsFilledFromTheHistoryWithoutTheClientsNotice(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, 4<<20))
+	f := startFeed(e, 1000)
+	one, both := joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "a", "b")
+	last := f.publish("a", "m1")
+	e.log.CloseSpan(last)
+	h.add(sseproto.ID{Ms: 1000, Seq: 2}, "b", "n2")
+	h.add(sseproto.ID{Ms: 1000, Seq: 3}, "a", "m3")
+	again := startFeed(e, 2000)
+	again.publish("a", "m4") // waits for what is before it
+	again.tick(sseproto.ID{Ms: 2000})
+	again.publish("b", "n5")
+	require.Equal(t, []string{"m1", "m3", "m4"}, datas(one.next(3)))
+	require.Equal(t, []string{"m1", "n2", "m3", "m4", "n5"}, datas(both.next(5)))
+	require.EqualValues(t, 2, e.Stats().Log.Filled)
+	late := join(t, e, after(last), "a", "b")
+	require.Equal(t, []string{"n2", "m3", "m4", "n5"}, datas(late.next(4)))
+}
+
+func TestLostStretchWithoutHistoryIsTold(t *testing.T) {
+	e := startEngine(t, nil)
+	f := startFeed(e, 1000)
+	c := joined(t, e, resumePoint{}, "a", "b")
+	last := f.publish("a", "m1")
+	e.log.CloseSpan(last)
+	again := startFeed(e, 2000)
+	again.publish("b", "n2")
+	got := c.next(4)
+	require.Equal(t, "m1", got[0].data)
+	require.Equal(t, []string{"gap", "gap"}, []string{got[1].kind, got[2].kind})
+	require.Equal(t, "n2", got[3].data)
+	late := join(t, e, after(last), "a", "b")
+	require.Equal(t, "gap", late.next(1)[0].kind)
+	found := late.next(1)[0]
+	for found.kind == "gap" { // those of the live streams are still in the ring
+		found = late.next(1)[0]
+	}
+	require.Equal(t, "n2", found.data)
+}
+
+func TestHistoryThatIsNotWrittenInTimeIsTold(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.HistoryWait = h, 1 })
+	f := startFeed(e, 1000)
+	c := joined(t, e, resumePoint{}, "a")
+	e.log.CloseSpan(f.publish("a", "m1"))
+	again := startFeed(e, 2000)
+	again.publish("a", "m2")
+	got := c.next(3)
+	require.Equal(t, []string{"message", "gap", "message"}, []string{got[0].kind, got[1].kind, got[2].kind})
+	require.Contains(t, got[1].data, sseproto.ReasonUnavailable)
+}
+
+func TestSpanCutBackToAGoodTickTellsWhoWasServedSince(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, 4<<20))
+	f := startFeed(e, 1000)
+	a, b := joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "b")
+	f.publish("b", "good")
+	f.tick(sseproto.ID{Ms: 1000})
+	f.publish("a", "doubtful")
+	e.log.CloseSpan(sseproto.ID{Ms: 1100})
+	h.add(sseproto.ID{Ms: 1100, Seq: 1}, "a", "true")
+	again := startFeed(e, 2000)
+	again.tick(sseproto.ID{Ms: 2000})
+	got := a.next(3)
+	require.Equal(t, "doubtful", got[0].data)
+	require.Equal(t, "gap", got[1].kind)
+	require.Equal(t, "1100-0", got[1].id)
+	require.Equal(t, "true", got[2].data)
+	again.publish("b", "more")
+	require.Equal(t, []string{"good", "more"}, datas(b.next(2)))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Equal(t, []sseproto.ID{{Ms: 1100}, {Ms: 2000}}, h.disputed)
+}
+
+// collect reads all that a history writer would get behind after.
+func collect(l *Log, after sseproto.ID) (got []string, through, low sseproto.ID) {
+	through = after
+	for {
+		var next sseproto.ID
+		next, low = l.Collect(through, 7, 1<<20, func(id sseproto.ID, channel string, data []byte) {
+			got = append(got, fmt.Sprintf("%s %s %s", id, channel, data))
+		})
+		if low != through || next == through {
+			return got, through, low
+		}
+		through = next
+	}
+}
+
+func TestHistoryWriterGetsCommittedMessagesOnly(t *testing.T) {
+	e := startEngine(t, withHistory(newMemoryHistory(), 4<<20))
+	f := startFeed(e, 1000)
+	for i := range 20 {
+		f.publish("a", fmt.Sprint(i, "\r\n\xff"))
+	}
+	got, through, _ := collect(e.log, sseproto.ID{Ms: 1000})
+	require.Empty(t, got)
+	require.Equal(t, sseproto.ID{Ms: 1000}, through)
+	f.tick(sseproto.ID{})
+	f.publish("a", "later")
+	got, through, _ = collect(e.log, sseproto.ID{Ms: 1000})
+	require.Len(t, got, 20)
+	require.Equal(t, "1000-1 a 0\r\n\xff", got[0])
+	require.Equal(t, sseproto.ID{Ms: 1100}, through)
+}
+
+func TestHistoryWriterIsToldOfHoles(t *testing.T) {
+	e := startEngine(t, withHistory(newMemoryHistory(), 4<<20))
+	_, _, low := collect(e.log, sseproto.ID{})
+	require.Equal(t, sseproto.ID{}, low, "nothing is known yet")
+	f := startFeed(e, 1000)
+	_, _, low = collect(e.log, sseproto.ID{})
+	require.Equal(t, sseproto.ID{Ms: 1000}, low)
+	last := f.publish("a", "m1")
+	e.log.CloseSpan(last)
+	startFeed(e, 2000)
+	got, through, low := collect(e.log, sseproto.ID{Ms: 1000})
+	require.Equal(t, []string{"1000-1 a m1"}, got)
+	require.Equal(t, last, through)
+	require.Equal(t, sseproto.ID{Ms: 2000}, low)
+}

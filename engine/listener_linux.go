@@ -1,0 +1,299 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listener is one public address. It accepts for netpoll, in place of netpoll's
+// own listener, so that there is always an answer at the limits: beyond
+// MaxConnections, and when the process runs out of files, where netpoll would take
+// the listener out of its poller and try again after up to a second.
+type listener struct {
+	// fixed after construction
+	front   *front
+	address string // as configured
+	addr    net.Addr
+	network string
+	path    string // of a unix socket, removed at close
+	fd      int
+
+	mu       sync.Mutex // orders accept, stop and close; accepts come from one goroutine
+	serving  bool       // a loop runs, and closes it at its end
+	stopped  bool
+	isClosed bool
+	spare    int // a file given up to be able to accept without a free one; -1: none
+	scratch  [chunkBytes]byte
+	out      []byte
+}
+
+const (
+	// acceptTries bounds how many connections that died in the queue are skipped at once.
+	acceptTries = 64
+	// acceptPause is how long accept rests when the kernel has no memory, or no file
+	// even for the moment of a refusal. It holds up the handshakes, which need both
+	// too, and keeps the poller from spinning.
+	acceptPause = 10 * time.Millisecond
+)
+
+// listen opens "host:port" or "unix:/path".
+func listen(f *front, address string, reusePort bool) (*listener, error) {
+	l := &listener{front: f, address: address, network: "tcp", fd: -1, spare: -1}
+	target := address
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		l.network, l.path, target = "unix", path, path
+		if err := removeStaleSocket(path); err != nil {
+			return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+		}
+	}
+	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
+		return tuneListener(network, raw, reusePort)
+	}}
+	ln, err := lc.Listen(context.Background(), l.network, target)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	if err := l.takeFrom(ln); err != nil {
+		return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+	}
+	l.openSpare()
+	return l, nil
+}
+
+// takeFrom makes the socket of ln ours. Accepting through package net would put
+// each connection into the runtime's poller first.
+func (l *listener) takeFrom(ln net.Listener) error {
+	defer ln.Close()
+	if unixListener, ok := ln.(*net.UnixListener); ok {
+		unixListener.SetUnlinkOnClose(false)
+	}
+	l.addr = ln.Addr()
+	raw, err := ln.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var dupErr error
+	err = raw.Control(func(fd uintptr) {
+		l.fd, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	return errors.Join(err, dupErr)
+}
+
+// tuneListener sets what accepted sockets inherit: events go out when written.
+func tuneListener(network string, raw syscall.RawConn, reusePort bool) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	var errs []error
+	err := raw.Control(func(fd uintptr) {
+		errs = append(errs, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+		if reusePort {
+			errs = append(errs, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		}
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// removeStaleSocket removes the socket that a killed process left behind, but not
+// one that somebody listens on, and nothing that is not a socket.
+func removeStaleSocket(path string) error {
+	if strings.HasPrefix(path, "@") {
+		return nil // abstract (unix(7)): not a file
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode()&fs.ModeSocket == 0:
+		return fs.ErrExist
+	}
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return unix.EADDRINUSE
+	case errors.Is(err, unix.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return err
+}
+
+// Accept implements netpoll.Listener. It returns neither a connection nor an error
+// when there is none to be read from, and an error only when stopped, which ends
+// the loop.
+func (l *listener) Accept() (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for range acceptTries {
+		if l.stopped {
+			return nil, net.ErrClosed
+		}
+		fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			if l.front.admit() {
+				return &accepted{fd: fd, local: l.addr, remote: addrOf(from)}, nil
+			}
+			l.refuseLocked(fd, RefuseFull)
+		case unix.EAGAIN:
+			return nil, nil
+		case unix.EMFILE, unix.ENFILE:
+			if !l.refuseWithSpareLocked() {
+				time.Sleep(acceptPause)
+				return nil, nil
+			}
+		case unix.ENOBUFS, unix.ENOMEM:
+			time.Sleep(acceptPause)
+			return nil, nil
+		default:
+			// ECONNABORTED and the network errors of a connection that died in the queue
+			// (accept(2), "Error handling").
+		}
+	}
+	return nil, nil
+}
+
+// refuseLocked answers on a connection that is not going to be read from: to what
+// its request asks for if that is here already, else as a stream would be answered,
+// since clients of streams never come back after anything but a 200.
+func (l *listener) refuseLocked(fd int, reason RefuseReason) {
+	n, result := readFd(fd, l.scratch[:])
+	if result != ioOK {
+		n = 0
+	}
+	l.out = l.front.appendOverload(l.out[:0], l.scratch[:n], reason)
+	_, _ = writeFd(fd, []iovec{piece(l.out)})
+	shutdownWrite(fd)
+	closeFd(fd)
+}
+
+// refuseWithSpareLocked refuses the first connection of the queue in the place of
+// the spare file. Left in the queue it would wake the poller for ever, and its
+// client would wait.
+func (l *listener) refuseWithSpareLocked() bool {
+	if l.spare < 0 {
+		l.openSpare()
+	}
+	if l.spare < 0 {
+		return false
+	}
+	_ = unix.Close(l.spare)
+	l.spare = -1
+	defer l.openSpare()
+	fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	l.refuseLocked(fd, RefuseFiles)
+	return true
+}
+
+func (l *listener) openSpare() {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		fd = -1
+	}
+	l.spare = fd
+}
+
+func (l *listener) startServing() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serving = true
+}
+
+// stop refuses what is in the queue and lets no more come. The socket stays open,
+// and in netpoll's epoll, until its loop has seen the end and closes it; without a
+// loop it reports false.
+func (l *listener) stop() (hasLoop bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return l.serving
+	}
+	l.stopped = true
+	for l.serving {
+		fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err != nil {
+			break
+		}
+		l.refuseLocked(fd, RefuseDraining)
+	}
+	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // wakes the poller
+	return l.serving
+}
+
+// close frees the descriptor. Netpoll must not watch it any more: it takes
+// listeners out of its epoll by number, which may be another's by then.
+func (l *listener) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isClosed {
+		return
+	}
+	l.stopped, l.isClosed = true, true
+	_ = unix.Close(l.fd)
+	if l.spare >= 0 {
+		_ = unix.Close(l.spare)
+	}
+	if l.path != "" && l.path[0] != '@' {
+		_ = os.Remove(l.path)
+	}
+}
+
+// Close implements netpoll.Listener.
+func (l *listener) Close() error {
+	l.stop()
+	return nil
+}
+
+// Addr implements netpoll.Listener.
+func (l *listener) Addr() net.Addr { return l.addr }
+
+// Fd implements netpoll.Listener.
+func (l *listener) Fd() int { return l.fd }
+
+// accepted is a new connection on its way into netpoll, which takes descriptor and
+// addresses from it and calls nothing else.
+type accepted struct {
+	net.Conn
+	fd     int
+	local  net.Addr
+	remote remoteAddr
+}
+
+func (a *accepted) Fd() int              { return a.fd }
+func (a *accepted) LocalAddr() net.Addr  { return a.local }
+func (a *accepted) RemoteAddr() net.Addr { return a.remote }
+
+// remoteAddr is the address of a peer, the zero one for unix sockets.
+type remoteAddr netip.AddrPort
+
+func (remoteAddr) Network() string  { return "tcp" }
+func (a remoteAddr) String() string { return netip.AddrPort(a).String() }
+
+func addrOf(sa unix.Sockaddr) remoteAddr {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return remoteAddr(netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)))
+	case *unix.SockaddrInet6:
+		return remoteAddr(netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)))
+	}
+	return remoteAddr{}
+}
+
+// shutdownWrite ends our side of a connection; the peer sees the end of the answer.
+func shutdownWrite(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) }

@@ -1,0 +1,374 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"ssed/sseproto"
+)
+
+// entryKind tells how a message came into the log.
+type entryKind uint8
+
+const (
+	kindLive   entryKind = iota // from the feed; goes into the history
+	kindFilled                  // read back from the history after a lost link
+	kindGap                     // a gap event for the live subscribers of one channel
+)
+
+// entry is the index record of one frame. All but next is fixed once published.
+type entry struct {
+	id   sseproto.ID
+	off  uint32        // where the frame starts in its segment
+	size uint32        // bytes of the frame
+	raw  uint32        // bytes of the payload behind the frame; 0 when the frame tells it exactly
+	ch   uint32        // directory index
+	prev uint32        // distance back to the channel's message before; 0: none known
+	next atomic.Uint32 // distance to the channel's next message; 0: none yet
+	kind entryKind
+}
+
+const entryBytes = int(unsafe.Sizeof(entry{}))
+
+// segment is a part of the ring: frames and their records, filled in order. The
+// two slices keep their full length; how much is in use is the log's business,
+// readers stay below head.
+type segment struct {
+	// fixed after construction
+	buf     []byte
+	entries []entry
+	pooled  bool // of the common size: worth keeping
+
+	// guarded by Log.mu
+	used int // bytes of buf
+	n    int // entries
+}
+
+func (s *segment) bytes() int64 { return int64(len(s.buf)) + int64(len(s.entries)*entryBytes) }
+
+// space is what is left of buf, as a slice to append to.
+func (s *segment) space() []byte { return s.buf[s.used:s.used] }
+
+// frame returns the encoded event; valid while the reader's view pins it.
+func (s *segment) frame(e *entry) []byte { return s.buf[e.off : e.off+e.size : e.off+e.size] }
+
+// payload returns what was published, using scratch when it has to be decoded.
+func (s *segment) payload(e *entry, scratch []byte) []byte {
+	if e.raw > 0 {
+		return s.buf[e.off+e.size : e.off+e.size+e.raw]
+	}
+	return sseproto.AppendData(scratch[:0], s.frame(e))
+}
+
+// segmentRef places a segment in the ring. The positions are kept by value since
+// a reused segment changes while old indexes are still looked at.
+type segmentRef struct {
+	first uint64
+	seg   *segment
+}
+
+// frameBytesPerEntry sizes the record array of a segment: with frames of this
+// mean size both fill up together. Smaller frames seal a segment early.
+const frameBytesPerEntry = 128
+
+// coverage is the part of the log that vouches for completeness: every message
+// with an ID beyond from is at position first or later.
+type coverage struct {
+	from    sseproto.ID
+	first   uint64
+	filling bool // a lost stretch is being read back: what lies behind from is not in the ring yet
+}
+
+// Log is the ordered tail of all messages that this instance has seen: a ring of
+// encoded frames. Positions count entries and never repeat. It takes messages
+// from one feed (methods OpenSpan, Append, Commit, CloseSpan) and is read
+// through views, by any number of shards and one history writer, without locks.
+type Log struct {
+	// fixed after construction
+	ringBytes    int64
+	segmentBytes int
+	fills        bool              // a history is there to read lost stretches back from
+	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
+	readers      []*reader
+	dir          *directory
+
+	// read by everybody, written under mu
+	head  atomic.Uint64 // the next position
+	tail  atomic.Uint64 // the first position still in the ring
+	index atomic.Pointer[[]segmentRef]
+	cover atomic.Pointer[coverage]
+
+	mu      sync.Mutex // orders writers; never held across a system call, see unlock
+	size    int64      // bytes of all segments in the ring
+	free    []*segment // pooled segments that no reader can see
+	wake    uint64     // shards to wake once mu is released
+	anchors anchors    // IDs of positions, also of evicted ones
+	spans   spanList
+	stage   stage
+	local   localClock
+	changed chan struct{} // closed and replaced at each commit, open and close
+
+	watermark atomic.Pointer[sseproto.ID] // how far the history is written, by the last commit
+	stats     logCounters
+}
+
+type logCounters struct {
+	appended, bytes, evicted, spans, filled, gaps, abandoned atomic.Uint64
+}
+
+// LogStats is a snapshot of the log.
+type LogStats struct {
+	Appended, AppendedBytes uint64 // messages from the feed, and the bytes of their payloads
+	Evicted                 uint64 // messages that left the ring
+	Spans                   uint64 // contiguous stretches opened
+	Filled                  uint64 // messages read back after a lost link
+	Gaps                    uint64 // gap events put to live subscribers
+	Abandoned               uint64 // read-backs given up: history too slow, or too much to hold
+	RingBytes               int64
+	Head, Tail              uint64
+	Watermark, Last         sseproto.ID
+}
+
+// newLog makes an empty log for the given number of readers.
+func newLog(ringBytes int64, segmentBytes, readers int, fills bool, onAppend func(mask uint64)) *Log {
+	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, fills: fills, onAppend: onAppend, changed: make(chan struct{})}
+	l.stage.kick = make(chan struct{}, 1)
+	for range readers {
+		r := &reader{log: l}
+		r.cursor.Store(noPosition)
+		r.hold.Store(noPosition)
+		l.readers = append(l.readers, r)
+	}
+	l.dir = newDirectory(l.safePosition)
+	l.head.Store(1)
+	l.tail.Store(1)
+	l.index.Store(&[]segmentRef{})
+	l.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
+	l.watermark.Store(&sseproto.ID{})
+	return l
+}
+
+// Stats returns a snapshot.
+func (l *Log) Stats() LogStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return LogStats{
+		Appended: l.stats.appended.Load(), AppendedBytes: l.stats.bytes.Load(), Evicted: l.stats.evicted.Load(),
+		Spans: l.stats.spans.Load(), Filled: l.stats.filled.Load(), Gaps: l.stats.gaps.Load(),
+		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
+		Watermark: *l.watermark.Load(), Last: l.spans.high,
+	}
+}
+
+// Position is the position of the newest message; 0 before the first.
+func (l *Log) Position() uint64 { return l.head.Load() - 1 }
+
+// safePosition is the lowest position that a reader may still look at.
+func (l *Log) safePosition() uint64 {
+	low := l.head.Load()
+	for _, r := range l.readers {
+		low = min(low, r.cursor.Load())
+	}
+	return low
+}
+
+// putLocked encodes one event into the ring and publishes it.
+func (l *Log) putLocked(kind entryKind, id sseproto.ID, name, eventType, payload string) uint64 {
+	raw := 0
+	if kind == kindLive && !sseproto.Lossless(payload) {
+		raw = len(payload)
+	}
+	seg := l.roomLocked(len(payload) + raw)
+	space := seg.space()
+	buf := sseproto.AppendEvent(space, id, eventType, payload)
+	size := len(buf)
+	if raw > 0 {
+		buf = append(buf, payload...)
+	}
+	if len(buf) > cap(space) { // many line ends or invalid bytes: it grew out of the segment
+		seg = l.segmentLocked(len(buf))
+		copy(seg.buf, buf)
+	}
+	return l.publishLocked(seg, kind, id, name, size, raw)
+}
+
+// putFrameLocked takes over a frame that is already encoded.
+func (l *Log) putFrameLocked(kind entryKind, id sseproto.ID, name string, frame []byte) uint64 {
+	seg := l.roomLocked(len(frame))
+	copy(seg.buf[seg.used:], frame)
+	return l.publishLocked(seg, kind, id, name, len(frame), 0)
+}
+
+// publishLocked writes the record of a frame and makes it visible. The order of
+// the stores is what readers rely on: record, link from the channel's message
+// before, channel's newest, head.
+func (l *Log) publishLocked(seg *segment, kind entryKind, id sseproto.ID, name string, size, raw int) uint64 {
+	pos := l.head.Load()
+	index := l.dir.touch(name)
+	ch := l.dir.at(index)
+	last := ch.last.Load()
+
+	e := &seg.entries[seg.n]
+	e.id, e.off, e.size, e.raw, e.ch, e.kind = id, uint32(seg.used), uint32(size), uint32(raw), index, kind
+	seg.n++
+	seg.used += size + raw
+	e.prev = 0
+	e.next.Store(0)
+	if last != 0 {
+		e.prev = uint32(min(pos-last, 1<<32-1))
+		if last >= l.tail.Load() {
+			l.entryLocked(last).next.Store(e.prev)
+		}
+	}
+	l.anchors.note(pos, id)
+	ch.last.Store(pos)
+	l.head.Store(pos + 1)
+	l.wake |= ch.shards.Load()
+	return pos
+}
+
+// entryLocked finds the record of a position in the ring.
+func (l *Log) entryLocked(pos uint64) *entry {
+	refs := *l.index.Load()
+	i := findSegment(refs, pos)
+	return &refs[i].seg.entries[pos-refs[i].first]
+}
+
+// findSegment returns the index of the segment that holds pos, which must not
+// lie before the first.
+func findSegment(refs []segmentRef, pos uint64) int {
+	lo, hi := 0, len(refs)
+	for hi-lo > 1 {
+		mid := (lo + hi) / 2
+		if refs[mid].first <= pos {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// frameOverhead is the space of a frame beyond its payload when that is one
+// line: id, field names and the blank line.
+const frameOverhead = 64
+
+// roomLocked returns the segment to write to: the newest if a plain frame fits.
+func (l *Log) roomLocked(payload int) *segment {
+	if refs := *l.index.Load(); len(refs) > 0 {
+		seg := refs[len(refs)-1].seg
+		if seg.n < len(seg.entries) && len(seg.buf)-seg.used >= payload+frameOverhead {
+			return seg
+		}
+	}
+	return l.segmentLocked(payload + frameOverhead)
+}
+
+// segmentLocked opens a new segment with room for size bytes and makes the ring
+// forget old ones until it is within its bound.
+func (l *Log) segmentLocked(size int) *segment {
+	seg := l.takeSegmentLocked(size)
+	refs := *l.index.Load()
+	if n := len(refs); n > 0 && refs[n-1].seg.n == 0 {
+		l.size -= refs[n-1].seg.bytes()
+		l.recycleLocked(refs[n-1].seg, l.head.Load())
+		refs = refs[:n-1]
+	}
+	l.size += seg.bytes()
+	evict := 0
+	for evict < len(refs) && l.size > l.ringBytes {
+		l.size -= refs[evict].seg.bytes()
+		evict++
+	}
+	kept := make([]segmentRef, 0, len(refs)-evict+1)
+	kept = append(append(kept, refs[evict:]...), segmentRef{first: l.head.Load(), seg: seg})
+	if evict > 0 {
+		l.evictLocked(refs[:evict], kept[0].first)
+	}
+	l.index.Store(&kept)
+	for _, ref := range refs[:evict] {
+		l.recycleLocked(ref.seg, kept[0].first)
+	}
+	l.wake = ^uint64(0) // no shard's cursor stays behind by more than a segment
+	return seg
+}
+
+// takeSegmentLocked returns an empty segment, from the pool when one of the
+// common size will do.
+func (l *Log) takeSegmentLocked(size int) *segment {
+	records := max(l.segmentBytes/frameBytesPerEntry, 16)
+	if size > l.segmentBytes { // one large frame gets a segment of its own
+		return &segment{buf: make([]byte, size), entries: make([]entry, 1)}
+	}
+	if n := len(l.free); n > 0 {
+		seg := l.free[n-1]
+		l.free = l.free[:n-1]
+		seg.used, seg.n = 0, 0
+		return seg
+	}
+	return &segment{buf: make([]byte, l.segmentBytes), entries: make([]entry, records), pooled: true}
+}
+
+// evictLocked takes the segments off the ring: new tail first, so that readers
+// either see it or are seen by recycleLocked.
+func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
+	l.tail.Store(tail)
+	head := l.head.Load()
+	var last sseproto.ID
+	for _, ref := range refs {
+		for i := range ref.seg.n {
+			e := &ref.seg.entries[i]
+			last = e.id
+			if l.dir.at(e.ch).last.Load() == ref.first+uint64(i) {
+				l.dir.evicted(e.ch, tail, head)
+			}
+		}
+		l.stats.evicted.Add(uint64(ref.seg.n))
+	}
+	l.spans.evicted(tail, last)
+	if cov := l.cover.Load(); cov.first < tail {
+		l.cover.Store(&coverage{from: last, first: tail, filling: cov.filling})
+	}
+}
+
+// poolSegments bounds the segments kept for reuse: one to fill, one in reserve.
+const poolSegments = 2
+
+// recycleLocked keeps a segment for reuse unless a reader may be looking at it;
+// then the garbage collector takes it when the reader is done.
+func (l *Log) recycleLocked(seg *segment, tail uint64) {
+	if !seg.pooled || len(l.free) >= poolSegments {
+		return
+	}
+	for _, r := range l.readers {
+		if r.hold.Load() < tail {
+			return
+		}
+	}
+	l.free = append(l.free, seg)
+}
+
+// unlock ends a writer's turn and then wakes the shards that have something to do.
+func (l *Log) unlock() {
+	wake := l.wake
+	l.wake = 0
+	l.mu.Unlock()
+	if wake != 0 {
+		l.onAppend(wake)
+	}
+}
+
+// notifyLocked wakes who waits on Changed.
+func (l *Log) notifyLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed at the next Commit, OpenSpan or
+// CloseSpan.
+func (l *Log) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}

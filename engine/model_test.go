@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// model drives an engine through random interleavings and knows what every
+// client must see.
+type model struct {
+	t       *testing.T
+	rng     *rand.Rand
+	e       *Engine
+	h       *memoryHistory
+	f       *feed
+	truth   []stagedMessage // every message that exists, also those this instance missed
+	written sseproto.ID     // how far the history is written
+	clients []*modelClient
+	linked  bool
+}
+
+// modelClient is a browser: it reconnects with the last ID that it has seen.
+type modelClient struct {
+	*testClient
+	channels []string
+	from     sseproto.ID // start of its first connection
+	last     sseproto.ID
+	seen     []sseproto.ID
+	told     map[int]bool // a gap event came before seen[i]
+	frozen   bool
+}
+
+func (m *model) publish() {
+	channel := string(rune('a' + m.rng.IntN(5)))
+	payload := strings.Repeat(channel, m.rng.IntN(400)) + "\n"
+	m.f.n++
+	id := sseproto.ID{Ms: m.f.t, Seq: m.f.n}
+	m.truth = append(m.truth, stagedMessage{id, channel, payload})
+	if m.linked {
+		m.e.log.Append(id, channel, payload)
+	}
+}
+
+// write brings the history up to date, as the instance with the lease would.
+func (m *model) write() {
+	for _, msg := range m.truth {
+		if m.written.Less(msg.id) {
+			m.h.add(msg.id, msg.channel, msg.payload)
+		}
+	}
+	m.written = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
+}
+
+func (m *model) tick() {
+	m.write()
+	m.f.t, m.f.n = m.f.t+1+m.rng.Uint64N(100), 0
+	if m.linked {
+		m.e.log.Commit(sseproto.ID{Ms: m.f.t}, m.written)
+	}
+}
+
+// relink loses the link for a while or finds it again.
+func (m *model) relink() {
+	if m.linked {
+		m.e.log.CloseSpan(sseproto.ID{Ms: m.f.t, Seq: m.f.n})
+		m.linked = false
+		return
+	}
+	m.tick()
+	m.linked = true
+	m.e.log.OpenSpan(sseproto.ID{Ms: m.f.t})
+	m.tick()
+}
+
+func (m *model) connect() {
+	c := &modelClient{told: make(map[int]bool)}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if m.rng.IntN(3) == 0 {
+			c.channels = append(c.channels, name)
+		}
+	}
+	if len(c.channels) == 0 {
+		c.channels = []string{"a"}
+	}
+	c.from = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
+	c.last = c.from
+	m.clients = append(m.clients, c)
+	m.reconnect(c)
+}
+
+func (m *model) reconnect(c *modelClient) {
+	if c.testClient != nil {
+		_ = c.conn.Close()
+	}
+	c.testClient = join(m.t, m.e, after(c.last), c.channels...)
+}
+
+// poll reads what is there.
+func (m *model) poll(c *modelClient, wait time.Duration) {
+	for {
+		require.NoError(m.t, c.conn.SetReadDeadline(time.Now().Add(wait)))
+		n, err := c.conn.Read(c.buf)
+		_, _ = c.dec.Write(c.buf[:n])
+		for _, ev := range c.got {
+			m.take(c, ev)
+		}
+		c.got = c.got[:0]
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err != nil {
+			m.reconnect(c)
+			return
+		}
+	}
+}
+
+func (m *model) take(c *modelClient, ev event) {
+	id, err := sseproto.ParseID(ev.id)
+	require.NoError(m.t, err)
+	if ev.kind == "gap" {
+		c.told[len(c.seen)] = true
+		c.last = id
+		return
+	}
+	require.True(m.t, c.last.Less(id), "%s after %s", id, c.last)
+	c.seen = append(c.seen, id)
+	c.last = id
+}
+
+// check compares what a client saw with the truth.
+func (m *model) check(c *modelClient) {
+	var want []sseproto.ID
+	for _, msg := range m.truth {
+		if c.from.Less(msg.id) && slices.Contains(c.channels, msg.channel) {
+			want = append(want, msg.id)
+		}
+	}
+	i := 0
+	for _, id := range want {
+		if i < len(c.seen) && c.seen[i] == id {
+			i++
+			continue
+		}
+		require.True(m.t, c.told[i], "%s is missing silently", id)
+	}
+	require.Len(m.t, c.seen, i, "something that should not be there")
+}
+
+func (m *model) done(c *modelClient) bool {
+	for i := len(m.truth) - 1; i >= 0; i-- {
+		if msg := m.truth[i]; slices.Contains(c.channels, msg.channel) {
+			return !c.last.Less(msg.id) || !c.from.Less(msg.id) || c.told[len(c.seen)]
+		}
+	}
+	return true
+}
+
+func runModel(t *testing.T, seed uint64) {
+	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true}
+	m.e = startEngine(t, withHistory(m.h, minRingBytes))
+	m.f = startFeed(m.e, 1000)
+	m.written = sseproto.ID{Ms: 1000}
+	for range 4000 {
+		switch n := m.rng.IntN(1000); {
+		case n < 800:
+			m.publish()
+		case n < 880:
+			m.tick()
+		case n < 884:
+			m.relink()
+		case n < 900 && len(m.clients) < 30:
+			m.connect()
+		case len(m.clients) == 0:
+		case n < 910:
+			m.reconnect(m.clients[m.rng.IntN(len(m.clients))])
+		case n < 920:
+			c := m.clients[m.rng.IntN(len(m.clients))]
+			c.frozen = !c.frozen
+		default:
+			if c := m.clients[m.rng.IntN(len(m.clients))]; !c.frozen {
+				m.poll(c, time.Microsecond)
+			}
+		}
+	}
+	if !m.linked {
+		m.relink()
+	}
+	m.tick()
+	m.tick()
+	deadline := time.Now().Add(waitLong)
+	for _, c := range m.clients {
+		for !m.done(c) {
+			require.True(t, time.Now().Before(deadline), "client of %v stands at %s, log at %+v", c.channels, c.last, m.e.Stats().Log)
+			m.poll(c, 20*time.Millisecond)
+		}
+		m.check(c)
+	}
+	t.Logf("%+v", m.e.Stats())
+}
+
+func TestRandomInterleavingsDeliverEachMessageOnceInOrder(t *testing.T) {
+	for seed := range uint64(15) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { runModel(t, seed) })
+	}
+}

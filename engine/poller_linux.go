@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller is the epoll of one shard and its wake-up descriptor. Only wake may be
+// called from other goroutines.
+type poller struct {
+	epfd   int
+	evfd   int
+	events []unix.EpollEvent
+}
+
+// readiness is one event on a parked descriptor, as told by the kernel.
+type readiness struct {
+	slot, gen            uint32
+	readable, writable   bool
+	peerClosed, hadError bool
+}
+
+// wakeSlot marks the wake-up descriptor among the events; no slot has it.
+const wakeSlot = ^uint32(0)
+
+// pollBatch is the number of events taken from the kernel at once: enough that a
+// storm of closes costs few system calls, small enough to stay in the L1 cache.
+const pollBatch = 256
+
+// parkedEvents are registered once for the life of a descriptor: edge-triggered,
+// so that neither an unread byte nor a writable socket costs a wake-up.
+const parkedEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+
+func newPoller() (*poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("engine: epoll_create1: %w", err)
+	}
+	evfd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(epfd)
+		return nil, fmt.Errorf("engine: eventfd: %w", err)
+	}
+	p := &poller{epfd: epfd, evfd: evfd, events: make([]unix.EpollEvent, pollBatch)}
+	wake := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}
+	wake.Fd, wake.Pad = -1, 0
+	if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, evfd, &wake); err != nil {
+		p.close()
+		return nil, fmt.Errorf("engine: epoll_ctl: %w", err)
+	}
+	return p, nil
+}
+
+// park registers fd for good under (slot, gen).
+func (p *poller) park(fd int, slot, gen uint32) error {
+	ev := unix.EpollEvent{Events: parkedEvents, Fd: int32(slot), Pad: int32(gen)}
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
+}
+
+// wait returns the number of events after at most timeoutMs (-1: no limit, 0: at once).
+func (p *poller) wait(timeoutMs int) int {
+	n, err := unix.EpollWait(p.epfd, p.events, timeoutMs)
+	if err != nil {
+		return 0 // EINTR; anything else would be a closed epoll, which only the shard closes
+	}
+	return n
+}
+
+// event decodes the i-th event of the last wait.
+func (p *poller) event(i int) readiness {
+	ev := &p.events[i]
+	return readiness{
+		slot:       uint32(ev.Fd),
+		gen:        uint32(ev.Pad),
+		readable:   ev.Events&unix.EPOLLIN != 0,
+		writable:   ev.Events&unix.EPOLLOUT != 0,
+		peerClosed: ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0,
+		hadError:   ev.Events&unix.EPOLLERR != 0,
+	}
+}
+
+var wakeToken = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+
+// wake makes wait return. The eventfd is edge-triggered and never read: each
+// write is a new edge, and its counter cannot overflow in the life of a machine.
+func (p *poller) wake() { _, _ = unix.Write(p.evfd, wakeToken) }
+
+func (p *poller) close() {
+	_ = unix.Close(p.evfd)
+	_ = unix.Close(p.epfd)
+}
+
+// ioResult is the outcome of one non-blocking system call.
+type ioResult uint8
+
+const (
+	ioOK     ioResult = iota
+	ioAgain           // the socket is full, or has nothing to read
+	ioFailed          // the connection is gone
+)
+
+func resultOf(errno unix.Errno) ioResult {
+	switch errno {
+	case 0:
+		return ioOK
+	case unix.EAGAIN, unix.EINTR, unix.ENOBUFS:
+		return ioAgain
+	}
+	return ioFailed
+}
+
+// iovec is one piece of a gathered write.
+type iovec = unix.Iovec
+
+// piece returns b as an iovec; b must not be empty and stays borrowed until the write.
+func piece(b []byte) iovec {
+	v := iovec{Base: unsafe.SliceData(b)}
+	v.SetLen(len(b))
+	return v
+}
+
+// extend lets v reach over b as well when b lies right behind it in memory.
+func extend(v *iovec, b []byte) bool {
+	if unsafe.Add(unsafe.Pointer(v.Base), v.Len) != unsafe.Pointer(unsafe.SliceData(b)) {
+		return false
+	}
+	v.SetLen(int(v.Len) + len(b))
+	return true
+}
+
+// maxIovecs is the kernel's limit for one writev (UIO_MAXIOV).
+const maxIovecs = 1024
+
+// writeFd is write(2) for one piece and writev(2) for more. The sockets do not
+// block, so the scheduler need not be told.
+func writeFd(fd int, vec []iovec) (int, ioResult) {
+	var n uintptr
+	var errno unix.Errno
+	if len(vec) == 1 {
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(vec[0].Base)), uintptr(vec[0].Len))
+	} else {
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vec[0])), uintptr(len(vec)))
+	}
+	if errno != 0 {
+		return 0, resultOf(errno)
+	}
+	return int(n), ioOK
+}
+
+// readFd is read(2).
+func readFd(fd int, b []byte) (int, ioResult) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if errno != 0 {
+		return 0, resultOf(errno)
+	}
+	return int(n), ioOK
+}
+
+// closeFd is the only place where a parked descriptor is closed.
+func closeFd(fd int) { _ = unix.Close(fd) }
+
+// fileLimit is the number of files this process may have open.
+func fileLimit() int {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
+		return 1024
+	}
+	return int(min(lim.Cur, 1<<30))
+}

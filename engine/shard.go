@@ -1,0 +1,343 @@
+package engine
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+)
+
+// ref names a slot as it was at some time.
+type ref struct{ slot, gen uint32 }
+
+// letter is something that another goroutine wants of a shard.
+type letter struct {
+	attach *attachment // a new connection
+	page   *replay     // what the history told for to
+	to     ref
+	drain  time.Time // close everything by then
+	stop   bool      // nothing more comes: end the loop
+}
+
+// shard is one event loop: its connections, their subscriptions, its cursor on
+// the log. Everything in it belongs to its goroutine except the inbox.
+type shard struct {
+	// fixed after construction
+	engine    *Engine
+	log       *Log
+	reader    *reader
+	poller    *poller
+	bit       uint64 // its mark on channels
+	sharesBit bool   // another shard has the same mark
+	logger    *slog.Logger
+
+	// owned by the loop
+	slots     table[slot]
+	subs      table[subscription]
+	freeSlot  uint32
+	freeSub   uint32
+	open      int // slots in use
+	members   []members
+	jobs      []job
+	freeJobs  []uint32
+	small     []uint32 // jobs of this pass, all served in it
+	large     queue    // jobs served in slices
+	batch     batch    // scratch: one job's messages
+	own       batch    // scratch: one slot's messages
+	heads     []uint64 // scratch of gatherOwn
+	single    [1]iovec // scratch of writeBytes
+	arrivals  []*attachment
+	newcomers []ref    // subscribed in this pass, not yet answered
+	pages     []letter // histories that came in this pass
+	ahead     []waiting
+	pending   map[uint32]*pendingBytes
+	late      []ref // slots to be tried again in the next pass
+	rng       *rand.Rand
+	wheel     wheel
+	drained   sync.Once // tells the engine that nothing is open any more
+	stopping  bool
+	noise     []byte // scratch: what clients send after their request
+	count     counters
+
+	// shared
+	asleep atomic.Bool // the loop is in, or on its way into, a wait without limit
+	gauge  atomic.Int64
+
+	mu    sync.Mutex
+	inbox []letter // guarded by mu
+	spare []letter // owned by the loop: the other half of the inbox
+}
+
+func newShard(e *Engine, n int) (*shard, error) {
+	p, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	s := &shard{
+		engine:    e,
+		log:       e.log,
+		reader:    e.log.readers[n],
+		poller:    p,
+		bit:       1 << (n % 64),
+		sharesBit: e.cfg.Shards > 64,
+		logger:    e.cfg.Logger,
+		pending:   make(map[uint32]*pendingBytes),
+		rng:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		noise:     make([]byte, maxNoise),
+	}
+	s.wheel.init(e.cfg.Heartbeat)
+	s.reader.cursor.Store(e.log.head.Load())
+	return s, nil
+}
+
+// post puts a letter into the inbox. It never blocks.
+func (s *shard) post(l letter) {
+	s.mu.Lock()
+	s.inbox = append(s.inbox, l)
+	s.mu.Unlock()
+	s.wake()
+}
+
+// wake makes the loop look around if it sleeps.
+func (s *shard) wake() {
+	if s.asleep.Load() && s.asleep.CompareAndSwap(true, false) {
+		s.poller.wake()
+	}
+}
+
+// run is the event loop. It ends with a stop letter.
+func (s *shard) run() {
+	defer s.poller.close()
+	defer s.reader.cursor.Store(noPosition)
+	for {
+		events := s.poller.wait(s.patience())
+		s.asleep.Store(false)
+		now := time.Now()
+		s.readInbox()
+		v := s.reader.open()
+		s.welcome(&v)
+		s.handle(&v, events)
+		s.retry(&v)
+		s.scan(&v)
+		s.serveSmall(&v)
+		s.serveLarge(&v)
+		s.tick(&v, now)
+		v.close()
+		s.gauge.Store(int64(s.open))
+		if s.wheel.draining() && s.open == 0 {
+			s.drained.Do(s.engine.drained.Done)
+		}
+		if s.stopping {
+			s.closeAll()
+			return
+		}
+	}
+}
+
+// closeAll closes what is left at the end.
+func (s *shard) closeAll() {
+	for i := uint32(1); i < s.slots.used; i++ {
+		if s.slots.at(i).fd >= 0 {
+			s.closeSlot(i, CloseDrain)
+		}
+	}
+	s.gauge.Store(0)
+}
+
+// patience is how long the next wait may last: not at all when there is work,
+// until the next tick when there are connections, else without limit. Before a
+// real wait it announces the sleep and then looks for work once more, so that
+// whoever brings some sees one or is seen.
+func (s *shard) patience() int {
+	if s.busy() {
+		return 0
+	}
+	s.asleep.Store(true)
+	if s.busy() {
+		s.asleep.Store(false)
+		return 0
+	}
+	if s.open == 0 {
+		return -1
+	}
+	return int(tickEvery / time.Millisecond)
+}
+
+func (s *shard) busy() bool {
+	if len(s.late) > 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.inbox) > 0
+}
+
+// readInbox takes the letters. New connections are subscribed here, before the
+// pass opens its view: directory numbers given out now are not met in it with an
+// older meaning.
+func (s *shard) readInbox() {
+	s.mu.Lock()
+	letters := s.inbox
+	s.inbox = s.spare[:0]
+	s.mu.Unlock()
+	for k := range letters {
+		switch l := &letters[k]; {
+		case l.attach != nil:
+			s.admit(l.attach)
+		case l.page != nil:
+			s.pages = append(s.pages, *l)
+		case l.stop:
+			s.stopping = true
+		default:
+			s.wheel.deadline = l.drain
+		}
+		letters[k] = letter{}
+	}
+	s.spare = letters
+}
+
+// handle deals with what the kernel tells about parked descriptors.
+func (s *shard) handle(v *view, events int) {
+	for k := range events {
+		ev := s.poller.event(k)
+		if ev.slot == wakeSlot || ev.slot >= s.slots.used {
+			continue
+		}
+		c := s.slots.at(ev.slot)
+		if c.gen != ev.gen || c.fd < 0 {
+			continue
+		}
+		switch {
+		case ev.peerClosed:
+			s.closeSlot(ev.slot, CloseClient)
+			continue
+		case ev.hadError:
+			s.closeSlot(ev.slot, CloseError)
+			continue
+		case ev.readable && !s.swallow(ev.slot, c):
+			continue
+		}
+		if ev.writable && c.state&slotBlocked != 0 {
+			s.unblock(v, ev.slot, c)
+		}
+	}
+}
+
+// unblock goes on with a slot whose socket has room again, unless it took so
+// long that its next message is gone.
+func (s *shard) unblock(v *view, i uint32, c *slot) {
+	if s.lostTouch(v, c) {
+		s.closeSlot(i, CloseSlow)
+		return
+	}
+	c.state &^= slotBlocked
+	s.proceed(v, i, c)
+}
+
+const (
+	// maxNoise bounds what is read at once of a client that sends after its request.
+	maxNoise = 16 << 10
+	// maxNoiseEvents bounds how often it may do so; browsers never do.
+	maxNoiseEvents = 64
+)
+
+// swallow reads and drops what a client sent after its request. A client that
+// sends much, or often, is closed; so is one that is gone.
+func (s *shard) swallow(i uint32, c *slot) (ok bool) {
+	n, res := readFd(int(c.fd), s.noise)
+	switch {
+	case res == ioAgain:
+		return true
+	case res == ioFailed:
+		s.closeSlot(i, CloseError)
+	case n == 0:
+		s.closeSlot(i, CloseClient)
+	case n == len(s.noise) || c.noise == maxNoiseEvents:
+		s.closeSlot(i, CloseAbuse)
+	default:
+		c.noise++
+		return true
+	}
+	return false
+}
+
+// retry gives slots that could not finish another turn.
+func (s *shard) retry(v *view) {
+	late := s.late
+	s.late = nil
+	for _, r := range late {
+		if c := s.slots.at(r.slot); c.gen == r.gen && c.state&slotQueued != 0 {
+			c.state &^= slotQueued
+			s.proceed(v, r.slot, c)
+		}
+	}
+	if s.late == nil {
+		s.late = late[:0]
+	}
+}
+
+// proceed goes on writing to a slot: what is pending, then the ring.
+func (s *shard) proceed(v *view, i uint32, c *slot) {
+	if c.state&slotPending != 0 && !s.writePending(v, i, c) {
+		return
+	}
+	if c.state&slotHeld == 0 {
+		s.catchUp(v, i, c)
+	}
+}
+
+// writePending writes a slot's pending bytes and reports whether it may go on
+// with the ring.
+func (s *shard) writePending(v *view, i uint32, c *slot) (ok bool) {
+	p := s.pending[i]
+	if len(p.rest) > 0 {
+		n, res := s.writeBytes(c, p.rest)
+		if res == ioFailed {
+			s.closeSlot(i, CloseError)
+			return false
+		}
+		if p.rest = p.rest[n:]; len(p.rest) > 0 {
+			s.block(c)
+			return false
+		}
+	}
+	then := p.then
+	s.dropPending(i, c)
+	if then.kind != resumeNone {
+		s.resumeFrom(v, i, c, then)
+		return false
+	}
+	return true
+}
+
+func (s *shard) dropPending(i uint32, c *slot) {
+	if c.state&slotPending == 0 {
+		return
+	}
+	bytebufferpool.Put(s.pending[i].buf)
+	delete(s.pending, i)
+	c.state &^= slotPending
+}
+
+// hold makes a copy of b the pending bytes of a slot.
+func (s *shard) hold(i uint32, c *slot, b []byte, then resumePoint) {
+	buf := bytebufferpool.Get()
+	_, _ = buf.Write(b)
+	s.pending[i] = &pendingBytes{buf: buf, rest: buf.B, then: then}
+	c.state |= slotPending
+}
+
+// closeSlot ends a connection: the one place where a shard closes a descriptor.
+func (s *shard) closeSlot(i uint32, reason CloseReason) {
+	c := s.slots.at(i)
+	s.unsubscribeAll(i)
+	s.dropPending(i, c)
+	fd, peer := int(c.fd), c.peer
+	s.dropSlot(i)
+	s.count.closed[reason].Add(1)
+	closeFd(fd)
+	s.engine.closed(peer)
+}

@@ -1,0 +1,79 @@
+package engine
+
+import "sync/atomic"
+
+// CloseReason names why a connection ended; the label of the close counter.
+type CloseReason uint8
+
+// The reasons, in the order of Stats.Closed.
+const (
+	CloseClient   CloseReason = iota // the peer closed or half-closed
+	CloseError                       // the socket reported an error
+	CloseSlow                        // its next message fell off the ring while the socket was full
+	CloseHistory                     // the history could not be read for its resume
+	CloseDrain                       // the server drains
+	CloseExpired                     // its time was up: maximum age or end of authorisation
+	CloseAbuse                       // it went on sending after its request
+	CloseNoMemory                    // the kernel refused to watch the socket
+	numCloseReasons
+)
+
+var closeReasonNames = [numCloseReasons]string{"client", "error", "slow", "history", "drain", "expired", "abuse", "no-memory"}
+
+func (r CloseReason) String() string { return closeReasonNames[r] }
+
+// CloseReasons lists all reasons, in the order of Stats.Closed.
+func CloseReasons() []CloseReason {
+	all := make([]CloseReason, numCloseReasons)
+	for i := range all {
+		all[i] = CloseReason(i)
+	}
+	return all
+}
+
+// counters are the engine's own numbers. Each shard has a set of its own, so
+// that no two loops write to one cache line; Stats adds them up.
+type counters struct {
+	delivered   atomic.Uint64 // messages written to a client, whole
+	sentBytes   atomic.Uint64
+	writes      atomic.Uint64 // write system calls on streams
+	blocked     atomic.Uint64 // writes that filled the socket
+	heartbeats  atomic.Uint64
+	attached    atomic.Uint64
+	resumedRing atomic.Uint64 // attached with a Last-Event-ID that the ring could serve
+	resumedHist atomic.Uint64 // … that needed the history
+	gaps        atomic.Uint64 // gap events sent at attach
+	reattached  atomic.Uint64 // fell behind together with their shard, went through the history
+	closed      [numCloseReasons]atomic.Uint64
+}
+
+// Stats is a snapshot of the engine's counters and gauges.
+type Stats struct {
+	Streams     int64 // open event streams
+	Connections int64 // open client connections, handshakes included
+	Channels    int64 // channels with a subscriber or a message in the ring
+
+	Delivered, SentBytes, Writes, Blocked, Heartbeats uint64
+	Attached, ResumedRing, ResumedHistory, Gaps       uint64
+	Reattached                                        uint64
+	Closed                                            [numCloseReasons]uint64
+
+	Log   LogStats
+	Front FrontStats
+}
+
+func (s *Stats) add(c *counters) {
+	s.Delivered += c.delivered.Load()
+	s.SentBytes += c.sentBytes.Load()
+	s.Writes += c.writes.Load()
+	s.Blocked += c.blocked.Load()
+	s.Heartbeats += c.heartbeats.Load()
+	s.Attached += c.attached.Load()
+	s.ResumedRing += c.resumedRing.Load()
+	s.ResumedHistory += c.resumedHist.Load()
+	s.Gaps += c.gaps.Load()
+	s.Reattached += c.reattached.Load()
+	for i := range c.closed {
+		s.Closed[i] += c.closed[i].Load()
+	}
+}

@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"math"
+	"sync/atomic"
+
+	"ssed/sseproto"
+)
+
+// noPosition stands for "reads nothing" in a reader.
+const noPosition = math.MaxUint64
+
+// reader is one party that reads the log without locks: a shard or the history
+// writer. Its owner alone uses its view.
+type reader struct {
+	log *Log
+
+	// cursor is the next position to be scanned; noPosition while the owner
+	// reads nothing. Directory indexes met from there on keep their meaning.
+	cursor atomic.Uint64
+	// hold is the first position that the open view may touch, noPosition
+	// when none is open: segments from there on are not reused.
+	hold atomic.Uint64
+}
+
+// view is a reader's look at the ring for one pass. Frames found through it are
+// valid until it is closed.
+type view struct {
+	r    *reader
+	refs []segmentRef
+	tail uint64 // first position that may be touched
+	head uint64 // positions below are published
+	near int    // index of the segment found last
+}
+
+// open pins the ring from its tail on. The hold is published before the tail is
+// read again: the log either sees the hold or has published the tail before it.
+func (r *reader) open() view {
+	for {
+		tail := r.log.tail.Load()
+		r.hold.Store(tail)
+		if r.log.tail.Load() == tail {
+			v := view{r: r, tail: tail}
+			v.refresh()
+			return v
+		}
+	}
+}
+
+func (v *view) close() { v.r.hold.Store(noPosition) }
+
+// refresh takes in what was published since the view was opened. The tail may
+// rise: positions found before must be checked against it again.
+func (v *view) refresh() {
+	v.head = v.r.log.head.Load()
+	v.refs = *v.r.log.index.Load()
+	v.near = 0
+	if len(v.refs) > 0 { // the ring may have turned since the tail was read
+		v.tail = max(v.tail, v.refs[0].first)
+	}
+}
+
+// at returns the record at pos, tail ≤ pos, and its segment.
+func (v *view) at(pos uint64) (*entry, *segment) {
+	if n := v.near; n < len(v.refs) && v.refs[n].first <= pos && (n+1 == len(v.refs) || pos < v.refs[n+1].first) {
+		ref := &v.refs[n]
+		return &ref.seg.entries[pos-ref.first], ref.seg
+	}
+	v.near = findSegment(v.refs, pos)
+	ref := &v.refs[v.near]
+	return &ref.seg.entries[pos-ref.first], ref.seg
+}
+
+// follow returns the position of a channel's first message after pos. None: 0.
+// Lost means that such messages have left the ring.
+func (v *view) follow(ch uint32, pos uint64) (next uint64, lost bool) {
+	last := v.r.log.dir.at(ch).last.Load()
+	if last <= pos {
+		return 0, false
+	}
+	if last < v.tail {
+		return 0, true
+	}
+	if last >= v.head {
+		v.refresh()
+	}
+	if pos >= v.tail && pos < v.head {
+		if e, _ := v.at(pos); e.ch == ch {
+			if d := e.next.Load(); d != 0 {
+				return pos + uint64(d), false
+			}
+		}
+	}
+	for {
+		e, _ := v.at(last)
+		d := uint64(e.prev)
+		if d == 0 || last-d <= pos {
+			return last, false
+		}
+		if last-d < v.tail {
+			return 0, true
+		}
+		last -= d
+	}
+}
+
+// seek returns the last position in [from, head) whose ID is not beyond id, and
+// from-1 when there is none. IDs ascend within a span and from span to span.
+func (v *view) seek(from uint64, id sseproto.ID) uint64 {
+	lo, hi := max(from, v.tail), v.head
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if e, _ := v.at(mid); id.Less(e.id) {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return lo - 1
+}
+
+// run returns the segment of pos, the position of its first record, and where
+// the run of records from pos on ends, end at the latest.
+func (v *view) run(pos, end uint64) (seg *segment, first, stop uint64) {
+	_, seg = v.at(pos)
+	if next := v.near + 1; next < len(v.refs) {
+		end = min(end, v.refs[next].first)
+	}
+	return seg, v.refs[v.near].first, end
+}

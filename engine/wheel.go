@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"time"
+
+	"ssed/sseproto"
+)
+
+const (
+	// tickEvery is how often a shard with connections looks at the clock.
+	tickEvery = 100 * time.Millisecond
+	// beatVisits is the number of times a slot is looked at in one heartbeat
+	// period: silence lasts between 7/8 of the period and the whole.
+	beatVisits = 8
+	// stuckVisits is how long a slot may hold memory of its own, the rest of a head
+	// or of an event, without taking a byte: two heartbeat periods.
+	stuckVisits = 2 * beatVisits
+)
+
+// wheel spreads over time what is due for every slot: heartbeats, expiry, and
+// closing at the end. It walks through the slots in the order of their numbers.
+type wheel struct {
+	period time.Duration // one heartbeat period
+	silent bool          // no heartbeats
+	last   time.Time     // the last tick
+	next   uint32        // the slot to visit next
+	owed   float64       // visits due, with the fraction of one
+
+	deadline time.Time // of the drain; zero: none
+	victim   uint32    // the slot to close next
+}
+
+func (w *wheel) init(heartbeat time.Duration) {
+	w.period, w.silent = heartbeat, heartbeat < 0
+	if w.silent {
+		w.period = 15 * time.Second
+	}
+}
+
+func (w *wheel) draining() bool { return !w.deadline.IsZero() }
+
+// tick does the share of the wheel's work that is due.
+func (s *shard) tick(v *view, now time.Time) {
+	w := &s.wheel
+	elapsed := min(now.Sub(w.last), time.Second) // the first, or after a long sleep
+	if elapsed < tickEvery {
+		return
+	}
+	w.last = now
+	slots := float64(s.slots.used)
+	w.owed = min(w.owed+slots*beatVisits*float64(elapsed)/float64(w.period), slots)
+	second := s.engine.second(now)
+	for ; w.owed >= 1; w.owed-- {
+		if w.next++; w.next >= s.slots.used {
+			w.next = 0
+			continue
+		}
+		if c := s.slots.at(w.next); c.fd >= 0 {
+			s.visit(v, w.next, c, second)
+		}
+	}
+	if w.draining() {
+		s.drainSome(now, elapsed)
+	}
+}
+
+// visit looks after one connection.
+func (s *shard) visit(v *view, i uint32, c *slot, second uint32) {
+	if c.idle < 255 {
+		c.idle++
+	}
+	switch {
+	case c.expires != 0 && c.expires <= second:
+		s.closeSlot(i, CloseExpired)
+	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
+		s.closeSlot(i, CloseSlow)
+	case c.state&slotHeld == 0 && c.idle >= beatVisits && !s.wheel.silent:
+		s.heartbeat(i, c)
+	}
+}
+
+// lostTouch reports whether a slot's next message has left the ring.
+func (s *shard) lostTouch(v *view, c *slot) bool {
+	if c.state&(slotPending|slotResuming) != 0 {
+		return false // its position is not set yet
+	}
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		if _, lost := v.follow(s.subs.at(n).ch, c.pos); lost {
+			return true
+		}
+	}
+	return false
+}
+
+var heartbeat = []byte(sseproto.Heartbeat)
+
+func (s *shard) heartbeat(i uint32, c *slot) {
+	n, res := s.writeBytes(c, heartbeat)
+	switch {
+	case res == ioFailed:
+		s.closeSlot(i, CloseError)
+		return
+	case n == 0:
+		s.block(c)
+	case n < len(heartbeat):
+		s.hold(i, c, heartbeat[n:], resumePoint{})
+		s.block(c)
+	}
+	s.count.heartbeats.Add(1)
+}
+
+// drainSome closes as many connections as keep the pace to the deadline, each
+// with a new reconnect delay.
+func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
+	w := &s.wheel
+	left := w.deadline.Sub(now)
+	quota := s.open
+	if left > elapsed {
+		quota = int(float64(s.open)*float64(elapsed)/float64(left)) + 1
+	}
+	for visited := uint32(0); quota > 0 && visited < s.slots.used; visited++ {
+		if w.victim++; w.victim >= s.slots.used {
+			w.victim = 0
+			continue
+		}
+		if c := s.slots.at(w.victim); c.fd >= 0 {
+			s.farewell(w.victim, c)
+			quota--
+		}
+	}
+}
+
+// farewell closes a connection and tells when to come back, unless it is in the
+// middle of something.
+func (s *shard) farewell(i uint32, c *slot) {
+	if c.state&slotHeld == 0 {
+		line := sseproto.AppendRetry(nil, s.retryDelay())
+		_, _ = s.writeBytes(c, line)
+	}
+	s.closeSlot(i, CloseDrain)
+}
