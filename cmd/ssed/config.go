@@ -1,0 +1,383 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/engine"
+	"ssed/rsub"
+)
+
+// config is the checked command line.
+type config struct {
+	engine engine.Config
+	redis  *redisConfig // nil: embedded
+
+	admin      string // "": none
+	adminPprof bool
+
+	maxMessageBytes int
+	instance        string
+
+	logLevel slog.Level
+	logJSON  bool
+}
+
+// redisConfig is what only the Redis mode needs.
+type redisConfig struct {
+	client       rueidis.ClientOption
+	patterns     []string
+	prefix       string
+	feeds        int
+	tickInterval time.Duration
+	probeTimeout time.Duration
+	history      *historyConfig // nil: off
+}
+
+type historyConfig struct {
+	maxLen        int
+	ttl           time.Duration
+	batchSize     int
+	flushInterval time.Duration
+	gapWait       time.Duration
+}
+
+// config checks f and reports every problem at once, by flag name.
+func (f *flags) config() (config, error) {
+	var p problems
+	cfg := config{
+		engine:          f.engineConfig(&p),
+		redis:           f.redisConfig(&p),
+		admin:           p.adminAddr(f.Admin),
+		adminPprof:      p.toggle("--pprof", f.Pprof),
+		maxMessageBytes: int(p.bytes("--max-message-bytes", f.MaxMessage, 1, 256<<20)),
+		instance:        p.instance(f.Instance),
+		logLevel:        p.level(f.LogLevel),
+		logJSON:         p.choice("--log-format", f.LogFormat, "text", "json") == "json",
+	}
+	if err := cfg.engine.Validate(); err != nil {
+		p = append(p, err)
+	}
+	return cfg, errors.Join(p...)
+}
+
+func (f *flags) engineConfig(p *problems) engine.Config {
+	retryMin, retryMax := p.retry(f.Retry)
+	return engine.Config{
+		Listen:           p.listen(f.Listen),
+		ReusePort:        p.toggle("--reuse-port", f.ReusePort),
+		Shards:           p.optionalCount("--shards", f.Shards),
+		RingBytes:        p.bytes("--ring-bytes", f.RingBytes, 1, 1<<50),
+		MaxConnections:   p.optionalCount("--max-connections", f.MaxConnections),
+		MaxChannels:      p.count("--max-channels-per-connection", f.MaxChannels),
+		HandshakeTimeout: p.duration("--handshake-timeout", f.HandshakeTimeout, time.Millisecond),
+		Heartbeat:        p.heartbeat(f.Heartbeat),
+		RetryMin:         retryMin,
+		RetryMax:         retryMax,
+		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // engine: zero is the default
+		CORSOrigins:      p.origins(f.CORSOrigins),
+		CORSCredentials:  p.toggle("--cors-credentials", f.CORSCredentials),
+		HistoryWait:      p.duration("--history-wait", f.HistoryWait, time.Millisecond),
+		HistoryReaders:   p.count("--history-readers", f.HistoryReaders),
+	}
+}
+
+// redisConfig checks its flags in embedded mode too: a typo should not wait for
+// the day on which Redis is added.
+func (f *flags) redisConfig(p *problems) *redisConfig {
+	cfg := &redisConfig{
+		patterns:     p.patterns(f.Patterns),
+		prefix:       p.prefix(f.StreamPrefix),
+		feeds:        p.count("--redis-feeds", f.RedisFeeds),
+		tickInterval: p.duration("--tick-interval", f.TickInterval, 10*time.Millisecond),
+		probeTimeout: p.duration("--probe-timeout", f.ProbeTimeout, 10*time.Millisecond),
+	}
+	if cfg.feeds > 2 {
+		p.add("--redis-feeds", "%d is more than 2", cfg.feeds)
+	}
+	if cfg.probeTimeout < 2*cfg.tickInterval {
+		p.add("--probe-timeout", "%v is less than two tick intervals", cfg.probeTimeout)
+	}
+	history := &historyConfig{
+		maxLen:        p.count("--history-max", f.HistoryMax),
+		ttl:           p.duration("--history-ttl", f.HistoryTTL, time.Second),
+		batchSize:     p.count("--batch-size", f.BatchSize),
+		flushInterval: p.duration("--flush-interval", f.FlushInterval, time.Millisecond),
+		gapWait:       p.duration("--gap-wait", f.GapWait, 250*time.Millisecond),
+	}
+	if history.batchSize > 10_000 {
+		p.add("--batch-size", "%d is more than 10000: Redis does nothing else while it writes a batch", history.batchSize)
+	}
+	if p.choice("--history", f.History, "on", "off") == "on" {
+		cfg.history = history
+	}
+	var ok bool
+	if cfg.client, ok = p.redis(f.RedisURL, f.RedisURLFile); !ok {
+		return nil
+	}
+	return cfg
+}
+
+// problems collects what is wrong with the flags. A method that adds to it
+// returns a value of no meaning.
+type problems []error
+
+func (p *problems) add(flag, format string, args ...any) {
+	*p = append(*p, fmt.Errorf(flag+": "+format, args...))
+}
+
+func (p *problems) duration(flag, text string, least time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil && text != "0":
+		p.add(flag, "%q is not a time such as 500ms, 10s or 1h", text)
+	case d < least:
+		p.add(flag, "%v is less than %v", d, least)
+	}
+	return d
+}
+
+func (p *problems) heartbeat(text string) time.Duration {
+	d := p.duration("--heartbeat", text, 0)
+	switch {
+	case d == 0:
+		return -1 // engine: none
+	case d > 0 && d < time.Second:
+		p.add("--heartbeat", "%v is less than 1s", d)
+	}
+	return d
+}
+
+// retry reads "2s-5s", or "2s" for no spread.
+func (p *problems) retry(text string) (least, most time.Duration) {
+	first, second, isRange := strings.Cut(text, "-")
+	least, err := time.ParseDuration(strings.TrimSpace(first))
+	most = least
+	if isRange && err == nil {
+		most, err = time.ParseDuration(strings.TrimSpace(second))
+	}
+	switch {
+	case err != nil:
+		p.add("--retry", "%q is not a range of times such as 2s-5s", text)
+	case least < time.Millisecond || most < least:
+		p.add("--retry", "%q: the first must be at least 1ms and not more than the second", text)
+	}
+	return least, most
+}
+
+func (p *problems) count(flag, text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		p.add(flag, "%q is not a whole number of at least 1", text)
+		return 1
+	}
+	return n
+}
+
+// optionalCount returns 0 for a flag that was not given.
+func (p *problems) optionalCount(flag, text string) int {
+	if text == "" {
+		return 0
+	}
+	return p.count(flag, text)
+}
+
+func (p *problems) bytes(flag, text string, least, most int64) int64 {
+	number, shift := strings.TrimSpace(text), 0
+	for i, unit := range []string{"KiB", "MiB", "GiB"} {
+		if n, found := strings.CutSuffix(number, unit); found {
+			number, shift = strings.TrimSpace(n), 10*(i+1)
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	switch {
+	case err != nil || n < 0 || n > 1<<62>>shift:
+		p.add(flag, "%q is not a number of bytes such as 65536, 64KiB, 1MiB or 2GiB", text)
+	case n<<shift < least:
+		p.add(flag, "%s is less than %d bytes", text, least)
+	case n<<shift > most:
+		p.add(flag, "%s is more than %d bytes", text, most)
+	}
+	return n << shift
+}
+
+func (p *problems) toggle(flag string, text toggle) bool {
+	switch strings.ToLower(string(text)) {
+	case "true", "1", "yes", "on":
+		return true
+	case "", "false", "0", "no", "off":
+		return false
+	}
+	p.add(flag, "%q is neither true nor false", string(text))
+	return false
+}
+
+func (p *problems) choice(flag, text string, options ...string) string {
+	for _, option := range options {
+		if strings.EqualFold(text, option) {
+			return option
+		}
+	}
+	p.add(flag, "%q is not one of %s", text, strings.Join(options, ", "))
+	return ""
+}
+
+func (p *problems) level(text string) slog.Level {
+	var level slog.Level
+	name := p.choice("--log-level", text, "debug", "info", "warn", "error")
+	_ = level.UnmarshalText([]byte(name)) // all four are slog's own names
+	return level
+}
+
+func (p *problems) listen(addrs []string) []string {
+	if len(addrs) == 0 {
+		p.add("--listen", "no address given")
+	}
+	for _, addr := range addrs {
+		if path, isUnix := strings.CutPrefix(addr, "unix:"); isUnix {
+			if path == "" {
+				p.add("--listen", "%q has no path", addr)
+			}
+			continue
+		}
+		p.tcpAddr("--listen", addr)
+	}
+	return addrs
+}
+
+func (p *problems) adminAddr(text string) string {
+	if text == "off" {
+		return ""
+	}
+	p.tcpAddr("--admin", text)
+	return text
+}
+
+func (p *problems) tcpAddr(flag, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		p.add(flag, "%q is not an address such as 127.0.0.1:8080, [::1]:8080 or :8080", addr)
+		return
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		p.add(flag, "%q: the port is not a number from 0 to 65535", addr)
+	}
+}
+
+// origins takes "*" alone, or origins as a browser sends them (RFC 6454 §6.2).
+func (p *problems) origins(list []string) []string {
+	const flag = "--cors-origins"
+	if len(list) == 0 {
+		p.add(flag, "no origin given")
+	}
+	for _, origin := range list {
+		if origin == "*" {
+			if len(list) > 1 {
+				p.add(flag, "* stands for all: no other origin beside it")
+			}
+			continue
+		}
+		u, err := url.Parse(origin)
+		if err != nil || u.Host == "" || origin != strings.ToLower(u.Scheme+"://"+u.Host) {
+			p.add(flag, "%q is not an origin such as https://app.example.com: lower case, no path", origin)
+		}
+	}
+	return list
+}
+
+func (p *problems) patterns(list []string) []string {
+	if len(list) == 0 {
+		p.add("--patterns", "no pattern given")
+	}
+	for _, pattern := range list {
+		switch {
+		case pattern == "" || len(pattern) > 1024 || strings.ContainsRune(pattern, 0):
+			p.add("--patterns", "%.50q is not 1 to 1024 bytes without NUL", pattern)
+		case rsub.Reserved(pattern):
+			p.add("--patterns", "%.50q: channels that start with __ are never delivered", pattern)
+		}
+	}
+	return list
+}
+
+// prefix also becomes a part of the control keys and of the control channel.
+func (p *problems) prefix(text string) string {
+	if text == "" || len(text) > 200 || strings.ContainsFunc(text, isNotPrintableASCII) || strings.ContainsAny(text, "{}") {
+		p.add("--stream-prefix", "%q is not 1 to 200 printable ASCII characters without spaces or braces", text)
+	}
+	return text
+}
+
+func (p *problems) instance(text string) string {
+	if text == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		return fmt.Sprintf("%.60s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+	}
+	if len(text) > 128 || strings.ContainsFunc(text, isNotPrintableASCII) {
+		p.add("--instance", "%q is not 1 to 128 printable ASCII characters without spaces", text)
+	}
+	return text
+}
+
+func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
+
+// Times after which a Redis that does not answer counts as lost: keep-alive
+// probes and the deadline of a command. rueidis' own defaults sum up to 10 s.
+const (
+	redisKeepAlive    = 400 * time.Millisecond
+	redisWriteTimeout = time.Second
+)
+
+// redis reads the URL; false: there is none, or it is unusable. The text of a
+// URL is never echoed, nor the parser's error: both can hold the password.
+func (p *problems) redis(text, path string) (rueidis.ClientOption, bool) {
+	flag := "--redis-url"
+	if path != "" {
+		if text != "" {
+			p.add("--redis-url-file", "only one of it and --redis-url can be given")
+			return rueidis.ClientOption{}, false
+		}
+		flag = "--redis-url-file"
+		content, err := os.ReadFile(path)
+		if err != nil {
+			p.add(flag, "%w", err)
+			return rueidis.ClientOption{}, false
+		}
+		if text = strings.TrimSpace(string(content)); text == "" {
+			p.add(flag, "%s is empty", path)
+			return rueidis.ClientOption{}, false
+		}
+	}
+	if text == "" {
+		return rueidis.ClientOption{}, false
+	}
+	option, err := rueidis.ParseURL(text)
+	if err != nil {
+		p.add(flag, "not a URL such as redis://user:password@host:6379/0 "+
+			"(not shown here, it may hold a password; special characters in a password must be percent-encoded)")
+		return rueidis.ClientOption{}, false
+	}
+	if option.AlwaysRESP2 {
+		p.add(flag, "protocol=2 cannot be used: subscriptions and commands share a connection, which takes RESP3")
+		return rueidis.ClientOption{}, false
+	}
+	option.Dialer.KeepAlive = redisKeepAlive
+	if option.ConnWriteTimeout == 0 {
+		option.ConnWriteTimeout = redisWriteTimeout
+	}
+	return option, true
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// payloads are what PUBLISH may carry and what a client ends up with.
+var payloads = []struct{ sent, got string }{
+	{`{"text": "Hello!"}`, `{"text": "Hello!"}`},
+	{"", ""},
+	{" leading space", " leading space"},
+	{"two\nlines", "two\nlines"},
+	{"cr\rcrlf\r\nlf\n", "cr\ncrlf\nlf\n"},
+	{"\n\n", "\n\n"},
+	{"data: x\nid: 7\n\nevent: y", "data: x\nid: 7\n\nevent: y"},
+	{"grüße 世界 🚀", "grüße 世界 🚀"},
+	{"bad \xff\xfe\xe4\xb8 utf-8 \x00\x01", "bad \uFFFD\uFFFD\uFFFD utf-8 \x00\x01"},
+	{strings.Repeat("long ", 40_000), strings.Repeat("long ", 40_000)},
+}
+
+func TestEmbeddedDeliversWhatIsPosted(t *testing.T) {
+	in := start(t)
+	s := connect(t, in, "", "user123")
+	other := connect(t, in, "", "user1234")
+	var last sseproto.ID
+	for _, p := range payloads {
+		answer := in.publish("user123", p.sent)
+		s.want(p.got)
+		require.Equal(t, answer.ID, s.lastID)
+		id, err := sseproto.ParseID(s.lastID)
+		require.NoError(t, err)
+		require.True(t, last.Less(id))
+		last = id
+	}
+	in.publish("user1234", "only this")
+	other.want("only this")
+	require.InDelta(t, 20, s.retry.Load(), 10)
+}
+
+func TestEmbeddedReplaysFromMemory(t *testing.T) {
+	in := start(t)
+	first := in.publish("a", "1").ID
+	in.publish("b", "2")
+	in.publish("c", "not asked for")
+	in.publish("a", "3")
+	connect(t, in, first, "a", "b").want("2", "3")
+	s := connect(t, in, "", "a", "b")
+	in.publish("a", "4")
+	s.want("4")
+
+	s = connect(t, in, "no-such-id", "a")
+	s.wantGap(sseproto.ReasonUnknownID)
+	in.publish("a", "5")
+	s.want("5")
+}
+
+func TestLastEventIDIsTakenFromTheQueryToo(t *testing.T) {
+	in := start(t)
+	first := in.publish("a", "1").ID
+	in.publish("a", "2")
+	for _, name := range []string{sseproto.ParamLastEventID, sseproto.ParamLastEventIDCamel} {
+		resp, err := httpClient.Get(in.public + "/sse/connect?channel_id=a&" + name + "=" + first)
+		require.NoError(t, err)
+		lines := bufio.NewReader(resp.Body)
+		for {
+			line, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			if line == "data: 2\n" {
+				break
+			}
+		}
+		resp.Body.Close()
+	}
+}
+
+func TestAdminRefusesWhatStreamsRefuse(t *testing.T) {
+	in := start(t, "--max-message-bytes", "1KiB")
+	f := func(want int, query, body string) {
+		t.Helper()
+		resp, err := httpClient.Post(in.admin+"/publish?"+query, "text/plain", strings.NewReader(body))
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.Equal(t, want, resp.StatusCode, query)
+	}
+	f(200, "channel_id=a", strings.Repeat("x", 1024))
+	f(413, "channel_id=a", strings.Repeat("x", 1025))
+	f(400, "channel_id=%zz", "")
+	f(400, "", "")
+	status, _ := in.get(in.admin + "/publish?channel_id=a")
+	require.Equal(t, 405, status)
+	status, page := in.get(in.admin + "/")
+	require.Equal(t, 200, status)
+	require.Contains(t, page, "EventSource")
+}
+
+func TestReadyHealthAndMetricsAreOnBothSides(t *testing.T) {
+	in := start(t)
+	for _, base := range []string{in.public, in.admin} {
+		for _, path := range []string{"/health", "/ready"} {
+			status, _ := in.get(base + path)
+			require.Equal(t, 200, status, base+path)
+		}
+	}
+	in.publish("a", "1")
+	require.EqualValues(t, 1, in.metric("ssed_log_messages_total"))
+	require.EqualValues(t, 1, in.metric("ssed_ready"))
+	status, _ := in.get(in.public + "/metrics")
+	require.Equal(t, 404, status, "not on the public port")
+}
+
+// TestReadmeListsTheMetrics compares the names in README.md with a scrape.
+func TestReadmeListsTheMetrics(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	_, text := in.get(in.admin + "/metrics")
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	var served []string
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (ssed_\w+) `).FindAllStringSubmatch(text, -1) {
+		served = append(served, m[1])
+	}
+	var listed []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(ssed_\\w+)").FindAllStringSubmatch(string(readme), -1) {
+		listed = append(listed, m[1])
+	}
+	require.ElementsMatch(t, served, listed)
+}
+
+func TestUnixSocketServesStreams(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	in := start(t, "--listen", "127.0.0.1:0,unix:"+path)
+	c, err := net.Dial("unix", path)
+	require.NoError(t, err)
+	defer c.Close()
+	fmt.Fprintf(c, "GET /sse/connect?channel_id=a HTTP/1.1\r\nHost: x\r\n\r\n")
+	lines := bufio.NewReader(c)
+	head, err := http.ReadResponse(lines, nil)
+	require.NoError(t, err)
+	require.Equal(t, 200, head.StatusCode)
+	in.publish("a", "hello")
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	for {
+		line, err := bufio.NewReader(head.Body).ReadString('\n')
+		require.NoError(t, err)
+		if strings.HasPrefix(line, "data: hello") || strings.Contains(line, "retry:") {
+			break
+		}
+	}
+}
+
+func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	code, _, stderr := runProgram(t, nil, "--listen", l.Addr().String(), "--admin", "off")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, l.Addr().String())
+	code, _, stderr = runProgram(t, nil, "--listen", "127.0.0.1:0", "--admin", l.Addr().String())
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, l.Addr().String())
+}
+
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	in := start(t, "--drain", "1m")
+	s := connect(t, in, "", "a")
+	in.signal(syscall.SIGTERM)
+	in.eventually("draining", func() bool { return strings.Contains(in.logText(), "draining") })
+	in.signal(syscall.SIGINT)
+	require.Equal(t, exitFailed, in.wait())
+	s.wantEnd()
+}
+
+// TestSignalDrainsStreams: every client is told when to come back, then closed,
+// over the window; the process ends well within it and 5 s.
+func TestSignalDrainsStreams(t *testing.T) {
+	const streams, window = 200, 2 * time.Second
+	in := start(t, "--drain", window.String(), "--retry", "3s-9s")
+	var open []*eventStream
+	for range streams {
+		open = append(open, connect(t, in, "", "a"))
+	}
+	began := time.Now()
+	in.signal(syscall.SIGTERM)
+	in.eventually("draining", func() bool {
+		status, body := in.get(in.admin + "/ready")
+		return status == 503 && strings.Contains(body, "draining")
+	})
+	_, err := net.Dial("tcp", strings.TrimPrefix(in.public, "http://"))
+	require.Error(t, err, "a draining instance takes no connections")
+	in.publish("a", "while draining")
+
+	late := 0
+	retries := map[int64]bool{}
+	for _, s := range open {
+		m, ok := s.next()
+		if ok {
+			require.Equal(t, "while draining", m.data)
+			late++
+			s.wantEnd()
+		}
+		require.GreaterOrEqual(t, s.retry.Load(), int64(3000))
+		require.LessOrEqual(t, s.retry.Load(), int64(9000))
+		retries[s.retry.Load()] = true
+	}
+	require.Greater(t, late, streams/4, "closes are spread over the window")
+	require.Greater(t, len(retries), streams/2, "retry is drawn for each")
+	require.Equal(t, exitOK, in.wait())
+	require.Less(t, time.Since(began), window+5*time.Second)
+}
+
+func TestStoppedReaderDelaysNobody(t *testing.T) {
+	in := start(t, "--ring-bytes", "1MiB")
+	stopped, err := net.Dial("tcp", strings.TrimPrefix(in.public, "http://"))
+	require.NoError(t, err)
+	defer stopped.Close()
+	fmt.Fprintf(stopped, "GET /sse/connect?channel_id=a HTTP/1.1\r\nHost: x\r\n\r\n")
+	s := connect(t, in, "", "a")
+	in.eventually("two streams", func() bool { return in.metric("ssed_streams") == 2 })
+
+	large := strings.Repeat("x", 64<<10)
+	for range 160 { // 10 MiB: more than socket buffers and ring hold
+		in.publish("a", large)
+		s.want(large)
+	}
+	in.eventually("stopped reader closed", func() bool { return in.metric("ssed_streams") == 1 })
+	in.publish("a", "still here")
+	s.want("still here")
+}
+
+func TestHalfClosedClientStillGetsItsStream(t *testing.T) {
+	// A client that has sent its request may shut down its sending side (RFC 9112
+	// §9.6 leaves it to the server). ssed takes that for the end of the client: a
+	// parked connection cannot tell it from a vanished one.
+	in := start(t)
+	c, err := net.Dial("tcp", strings.TrimPrefix(in.public, "http://"))
+	require.NoError(t, err)
+	defer c.Close()
+	fmt.Fprintf(c, "GET /sse/connect?channel_id=a HTTP/1.1\r\nHost: x\r\n\r\n")
+	in.eventually("stream", func() bool { return in.metric("ssed_streams") == 1 })
+	require.NoError(t, c.(*net.TCPConn).CloseWrite())
+	_, err = io.ReadAll(c)
+	require.NoError(t, err)
+	in.eventually("closed", func() bool { return in.metric("ssed_streams") == 0 })
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite the flags table of README.md")
+
+// runProgram runs ssed to its end.
+func runProgram(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	cmd := exec.Command(program, args...)
+	cmd.Env = environment(env...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		require.NoError(t, err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errOut.String()
+}
+
+func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "no-such-file")
+	bad := map[string]string{
+		"--listen":                      "8080",
+		"--reuse-port":                  "maybe",
+		"--max-connections":             "0",
+		"--handshake-timeout":           "fast",
+		"--drain":                       "10",
+		"--cors-origins":                "https://a.example/path",
+		"--cors-credentials":            "perhaps",
+		"--retry":                       "5s-2s",
+		"--heartbeat":                   "1ms",
+		"--max-channels-per-connection": "2000",
+		"--max-message-bytes":           "1MB",
+		"--ring-bytes":                  "1KiB",
+		"--shards":                      "x",
+		"--redis-url-file":              missing,
+		"--patterns":                    "",
+		"--stream-prefix":               "a b",
+		"--instance":                    "two words",
+		"--redis-feeds":                 "none",
+		"--tick-interval":               "1us",
+		"--probe-timeout":               "0",
+		"--history":                     "maybe",
+		"--history-max":                 "-1",
+		"--history-ttl":                 "1",
+		"--batch-size":                  "1.5",
+		"--flush-interval":              "0",
+		"--gap-wait":                    "100ms",
+		"--history-wait":                "x",
+		"--history-readers":             "0",
+		"--admin":                       "localhost",
+		"--pprof":                       "sometimes",
+		"--log-level":                   "loud",
+		"--log-format":                  "xml",
+	}
+	var args []string
+	for name, value := range bad {
+		args = append(args, name+"="+value)
+	}
+	code, _, stderr := runProgram(t, nil, args...)
+	require.Equal(t, exitUsage, code)
+	for name := range bad {
+		require.Contains(t, stderr, "ssed: "+name+": ", "not named in:\n%s", stderr)
+	}
+}
+
+func TestUnknownFlagsAndArgumentsAreRefused(t *testing.T) {
+	for _, arg := range []string{"--no-such-flag", "extra"} {
+		code, _, stderr := runProgram(t, nil, arg)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, arg)
+	}
+}
+
+func TestEveryFlagHasAnEnvironmentTwin(t *testing.T) {
+	for _, f := range allFlags(t) {
+		if f.Name == "help" || f.Name == "version" {
+			require.Empty(t, f.Tag.Envs)
+			continue
+		}
+		want := "SSED_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		require.Equal(t, []string{want}, f.Tag.Envs)
+	}
+	code, _, stderr := runProgram(t, []string{"SSED_DRAIN=soon", "SSED_PPROF=maybe", "SSED_LISTEN=a,b", "SSED_RETRY="}, "--history-max=x")
+	require.Equal(t, exitUsage, code)
+	for _, want := range []string{`--drain: "soon"`, `--pprof: "maybe"`, `--listen: "a"`, `--listen: "b"`, `--history-max: "x"`} {
+		require.Contains(t, stderr, want)
+	}
+	require.NotContains(t, stderr, "--retry", "an empty variable is none")
+}
+
+func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
+	code, _, stderr := runProgram(t, []string{"SSED_DRAIN=bad"}, "--drain=5s", "--log-level=bad")
+	require.Equal(t, exitUsage, code)
+	require.NotContains(t, stderr, "--drain")
+}
+
+func TestPasswordsOfRedisAreNeverShown(t *testing.T) {
+	for _, url := range []string{
+		"http://user:s3cret@host", "redis://user:s3cret@host:port", "redis://user:12/s3cret@host",
+		"redis://user:s3cret@host/db", "redis://user:%s3cret@host",
+	} {
+		code, stdout, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url})
+		require.Equal(t, exitUsage, code, url)
+		require.Contains(t, stderr, "--redis-url: ")
+		require.NotContains(t, stdout+stderr, "cret")
+	}
+}
+
+func TestOnlyOneRedisURLIsTaken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "url")
+	require.NoError(t, os.WriteFile(file, []byte("redis://127.0.0.1:1\n"), 0o600))
+	code, _, stderr := runProgram(t, nil, "--redis-url=redis://127.0.0.1:1", "--redis-url-file="+file)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--redis-url-file: ")
+	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
+	code, _, stderr = runProgram(t, nil, "--redis-url-file="+file)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "is empty")
+}
+
+func TestSizesAndTimesAreRead(t *testing.T) {
+	var p problems
+	size := func(text string, want int64) {
+		t.Helper()
+		require.Equal(t, want, p.bytes("--x", text, 0, 1<<60))
+	}
+	size("0", 0)
+	size("65536", 65536)
+	size("512KiB", 512<<10)
+	size("1 MiB", 1<<20)
+	size("2GiB", 2<<30)
+	retry := func(text, want string) {
+		t.Helper()
+		least, most := p.retry(text)
+		require.Equal(t, want, fmt.Sprint(least, most))
+	}
+	retry("2s-5s", "2s 5s")
+	retry("1500ms - 1m", "1.5s 1m0s")
+	retry("3s", "3s 3s")
+	require.Empty(t, p)
+	for _, text := range []string{"", "1KB", "1kib", "-1", "1e6", "9999999999GiB", "KiB"} {
+		p = nil
+		p.bytes("--x", text, 0, 1<<60)
+		require.Len(t, p, 1, text)
+	}
+	for _, text := range []string{"", "-", "2s-", "-2s", "2-5", "2s-5s-6s", "0s"} {
+		p = nil
+		p.retry(text)
+		require.Len(t, p, 1, text)
+	}
+}
+
+func TestOriginsAreOrigins(t *testing.T) {
+	f := func(bad int, list ...string) {
+		t.Helper()
+		var p problems
+		p.origins(list)
+		require.Len(t, p, bad, list)
+	}
+	f(0, "*")
+	f(0, "https://app.example.com", "http://localhost:3000", "http://[::1]:3000")
+	f(1)
+	f(1, "*", "https://a.example")
+	f(1, "https://a.example/")
+	f(1, "a.example")
+	f(1, "https://A.example")
+	f(2, "null", "https://user@a.example")
+}
+
+func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
+	code, stdout, _ := runProgram(t, nil, "--version")
+	require.Equal(t, exitOK, code)
+	require.Regexp(t, `^ssed v0\.0\.0-test go1\.\S+ \w+/\w+\n$`, stdout)
+	code, stdout, _ = runProgram(t, nil, "--help")
+	require.Equal(t, exitOK, code)
+	for _, f := range allFlags(t) {
+		require.Contains(t, stdout, "--"+f.Name)
+		for _, env := range f.Tag.Envs {
+			require.Contains(t, stdout, "$"+env)
+		}
+	}
+}
+
+// allFlags returns the flags in the order of --help.
+func allFlags(t *testing.T) []*kong.Flag {
+	t.Helper()
+	var f flags
+	parser, err := newParser(&f, io.Discard)
+	require.NoError(t, err)
+	return parser.Model.Flags
+}
+
+// flagsTable is the table of README.md.
+func flagsTable(t *testing.T) string {
+	var b strings.Builder
+	group := ""
+	for _, f := range allFlags(t) {
+		if f.Group == nil {
+			continue
+		}
+		if f.Group.Title != group {
+			group = f.Group.Title
+			fmt.Fprintf(&b, "\n%s\n\n| flag | default | |\n|---|---|---|\n", group)
+		}
+		value := f.Default
+		if value != "" {
+			value = "`" + value + "`"
+		}
+		help := strings.ReplaceAll(strings.ReplaceAll(f.Help, "|", `\|`), "*", `\*`)
+		fmt.Fprintf(&b, "| `--%s` | %s | %s |\n", f.Name, value, help)
+	}
+	return b.String() + "\n"
+}
+
+// TestReadmeTellsTheFlagsOfHelp compares the table; go test -run Readme ./cmd/ssed
+// -update writes it.
+func TestReadmeTellsTheFlagsOfHelp(t *testing.T) {
+	const path, from, to = "../../README.md", "<!-- flags -->\n", "<!-- /flags -->\n"
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	before, rest, ok := strings.Cut(string(text), from)
+	require.True(t, ok)
+	table, after, ok := strings.Cut(rest, to)
+	require.True(t, ok)
+	if *update {
+		table = flagsTable(t)
+		require.NoError(t, os.WriteFile(path, []byte(before+from+table+to+after), 0o600))
+	}
+	require.Equal(t, flagsTable(t), table)
+}
+
+func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
+	var names []string
+	for _, f := range allFlags(t) {
+		names = append(names, "--"+f.Name)
+	}
+	docs, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	for _, path := range append(docs, "../../README.md", "../../ARCHITECTURE.md") {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, name := range regexp.MustCompile("`(--[a-z][a-z-]+)").FindAllStringSubmatch(string(text), -1) {
+			require.True(t, slices.Contains(names, name[1]), "%s: %s", path, name[1])
+		}
+	}
+}

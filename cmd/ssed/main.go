@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// version is set by the linker, see Makefile.
+var version string
+
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is the program but for the exit.
+func run(args []string, stdout, stderr io.Writer) int {
+	var f flags
+	if err := f.parse(args, stdout); err != nil {
+		return usageError(stderr, err)
+	}
+	if f.Version {
+		fmt.Fprintln(stdout, "ssed", versionText())
+		return exitOK
+	}
+	cfg, err := f.config()
+	if err != nil {
+		return usageError(stderr, err)
+	}
+	log := newLogger(cfg, stderr)
+	slog.SetDefault(log) // for what libraries say
+	if err := serveUntilSignal(cfg, log); err != nil {
+		log.Error("ssed: ended", "error", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// usageError names every problem, a line each.
+func usageError(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "ssed: %s\nRun \"ssed --help\" for the flags.\n", strings.ReplaceAll(err.Error(), "\n", "\nssed: "))
+	return exitUsage
+}
+
+func versionText() string {
+	text := version
+	info, ok := debug.ReadBuildInfo()
+	if text == "" && ok {
+		text = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				text = s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("%s %s %s/%s", text, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+func newLogger(cfg config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	if cfg.logJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// drainGrace is the time beyond --drain after which the process ends even when
+// something hangs: less than the 5 s that are promised.
+const drainGrace = 4500 * time.Millisecond
+
+var errSignal = errors.New("signal")
+
+// serveUntilSignal serves until SIGTERM or SIGINT and then drains. A second
+// signal, or a drain that takes too long, ends the process at once.
+func serveUntilSignal(cfg config, log *slog.Logger) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	ctx, drain := context.WithCancelCause(context.Background())
+	served, watched := make(chan struct{}), make(chan struct{})
+	defer func() { close(served); <-watched }()
+	go func() {
+		defer close(watched)
+		select {
+		case <-served:
+			return
+		case s := <-signals:
+			log.Info("ssed: draining", "signal", s.String(), "window", cfg.engine.Drain)
+			drain(errSignal)
+		}
+		late := time.NewTimer(cfg.engine.Drain + drainGrace)
+		defer late.Stop()
+		select {
+		case <-served:
+			return
+		case s := <-signals:
+			log.Error("ssed: second signal, ending at once", "signal", s.String())
+		case <-late.C:
+			log.Error("ssed: the drain hangs, ending at once", "window", cfg.engine.Drain)
+		}
+		os.Exit(exitFailed)
+	}()
+	return serve(ctx, cfg, log)
+}

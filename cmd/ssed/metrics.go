@@ -1,0 +1,179 @@
+package main
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ssed/engine"
+	"ssed/rstore"
+	"ssed/rsub"
+)
+
+// metricsHandler serves GET /metrics. Every number comes from a Stats snapshot
+// that is taken for the scrape; nothing is counted here.
+func metricsHandler(s *server) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collector{s},
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// collector is unchecked (it describes nothing beforehand), so that each metric
+// has its name and help at the one place where its value is taken.
+type collector struct{ s *server }
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	out := scrape(ch)
+	out.gauge("ssed_build_info", "Always 1; the labels tell the build.", 1, "version", version, "go", runtime.Version())
+	ready, _ := c.s.ready()
+	out.gauge("ssed_ready", "1 when /ready says so.", oneIf(ready))
+	stats := c.s.engine.Stats()
+	out.streams(&stats)
+	out.front(&stats.Front)
+	out.log(&stats.Log)
+	if c.s.feed != nil {
+		feed := c.s.feed.Stats()
+		out.feed(&feed)
+	}
+	if c.s.store != nil {
+		store := c.s.store.Stats()
+		out.history(&store)
+	}
+}
+
+// scrape is where the metrics of one collection go. Labels are pairs of name and
+// value.
+type scrape chan<- prometheus.Metric
+
+func (ch scrape) counter(name, help string, value uint64, labels ...string) {
+	ch.put(prometheus.CounterValue, name, help, float64(value), labels)
+}
+
+func (ch scrape) gauge(name, help string, value float64, labels ...string) {
+	ch.put(prometheus.GaugeValue, name, help, value, labels)
+}
+
+func (ch scrape) put(kind prometheus.ValueType, name, help string, value float64, labels []string) {
+	var names, values []string
+	for i := 0; i < len(labels); i += 2 {
+		names, values = append(names, labels[i]), append(values, labels[i+1])
+	}
+	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (ch scrape) streams(s *engine.Stats) {
+	ch.gauge("ssed_streams", "Open event streams.", float64(s.Streams))
+	ch.gauge("ssed_connections", "Open client connections, handshakes included.", float64(s.Connections))
+	ch.gauge("ssed_channels", "Channels with a subscriber or a message in memory.", float64(s.Channels))
+	ch.counter("ssed_stream_messages_total", "Messages written to a client, whole.", s.Delivered)
+	ch.counter("ssed_stream_sent_bytes_total", "Bytes written to streams.", s.SentBytes)
+	ch.counter("ssed_stream_writes_total", "Write system calls on streams.", s.Writes)
+	ch.counter("ssed_stream_blocked_writes_total", "Writes that found the socket full.", s.Blocked)
+	ch.counter("ssed_stream_heartbeats_total", "Heartbeat lines written.", s.Heartbeats)
+	ch.counter("ssed_stream_attached_total", "Streams that began.", s.Attached)
+	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedRing, "from", "memory")
+	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedHistory, "from", "history")
+	ch.counter("ssed_stream_gaps_total", "Gap events sent when a stream began.", s.Gaps)
+	ch.counter("ssed_stream_reattached_total", "Streams that fell behind with their event loop and went through the history.", s.Reattached)
+	for _, reason := range engine.CloseReasons() {
+		ch.counter("ssed_stream_closed_total", "Streams that ended, by reason.", s.Closed[reason], "reason", reason.String())
+	}
+}
+
+func (ch scrape) front(s *engine.FrontStats) {
+	ch.gauge("ssed_handshakes", "Connections whose request is not answered yet.", float64(s.Handshakes))
+	ch.counter("ssed_accepted_total", "Connections accepted.", s.Accepted)
+	for i, n := range s.Answered[1:] {
+		ch.counter("ssed_http_answers_total", "Answers that are no stream, by class of their status.", n, "code", string(rune('1'+i))+"xx")
+	}
+	for _, reason := range engine.RefuseReasons() {
+		ch.counter("ssed_refused_total", "Connections and requests not served, by reason.", s.Refused[reason], "reason", reason.String())
+	}
+}
+
+func (ch scrape) log(s *engine.LogStats) {
+	ch.counter("ssed_log_messages_total", "Messages taken into memory.", s.Appended)
+	ch.counter("ssed_log_frame_bytes_total", "Bytes of their frames.", s.AppendedBytes)
+	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
+	ch.counter("ssed_log_spans_total", "Contiguous stretches that began: one at start, one for each resync.", s.Spans)
+	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost link.", s.Filled)
+	ch.counter("ssed_log_gaps_total", "Gap events put to live streams.", s.Gaps)
+	ch.counter("ssed_log_abandoned_total", "Read-backs given up: the history was too slow or too much was lost.", s.Abandoned)
+	ch.gauge("ssed_log_bytes", "Memory of the log in use, of --ring-bytes.", float64(s.RingBytes))
+	ch.gauge("ssed_log_messages", "Messages in memory.", float64(s.Head-s.Tail))
+}
+
+func (ch scrape) feed(s *rsub.Stats) {
+	ch.counter("ssed_feed_messages_total", "Messages given on by the Redis feed.", s.Delivered)
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unnumbered, "reason", "unsynced")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Overlaps, "reason", "overlap")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Reserved, "reason", "reserved")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Oversize, "reason", "oversize")
+	ch.gauge("ssed_feed_links", "Pub/Sub links that number messages.", float64(s.LinksSynced))
+	ch.counter("ssed_feed_connects_total", "Subscriptions made.", s.Connects)
+	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {
+		name := cause.String()
+		ch.counter("ssed_feed_resyncs_total", "Stretches of a link that ended, by reason.", s.Resyncs[name], "reason", name)
+		ch.counter("ssed_feed_refused_ticks_total", "Marks of the common clock that were refused, by reason.", s.RefusedTicks[name], "reason", name)
+	}
+	ch.counter("ssed_feed_ticks_total", "Marks of the common clock taken.", s.TicksSeen)
+	ch.counter("ssed_feed_sent_ticks_total", "Marks of the common clock sent by this instance.", s.TicksSent)
+	ch.counter("ssed_feed_tick_errors_total", "Marks that could not be sent.", s.TickErrors)
+	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the marks.", s.TakeOvers)
+	ch.gauge("ssed_feed_leading", "1 while this instance sends the marks.", oneIf(s.Leading))
+	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)
+	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.CheckMismatches)
+	ch.lag(s)
+}
+
+// lag is a histogram.
+func (ch scrape) lag(s *rsub.Stats) {
+	buckets := make(map[float64]uint64, len(rsub.LagBounds))
+	var count uint64
+	for i, bound := range rsub.LagBounds {
+		count += s.LagCounts[i]
+		buckets[bound.Seconds()] = count
+	}
+	count += s.LagCounts[len(rsub.LagBounds)]
+	desc := prometheus.NewDesc("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.", nil, nil)
+	ch <- prometheus.MustNewConstHistogram(desc, count, s.LagSum.Seconds(), buckets)
+}
+
+func (ch scrape) history(s *rstore.Stats) {
+	ch.counter("ssed_history_messages_total", "Messages written by this instance.", s.Appended)
+	ch.counter("ssed_history_batches_total", "Batches in which they were written.", s.Batches)
+	ch.counter("ssed_history_advances_total", "Times that quiet time alone was recorded.", s.Advances)
+	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedStale, "reason", "stale")
+	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedEpoch, "reason", "epoch")
+	ch.counter("ssed_history_refused_messages_total", "Messages that their stream did not take.", s.RefusedMessages)
+	ch.counter("ssed_history_gaps_total", "Gap markers written: stretches that no instance saw.", s.GapMarkers)
+	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Disputes)
+	ch.counter("ssed_history_takeovers_total", "Times that this instance became the writer.", s.TakeOvers)
+	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Link, "reason", "link")
+	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Memory, "reason", "memory")
+	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.ReadOnly, "reason", "readonly")
+	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Other, "reason", "other")
+	ch.gauge("ssed_history_writer", "1 while this instance writes the history.", oneIf(s.Writer))
+	ch.gauge("ssed_history_lag_seconds", "For how long messages have been waiting to be written; 0 on instances that do not write.", s.Lag.Seconds())
+	ch.gauge("ssed_history_watermark_timestamp_seconds", "Time up to which the history is written, by the clock of Redis.",
+		(time.Duration(s.Watermark.Ms) * time.Millisecond).Seconds())
+}

@@ -1,0 +1,413 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+func TestPublishReachesEveryInstanceWithTheSameID(t *testing.T) {
+	r := redistest.Start(t)
+	one, two := startRedis(t, r), startRedis(t, r)
+	p := newPublisher(t, r)
+	a, b := connect(t, one, "", "user123"), connect(t, two, "", "user123")
+	for _, payload := range payloads {
+		p.publish("user123", payload.sent)
+		a.want(payload.got)
+		b.want(payload.got)
+		require.Equal(t, a.lastID, b.lastID)
+	}
+	answer := one.publish("user123", "by POST")
+	require.EqualValues(t, 2, *answer.Receivers)
+	a.want("by POST")
+	b.want("by POST")
+}
+
+func TestPatternsChooseAndOverlapsDeliverOnce(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--patterns", "sse:*,notifications:*", "--patterns", "sse:a*")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "sse:abc", "notifications:1", "other")
+	p.publish("sse:abc", "1")
+	p.publish("other", "not subscribed to")
+	p.publish("notifications:1", "2")
+	s.want("1", "2")
+}
+
+func TestOversizeMessageIsDroppedAndCounted(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--max-message-bytes", "10")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.publish("a", "0123456789A")
+	p.publish("a", "0123456789")
+	s.want("0123456789")
+	require.EqualValues(t, 1, in.metric(`ssed_feed_skipped_total{reason="oversize"}`))
+}
+
+// TestRollingRestartLosesNothing: both instances are replaced, one after the other.
+func TestRollingRestartLosesNothing(t *testing.T) {
+	r := redistest.Start(t)
+	one, two := startRedis(t, r), startRedis(t, r)
+	p := newPublisher(t, r)
+	s := connect(t, one, "", "a", "b")
+	for i := range 10 {
+		p.publish([]string{"a", "b", "unrelated"}[i%3], strconv.Itoa(i))
+	}
+	s.want("0", "1")
+	from := s.lastID
+	for _, in := range []*instance{one, two} {
+		in.signal(syscall.SIGTERM)
+		require.Equal(t, exitOK, in.wait())
+		if in == one {
+			one = startRedis(t, r)
+		}
+	}
+	s = connect(t, one, from, "a", "b")
+	s.want("3", "4", "6", "7", "9")
+	p.publish("b", "10")
+	s.want("10")
+
+	entries, err := r.Do("XRANGE", "sse:stream:a", "-", "+")
+	require.NoError(t, err)
+	require.Len(t, entries, 4)
+	ttl, err := r.Do("TTL", "sse:stream:a")
+	require.NoError(t, err)
+	require.InDelta(t, 3600, ttl, 60)
+}
+
+// TestRestartOfTheOnlyInstanceIsTold: what was published meanwhile is gone, so
+// there is a gap event, and what was written before is replayed.
+func TestRestartOfTheOnlyInstanceIsTold(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, 3)
+	s.want("0")
+	from := s.lastID
+	s.want("1", "2")
+	in.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
+	p.publish("a", "into the void")
+
+	in = start(t, "--redis-url", r.URL())
+	in.waitReady()
+	s = connect(t, in, from, "a")
+	s.wantGap(sseproto.ReasonOutage)
+	s.want("1", "2")
+	p.publish("a", "3")
+	s.want("3")
+}
+
+// written waits until the history holds everything up to id.
+func (in *instance) written(r *redistest.Server, id string) {
+	in.t.Helper()
+	upTo, err := sseproto.ParseID(id)
+	require.NoError(in.t, err)
+	in.eventually("history written", func() bool {
+		text, err := r.Do("HGET", "{sse:stream:}:clock", "watermark")
+		require.NoError(in.t, err)
+		mark, err := sseproto.ParseID(text.(string))
+		require.NoError(in.t, err)
+		return !mark.Less(upTo)
+	})
+}
+
+// forget publishes, at a pace that the writer of the history can follow, until the
+// memory of an instance with --ring-bytes 256KiB has only that.
+func forget(t *testing.T, in *instance, r *redistest.Server, p *publisher) {
+	t.Helper()
+	filler := connect(t, in, "", "filler")
+	large := strings.Repeat("f", 8<<10)
+	for range 8 {
+		for range 8 {
+			p.publish("filler", large)
+			filler.want(large)
+		}
+		in.written(r, filler.lastID)
+	}
+}
+
+func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
+	const n = 1000
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", "2000")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, n)
+	s.want("0")
+	from := s.lastID
+	s.wantNumbers(1, n)
+	in.written(r, s.lastID)
+	forget(t, in, r, p)
+	again := connect(t, in, from, "a")
+	again.wantNumbers(1, n)
+	p.numbers("a", n, n+10)
+	again.wantNumbers(n, n+10)
+	require.EqualValues(t, 1, in.metric(`ssed_stream_resumed_total{from="history"}`))
+}
+
+func TestTrimmedHistoryIsTold(t *testing.T) {
+	const n = 1000
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", "100")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, n)
+	s.want("0")
+	from := s.lastID
+	s.wantNumbers(1, n)
+	in.written(r, s.lastID)
+	forget(t, in, r, p)
+	again := connect(t, in, from, "a")
+	gap := again.wantGap(sseproto.ReasonTrimmed)
+	require.Contains(t, gap.data, fmt.Sprintf("%q:%q", "requested", from))
+	m, ok := again.next()
+	require.True(t, ok)
+	first, err := strconv.Atoi(m.data)
+	require.NoError(t, err)
+	require.Greater(t, first, 1)
+	require.LessOrEqual(t, first, n-100)
+	again.wantNumbers(first+1, n)
+}
+
+func TestHistoryOffResumesFromMemoryOnly(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--history", "off")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, 3)
+	s.want("0")
+	connect(t, in, s.lastID, "a").want("1", "2")
+	keys, err := r.Do("KEYS", "sse:stream:*")
+	require.NoError(t, err)
+	require.Empty(t, keys)
+}
+
+func TestTenThousandMessagesArriveInOrder(t *testing.T) {
+	const n = 10_000
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	s := connect(t, in, "", "a")
+	p := newPublisher(t, r)
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { p.numbers("a", 0, n) })
+	var last sseproto.ID
+	for i := range n {
+		s.want(strconv.Itoa(i))
+		id, err := sseproto.ParseID(s.lastID)
+		require.NoError(t, err)
+		require.True(t, last.Less(id))
+		last = id
+	}
+}
+
+// TestLateRedisIsWaitedFor: without Redis the process runs, says that it is not
+// ready and why, and sends browsers away softly.
+func TestLateRedisIsWaitedFor(t *testing.T) {
+	r := redistest.Start(t)
+	r.Stop()
+	in := start(t, "--redis-url", r.URL(), "--retry", "2s-5s")
+	status, _ := in.get(in.public + "/health")
+	require.Equal(t, 200, status)
+	for _, base := range []string{in.public, in.admin} {
+		in.eventually("the reason", func() bool {
+			status, body := in.get(base + "/ready")
+			require.Equal(t, 503, status)
+			return strings.Contains(body, "redis") || strings.Contains(body, "tick")
+		})
+	}
+	early := connect(t, in, "", "a")
+	early.wantEnd()
+	require.GreaterOrEqual(t, early.retry.Load(), int64(2000))
+	resp, err := httpClient.Post(in.admin+"/publish?channel_id=a", "", strings.NewReader("x"))
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+
+	require.NoError(t, r.Restart())
+	in.waitReady()
+	s := connect(t, in, "", "a")
+	newPublisher(t, r).publish("a", "at last")
+	s.want("at last")
+}
+
+// TestRedisRestartsUnderOpenStreams: streams stay open, are told of the stretch
+// that nobody saw, and go on.
+func TestRedisRestartsUnderOpenStreams(t *testing.T) {
+	for name, args := range map[string][]string{"data lost": nil, "data kept": {"--appendonly", "yes"}} {
+		t.Run(name, func(t *testing.T) {
+			r := redistest.Start(t, args...)
+			in := startRedis(t, r, "--gap-wait", "250ms")
+			s := connect(t, in, "", "a")
+			newPublisher(t, r).publish("a", "before")
+			s.want("before")
+
+			require.NoError(t, r.Restart())
+			in.eventually("resync", func() bool { return in.metric("ssed_log_spans_total") == 2 && in.isReady() })
+			newPublisher(t, r).publish("a", "after")
+			s.wantAfterGap("after")
+			back := connect(t, in, s.lastID, "a")
+			newPublisher(t, r).publish("a", "more")
+			s.want("more")
+			back.want("more")
+		})
+	}
+}
+
+func TestFlushAllUnderOpenStreams(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.publish("a", "before")
+	s.want("before")
+	_, err := r.Do("FLUSHALL")
+	require.NoError(t, err)
+	in.eventually("new epoch", func() bool { return in.metric("ssed_feed_epochs_total") > 0 })
+	p.publish("a", "after")
+	s.wantAfterGap("after")
+	from := s.lastID
+	p.publish("a", "more")
+	s.want("more")
+	connect(t, in, from, "a").want("more")
+}
+
+// wantAfterGap takes gap events until the message comes.
+func (s *eventStream) wantAfterGap(data string) {
+	s.t.Helper()
+	for {
+		m, ok := s.next()
+		require.True(s.t, ok, "the stream ended before %q", data)
+		if m.kind == sseproto.EventGap {
+			continue
+		}
+		require.Equal(s.t, data, m.data)
+		return
+	}
+}
+
+// TestKilledLinksLoseNothing: while another instance is linked and writes the
+// history, the streams of the one whose links are cut go on without a hole.
+func TestKilledLinksLoseNothing(t *testing.T) {
+	r := redistest.Start(t)
+	one, two := startRedis(t, r, "--history-max", "100000"), startRedis(t, r, "--history-max", "100000")
+	p := newPublisher(t, r)
+	a, b := connect(t, one, "", "a"), connect(t, two, "", "a")
+	var enough atomic.Bool
+	published := 0
+	var work sync.WaitGroup
+	work.Go(func() {
+		for !enough.Load() {
+			p.numbers("a", published, published+20)
+			published += 20
+		}
+	})
+	for cuts := range 4 {
+		killFirstSubscriber(t, r) // the other instance than last time: the new link is the youngest
+		one.eventually("linked again", func() bool {
+			spans := one.metric("ssed_log_spans_total") + two.metric("ssed_log_spans_total")
+			return spans >= float64(3+cuts) && one.metric("ssed_feed_links")+two.metric("ssed_feed_links") == 2
+		})
+	}
+	enough.Store(true)
+	work.Wait()
+	a.wantNumbers(0, published)
+	b.wantNumbers(0, published)
+	require.Equal(t, a.lastID, b.lastID)
+	require.GreaterOrEqual(t, one.metric("ssed_feed_resyncs_total")+two.metric("ssed_feed_resyncs_total"), 4.0)
+}
+
+// killFirstSubscriber cuts the oldest pub/sub link.
+func killFirstSubscriber(t *testing.T, r *redistest.Server) {
+	list, err := r.Do("CLIENT", "LIST", "TYPE", "pubsub")
+	require.NoError(t, err)
+	for field := range strings.FieldsSeq(list.(string)) {
+		if id, found := strings.CutPrefix(field, "id="); found {
+			_, err := r.Do("CLIENT", "KILL", "ID", id)
+			require.NoError(t, err)
+			return
+		}
+	}
+	t.Error("no subscriber to kill")
+}
+
+// TestReconnectingClientGetsEachMessageOnce: a client leaves and comes back twelve
+// times under load, each time to the other instance.
+func TestReconnectingClientGetsEachMessageOnce(t *testing.T) {
+	const n, visits = 9000, 13
+	r := redistest.Start(t)
+	instances := []*instance{
+		startRedis(t, r, "--history-max", "10000"),
+		startRedis(t, r, "--history-max", "10000", "--ring-bytes", "256KiB"),
+	}
+	p := newPublisher(t, r)
+	s := connect(t, instances[0], "", "a", "b")
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
+		for i := range n / 10 {
+			p.numbers([]string{"a", "b"}[i%2], 10*i, 10*(i+1))
+		}
+	})
+	next := 0
+	for visit := range visits {
+		leave := (visit + 1) * n / visits
+		s.wantNumbers(next, leave)
+		next = leave
+		if visit < visits-1 {
+			s.close()
+			s = connect(t, instances[(visit+1)%2], s.lastID, "a", "b")
+		}
+	}
+	require.Equal(t, n, next)
+}
+
+func TestForeignPatternsAreRefusedAtStart(t *testing.T) {
+	r := redistest.Start(t)
+	startRedis(t, r)
+	in := launch(t, "--redis-url", r.URL(), "--patterns", "other:*")
+	require.Equal(t, exitFailed, in.wait())
+	require.Contains(t, in.logText(), "other:*")
+}
+
+// TestDrainFlushesTheHistory: what came in until the end is in Redis.
+func TestDrainFlushesTheHistory(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--flush-interval", "1s", "--history-max", "1000")
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, 500)
+	s.wantNumbers(0, 500)
+	in.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
+	length, err := r.Do("XLEN", "sse:stream:a")
+	require.NoError(t, err)
+	require.EqualValues(t, 500, length)
+}
+
+func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	connect(t, in, "", "a")
+	newPublisher(t, r).publish("a", "x")
+	require.NoError(t, r.Pause())
+	defer func() { require.NoError(t, r.Resume()) }()
+	began := time.Now()
+	in.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
+	require.Less(t, time.Since(began), 5*time.Second)
+}
