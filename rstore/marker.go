@@ -53,6 +53,10 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 // marked counts a gap marker of this instance.
 func (w *writer) marked(g gap) {
 	w.count.gaps.Add(1)
+	if g.reason == startReason {
+		w.log.Info("rstore: history starts", "to", g.to)
+		return
+	}
 	w.log.Error("rstore: gap in the history", "after", g.from, "to", g.to, "reason", g.reason)
 }
 
