@@ -86,6 +86,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if e.filler != nil {
 		loops.Go(func() { e.filler.run(readers) })
 	}
+	loops.Go(func() { e.trim(readers) })
 	err := e.front.serve()
 	if err == nil {
 		<-ctx.Done()

@@ -163,7 +163,7 @@ func (s *shard) patience() int {
 	if s.open == 0 {
 		return -1
 	}
-	return int(tickEvery / time.Millisecond)
+	return s.wheel.untilTick()
 }
 
 func (s *shard) busy() bool {

@@ -7,8 +7,12 @@ import (
 )
 
 const (
-	// tickEvery is how often a shard with connections looks at the clock.
-	tickEvery = 100 * time.Millisecond
+	// maxTick is how often a shard with connections looks at the clock. Heartbeats
+	// go out in bursts of what is due in a tick: measured at 10,000 connections,
+	// one in a burst costs half of one alone.
+	maxTick = time.Second
+	// drainTick is the same while draining, so that closes are spread evenly.
+	drainTick = 100 * time.Millisecond
 	// beatVisits is the number of times a slot is looked at in one heartbeat
 	// period: silence lasts between 7/8 of the period and the whole.
 	beatVisits = 8
@@ -21,6 +25,7 @@ const (
 // closing at the end. It walks through the slots in the order of their numbers.
 type wheel struct {
 	period time.Duration // one heartbeat period
+	every  time.Duration // one tick
 	silent bool          // no heartbeats
 	last   time.Time     // the last tick
 	next   uint32        // the slot to visit next
@@ -35,15 +40,30 @@ func (w *wheel) init(heartbeat time.Duration) {
 	if w.silent {
 		w.period = 15 * time.Second
 	}
+	w.every = min(maxTick, max(w.period/beatVisits, time.Millisecond))
+}
+
+// tickEvery is the time from one tick to the next.
+func (w *wheel) tickEvery() time.Duration {
+	if w.draining() {
+		return min(w.every, drainTick)
+	}
+	return w.every
 }
 
 func (w *wheel) draining() bool { return !w.deadline.IsZero() }
 
+// untilTick is the time to the next tick in milliseconds, rounded up.
+func (w *wheel) untilTick() int {
+	left := w.tickEvery() - time.Since(w.last)
+	return int(max(left+time.Millisecond-1, 0) / time.Millisecond)
+}
+
 // tick does the share of the wheel's work that is due.
 func (s *shard) tick(v *view, now time.Time) {
 	w := &s.wheel
-	elapsed := min(now.Sub(w.last), time.Second) // the first, or after a long sleep
-	if elapsed < tickEvery {
+	elapsed := min(now.Sub(w.last), 2*maxTick) // the first, or after a long sleep
+	if elapsed < w.tickEvery() {
 		return
 	}
 	w.last = now
