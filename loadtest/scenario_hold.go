@@ -47,7 +47,7 @@ func (h *hold) describe(o *options) report.Scenario {
 			{Key: "user_bytes_connected", Label: "the same right after connecting", Unit: "B", Better: report.Less},
 			{Key: "anon_bytes", Label: "of that anonymous (heap, stacks)", Unit: "B", Better: report.Less},
 			{Key: "kernel_bytes", Label: "kernel memory per connection, both ends", Unit: "B", Better: report.Less, Plot: true},
-			{Key: "sockbuf_bytes", Label: "queued in TCP buffers, both ends", Unit: "B", Better: report.Less},
+			{Key: "sockbuf_bytes", Label: "queued in TCP buffers, both ends", Unit: "B"},
 			{Key: "connects_per_s", Label: "connects per second", Unit: "1/s", Better: report.More, Plot: true},
 			{Key: "connect_cpu_us", Label: "server CPU per connect", Unit: "µs", Better: report.Less},
 			{Key: "connect_p99", Label: "connect to response head, p99", Unit: "ms", Better: report.Less},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -13,7 +14,13 @@ var pageSource string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"bytes": func(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) },
-	"date":  func(t time.Time) string { return t.Format("2 January 2006, 15:04:05 MST") },
+	// A summary of several rounds is "median [smallest…greatest]".
+	"median": func(cell string) string { median, _, _ := strings.Cut(cell, " ["); return median },
+	"spread": func(cell string) string {
+		_, spread, _ := strings.Cut(cell, " [")
+		return strings.TrimSuffix(spread, "]")
+	},
+	"date": func(t time.Time) string { return t.Format("2 January 2006, 15:04:05 MST") },
 }).Parse(pageSource))
 
 // chart is one plot with its caption.

@@ -119,11 +119,11 @@ func shortNumber(v float64) string {
 var quantiles = []struct {
 	q     float64
 	label string
-}{{0, "0 %"}, {0.5, "50 %"}, {0.9, "90 %"}, {0.99, "99 %"}, {0.999, "99.9 %"}, {0.9999, "99.99 %"}}
+}{{0, ""}, {0.5, "50 %"}, {0.9, "90 %"}, {0.99, "99 %"}, {0.999, "99.9 %"}, {0.9999, "99.99 %"}}
 
 // curve plots latency over percentiles, a line per target.
 func (s *Scenario) curve(phase string) template.HTML {
-	const left, top, width, height, right, bottom = 62.0, 10.0, 480.0, 300.0, 16.0, 246.0
+	const left, top, width, height, right, bottom = 62.0, 10.0, 480.0, 300.0, 32.0, 246.0
 	low, high := s.latencyRange(phase)
 	if high == 0 {
 		return ""

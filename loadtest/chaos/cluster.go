@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/redis/rueidis"
+	"github.com/rs/zerolog"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// Names in Redis, for the default --stream-prefix.
+const (
+	streamPrefix = "sse:stream:"
+	clockKey     = "{sse:stream:}:clock"
+	leaseKey     = "{sse:stream:}:writer"
+	gapsKey      = "{sse:stream:}:gaps"
+	holesKey     = "{sse:stream:}:holes"
+	masterSet    = "chaos"
+)
+
+// setup says what a scenario runs on.
+type setup struct {
+	instances int
+	feeds     int
+	proxied   bool   // a proxy between each instance and Redis
+	persist   bool   // append-only file
+	sentinel  bool   // a replica, and a sentinel that tells who is the primary
+	joiner    bool   // one more instance, down at first
+	ring      string // memory of every instance; empty: a different one for each
+	// historyMax is per channel; above what a scenario publishes, so that trimming
+	// is not what limits.
+	historyMax int
+}
+
+// cluster is all processes of one scenario but the clients.
+type cluster struct {
+	dir      string
+	setup    setup
+	redis    *redistest.Server
+	replica  *redistest.Server // nil without sentinel
+	sentinel *exec.Cmd         // nil without
+	sentPort int
+	proxies  []*toxiproxy.Proxy
+	fleet    *fleet
+}
+
+// fleet is the ssed processes and what is measured at them.
+type fleet struct {
+	instances []*instance
+	lines     []*timeline
+	streams   []atomic.Int64 // clients that read right now
+}
+
+// pick chooses an instance as a load balancer without health checks would.
+func (f *fleet) pick(rng *rand.Rand) (int, string) {
+	i := rng.IntN(len(f.instances))
+	if addr := f.instances[i].public.Load(); addr != nil {
+		return i, *addr
+	}
+	return i, ""
+}
+
+func (f *fleet) delivered(i int, id sseproto.ID, at time.Duration) { f.lines[i].advance(id, at) }
+
+// running returns the instances that are up.
+func (f *fleet) running() (list []*instance) {
+	for _, in := range f.instances {
+		if in.running() {
+			list = append(list, in)
+		}
+	}
+	return list
+}
+
+func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
+	c = &cluster{dir: dir, setup: s}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	args := []string{"--repl-backlog-size", "64mb", "--enable-debug-command", "yes"}
+	if s.persist {
+		args = append(args, "--appendonly", "yes")
+	}
+	if c.redis, err = redistest.Run(dir, 0, args...); err != nil {
+		return nil, err
+	}
+	if s.sentinel {
+		if err := c.startSentinel(args); err != nil {
+			return nil, err
+		}
+	}
+	n := s.instances
+	if s.joiner {
+		n++
+	}
+	c.fleet = &fleet{streams: make([]atomic.Int64, n)}
+	for i := range n {
+		if err := c.addInstance(o, i, longest); err != nil {
+			return nil, err
+		}
+	}
+	for _, in := range c.fleet.instances[:s.instances] {
+		if err := in.start(); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.awaitReady(ctx)
+}
+
+// startSentinel runs a replica and one sentinel, whose word is enough.
+func (c *cluster) startSentinel(args []string) (err error) {
+	c.replica, err = redistest.Run(c.dir, 0, append(args, "--replicaof", "127.0.0.1 "+strconv.Itoa(c.redis.Port()))...)
+	if err != nil {
+		return err
+	}
+	if c.sentPort, err = redistest.FreePort(); err != nil {
+		return err
+	}
+	conf := filepath.Join(c.dir, "sentinel.conf")
+	text := fmt.Sprintf("port %d\nbind 127.0.0.1\ndir %s\nlogfile %s/sentinel.log\nsentinel monitor %s 127.0.0.1 %d 1\n"+
+		"sentinel down-after-milliseconds %[4]s 600\nsentinel failover-timeout %[4]s 3000\n",
+		c.sentPort, c.dir, c.dir, masterSet, c.redis.Port())
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command("redis-server", conf, "--sentinel")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() { // see instance.start
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	c.sentinel = cmd
+	return poll(context.Background(), startTimeout, func() error {
+		reply, err := c.askSentinel("SENTINEL", "replicas", masterSet)
+		if err != nil {
+			return err
+		}
+		if list, ok := reply.([]any); !ok || len(list) == 0 {
+			return errors.New("chaos: the sentinel does not know the replica yet")
+		}
+		return nil
+	})
+}
+
+// poll tries until it works, and returns the last error when it did not in time.
+func poll(ctx context.Context, atMost time.Duration, try func() error) error {
+	deadline := time.Now().Add(atMost)
+	for {
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// ringBytes differ, so that some instances resume clients from memory and others
+// from the history.
+var ringBytes = []string{"256KiB", "64MiB", "1MiB", "8MiB"}
+
+func (c *cluster) addInstance(o *options, i int, longest time.Duration) error {
+	in := &instance{index: i, bin: o.SsedBin, dir: c.dir}
+	addr, err := c.redisAddrFor(i)
+	if err != nil {
+		return err
+	}
+	query := "?client_name=" + in.name()
+	if c.setup.sentinel {
+		query += "&master_set=" + masterSet
+	}
+	ring := c.setup.ring
+	if ring == "" {
+		ring = ringBytes[i%len(ringBytes)]
+	}
+	in.args = []string{
+		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
+		"--redis-url", "redis://" + addr + query,
+		"--patterns", "chaos:*",
+		"--instance", in.name(),
+		"--redis-feeds", strconv.Itoa(max(c.setup.feeds, 1)),
+		"--history-max", strconv.Itoa(c.setup.historyMax),
+		"--ring-bytes", ring,
+		"--retry", "20ms-60ms", "--drain", "300ms",
+	}
+	c.fleet.instances = append(c.fleet.instances, in)
+	c.fleet.lines = append(c.fleet.lines, newTimeline(longest))
+	return nil
+}
+
+// redisAddrFor returns where instance i finds Redis.
+func (c *cluster) redisAddrFor(i int) (string, error) {
+	switch {
+	case c.setup.sentinel:
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), nil
+	case !c.setup.proxied:
+		return c.redis.Addr(), nil
+	}
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	p := toxiproxy.NewProxy(server, "redis-"+strconv.Itoa(i), "127.0.0.1:0", c.redis.Addr())
+	if err := p.Start(); err != nil {
+		return "", fmt.Errorf("chaos: proxy: %w", err)
+	}
+	c.proxies = append(c.proxies, p)
+	return p.Listen, nil
+}
+
+// publishOption is how publishers, who do not go through the proxies, reach Redis.
+func (c *cluster) publishOption() rueidis.ClientOption {
+	o := rueidis.ClientOption{
+		InitAddress:  []string{c.redis.Addr()},
+		DisableCache: true, DisableRetry: true, PipelineMultiplex: -1,
+		ConnWriteTimeout: time.Second, RingScaleEachConn: 6,
+		WriteBufferEachConn: 16 << 10, ReadBufferEachConn: 16 << 10,
+		Dialer: net.Dialer{Timeout: time.Second, KeepAlive: 400 * time.Millisecond},
+	}
+	if c.setup.sentinel {
+		o.InitAddress = []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort))}
+		o.Sentinel.MasterSet = masterSet
+		o.Sentinel.TopologyRefreshInterval = time.Second
+	} else {
+		o.ForceSingleClient = true
+	}
+	return o
+}
+
+func (c *cluster) askSentinel(args ...string) (any, error) {
+	return redistest.Ask(net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), args...)
+}
+
+// primary returns the server that takes writes, and the other one.
+func (c *cluster) primary() (primary, other *redistest.Server) {
+	if c.replica == nil {
+		return c.redis, nil
+	}
+	reply, err := c.askSentinel("SENTINEL", "get-master-addr-by-name", masterSet)
+	if parts, ok := reply.([]any); err == nil && ok && len(parts) == 2 && parts[1] == strconv.Itoa(c.replica.Port()) {
+		return c.replica, c.redis
+	}
+	return c.redis, c.replica
+}
+
+// do sends a command to the primary.
+func (c *cluster) do(args ...string) (any, error) {
+	p, _ := c.primary()
+	return p.Do(args...)
+}
+
+func (c *cluster) text(args ...string) string {
+	reply, _ := c.do(args...)
+	text, _ := reply.(string)
+	return text
+}
+
+// readyTimeout is how long the fleet may take to serve after a fault.
+const readyTimeout = 30 * time.Second
+
+// awaitReady returns when every instance that runs says so and the history is
+// written up to the newest tick but one.
+func (c *cluster) awaitReady(ctx context.Context) error {
+	err := poll(ctx, readyTimeout, func() error {
+		for _, in := range c.fleet.running() {
+			if err := in.ready(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	from := c.text("HGET", clockKey, "t")
+	return poll(ctx, readyTimeout, func() error {
+		mark, _, _ := strings.Cut(c.text("HGET", clockKey, "watermark"), "-")
+		if len(mark) < len(from) || mark < from || mark == "" {
+			return fmt.Errorf("chaos: the history is written up to %q, the clock was at %q", mark, from)
+		}
+		return nil
+	})
+}
+
+// writer is the instance that holds the lease, or any that runs.
+func (c *cluster) writer(rng *rand.Rand) *instance {
+	name := c.text("GET", leaseKey)
+	for _, in := range c.fleet.running() {
+		if in.name() == name {
+			return in
+		}
+	}
+	return c.any(rng)
+}
+
+// any is a random instance that runs.
+func (c *cluster) any(rng *rand.Rand) *instance {
+	list := c.fleet.running()
+	return list[rng.IntN(len(list))]
+}
+
+// close ends all processes.
+func (c *cluster) close() error {
+	var errs []error
+	if c.fleet != nil {
+		for _, in := range c.fleet.instances {
+			errs = append(errs, in.end(syscall.SIGTERM))
+		}
+	}
+	for _, p := range c.proxies {
+		p.Stop()
+	}
+	if c.sentinel != nil {
+		_ = c.sentinel.Process.Kill()
+	}
+	if c.replica != nil {
+		c.replica.Kill()
+	}
+	if c.redis != nil {
+		c.redis.Kill()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,393 @@
+package main
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// evidence is everything that the judge looks at.
+type evidence struct {
+	channels int
+	messages [][]message // by publisher, by number
+	clients  []*client
+	history  history
+}
+
+// verdict counts what was found. A count of pairs is one for each client and
+// message.
+type verdict struct {
+	Published    int `json:"published"`
+	Acknowledged int `json:"acknowledged"` // answered by Redis with at least one receiver
+	NoReceivers  int `json:"noReceivers"`  // answered, but nobody was subscribed
+	Unknown      int `json:"unknown"`      // no answer: nobody knows
+	Unnumbered   int `json:"unnumbered"`   // acknowledged, and without an ID anywhere
+	Retracted    int `json:"retracted"`    // receipts taken back by a gap event
+
+	DifferentIDs     int `json:"differentIds"`     // messages seen with more than one ID
+	SharedIDs        int `json:"sharedIds"`        // IDs seen on more than one message
+	HistoryHas       int `json:"historyHas"`       // entries
+	HistoryTwice     int `json:"historyTwice"`     // entries of a message that has one already
+	HistoryDisorder  int `json:"historyDisorder"`  // entries not beyond the one before, in ID or in time
+	HistoryMissing   int `json:"historyMissing"`   // messages neither there nor under a marker
+	HistoryExcused   int `json:"historyExcused"`   // messages under a marker
+	Clients          int `json:"clients"`          // all
+	Exact            int `json:"exact"`            // saw every message once, in order
+	Told             int `json:"told"`             // lost something and know it
+	ClientsSilent    int `json:"clientsSilent"`    // lost something without a word
+	Received         int `json:"received"`         // pairs
+	ToldMissing      int `json:"toldMissing"`      // pairs
+	SilentlyMissing  int `json:"silentlyMissing"`  // pairs
+	Duplicated       int `json:"duplicated"`       // pairs
+	OutOfOrder       int `json:"outOfOrder"`       // pairs
+	GapEvents        int `json:"gapEvents"`        // events
+	GapsWithoutLoss  int `json:"gapsWithoutLoss"`  // events that announced what was then there
+	Refused          int `json:"refused"`          // clients that got what must never come
+	UnfinishedClient int `json:"unfinishedClient"` // clients that did not get the last messages in time
+
+	examples []string
+}
+
+// wrong is the number of findings that must be 0.
+func (v *verdict) wrong() int {
+	return v.DifferentIDs + v.SharedIDs + v.HistoryTwice + v.HistoryDisorder + v.HistoryMissing +
+		v.SilentlyMissing + v.Duplicated + v.OutOfOrder + v.Refused
+}
+
+// judge holds what the parts of a judgement share.
+type judge struct {
+	evidence
+	v     *verdict
+	ids   map[key]sseproto.ID // the ID of a message
+	owner map[sseproto.ID]key
+	order [][]known // channel → its messages with an ID, ascending
+	lost  [][]known // channel → acknowledged messages without one, as sent
+}
+
+// known is a message as far as it is known.
+type known struct {
+	key
+	*message
+	id sseproto.ID // zero: none
+}
+
+// passJudgement compares the records.
+func passJudgement(e evidence) *verdict {
+	j := &judge{
+		evidence: e, v: &verdict{Clients: len(e.clients)},
+		ids: make(map[key]sseproto.ID), owner: make(map[sseproto.ID]key),
+		order: make([][]known, e.channels), lost: make([][]known, e.channels),
+	}
+	j.readStreams()
+	for _, c := range e.clients {
+		j.readIDs(c)
+	}
+	j.sortMessages()
+	j.missingInStreams()
+	for _, c := range e.clients {
+		j.client(c)
+	}
+	return j.v
+}
+
+// examplesKept bounds the findings that are told in words.
+const examplesKept = 40
+
+func (j *judge) example(text func() string) {
+	if len(j.v.examples) < examplesKept {
+		j.v.examples = append(j.v.examples, text())
+	}
+}
+
+func (j *judge) message(k key) (*message, bool) {
+	if k.publisher < 0 || k.publisher >= len(j.messages) || k.n < 0 || k.n >= len(j.messages[k.publisher]) {
+		return nil, false
+	}
+	return &j.messages[k.publisher][k.n], true
+}
+
+// learn takes the ID of a message from one source.
+func (j *judge) learn(k key, id sseproto.ID, source func() string) {
+	if before, ok := j.ids[k]; !ok {
+		j.ids[k] = id
+	} else if before != id {
+		j.v.DifferentIDs++
+		j.example(func() string {
+			return "message " + k.text() + " is " + before.String() + " and " + id.String() + " at " + source()
+		})
+	}
+	if other, ok := j.owner[id]; !ok {
+		j.owner[id] = k
+	} else if other != k {
+		j.v.SharedIDs++
+		j.example(func() string {
+			return "ID " + id.String() + " is on " + other.text() + " and " + k.text() + " at " + source()
+		})
+	}
+}
+
+// readStreams goes first: where a client differs from the history, the client is
+// what differs.
+func (j *judge) readStreams() {
+	there := make(map[key]bool)
+	for ch, entries := range j.history.channels {
+		var last sseproto.ID
+		var lastSent time.Duration
+		for _, e := range entries {
+			j.v.HistoryHas++
+			m, ok := j.message(e.key)
+			switch {
+			case !ok || m.channel != ch:
+				j.v.HistoryDisorder++
+				j.example(func() string { return "stream " + channelName(ch) + " has " + e.key.text() + ", which is not its own" })
+				continue
+			case there[e.key]:
+				j.v.HistoryTwice++
+				j.example(func() string { return "stream " + channelName(ch) + " has " + e.key.text() + " twice" })
+			case !last.Less(e.id) || m.acked && m.answered < lastSent:
+				j.v.HistoryDisorder++
+				j.example(func() string { return "stream " + channelName(ch) + " has " + e.id.String() + " in the wrong place" })
+			}
+			there[e.key], last, lastSent = true, e.id, m.sent
+			j.learn(e.key, e.id, func() string { return "the history" })
+		}
+	}
+}
+
+// readIDs learns the IDs that a client has seen, but for those that were taken
+// back: a later gap event has put the client before them.
+func (j *judge) readIDs(c *client) {
+	back := sseproto.MaxID
+	for i := len(c.records) - 1; i >= 0; i-- {
+		r := c.records[i]
+		switch r.kind {
+		case recordGap:
+			back = lower(back, r.id)
+			continue
+		case recordEvent:
+		default:
+			continue
+		}
+		if m, ok := j.message(r.key); !ok || !slices.Contains(c.channels, m.channel) {
+			j.v.Refused++
+			j.example(func() string { return c.text() + " got " + r.key.text() + ", which is not its own" })
+			continue
+		}
+		if back.Less(r.id) {
+			j.v.Retracted++
+			continue
+		}
+		j.learn(r.key, r.id, func() string { return c.text() + " from " + instanceText(r) })
+	}
+}
+
+// sortMessages puts the messages of each channel into the order of their IDs.
+func (j *judge) sortMessages() {
+	for p := range j.messages {
+		for n := range j.messages[p] {
+			k, m := key{p, n}, &j.messages[p][n]
+			j.v.Published++
+			id, numbered := j.ids[k]
+			switch {
+			case !m.acked:
+				j.v.Unknown++
+			case m.receivers == 0:
+				j.v.NoReceivers++
+			default:
+				j.v.Acknowledged++
+				if !numbered {
+					j.v.Unnumbered++
+					j.lost[m.channel] = append(j.lost[m.channel], known{key: k, message: m})
+				}
+			}
+			if numbered {
+				j.order[m.channel] = append(j.order[m.channel], known{k, m, id})
+			}
+		}
+	}
+	for _, list := range j.order {
+		slices.SortFunc(list, func(a, b known) int { return a.id.Compare(b.id) })
+	}
+	for _, list := range j.lost {
+		slices.SortFunc(list, func(a, b known) int { return cmp.Compare(a.sent, b.sent) })
+	}
+}
+
+func (j *judge) missingInStreams() {
+	for ch, list := range j.order {
+		there := make(map[key]bool)
+		for _, e := range j.history.channels[ch] {
+			there[e.key] = true
+		}
+		for _, m := range list {
+			switch {
+			case there[m.key]:
+			case j.history.excused(ch, m.id):
+				j.v.HistoryExcused++
+			default:
+				j.v.HistoryMissing++
+				j.example(func() string { return "stream " + channelName(ch) + " lacks " + m.text() })
+			}
+		}
+	}
+}
+
+// told is one gap event: it speaks of messages that lie beyond what the client
+// had and were published before it came.
+type told struct {
+	channel  int
+	from     sseproto.ID
+	fromSent time.Duration // when the last message that the client had was published
+	at       time.Duration
+	needed   bool
+}
+
+// covers reports whether the event can speak of m.
+func (t *told) covers(m known) bool {
+	if t.channel != allChannels && t.channel != m.channel || m.sent > t.at {
+		return false
+	}
+	if m.id.IsZero() { // compare by time, as far as it tells
+		return !m.acked || t.fromSent <= m.answered
+	}
+	return t.from.Less(m.id)
+}
+
+// progress is a walk through the record of one client.
+type progress struct {
+	started bool
+	firstID sseproto.ID   // zero: nothing came yet
+	since   time.Duration // the head of the first stream
+	pos     sseproto.ID
+	posSent time.Duration
+	seen    map[key]sseproto.ID
+	told    []told
+	wrong   bool
+}
+
+// client checks the order of what came, then looks for what did not come.
+func (j *judge) client(c *client) {
+	p := progress{seen: make(map[key]sseproto.ID)}
+	for i := range c.records {
+		j.step(c, &p, &c.records[i])
+	}
+	if c.bad != nil {
+		j.v.Refused++
+		j.example(func() string { return c.text() + ": " + c.bad.Error() })
+	}
+	j.v.Received += len(p.seen)
+	j.v.GapEvents += len(p.told)
+	if !p.started || p.firstID.IsZero() {
+		j.v.Exact++ // never had a position: nothing was promised
+		return
+	}
+	missing, silent := j.missing(c, &p)
+	j.v.ToldMissing += missing - silent
+	j.v.SilentlyMissing += silent
+	for _, t := range p.told {
+		if !t.needed {
+			j.v.GapsWithoutLoss++
+		}
+	}
+	switch {
+	case silent > 0:
+		j.v.ClientsSilent++
+	case missing > 0:
+		j.v.Told++
+	case !p.wrong:
+		j.v.Exact++
+	}
+}
+
+// step takes one record.
+func (j *judge) step(c *client, p *progress, r *record) {
+	switch r.kind {
+	case recordOpened:
+		if !p.started {
+			p.started, p.since = true, r.at
+		}
+	case recordClosed:
+		if p.firstID.IsZero() {
+			p.started = false // without an ID it starts anew
+		}
+	case recordGap:
+		if p.firstID.IsZero() {
+			p.firstID, p.pos = r.id, r.id
+		}
+		p.told = append(p.told, told{channel: r.channel, from: lower(p.pos, r.id), fromSent: p.posSent, at: r.at})
+		p.pos = r.id
+	case recordEvent:
+		j.event(c, p, r)
+	}
+}
+
+func lower(a, b sseproto.ID) sseproto.ID {
+	if b.Less(a) {
+		return b
+	}
+	return a
+}
+
+func (j *judge) event(c *client, p *progress, r *record) {
+	m, ok := j.message(r.key)
+	if !ok {
+		return // refused already
+	}
+	_, again := p.seen[r.key]
+	// A gap event may have put the client back; pos is then lower, and what it
+	// sees a second time is not a duplicate.
+	if !p.pos.Less(r.id) && !p.firstID.IsZero() {
+		p.wrong = true
+		if again {
+			j.v.Duplicated++
+		} else {
+			j.v.OutOfOrder++
+		}
+		j.example(func() string {
+			return c.text() + " got " + known{r.key, m, r.id}.text() + " from " + instanceText(*r) + " at " + r.at.String() + " after " + p.pos.String()
+		})
+	}
+	if p.firstID.IsZero() {
+		p.firstID = r.id
+	}
+	p.seen[r.key] = r.id
+	p.pos, p.posSent = r.id, m.sent
+}
+
+// missing looks for messages that the client should have and has not.
+func (j *judge) missing(c *client, p *progress) (missing, silent int) {
+	for _, ch := range c.channels {
+		for _, m := range slices.Concat(j.order[ch], j.lost[ch]) {
+			if _, ok := p.seen[m.key]; ok || !p.owes(m) {
+				continue
+			}
+			missing++
+			if p.excuse(m) {
+				continue
+			}
+			silent++
+			p.wrong = true
+			j.example(func() string { return c.text() + " never got " + m.text() + ", " + c.around(m) })
+		}
+	}
+	return missing, silent
+}
+
+// owes reports whether m belongs to what the client was promised: all beyond its
+// first ID, and all that was published after the head of its stream.
+func (p *progress) owes(m known) bool {
+	return m.sent > p.since || p.firstID.Less(m.id)
+}
+
+// excuse looks for a gap event that speaks of m.
+func (p *progress) excuse(m known) bool {
+	found := false
+	for i := range p.told {
+		if p.told[i].covers(m) {
+			p.told[i].needed, found = true, true
+		}
+	}
+	return found
+}

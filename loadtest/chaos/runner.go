@@ -1,0 +1,461 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/sseproto"
+)
+
+// row is one fault and what was seen of it.
+type row struct {
+	Scenario string        `json:"scenario"`
+	Fault    string        `json:"fault"`
+	Lossless bool          `json:"lossless"` // nothing may be lost
+	Began    time.Duration `json:"began"`
+	Ended    time.Duration `json:"ended"`   // of the damage
+	Settled  time.Duration `json:"settled"` // every instance ready, history written
+	Hit      []int         `json:"hit"`     // instances
+	// Longest times without delivery until Settled: on the instances that were
+	// hit, on the best of the others, and of the history.
+	HitSilent     time.Duration `json:"hitSilent"`
+	OthersSilent  time.Duration `json:"othersSilent"`
+	HistorySilent time.Duration `json:"historySilent"`
+	// AfterAnswer is from the first answer of a Redis that was away to delivery on
+	// the last instance.
+	AfterAnswer time.Duration `json:"afterAnswer"`
+	Gaps        int           `json:"gaps"` // gap events until the next fault
+	Error       string        `json:"error,omitempty"`
+}
+
+// result is one scenario.
+type result struct {
+	Name     string        `json:"name"`
+	Seed     uint64        `json:"seed"`
+	Took     time.Duration `json:"took"`
+	Setup    string        `json:"setup"`
+	Lossless bool          `json:"lossless"`
+	Rows     []row         `json:"rows"`
+	Verdict  *verdict      `json:"verdict"`
+	Errors   []string      `json:"errors,omitempty"`
+	Dir      string        `json:"-"`
+}
+
+// wrong is the number of findings that fail the run.
+func (r *result) wrong() int {
+	n := len(r.Errors)
+	if r.Verdict != nil {
+		n += r.Verdict.wrong() + r.Verdict.UnfinishedClient
+	}
+	for _, row := range r.Rows {
+		if row.Lossless && row.Gaps > 0 || row.Error != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// runner is one scenario at work.
+type runner struct {
+	opts     *options
+	scenario scenario
+	rng      *rand.Rand
+	clock    clock
+	say      func(format string, args ...any)
+
+	cluster    *cluster
+	publishers []*publisher
+	finale     *publisher
+	clients    []*client
+	watermark  *timeline
+	result     *result
+
+	mu sync.Mutex // guards result.Rows while faults overlap
+}
+
+// Times of a scenario.
+const (
+	calm = 1500 * time.Millisecond // before each fault
+	// aftermath is how long after a fault its gap events may come.
+	aftermath     = time.Second
+	longestRun    = 5 * time.Minute
+	finaleTimeout = 20 * time.Second
+	watchInterval = 20 * time.Millisecond
+)
+
+// runScenario runs one scenario from the start of Redis to the verdict.
+func runScenario(ctx context.Context, o *options, s scenario, dir string, say func(string, ...any)) *result {
+	res := &result{Name: s.name, Seed: o.Seed, Dir: dir, Lossless: s.lossless(), Setup: s.setup.text()}
+	r := &runner{opts: o, scenario: s, result: res, say: say, clock: clock{time.Now()}}
+	r.rng = rand.New(rand.NewPCG(o.Seed, hash(s.name)))
+	ctx, cancel := context.WithTimeoutCause(ctx, longestRun, errors.New("chaos: the scenario takes too long"))
+	defer cancel()
+	if err := r.run(ctx); err != nil {
+		res.Errors = append(res.Errors, err.Error())
+	}
+	res.Took = r.clock.now()
+	return res
+}
+
+func hash(text string) (h uint64) {
+	for _, b := range []byte(text) {
+		h = h*31 + uint64(b)
+	}
+	return h
+}
+
+// lossless reports whether none of the faults may lose anything.
+func (s *scenario) lossless() bool {
+	for _, f := range s.faults {
+		if !f.lossless {
+			return false
+		}
+	}
+	return true
+}
+
+func (s setup) text() string {
+	words := []string{fmt.Sprintf("%d ssed", s.instances)}
+	for _, w := range []struct {
+		is   bool
+		text string
+	}{
+		{s.feeds == 2, "two feeds each"},
+		{s.proxied, "proxies in between"},
+		{s.persist, "append-only file"},
+		{s.sentinel, "replica and sentinel"},
+		{s.joiner, "one joiner"},
+	} {
+		if w.is {
+			words = append(words, w.text)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+func (r *runner) run(ctx context.Context) (err error) {
+	if err := os.MkdirAll(r.result.Dir, 0o755); err != nil {
+		return err
+	}
+	if r.cluster, err = startCluster(ctx, r.opts, r.scenario.setup, r.result.Dir, longestRun); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.cluster.close()) }()
+	r.watermark = newTimeline(longestRun)
+	if err := r.makePublishers(); err != nil {
+		return err
+	}
+	defer func() {
+		for _, p := range append(r.publishers, r.finale) {
+			p.client.Close()
+		}
+	}()
+	return r.attend(ctx)
+}
+
+// attend runs everybody: publishers until the faults are over, clients until
+// the last messages have come.
+func (r *runner) attend(ctx context.Context) error {
+	begun, begin := context.WithCancel(context.Background())
+	defer begin()
+	final := &finale{begun: begun, publisher: r.finale.index, channels: r.opts.Channels}
+	clientCtx, stopClients := context.WithCancel(ctx)
+	publishCtx, stopPublishers := context.WithCancel(ctx)
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopClients()
+	defer stopPublishers()
+	defer stopWatch()
+
+	var clients, publishers, watch sync.WaitGroup
+	watch.Go(func() { r.watch(watchCtx) })
+	r.makeClients(final)
+	unfinished := atomic.Int64{}
+	for _, c := range r.clients {
+		clients.Go(func() {
+			c.run(clientCtx)
+			if !c.done() {
+				unfinished.Add(1)
+			}
+		})
+	}
+	every := time.Second * time.Duration(len(r.publishers)) / time.Duration(r.opts.Rate)
+	for _, p := range r.publishers {
+		publishers.Go(func() { p.run(publishCtx, every, r.opts.Channels) })
+	}
+	err := r.faults(ctx)
+	stopPublishers()
+	publishers.Wait()
+	if err == nil {
+		err = r.end(ctx, final, begin, &clients)
+	}
+	stopClients()
+	clients.Wait()
+	stopWatch()
+	watch.Wait()
+	if err != nil {
+		return err
+	}
+	return r.verdict(int(unfinished.Load()))
+}
+
+// end publishes the last messages and waits until every client has its own.
+func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *sync.WaitGroup) error {
+	if err := r.cluster.awaitReady(ctx); err != nil {
+		return err
+	}
+	err := poll(ctx, readyTimeout, func() error {
+		final.round.Store(int64(len(r.finale.messages) / r.opts.Channels))
+		for ch := range r.opts.Channels {
+			if m := r.finale.publish(ctx, ch); !m.acked || m.receivers == 0 {
+				// The round has to be whole: the place in it is the channel.
+				for len(r.finale.messages)%r.opts.Channels != 0 {
+					r.finale.messages = append(r.finale.messages, message{channel: len(r.finale.messages) % r.opts.Channels})
+				}
+				return errors.New("chaos: a last message was not taken")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.cluster.awaitReady(ctx); err != nil {
+		return err
+	}
+	begin()
+	all := make(chan struct{})
+	go func() { clients.Wait(); close(all) }()
+	select {
+	case <-all:
+	case <-time.After(finaleTimeout):
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+func (r *runner) verdict(unfinished int) error {
+	e := evidence{channels: r.opts.Channels, clients: r.clients}
+	primary, _ := r.cluster.primary()
+	var err error
+	if e.history, err = readHistory(primary, r.opts.Channels); err != nil {
+		return err
+	}
+	for _, p := range append(r.publishers, r.finale) {
+		e.messages = append(e.messages, p.messages)
+	}
+	r.result.Verdict = passJudgement(e)
+	r.result.Verdict.UnfinishedClient = unfinished
+	r.countGaps()
+	return nil
+}
+
+// makePublishers connects the publishers; the last one is for the finale.
+func (r *runner) makePublishers() error {
+	for i := range r.opts.Publishers + 1 {
+		p, err := newPublisher(i, r.cluster.publishOption(), r.fork(), r.clock)
+		if err != nil {
+			return err
+		}
+		r.publishers = append(r.publishers, p)
+	}
+	r.finale = r.publishers[r.opts.Publishers]
+	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]
+	return nil
+}
+
+// fork returns a generator for one goroutine.
+func (r *runner) fork() *rand.Rand { return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64())) }
+
+func (r *runner) makeClients(final *finale) {
+	for i := range r.opts.Clients {
+		rng := r.fork()
+		r.clients = append(r.clients, &client{
+			index: i, channels: pickChannels(rng, r.opts.Channels, mostChannels), settled: i%2 == 0,
+			rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final,
+		})
+	}
+}
+
+// mostChannels of a client.
+const mostChannels = 8
+
+// watch follows the watermark of the history.
+func (r *runner) watch(ctx context.Context) {
+	client, err := rueidis.NewClient(r.cluster.publishOption())
+	if err != nil {
+		return // the publishers have said so
+	}
+	defer client.Close()
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		text, err := client.Do(ctx, client.B().Hget().Key(clockKey).Field("watermark").Build()).ToString()
+		if err != nil {
+			continue // a fault
+		}
+		if id, err := sseproto.ParseID(text); err == nil {
+			r.watermark.advance(id, r.clock.now())
+		}
+	}
+}
+
+// faults goes through the plan.
+func (r *runner) faults(ctx context.Context) error {
+	if r.scenario.mixed > 0 {
+		return r.mix(ctx)
+	}
+	for range r.scenario.rounds {
+		for _, f := range r.scenario.faults {
+			if err := r.pause(ctx, calm); err != nil {
+				return err
+			}
+			if err := r.inject(ctx, f, r.fork()); err != nil {
+				return err
+			}
+		}
+	}
+	return r.pause(ctx, calm)
+}
+
+func (r *runner) pause(ctx context.Context, t time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(t):
+		return nil
+	}
+}
+
+// inject does one fault and measures until everything is well again.
+func (r *runner) inject(ctx context.Context, f fault, rng *rand.Rand) error {
+	d := &damage{cluster: r.cluster, rng: rng, clock: r.clock}
+	w := row{Scenario: r.scenario.name, Fault: f.name, Lossless: f.lossless, Began: r.clock.now()}
+	if err := f.inject(ctx, d); err != nil {
+		w.Error = err.Error()
+	}
+	w.Ended, w.Hit = r.clock.now(), d.hit
+	if err := r.cluster.awaitReady(ctx); err != nil {
+		return fmt.Errorf("after %s: %w", f.name, err)
+	}
+	if err := r.pause(ctx, aftermath); err != nil {
+		return err
+	}
+	w.Settled = r.clock.now()
+	r.measure(&w, d.answered)
+	r.say("%-32s %5.1f s  silent: hit %v, others %v, history %v", f.name, (w.Settled - w.Began).Seconds(), w.HitSilent, w.OthersSilent, w.HistorySilent)
+	if w.Error != "" {
+		r.say("  %s", w.Error)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Rows = append(r.result.Rows, w)
+	return nil
+}
+
+// measure reads the timelines.
+func (r *runner) measure(w *row, answered time.Duration) {
+	hit := make(map[int]bool)
+	for _, i := range w.Hit {
+		hit[i] = true
+		w.HitSilent = max(w.HitSilent, r.cluster.fleet.lines[i].silence(w.Began, w.Settled))
+	}
+	w.HistorySilent = r.watermark.silence(w.Began, w.Settled)
+	w.OthersSilent = w.Settled - w.Began
+	for i := range r.scenario.setup.instances {
+		line := r.cluster.fleet.lines[i]
+		if !hit[i] {
+			w.OthersSilent = min(w.OthersSilent, line.silence(w.Began, w.Settled))
+		}
+		if answered > 0 {
+			if at, ok := line.next(answered); ok {
+				w.AfterAnswer = max(w.AfterAnswer, at-answered)
+			} else {
+				w.AfterAnswer = w.Settled - answered
+			}
+		}
+	}
+}
+
+// mix starts faults at random moments, two at once at most: of four instances
+// two are then always well.
+func (r *runner) mix(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	places := make(chan struct{}, 2)
+	var failed atomic.Pointer[error]
+	for end := r.clock.now() + r.scenario.mixed; r.clock.now() < end && failed.Load() == nil; {
+		if err := r.pause(ctx, time.Duration(r.rng.ExpFloat64()*float64(700*time.Millisecond))); err != nil {
+			return err
+		}
+		f, rng := r.scenario.faults[r.rng.IntN(len(r.scenario.faults))], r.fork()
+		places <- struct{}{}
+		running.Go(func() {
+			defer func() { <-places }()
+			if err := r.injectMixed(ctx, f, rng); err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	running.Wait()
+	for _, in := range r.cluster.fleet.running() {
+		_ = in.signal(syscall.SIGCONT)
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return r.pause(ctx, calm)
+}
+
+// injectMixed does one fault among others. What it found may be down already, and
+// its own time without delivery tells nothing.
+func (r *runner) injectMixed(ctx context.Context, f fault, rng *rand.Rand) error {
+	d := &damage{cluster: r.cluster, rng: rng, clock: r.clock}
+	w := row{Scenario: r.scenario.name, Fault: f.name, Began: r.clock.now()}
+	err := f.inject(ctx, d)
+	w.Ended = r.clock.now()
+	w.Settled, w.Hit = w.Ended, d.hit
+	r.say("%-32s %5.1f s", f.name, (w.Ended - w.Began).Seconds())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Rows = append(r.result.Rows, w)
+	if err != nil && ctx.Err() == nil {
+		r.say("  %v", err)
+	}
+	return ctx.Err()
+}
+
+// countGaps attributes the gap events to the faults before them.
+func (r *runner) countGaps() {
+	for _, c := range r.clients {
+		for _, rec := range c.records {
+			if rec.kind != recordGap {
+				continue
+			}
+			for i := len(r.result.Rows) - 1; i >= 0; i-- {
+				if r.result.Rows[i].Began <= rec.at {
+					r.result.Rows[i].Gaps++
+					break
+				}
+			}
+		}
+	}
+}
+
+// newDir returns a directory for a scenario.
+func newDir(base, name string) string { return filepath.Join(base, strings.ReplaceAll(name, " ", "-")) }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+// scenario is a set-up and the faults that it goes through, one after the other
+// or, when mixed, at random moments over each other.
+type scenario struct {
+	name   string
+	setup  setup
+	faults []fault
+	rounds int // how often the list is gone through
+	mixed  time.Duration
+}
+
+// plenty is more than any scenario publishes on one channel.
+const plenty = 100_000
+
+// scenarios is the whole plan.
+func scenarios() []scenario {
+	four := setup{instances: 4, historyMax: plenty}
+	with := func(change func(*setup)) setup {
+		s := four
+		change(&s)
+		return s
+	}
+	return []scenario{
+		{
+			name:   "links",
+			setup:  with(func(s *setup) { s.proxied, s.ring = true, "64MiB" }),
+			faults: []fault{killLink, killCommands, resetPeer, latency, blackHole, killAllLinks, cutReader},
+			rounds: 2,
+		},
+		{
+			name:   "instances",
+			setup:  with(func(s *setup) { s.joiner = true }),
+			faults: []fault{killLink, killWriter, killAny, freezeWriter, deleteLease, twoWriters, scriptFlush, joiner, rollingRestart, clockBack},
+			rounds: 1,
+		},
+		{
+			name:   "redis",
+			setup:  with(func(s *setup) { s.persist = true }),
+			faults: []fault{pauseShort, memoryFull, wrongType, restartKept, crashKept, pauseLong},
+			rounds: 1,
+		},
+		{
+			name:   "data lost",
+			setup:  four,
+			faults: []fault{restartEmpty, flushAll, restartEmpty, flushAll},
+			rounds: 1,
+		},
+		{
+			name:   "failover",
+			setup:  with(func(s *setup) { s.sentinel = true }),
+			faults: []fault{failoverOrdered, failoverKilled, failoverFrozen},
+			rounds: 2,
+		},
+		{
+			name:   "two feeds",
+			setup:  setup{instances: 1, feeds: 2, historyMax: plenty},
+			faults: []fault{killOneFeed},
+			rounds: 5,
+		},
+		{
+			name:  "mixed",
+			setup: with(func(s *setup) { s.proxied, s.persist, s.joiner = true, true, true }),
+			faults: []fault{
+				killLink, killLink, killCommands, resetPeer, latency, blackHole, killWriter, killAny, freezeWriter,
+				deleteLease, twoWriters, scriptFlush, joiner, memoryFull, pauseShort, restartKept, crashKept, killAllLinks, flushAll,
+			},
+			mixed: 60 * time.Second,
+		},
+		{
+			name:  "mixed, Redis up",
+			setup: with(func(s *setup) { s.joiner = true }),
+			faults: []fault{
+				killLink, killLink, killCommands, killWriter, killAny, freezeWriter, deleteLease, twoWriters, scriptFlush, joiner, memoryFull,
+			},
+			mixed: 30 * time.Second,
+		},
+		{
+			name:   "short",
+			setup:  with(func(s *setup) { s.joiner = true }),
+			faults: []fault{killLink, killWriter, twoWriters, killCommands, freezeWriter, joiner, pauseShort, flushAll},
+			rounds: 1,
+		},
+	}
+}
+
+// chosen returns the scenarios by name; none are all but the short one, which
+// repeats what the others do.
+func chosen(names []string) (list []scenario) {
+	for _, s := range scenarios() {
+		if slices.Contains(names, s.name) || len(names) == 0 && s.name != "short" {
+			list = append(list, s)
+		}
+	}
+	return list
+}

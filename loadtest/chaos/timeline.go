@@ -1,0 +1,59 @@
+package main
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// timeline remembers in which slices of time something moved on.
+type timeline struct {
+	slices []atomic.Bool
+	mu     sync.Mutex
+	high   sseproto.ID // guarded by mu
+}
+
+// sliceLength is the resolution of all silences.
+const sliceLength = 5 * time.Millisecond
+
+func newTimeline(longest time.Duration) *timeline {
+	return &timeline{slices: make([]atomic.Bool, longest/sliceLength+1)}
+}
+
+// advance marks at, if id is further than all before: what a client is told again
+// when it comes back does not count as delivery.
+func (t *timeline) advance(id sseproto.ID, at time.Duration) {
+	t.mu.Lock()
+	further := t.high.Less(id)
+	if further {
+		t.high = id
+	}
+	t.mu.Unlock()
+	if i := int(at / sliceLength); further && i < len(t.slices) {
+		t.slices[i].Store(true)
+	}
+}
+
+// silence returns the longest time without a mark between from and to.
+func (t *timeline) silence(from, to time.Duration) time.Duration {
+	first, last := int(from/sliceLength), min(int(to/sliceLength), len(t.slices)-1)
+	longest, mark := 0, first
+	for i := first; i <= last; i++ {
+		if t.slices[i].Load() {
+			longest, mark = max(longest, i-mark), i
+		}
+	}
+	return time.Duration(max(longest, last-mark)) * sliceLength
+}
+
+// next returns the time of the first mark at or after from; false: there is none.
+func (t *timeline) next(from time.Duration) (time.Duration, bool) {
+	for i := int(from / sliceLength); i < len(t.slices); i++ {
+		if t.slices[i].Load() {
+			return time.Duration(i) * sliceLength, true
+		}
+	}
+	return 0, false
+}
