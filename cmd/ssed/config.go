@@ -41,6 +41,7 @@ type redisConfig struct {
 	feeds        int
 	tickInterval time.Duration
 	probeTimeout time.Duration
+	clockOffset  time.Duration
 	history      *historyConfig // nil: off
 }
 
@@ -101,6 +102,7 @@ func (f *flags) redisConfig(p *problems) *redisConfig {
 		feeds:        p.count("--redis-feeds", f.RedisFeeds),
 		tickInterval: p.duration("--tick-interval", f.TickInterval, 10*time.Millisecond),
 		probeTimeout: p.duration("--probe-timeout", f.ProbeTimeout, 10*time.Millisecond),
+		clockOffset:  p.duration("--test-clock-offset", f.TestClockOffset, -24*time.Hour),
 	}
 	if cfg.feeds > 2 {
 		p.add("--redis-feeds", "%d is more than 2", cfg.feeds)

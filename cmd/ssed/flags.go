@@ -50,6 +50,8 @@ type flags struct {
 	LogLevel  string `group:"logging" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `group:"logging" default:"text" placeholder:"text|json" help:"Form of the lines on standard error."`
 
+	TestClockOffset string `hidden:"" default:"0s" help:"Added to the time of Redis in this instance's marks. For fault injection."`
+
 	Version bool `help:"Print the version and exit." env:"-"`
 }
 

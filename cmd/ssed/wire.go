@@ -87,6 +87,7 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 		Client: cfg.client, Patterns: cfg.patterns, Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
+		ClockOffset: cfg.clockOffset,
 	}, s.engine.Log())
 	return err
 }

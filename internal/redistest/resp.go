@@ -20,8 +20,11 @@ func (e Error) Error() string { return "redistest: " + string(e) }
 
 // Do sends one command on a connection of its own and returns the reply: string,
 // int64, nil, or []any of these and of Error. An error reply is returned as error.
-func (s *Server) Do(args ...string) (any, error) {
-	conn, err := net.DialTimeout("tcp", s.Addr(), doTimeout)
+func (s *Server) Do(args ...string) (any, error) { return Ask(s.Addr(), args...) }
+
+// Ask is Do for any server that speaks the protocol, for example a sentinel.
+func Ask(addr string, args ...string) (any, error) {
+	conn, err := net.DialTimeout("tcp", addr, doTimeout)
 	if err != nil {
 		return nil, err
 	}
