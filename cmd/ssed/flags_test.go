@@ -200,13 +200,13 @@ func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	}
 }
 
-// allFlags returns the flags in the order of --help.
+// allFlags returns the flags in the order of --help, without those for tests.
 func allFlags(t *testing.T) []*kong.Flag {
 	t.Helper()
 	var f flags
 	parser, err := newParser(&f, io.Discard)
 	require.NoError(t, err)
-	return parser.Model.Flags
+	return slices.DeleteFunc(parser.Model.Flags, func(f *kong.Flag) bool { return f.Hidden })
 }
 
 // flagsTable is the table of README.md.
@@ -253,9 +253,7 @@ func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
 	for _, f := range allFlags(t) {
 		names = append(names, "--"+f.Name)
 	}
-	docs, err := filepath.Glob("../../docs/*.md")
-	require.NoError(t, err)
-	for _, path := range append(docs, "../../README.md", "../../ARCHITECTURE.md") {
+	for _, path := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../docs/OPERATIONS.md"} {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
 		for _, name := range regexp.MustCompile("`(--[a-z][a-z-]+)").FindAllStringSubmatch(string(text), -1) {

@@ -345,6 +345,28 @@ func killFirstSubscriber(t *testing.T, r *redistest.Server) {
 	t.Error("no subscriber to kill")
 }
 
+// TestKilledWriterIsReplaced: the instance that writes the history dies; another
+// one takes over with nothing lost or doubled.
+func TestKilledWriterIsReplaced(t *testing.T) {
+	r := redistest.Start(t)
+	one := startRedis(t, r, "--history-max", "1000")
+	two := startRedis(t, r, "--history-max", "1000")
+	p := newPublisher(t, r)
+	s := connect(t, two, "", "a")
+	p.numbers("a", 0, 200)
+	one.kill()
+	p.numbers("a", 200, 400)
+	s.want("0")
+	from := s.lastID
+	s.wantNumbers(1, 400)
+	two.written(r, s.lastID)
+	require.EqualValues(t, 1, two.metric("ssed_history_writer"))
+	entries, err := r.Do("XLEN", "sse:stream:a")
+	require.NoError(t, err)
+	require.EqualValues(t, 400, entries)
+	connect(t, two, from, "a").wantNumbers(1, 400)
+}
+
 // TestReconnectingClientGetsEachMessageOnce: a client leaves and comes back twelve
 // times under load, each time to the other instance.
 func TestReconnectingClientGetsEachMessageOnce(t *testing.T) {
