@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// nullShard is a shard without its loop whose slots all write to /dev/null: what
+// is left is the cost of the engine and of one system call that does nothing.
+type nullShard struct {
+	*shard
+	feed *feed
+	null *os.File
+}
+
+func newNullShard(b *testing.B) *nullShard {
+	e, err := New(Config{
+		Listen: []string{"127.0.0.1:0"}, Shards: 1, RingBytes: 64 << 20,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	require.NoError(b, err)
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	require.NoError(b, err)
+	b.Cleanup(func() {
+		e.discard()
+		e.front.close()
+		_ = null.Close()
+	})
+	return &nullShard{shard: e.shards[0], feed: startFeed(e, 1000), null: null}
+}
+
+// fill adds n slots, channel i of them each having the share that channels gives.
+func (s *nullShard) fill(n int, channel func(i int) string) {
+	for i := range n {
+		slot, c := s.newSlot(int(s.null.Fd()))
+		c.pos = s.log.Position()
+		s.subscribe(slot, channel(i))
+	}
+}
+
+// pass is one turn of the loop without the kernel's events.
+func (s *nullShard) pass() {
+	for s.busy() {
+		v := s.reader.open()
+		s.retry(&v)
+		s.scan(&v)
+		s.serveSmall(&v)
+		s.serveLarge(&v)
+		v.close()
+	}
+}
+
+func heapBytes() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse
+}
+
+var benchPayload = strings.Repeat("x", 128)
+
+func BenchmarkFanOutNull(b *testing.B) {
+	for _, slots := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) {
+			s := newNullShard(b)
+			before := heapBytes()
+			s.fill(slots, func(int) string { return "all" })
+			perSlot := float64(heapBytes()-before) / float64(slots)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.feed.publish("all", benchPayload)
+				s.pass()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots), "ns/delivery")
+			b.ReportMetric(perSlot, "B/slot")
+			runtime.KeepAlive(s)
+		})
+	}
+}
+
+func BenchmarkFanOutNullBurst(b *testing.B) {
+	const slots, burst = 10_000, 100
+	s := newNullShard(b)
+	s.fill(slots, func(int) string { return "all" })
+	for b.Loop() {
+		for range burst {
+			s.feed.publish("all", benchPayload)
+		}
+		s.pass()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots*burst), "ns/delivery")
+}
+
+func BenchmarkSpreadNull(b *testing.B) {
+	const slots, channels = 1_000_000, 100_000
+	s := newNullShard(b)
+	name := make([]string, channels)
+	for i := range name {
+		name[i] = fmt.Sprintf("channel-%d", i)
+	}
+	before := heapBytes()
+	s.fill(slots, func(i int) string { return name[i%channels] })
+	perSlot := float64(heapBytes()-before) / slots
+	i := 0
+	for b.Loop() {
+		s.feed.publish(name[i*7919%channels], benchPayload)
+		s.pass()
+		i++
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots/channels), "ns/delivery")
+	b.ReportMetric(perSlot, "B/slot")
+}
+
+func BenchmarkLogAppend(b *testing.B) {
+	for _, size := range []int{16, 128, 4096} {
+		for _, channels := range []int{1, 100_000} {
+			b.Run(fmt.Sprintf("bytes=%d/channels=%d", size, channels), func(b *testing.B) {
+				l := newLog(64<<20, maxSegmentBytes, 1, false, func(uint64) {})
+				l.OpenSpan(sseproto.ID{Ms: 1})
+				name := make([]string, channels)
+				for i := range name {
+					name[i] = fmt.Sprintf("channel-%d", i)
+				}
+				payload := strings.Repeat("x", size)
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				i := uint64(0)
+				for b.Loop() {
+					i++
+					l.Append(sseproto.ID{Ms: 1, Seq: i}, name[i%uint64(channels)], payload)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkCursorWalk(b *testing.B) {
+	for _, channels := range []int{1, 100} {
+		b.Run(fmt.Sprintf("channels=%d", channels), func(b *testing.B) {
+			const missed = 1000
+			s := newNullShard(b)
+			s.fill(1, func(int) string { return "0" })
+			for i := range missed * channels {
+				s.feed.publish(fmt.Sprint(i%channels), benchPayload)
+			}
+			s.pass()
+			v := s.reader.open()
+			defer v.close()
+			c := s.slots.at(1)
+			b.ReportAllocs()
+			for b.Loop() {
+				c.pos = 0
+				s.catchUp(&v, 1, c)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*missed), "ns/message")
+		})
+	}
+}
+
+func BenchmarkFanOutSocketpairs(b *testing.B) {
+	const clients = 1000
+	e, err := New(Config{
+		Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	require.NoError(b, err)
+	s := &nullShard{shard: e.shards[0], feed: startFeed(e, 1000)}
+	var ends []func(*testing.B)
+	for range clients {
+		fd, conn := socketPair(b)
+		slot, c := s.newSlot(fd)
+		c.pos = s.log.Position()
+		s.subscribe(slot, "all")
+		e.conns.Add(1)
+		buf := make([]byte, 4096)
+		ends = append(ends, func(b *testing.B) {
+			if _, err := conn.Read(buf); err != nil {
+				b.Fatal(err)
+			}
+		})
+		b.Cleanup(func() { _ = conn.Close() })
+	}
+	b.Cleanup(func() {
+		s.closeAll()
+		e.discard()
+		e.front.close()
+	})
+	var writing time.Duration
+	for b.Loop() {
+		start := time.Now()
+		s.feed.publish("all", benchPayload)
+		s.pass()
+		writing += time.Since(start)
+		for _, read := range ends {
+			read(b)
+		}
+	}
+	b.ReportMetric(float64(writing.Nanoseconds())/float64(b.N*clients), "ns/delivery")
+}
+
+func BenchmarkAttach(b *testing.B) {
+	e := startEngine(b, func(cfg *Config) { cfg.Shards = 1 })
+	f := startFeed(e, 1000)
+	f.publish("a", benchPayload)
+	b.ReportAllocs()
+	for b.Loop() {
+		want := e.Stats().Closed[CloseClient] + 1
+		c := join(b, e, resumePoint{}, "a")
+		_ = c.read()
+		_ = c.conn.Close()
+		for e.Stats().Closed[CloseClient] < want {
+			runtime.Gosched()
+		}
+	}
+}
