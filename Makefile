@@ -9,11 +9,14 @@ export GOTOOLCHAIN := local
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS   := -s -w -X main.version=$(VERSION)
-FUZZTIME  ?= 30s
-BENCH     ?= .
-BENCHTIME ?= 1s
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS    := -s -w -X main.version=$(VERSION)
+FUZZTIME   ?= 30s
+BENCH      ?= .
+BENCHTIME  ?= 1s
+SCENARIO   ?= fanout
+LOADFLAGS  ?= --with floor,ssed,naive
+CHAOSFLAGS ?=
 
 .PHONY: help
 help: ## Print the targets
@@ -61,6 +64,15 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 .PHONY: bench
 bench: need-test ## Run the benchmarks (BENCH=regexp, BENCHTIME=1s)
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: load
+load: build ## Load test beside other servers (SCENARIO=fanout; all of them: SCENARIO=all; LOADFLAGS)
+	go build -o bin/loadtest ./loadtest
+	./bin/loadtest $(SCENARIO) $(LOADFLAGS) --ssed-bin bin/ssed
+
+.PHONY: chaos
+chaos: need-test build ## Check the guarantee under faults, about six minutes (CHAOSFLAGS='--scenario links --seed 7')
+	go run ./loadtest/chaos --ssed-bin bin/ssed $(CHAOSFLAGS)
 
 .PHONY: clean
 clean: ## Remove what make built
