@@ -79,8 +79,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Bounds of Config. A key file or secret has some hundred bytes; the channel names
-// that globs match have 255.
+// Bounds of Config, against slips of a unit. Globs match names of at most 255 bytes.
 const (
 	maxTimeout     = time.Minute
 	maxLeeway      = 5 * time.Minute

@@ -206,7 +206,7 @@ func field(d *engine.Denial, name string) string {
 	return strings.Join(values, " | ")
 }
 
-// eventually waits until ok, without a clock of its own: it yields between tries.
+// eventually waits for what another goroutine is about to do.
 func eventually(t testing.TB, ok func() bool) {
 	t.Helper()
 	require.Eventually(t, ok, patience, time.Millisecond)
