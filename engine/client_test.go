@@ -29,7 +29,6 @@ type testClient struct {
 	dec  *sseproto.Decoder
 	got  []event
 	buf  []byte
-	head bool
 }
 
 // startEngine runs an engine until the test ends.

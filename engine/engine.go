@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -169,7 +167,3 @@ func (e *Engine) Stats() Stats {
 	}
 	return st
 }
-
-var errNoListener = errors.New("engine: nothing to listen on")
-
-func wrapListen(addr string, err error) error { return fmt.Errorf("engine: listen %q: %w", addr, err) }

@@ -63,6 +63,9 @@ func (id ID) AppendTo(dst []byte) []byte {
 // String returns the text form of id.
 func (id ID) String() string { return string(id.AppendTo(make([]byte, 0, maxIDLen))) }
 
+// MarshalText makes logs and JSON show the text form.
+func (id ID) MarshalText() ([]byte, error) { return id.AppendTo(nil), nil }
+
 // IsZero reports whether id is 0-0, the position before all messages.
 func (id ID) IsZero() bool { return id == ID{} }
 
