@@ -114,10 +114,10 @@ func requireSameWhereCovered(t *testing.T, in *instance, all []message) {
 // proxy stands between a feed and Redis.
 type proxy struct {
 	l  net.Listener
-	to string
 	wg sync.WaitGroup
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the rest
+	to    string     // of new connections
 	conns []*proxied
 }
 
@@ -146,7 +146,10 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.to)
+		p.mu.Lock()
+		to := p.to
+		p.mu.Unlock()
+		server, err := net.Dial("tcp", to)
 		if err != nil {
 			client.Close()
 			continue
@@ -185,6 +188,13 @@ func (c *proxied) mayPass([]byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.muted
+}
+
+// lead sends new connections elsewhere.
+func (p *proxy) lead(to string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.to = to
 }
 
 // muteSubscribers swallows what Redis sends on the present subscriptions.

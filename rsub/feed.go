@@ -164,9 +164,15 @@ func (f *Feed) Publish(ctx context.Context, channel, payload string) (receivers 
 // elapsed is the time since New, which no change of the clock disturbs.
 func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }
 
-// expect tells all links that tick t was published.
-func (f *Feed) expect(t uint64) {
+// expect tells all links that tick t was published on node. After a failover the
+// commands may be at the new primary while a link still stands to the old one, for
+// as long as nobody closes it: its messages are then those of nobody else.
+func (f *Feed) expect(t uint64, node string) {
 	for _, l := range f.links {
+		if to := l.linked.Load(); to != nil && *to != node {
+			l.cut(CauseNode)
+			continue
+		}
 		l.expect(t)
 	}
 }

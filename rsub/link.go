@@ -47,7 +47,8 @@ type link struct {
 	ready     chan struct{} // closed when all are there
 
 	// Atomic.
-	received atomic.Uint64 // messages of any kind, to tell slow from silent
+	linked   atomic.Pointer[string] // run_id of the connection, once it is subscribed; nil while there is none
+	received atomic.Uint64          // messages of any kind, to tell slow from silent
 	synced   atomic.Bool
 	tickAt   atomic.Int64 // Feed.elapsed of the last good tick
 	tickT    atomic.Uint64
@@ -116,6 +117,7 @@ func (l *link) session(ctx context.Context) error {
 	}
 	l.feed.counters.connects.Add(1)
 	cause, err := l.watch(ctx, lost)
+	l.linked.Store(nil)
 	conn.Close()
 	l.drain(lost)
 	l.finish(cause)
@@ -198,6 +200,8 @@ func (l *link) watch(ctx context.Context, lost <-chan error) (Cause, error) {
 			return cause, cutError(cause)
 		case <-ready:
 			ready = nil
+			node := l.node // the field is that of the next connection one day
+			l.linked.Store(&node)
 			l.trouble.Store(nil)
 			l.feed.ticker.join()
 		case <-period.C:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -365,6 +366,28 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 	require.False(t, in.isSynced())
 	do(t, old, "REPLICAOF", "NO", "ONE")
 	waitSynced(t, in)
+}
+
+// TestLinkFollowsTheCommandsToAnotherNode: after a failover the commands reach the
+// new primary while the link stands to the old one, which is well and says nothing.
+func TestLinkFollowsTheCommandsToAnotherNode(t *testing.T) {
+	old, promoted := redistest.Start(t), redistest.Start(t)
+	p := startProxy(t, old.Addr())
+	in := start(t, "redis://"+p.addr(), "in", func(c *Config) {
+		c.Client.ClientName = "victim"
+		c.ProbeTimeout = time.Hour // it must not be what finds out
+	})
+	waitSynced(t, in)
+	p.lead(promoted.Addr())
+	for line := range strings.Lines(do(t, old, "CLIENT", "LIST", "TYPE", "normal").(string)) {
+		if fields := strings.Fields(line); slices.Contains(fields, "name=victim") {
+			do(t, old, "CLIENT", "KILL", "ID", strings.TrimPrefix(fields[0], "id="))
+		}
+	}
+	eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 }, "the link stays")
+	waitSynced(t, in)
+	flush(t, promoted, "there", in)
+	require.EqualValues(t, 1, in.Stats().Resyncs["node"])
 }
 
 func TestSilentLinkIsCutAndMadeAgain(t *testing.T) {

@@ -7,7 +7,7 @@
 --      5 epoch, for a clock without one  6 fingerprint  7 its readable form
 --      8 check  9 control channel  10 added to TIME, ms (fault injection)
 --      11 how long after the end of the lead a fingerprint still counts, ms
--- Returns {"tick", t, time, leader} | {"led", t, time, leader} |
+-- Returns {"tick", t, time, leader, node} | {"led", t, time, leader, node} |
 --         {"foreign", fingerprint, readable} | {"left"}
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until')
@@ -31,8 +31,9 @@ if f[4] and f[4] ~= ARGV[6] and ends + tonumber(ARGV[11]) > now then
 end
 local stored = tonumber(f[1]) or 0
 local free = leader == caller or ends <= now
+local node = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if ARGV[1] == 'lead' and not free then
-  return {'led', text(stored), text(now), leader}
+  return {'led', text(stored), text(now), leader, node}
 end
 
 local watermark = f[3] or '0-0'
@@ -44,6 +45,5 @@ if free then
   redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends))
 end
 redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
-local node = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 redis.call('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
-return {'tick', t, text(now), leader}
+return {'tick', t, text(now), leader, node}

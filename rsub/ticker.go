@@ -154,7 +154,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	switch {
 	case len(words) == 3 && words[0] == "foreign":
 		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrForeign, words[1], words[2], f.fingerprint, f.description)
-	case len(words) != 4 || words[0] != "tick" && words[0] != "led":
+	case len(words) != 5 || words[0] != "tick" && words[0] != "led":
 		return errReply
 	}
 	at, err := strconv.ParseUint(words[1], 10, 64)
@@ -165,7 +165,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	after := time.Now()
 	middle := before.Add(after.Sub(before) / 2)
 	f.clockSkew.Store(middle.UnixMilli() - now + f.cfg.ClockOffset.Milliseconds())
-	f.expect(at)
+	f.expect(at, words[4])
 	f.trouble.Store(nil)
 	t.failures = 0
 	t.lead(words[3] == f.cfg.Instance)
