@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -32,13 +33,15 @@ const (
 type afterAnswer uint8
 
 const (
-	thenKeep   afterAnswer = iota // the next request may come
-	thenClose                     // the request was read whole: closing loses nothing
-	thenLinger                    // more may be on its way that is not going to be read
-	thenAttach                    // it becomes a stream; nothing was written
+	thenKeep      afterAnswer = iota // the next request may come
+	thenClose                        // the request was read whole: closing loses nothing
+	thenLinger                       // more may be on its way that is not going to be read
+	thenAttach                       // it becomes a stream; nothing was written
+	thenAuthorize                    // the same, if the Authorizer agrees
 )
 
-// appendAnswer extends dst with the answer to req. With thenAttach it has set h.next.
+// appendAnswer extends dst with the answer to req. With thenAttach it has set h.next,
+// with thenAuthorize h.plea too, but for the copy of the head.
 func (f *front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
 	isKnown := true
 	switch string(req.Path) {
@@ -100,6 +103,9 @@ func (f *front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afte
 // appendStream checks a request for a stream. If it can be had, nothing is written:
 // the shard sends the head.
 func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+	if h.over != notRefused {
+		return f.appendUnavailable(dst, req, h.over, whyRefused(h.over))
+	}
 	since := f.e.log.Position()
 	channels, err := sseproto.ChannelIDs(nil, req.Query, f.e.cfg.MaxChannels)
 	if err != nil {
@@ -111,12 +117,59 @@ func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 	if f.full() {
 		return f.appendUnavailable(dst, req, RefuseFull, "too many connections")
 	}
-	head := f.heads.get(f.cors.grant(req.Header("Origin")))
-	if string(req.Method) == http.MethodHead {
-		return append(dst, head...), thenClose
+	client := f.clients.clientOf(h.addr, req)
+	if client != h.addr {
+		peer, over := f.charge(client)
+		if over != notRefused {
+			f.peers.release(peer, over) // the proxy's next request may be another client's
+			return f.appendUnavailable(dst, req, over, whyRefused(over))
+		}
+		h.peer = peer
 	}
-	h.next = &attachment{fd: h.fd, head: head, channels: channels, resume: resumeOf(req), since: since}
+	return f.admitStream(dst, req, h, client, &attachment{
+		fd: h.fd, head: f.heads.get(f.cors.grant(req.Header("Origin"))), channels: channels,
+		resume: resumeOf(req), expires: f.maxAge(), peer: h.peer, since: since,
+	})
+}
+
+// admitStream lets the connection become what next says, or asks the Authorizer.
+func (f *front) admitStream(dst []byte, req *sseproto.Request, h *handshake, client netip.Addr, next *attachment) ([]byte, afterAnswer) {
+	h.next = next
+	switch {
+	case f.e.cfg.Authorizer != nil:
+		h.plea = &plea{client: client}
+		return dst, thenAuthorize
+	case string(req.Method) == http.MethodHead:
+		return append(dst, next.head...), thenClose
+	}
 	return dst, thenAttach
+}
+
+// maxAge draws when a stream that begins now is closed; the zero time is never.
+// Streams that began together, after a restart of another instance, do not end
+// together.
+func (f *front) maxAge() time.Time {
+	age := f.e.cfg.MaxAge
+	if age == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(jitter(age/10*8, age))
+}
+
+// earlier returns the earlier of two times; the zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// whyRefused is the text for an address over its limit.
+func whyRefused(over RefuseReason) string {
+	if over == RefuseRate {
+		return "too many new connections from this address"
+	}
+	return "too many connections from this address"
 }
 
 // resumeOf reads where the client left off.
@@ -139,7 +192,7 @@ func (f *front) appendUnavailable(dst []byte, req *sseproto.Request, reason Refu
 	f.counters.refused[reason].Add(1)
 	if !wantsEventStream(req) {
 		return f.append(dst, req, &sseproto.Response{
-			Status: http.StatusServiceUnavailable, RetryAfter: f.retryDelay(reason), Body: why + "\n",
+			Status: statusFor(reason), RetryAfter: f.retryDelay(reason), Body: why + "\n",
 		})
 	}
 	dst = append(dst, f.heads.get(f.cors.grant(req.Header("Origin")))...)
@@ -156,7 +209,7 @@ func (f *front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 	if err == nil && n > 0 && string(req.Path) != pathStream {
 		f.counters.refused[reason].Add(1)
 		dst, _ = f.append(dst, &req, &sseproto.Response{
-			Status: http.StatusServiceUnavailable, Close: true, RetryAfter: f.retryDelay(reason), Body: "overloaded\n",
+			Status: statusFor(reason), Close: true, RetryAfter: f.retryDelay(reason), Body: "overloaded\n",
 		})
 		return dst
 	}
@@ -169,11 +222,30 @@ func (f *front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 	return sseproto.AppendRetry(dst, f.retryDelay(reason))
 }
 
+// statusFor is what programs get when they are turned away.
+func statusFor(reason RefuseReason) int {
+	switch reason {
+	case RefuseAddress, RefuseRate:
+		return http.StatusTooManyRequests
+	}
+	return http.StatusServiceUnavailable
+}
+
+// appendProxyRefusal answers a trusted proxy that does not begin with its header.
+func (f *front) appendProxyRefusal(dst []byte) []byte {
+	f.counters.refused[RefuseProxy].Add(1)
+	return f.appendRefused(dst, http.StatusBadRequest, "a PROXY header is missing or malformed")
+}
+
 // appendRefusal answers what is not a request; nothing is known of it, so there is
 // no origin either.
 func (f *front) appendRefusal(dst []byte, err error) []byte {
 	f.counters.refused[RefuseProtocol].Add(1)
-	resp := sseproto.Response{Status: sseproto.StatusOf(err), Body: textOf(err) + "\n", Close: true, Date: time.Now(), CORS: f.cors.grant(nil)}
+	return f.appendRefused(dst, sseproto.StatusOf(err), textOf(err))
+}
+
+func (f *front) appendRefused(dst []byte, status int, text string) []byte {
+	resp := sseproto.Response{Status: status, Body: text + "\n", Close: true, Date: time.Now(), CORS: f.cors.grant(nil)}
 	f.count(resp.Status)
 	return resp.AppendTo(dst)
 }
@@ -207,7 +279,8 @@ func (f *front) count(status int) { f.counters.answered[status/100].Add(1) }
 // retryDelay is when a client that was turned away shall come again.
 func (f *front) retryDelay(reason RefuseReason) time.Duration {
 	low, high := f.e.cfg.RetryMin, f.e.cfg.RetryMax
-	if reason == RefuseFull || reason == RefuseFiles {
+	switch reason {
+	case RefuseFull, RefuseFiles, RefuseAddress, RefuseRate:
 		low, high = fullRetryFactor*low, fullRetryFactor*high
 	}
 	return jitter(low, high)

@@ -5,8 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"runtime"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"ssed/sseproto"
 )
@@ -37,17 +42,44 @@ type Config struct {
 	SegmentBytes int
 	// MaxConnections bounds open client connections, handshakes included. Default: the file limit less 256.
 	MaxConnections int
+	// MaxPerAddress bounds the open connections of one client address, IPv6 by its first
+	// 64 bits. Zero: no limit. Addresses of this machine and of TrustedProxies are not limited.
+	MaxPerAddress int
+	// ConnectRate bounds the connections per second of one client address, after a burst
+	// of ConnectBurst. Behind a proxy that is a TrustedProxies it counts its requests for
+	// streams. Zero: no limit.
+	ConnectRate int
+	// ConnectBurst is how many connections may come at once. Default ten times ConnectRate.
+	ConnectBurst int
+	// TrustedProxies are the peers whose X-Forwarded-For and PROXY headers are believed.
+	// Peers on unix sockets are among them when there are any.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol requires a PROXY header, version 1 or 2, of every connection from
+	// TrustedProxies. From others it is not understood, and refused as bad HTTP.
+	ProxyProtocol bool
+	// PeerTimeout is how long a TCP peer may leave unanswered what is sent to it before its
+	// connection counts as lost; also one that does not read. Default 60 s; negative: the kernel's own.
+	PeerTimeout time.Duration
+	// MaxAge is how long a stream lives, drawn for each from the last fifth. Zero: no limit.
+	MaxAge time.Duration
+	// Authorizer decides who may open a stream. Nil: everyone.
+	Authorizer Authorizer
+	// AuthTimeout bounds one decision. Default 5 s.
+	AuthTimeout time.Duration
 	// MaxChannels bounds the channels of one connection. Default 32.
 	MaxChannels int
 	// HandshakeTimeout bounds the time from accept to a complete request head. Default 5 s.
 	HandshakeTimeout time.Duration
 	// Heartbeat is the longest silence on a stream. Default 15 s; negative: none.
 	Heartbeat time.Duration
+	// HeartbeatEvent is the type of the event that is sent as heartbeat, with empty data
+	// and no ID, for clients that watch for it. Default: a comment, which they do not see.
+	HeartbeatEvent string
 	// RetryMin and RetryMax bound the reconnect delay given to clients, drawn for each. Defaults 2 s and 5 s.
 	RetryMin, RetryMax time.Duration
 	// Drain is the window over which Run closes its streams at the end. Default 10 s.
 	Drain time.Duration
-	// CORSOrigins are the origins that may read: "*" or a list of exact origins. Default "*".
+	// CORSOrigins are the origins that may read: "*", or a list of origins as browsers send them. Default "*".
 	CORSOrigins []string
 	// CORSCredentials allows cookies cross-origin: the origin is echoed, even with "*".
 	CORSCredentials bool
@@ -67,7 +99,10 @@ const (
 	minRingBytes    = 256 << 10
 	minSegmentBytes = 16 << 10
 	maxSegmentBytes = 1 << 20
-	reservedFiles   = 256 // listeners, epolls, Redis links, logs; kept out of the default MaxConnections
+	// burstFactor is how many seconds' worth of connections may come at once: a page of
+	// six streams that is opened again and again by a few users behind one address.
+	burstFactor   = 10
+	reservedFiles = 256 // listeners, epolls, Redis links, logs; kept out of the default MaxConnections
 )
 
 // withDefaults returns cfg with zero fields filled in.
@@ -76,6 +111,9 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.RingBytes, 64<<20)
 	setDefault(&cfg.SegmentBytes, int(min(max(cfg.RingBytes/64, minSegmentBytes), maxSegmentBytes)))
 	setDefault(&cfg.MaxConnections, max(fileLimit()-reservedFiles, 16))
+	setDefault(&cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
+	setDefault(&cfg.PeerTimeout, time.Minute)
+	setDefault(&cfg.AuthTimeout, 5*time.Second)
 	setDefault(&cfg.MaxChannels, 32)
 	setDefault(&cfg.HandshakeTimeout, 5*time.Second)
 	setDefault(&cfg.Heartbeat, 15*time.Second)
@@ -122,6 +160,10 @@ func (cfg Config) Validate() error {
 	} else if limit := fileLimit(); cfg.MaxConnections > limit {
 		bad("--max-connections: %d is more than the limit of open files, %d", cfg.MaxConnections, limit)
 	}
+	validateListen(cfg.Listen, bad)
+	checkOrigins(cfg.CORSOrigins, bad)
+	cfg.validateClients(bad)
+	cfg.validateStreams(bad)
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {
 		bad("--max-channels-per-connection: %d is not between 1 and 1024", cfg.MaxChannels)
 	}
@@ -135,4 +177,71 @@ func (cfg Config) Validate() error {
 		bad("--drain: %v is negative", cfg.Drain)
 	}
 	return errors.Join(errs...)
+}
+
+// maxRate bounds the limits of an address; more is no limit.
+const maxRate = 1_000_000
+
+// validateClients checks what concerns single clients.
+func (cfg *Config) validateClients(bad func(format string, args ...any)) {
+	if cfg.MaxPerAddress < 0 || cfg.MaxPerAddress > maxRate {
+		bad("--max-connections-per-ip: %d is not between 0 and %d", cfg.MaxPerAddress, maxRate)
+	}
+	if cfg.ConnectRate < 0 || cfg.ConnectRate > maxRate {
+		bad("--connect-rate-per-ip: %d is not between 0 and %d", cfg.ConnectRate, maxRate)
+	} else if cfg.ConnectBurst < 0 || cfg.ConnectBurst > burstFactor*maxRate {
+		bad("--connect-rate-per-ip: a burst of %d is not between 1 and %d", cfg.ConnectBurst, burstFactor*maxRate)
+	}
+	for _, prefix := range cfg.TrustedProxies {
+		if !prefix.IsValid() || prefix.Addr().Is4In6() {
+			bad("--trusted-proxies: %v is not a network such as 10.0.0.0/8 or fd00::/8", prefix)
+		}
+	}
+	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
+		bad("--proxy-protocol: --trusted-proxies must say who may send the header")
+	}
+	if cfg.PeerTimeout > 0 && (cfg.PeerTimeout < time.Second || cfg.PeerTimeout > 24*time.Hour) {
+		bad("--peer-timeout: %v is not between 1s and 24h", cfg.PeerTimeout)
+	}
+	if cfg.AuthTimeout < 0 {
+		bad("--auth-timeout: %v is negative", cfg.AuthTimeout)
+	}
+}
+
+// maxEventTypeBytes bounds HeartbeatEvent: every heartbeat carries it.
+const maxEventTypeBytes = 64
+
+// validateStreams checks what concerns all streams.
+func (cfg *Config) validateStreams(bad func(format string, args ...any)) {
+	if cfg.MaxAge != 0 && cfg.MaxAge < time.Second {
+		bad("--max-age: %v is less than 1s", cfg.MaxAge)
+	}
+	switch name := cfg.HeartbeatEvent; {
+	case len(name) > maxEventTypeBytes || !utf8.ValidString(name) || strings.ContainsAny(name, "\x00\r\n"):
+		bad("--heartbeat-event: %.70q is not one line of at most %d bytes of UTF-8", name, maxEventTypeBytes)
+	case name == "message" || name == "gap" || name == "error" || name == "open":
+		bad("--heartbeat-event: %q means something else to clients", name)
+	}
+}
+
+// validateListen checks the forms of addresses.
+func validateListen(addresses []string, bad func(format string, args ...any)) {
+	if len(addresses) == 0 {
+		bad("--listen: no address given")
+	}
+	for _, address := range addresses {
+		if path, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
+			// The limit of sun_path, with its NUL (unix(7)).
+			if path == "" || len(path) > 107 {
+				bad("--listen: %q: the path has not 1 to 107 bytes", address)
+			}
+			continue
+		}
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			bad("--listen: %q is not an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/ssed.sock", address)
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			bad("--listen: %q: the port is not a number from 0 to 65535", address)
+		}
+	}
 }

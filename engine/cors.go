@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -35,11 +36,33 @@ func newCORSPolicy(origins []string, credentials bool) corsPolicy {
 		origins:     make(map[string]string, len(origins)),
 	}
 	for _, origin := range origins {
-		// Browsers send scheme and host in lower case and no slash (RFC 6454 §6.2).
-		origin = strings.TrimSuffix(strings.ToLower(origin), "/")
 		p.origins[origin] = origin
 	}
 	return p
+}
+
+// checkOrigins reports what is wrong with Config.CORSOrigins.
+func checkOrigins(origins []string, bad func(format string, args ...any)) {
+	if len(origins) == 0 {
+		bad("--cors-origins: no origin given")
+	}
+	for _, origin := range origins {
+		if origin == "*" {
+			if len(origins) > 1 {
+				bad("--cors-origins: * stands for all: no other origin beside it")
+			}
+			continue
+		}
+		// As browsers send it (RFC 6454 §6.2): a default port is left out.
+		u, err := url.Parse(origin)
+		if err != nil || u.Hostname() == "" || origin != strings.ToLower(u.Scheme+"://"+u.Host) || isDefaultPort(u) {
+			bad("--cors-origins: %q is not an origin such as https://app.example.com: lower case, no path, no default port", origin)
+		}
+	}
+}
+
+func isDefaultPort(u *url.URL) bool {
+	return u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
 }
 
 // grant is what an answer to a page of that origin carries. Origin is borrowed, and

@@ -13,14 +13,15 @@ import (
 // Engine serves event streams from one Log.
 type Engine struct {
 	// fixed after construction
-	cfg      Config
-	log      *Log
-	shards   []*shard
-	front    *front
-	replayer *replayer // nil without a history
-	filler   *filler   // nil without a history
-	started  time.Time
-	stop     context.CancelFunc // ends the readers of the history
+	cfg       Config
+	log       *Log
+	shards    []*shard
+	front     *front
+	replayer  *replayer // nil without a history
+	filler    *filler   // nil without a history
+	heartbeat []byte    // what is sent on a silent stream
+	started   time.Time
+	stop      context.CancelFunc // ends the readers of the history
 
 	conns   atomic.Int64   // open client connections, handshakes included
 	turn    atomic.Uint32  // where the search for a shard starts
@@ -35,7 +36,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	e := &Engine{cfg: cfg, started: time.Now(), stop: stop}
+	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeat: heartbeatOf(cfg.HeartbeatEvent)}
 	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards+1, cfg.History != nil, e.wakeShards)
 	if cfg.History != nil {
 		e.replayer = newReplayer(ctx, e.log, &e.cfg)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -22,9 +23,13 @@ type front struct {
 	// fixed after construction
 	e         *Engine
 	cors      corsPolicy
+	clients   clientRules
+	peers     *peers
 	limits    sseproto.Limits
 	deadlines *deadlines
 	listeners []*listener
+	decisions context.Context    // of the Authorizer's calls
+	giveUp    context.CancelFunc // ends it
 
 	heads    headCache // atomic, as the rest
 	draining atomic.Bool
@@ -45,11 +50,18 @@ const refusalSlots = 64
 // newFront opens the listeners of e.cfg.Listen. Nothing is accepted before serve.
 func newFront(e *Engine) (*front, error) {
 	configureNetpoll()
-	f := &front{e: e, cors: newCORSPolicy(e.cfg.CORSOrigins, e.cfg.CORSCredentials)}
+	f := &front{
+		e:       e,
+		cors:    newCORSPolicy(e.cfg.CORSOrigins, e.cfg.CORSCredentials),
+		clients: clientRules{trusted: e.cfg.TrustedProxies},
+		peers:   newPeers(e.cfg.MaxPerAddress, e.cfg.ConnectRate, e.cfg.ConnectBurst),
+	}
 	f.deadlines = newDeadlines(e.cfg.HandshakeTimeout, f.expire)
+	f.decisions, f.giveUp = context.WithCancel(context.Background())
 	for _, address := range e.cfg.Listen {
-		l, err := listen(f, address, e.cfg.ReusePort)
+		l, err := listen(f, address)
 		if err != nil {
+			f.giveUp()
 			for _, open := range f.listeners {
 				open.close()
 			}
@@ -116,6 +128,7 @@ func (f *front) stopAccepting() {
 func (f *front) close() {
 	f.stopAccepting()
 	f.closing.Store(true)
+	f.giveUp()
 	f.deadlines.close()
 	f.handshakes.Wait()
 	f.tasks.Wait()
@@ -131,36 +144,57 @@ func (f *front) addrs() []net.Addr {
 	return all
 }
 
-// admit counts a connection that is about to be accepted, or tells that there is
-// no room even to refuse it politely.
-func (f *front) admit() bool {
+// admit counts a connection that was just accepted and returns what goes with it,
+// or tells why there is no room even to refuse it politely.
+func (f *front) admit(addr netip.AddrPort) (from *remoteAddr, refused RefuseReason) {
 	if f.e.conns.Add(1) > int64(f.e.cfg.MaxConnections+refusalSlots) {
 		f.e.conns.Add(-1)
-		return false
+		return nil, RefuseFull
+	}
+	peer, over := f.charge(addr.Addr())
+	if over != notRefused && peer == 0 {
+		f.e.conns.Add(-1)
+		return nil, over
 	}
 	f.handshakes.Add(1)
 	f.counters.accepted.Add(1)
 	f.counters.open.Add(1)
-	return true
+	return &remoteAddr{AddrPort: addr, peer: peer, over: over}, notRefused
+}
+
+// charge counts a connection of an address, if it is limited.
+func (f *front) charge(addr netip.Addr) (peer uint32, over RefuseReason) {
+	if f.peers.isOff() || !f.clients.isLimited(addr) {
+		return 0, notRefused
+	}
+	return f.peers.admit(addr)
 }
 
 // ended tells that a handshake is over and its connection closed.
-func (f *front) ended() {
+func (f *front) ended(h *handshake) {
+	f.peers.release(h.peer, h.over)
 	f.e.conns.Add(-1)
 	f.counters.open.Add(-1)
 	f.handshakes.Done()
 }
 
-// handOver gives a connection to the shards. It stays counted in e.conns.
-func (f *front) handOver(a *attachment) {
+// handOver gives a connection to the shards. It stays counted in e.conns and in
+// f.peers.
+func (f *front) handOver(h *handshake) {
 	f.counters.streams.Add(1)
 	f.counters.open.Add(-1)
-	f.e.attach(*a)
+	f.e.attach(*h.next)
 	f.handshakes.Done()
 }
 
 // release is told by the shards that a stream of the peer is closed.
-func (f *front) release(uint32) {}
+func (f *front) release(peer uint32) { f.peers.release(peer, notRefused) }
+
+// panicked reports a bug that ended one connection.
+func (f *front) panicked(where string, cause any, stack []byte) {
+	f.counters.refused[RefusePanic].Add(1)
+	f.e.cfg.Logger.Error("engine: "+where+" panicked", "cause", cause, "stack", string(stack))
+}
 
 // expire closes a handshake whose time is up.
 func (f *front) expire(h *handshake) {
@@ -201,18 +235,26 @@ type RefuseReason uint8
 
 // The reasons, in the order of FrontStats.Refused.
 const (
-	RefuseNotReady RefuseReason = iota // the feed is not in order
-	RefuseDraining                     // the server drains
-	RefuseFull                         // MaxConnections
-	RefuseFiles                        // the limit of open files of the process or the system
-	RefuseTimeout                      // no whole request within HandshakeTimeout
-	RefuseUnread                       // the client does not read its answers
-	RefuseProtocol                     // the request is malformed
-	RefusePanic                        // a bug: the request handler panicked
+	RefuseNotReady  RefuseReason = iota // the feed is not in order
+	RefuseDraining                      // the server drains
+	RefuseFull                          // MaxConnections
+	RefuseFiles                         // the limit of open files of the process or the system
+	RefuseTimeout                       // no whole request within HandshakeTimeout
+	RefuseUnread                        // the client does not read its answers
+	RefuseProtocol                      // the request is malformed
+	RefusePanic                         // a bug: the request handler or the Authorizer panicked
+	RefuseAddress                       // MaxPerAddress
+	RefuseRate                          // ConnectRate
+	RefuseProxy                         // no PROXY header from a trusted proxy
+	RefuseDenied                        // the Authorizer said no
+	RefuseUndecided                     // the Authorizer could not say
 	numRefuseReasons
 )
 
-var refuseReasonNames = [numRefuseReasons]string{"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic"}
+var refuseReasonNames = [numRefuseReasons]string{
+	"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic",
+	"address", "rate", "proxy", "denied", "undecided",
+}
 
 func (r RefuseReason) String() string { return refuseReasonNames[r] }
 
@@ -226,15 +268,18 @@ func RefuseReasons() []RefuseReason {
 }
 
 type frontCounters struct {
-	accepted, streams atomic.Uint64
-	open              atomic.Int64
-	answered          [6]atomic.Uint64
-	refused           [numRefuseReasons]atomic.Uint64
+	accepts, accepted, streams atomic.Uint64
+	open, deciding             atomic.Int64
+	answered                   [6]atomic.Uint64
+	refused                    [numRefuseReasons]atomic.Uint64
 }
 
 // FrontStats is a snapshot of the front.
 type FrontStats struct {
+	Accepts    uint64                   // accept system calls, those that found nothing too
 	Accepted   uint64                   // connections accepted and read from
+	Addresses  int                      // client addresses that are counted now
+	Deciding   int64                    // connections that wait for the Authorizer
 	Handshakes int64                    // of these, the ones that are neither closed nor a stream yet
 	Streams    uint64                   // requests that became a stream
 	Answered   [6]uint64                // plain answers by the first digit of their status
@@ -242,7 +287,10 @@ type FrontStats struct {
 }
 
 func (f *front) stats() FrontStats {
-	s := FrontStats{Accepted: f.counters.accepted.Load(), Handshakes: f.counters.open.Load(), Streams: f.counters.streams.Load()}
+	s := FrontStats{
+		Accepts: f.counters.accepts.Load(), Accepted: f.counters.accepted.Load(), Addresses: f.peers.len(),
+		Deciding: f.counters.deciding.Load(), Handshakes: f.counters.open.Load(), Streams: f.counters.streams.Load(),
+	}
 	for i := range s.Answered {
 		s.Answered[i] = f.counters.answered[i].Load()
 	}

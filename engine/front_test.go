@@ -38,6 +38,12 @@ type served struct {
 
 func serveEngine(t testing.TB, cfg Config) *served {
 	t.Helper()
+	return serveChanged(t, cfg, func(*front) {})
+}
+
+// serveChanged lets change have the front before it serves.
+func serveChanged(t testing.TB, cfg Config, change func(*front)) *served {
+	t.Helper()
 	if cfg.Listen == nil {
 		cfg.Listen = []string{"127.0.0.1:0"}
 	}
@@ -49,6 +55,7 @@ func serveEngine(t testing.TB, cfg Config) *served {
 	}
 	e, err := New(cfg)
 	require.NoError(t, err)
+	change(e.front)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -634,13 +641,24 @@ func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
 func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 	s := serveEngine(t, Config{HandshakeTimeout: 50 * time.Millisecond})
 	files := openFiles(t)
-	perWorker, answered := 400, atomic.Int64{}
+	perWorker := 400
 	if testing.Short() {
 		perWorker = 100
 	}
-	var workers sync.WaitGroup
-	for worker := range 16 {
-		workers.Go(func() {
+	require.Greater(t, s.churnAll(16, perWorker), int64(perWorker), "most clients that stay are served")
+	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
+	stats := s.Stats().Front
+	require.Zero(t, stats.Handshakes)
+	require.EqualValues(t, 16*perWorker, stats.Accepted)
+	require.Zero(t, stats.Refused[RefusePanic])
+}
+
+// churnAll runs clients side by side and returns how many were served.
+func (s *served) churnAll(workers, perWorker int) int64 {
+	var answered atomic.Int64
+	var running sync.WaitGroup
+	for worker := range workers {
+		running.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(worker), 1))
 			for i := range perWorker {
 				if s.churn(rng, fmt.Sprintf("tag-%d-%d", worker, i)) {
@@ -649,13 +667,8 @@ func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 			}
 		})
 	}
-	workers.Wait()
-	require.Greater(t, answered.Load(), int64(perWorker), "most clients that stay are served")
-	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
-	stats := s.Stats().Front
-	require.Zero(t, stats.Handshakes)
-	require.EqualValues(t, 16*perWorker, stats.Accepted)
-	require.Zero(t, stats.Refused[RefusePanic])
+	running.Wait()
+	return answered.Load()
 }
 
 // churn connects once, leaves at a random moment, and reports whether it was served.
@@ -717,7 +730,7 @@ func TestCORS(t *testing.T) {
 		}
 		s.stop()
 	}
-	list := []string{origin, "https://Other.Example/"}
+	list := []string{origin, "https://other.example"}
 	f(Config{}, "", "*", false, false)
 	f(Config{}, origin, "*", false, false)
 	f(Config{CORSOrigins: list}, "", "", false, true)
@@ -802,7 +815,7 @@ func TestAcceptedSocketsSendAtOnce(t *testing.T) {
 	require.Equal(t, 1, noDelay)
 	require.Equal(t, client.LocalAddr().String(), conn.RemoteAddr().String())
 	closeFd(fd)
-	e.front.ended()
+	e.front.ended(&handshake{over: notRefused})
 	e.front.close()
 	e.discard()
 }

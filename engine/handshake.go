@@ -34,15 +34,18 @@ type handshake struct {
 	front *front
 	conn  detachable
 	fd    int
-	addr  netip.AddrPort // zero for a unix socket
 
 	// guarded by netpoll's processing lock, which a task or the close callback holds
 	phase  phase
 	head   *bytebufferpool.ByteBuffer // the start of a request; nil between requests
 	scan   sseproto.HeadScan
-	excess int         // bytes that may still be thrown away while lingering
-	next   *attachment // what it becomes, once detached
-	served bool        // it had an answer
+	addr   netip.Addr   // of the peer, or whom its PROXY header names; zero for a unix socket
+	peer   uint32       // handle of the address in front.peers; 0: not counted
+	over   RefuseReason // the limit that the address exceeds; notRefused: none
+	excess int          // bytes that may still be thrown away while lingering
+	next   *attachment  // what it becomes, once detached
+	plea   *plea        // what has to be decided before, nil: nothing
+	served bool         // it had an answer
 
 	running  atomic.Int32 // tasks that have not returned
 	detached atomic.Bool
@@ -64,6 +67,8 @@ type phase uint8
 
 const (
 	phaseReading phase = iota
+	// phaseProxied: the PROXY header of a trusted proxy has to come first.
+	phaseProxied
 	// phaseLingering: the last answer is out and our side closed. What still comes is
 	// thrown away, since closing with unread input would reset the connection and
 	// could take the answer with it (RFC 9112 §9.6).
@@ -85,8 +90,10 @@ const (
 func newHandshake(f *front, conn netpoll.Connection) *handshake {
 	h := &handshake{Context: context.Background(), front: f, conn: conn.(detachable)}
 	h.fd = h.conn.Fd()
-	if addr, ok := conn.RemoteAddr().(remoteAddr); ok {
-		h.addr = netip.AddrPort(addr)
+	from := conn.RemoteAddr().(*remoteAddr)
+	h.addr, h.peer, h.over = from.Addr(), from.peer, from.over
+	if f.e.cfg.ProxyProtocol && f.clients.trusts(h.addr) {
+		h.phase = phaseProxied
 	}
 	_ = conn.AddCloseCallback(h.closed)
 	return h
@@ -111,28 +118,39 @@ func (h *handshake) run(task func()) {
 	defer h.front.tasks.Done()
 	task()
 	if h.running.Add(-1) == 0 && h.detached.Load() {
-		h.front.handOver(h.next)
+		h.settle()
 	}
+}
+
+// settle goes on with a connection that has left netpoll.
+func (h *handshake) settle() {
+	if h.plea != nil {
+		h.front.decide(h)
+		return
+	}
+	h.front.handOver(h)
 }
 
 // closed is called once, when netpoll has taken the connection out of its epoll
 // and is about to close the descriptor, or to leave it to us when detached.
 func (h *handshake) closed(netpoll.Connection) error {
 	h.front.deadlines.disarm(h)
-	if h.expired.Load() && h.phase == phaseReading && (h.head != nil || !h.served) {
+	if h.expired.Load() && h.isReading() && (h.head != nil || !h.served) {
 		h.front.counters.refused[RefuseTimeout].Add(1) // and not an idle connection after an answer
 	}
 	h.keep(nil)
 	if !h.detached.Load() {
-		h.front.ended()
+		h.front.ended(h)
 	}
 	return nil
 }
 
+func (h *handshake) isReading() bool { return h.phase == phaseReading || h.phase == phaseProxied }
+
 // read consumes all input; netpoll calls it again as long as there is some.
 func (h *handshake) read(in netpoll.Reader) {
 	defer h.survive()
-	for h.phase == phaseReading && in.Len() > 0 {
+	for h.isReading() && in.Len() > 0 {
 		chunk, err := in.Next(min(in.Len(), chunkBytes))
 		if err != nil {
 			h.end()
@@ -150,8 +168,7 @@ func (h *handshake) read(in netpoll.Reader) {
 // concerns its sender alone. Netpoll must not see it, it could close twice.
 func (h *handshake) survive() {
 	if cause := recover(); cause != nil {
-		h.front.counters.refused[RefusePanic].Add(1)
-		h.front.e.cfg.Logger.Error("engine: request handler panicked", "cause", cause, "stack", string(debug.Stack()))
+		h.front.panicked("request handler", cause, debug.Stack())
 		h.end()
 	}
 }
@@ -162,13 +179,51 @@ func (h *handshake) take(chunk []byte) {
 	if h.head != nil {
 		_, _ = h.head.Write(chunk)
 		data = h.head.B
-		if !h.scan.Ready(data, h.front.limits) {
+		if h.phase == phaseReading && !h.scan.Ready(data, h.front.limits) {
 			return
 		}
 	}
 	out := bytebufferpool.Get()
 	defer bytebufferpool.Put(out)
+	if h.phase == phaseProxied {
+		n := h.introduce(data, out)
+		if n == 0 {
+			h.keep(data)
+			return
+		}
+		data = data[n:]
+	}
 	h.keep(h.serve(data, out))
+}
+
+// introduce reads the PROXY header at the start of data and returns its length, or
+// 0 when it is not whole yet. Whoever is refused by it has ended, and all of data
+// counts as read.
+func (h *handshake) introduce(data []byte, out *bytebufferpool.ByteBuffer) int {
+	source, n, err := parseProxyHeader(data)
+	if err != nil {
+		out.B = h.front.appendProxyRefusal(out.B)
+		if h.flush(out) {
+			h.linger()
+		}
+		return len(data)
+	}
+	if n == 0 {
+		return 0
+	}
+	h.phase = phaseReading
+	if !source.IsValid() {
+		return n // the proxy speaks for itself
+	}
+	h.addr = source.Addr()
+	if h.peer, h.over = h.front.charge(h.addr); h.over == notRefused || h.peer != 0 {
+		return n
+	}
+	out.B = h.front.appendOverload(out.B, data[n:], h.over)
+	if h.flush(out) {
+		h.linger()
+	}
+	return len(data)
 }
 
 // serve answers the requests in data and returns the incomplete one at its end.
@@ -184,6 +239,9 @@ func (h *handshake) serve(data []byte, out *bytebufferpool.ByteBuffer) (rest []b
 			return data
 		default:
 			out.B, then = h.front.appendAnswer(out.B, &req, h)
+			if then == thenAuthorize {
+				h.plea.copyHead(data[:n], h.front.limits)
+			}
 			data = data[n:]
 		}
 		if len(out.B) >= flushBytes && !h.flush(out) {
@@ -204,7 +262,7 @@ func (h *handshake) proceed(then afterAnswer) {
 		h.end()
 	case thenLinger:
 		h.linger()
-	case thenAttach:
+	case thenAttach, thenAuthorize:
 		h.leave()
 	}
 }

@@ -48,7 +48,7 @@ const (
 )
 
 // listen opens "host:port" or "unix:/path".
-func listen(f *front, address string, reusePort bool) (*listener, error) {
+func listen(f *front, address string) (*listener, error) {
 	l := &listener{front: f, address: address, network: "tcp", fd: -1, spare: -1}
 	target := address
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
@@ -58,8 +58,10 @@ func listen(f *front, address string, reusePort bool) (*listener, error) {
 		}
 	}
 	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
-		return tuneListener(network, raw, reusePort)
+		return tuneListener(network, raw, &f.e.cfg)
 	}}
+	// A socket of Multipath TCP has no TCP_USER_TIMEOUT.
+	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), l.network, target)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
@@ -90,19 +92,41 @@ func (l *listener) takeFrom(ln net.Listener) error {
 	return errors.Join(err, dupErr)
 }
 
-// tuneListener sets what accepted sockets inherit: events go out when written.
-func tuneListener(network string, raw syscall.RawConn, reusePort bool) error {
+// tuneListener sets what accepted sockets inherit: events go out when written, and
+// a peer that has vanished is found.
+func tuneListener(network string, raw syscall.RawConn, cfg *Config) error {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil
 	}
 	var errs []error
 	err := raw.Control(func(fd uintptr) {
-		errs = append(errs, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
-		if reusePort {
-			errs = append(errs, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		set := func(level, option, value int) {
+			errs = append(errs, unix.SetsockoptInt(int(fd), level, option, value))
+		}
+		set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		if cfg.ReusePort {
+			set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		}
+		if cfg.PeerTimeout > 0 {
+			setPeerTimeout(set, cfg.PeerTimeout)
 		}
 	})
 	return errors.Join(append(errs, err)...)
+}
+
+// keepAliveProbes is how often a silent peer is asked before it counts as gone.
+const keepAliveProbes = 3
+
+// setPeerTimeout lets the kernel give up a peer that has not answered for so long:
+// to what was sent (TCP_USER_TIMEOUT), and, where nothing is sent, to probes. They
+// begin after half of the time.
+func setPeerTimeout(set func(level, option, value int), timeout time.Duration) {
+	seconds := func(d time.Duration) int { return int(max((d+time.Second/2)/time.Second, 1)) }
+	set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout/time.Millisecond))
+	set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	set(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds(timeout/2))
+	set(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds(timeout/2/keepAliveProbes))
+	set(unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
 }
 
 // removeStaleSocket removes the socket that a killed process left behind, but not
@@ -141,13 +165,15 @@ func (l *listener) Accept() (net.Conn, error) {
 		if l.stopped {
 			return nil, net.ErrClosed
 		}
-		fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		l.front.counters.accepts.Add(1)
+		fd, peer, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			if l.front.admit() {
-				return &accepted{fd: fd, local: l.addr, remote: addrOf(from)}, nil
+			from, refused := l.front.admit(addrOf(peer))
+			if refused == notRefused {
+				return &accepted{fd: fd, local: l.addr, remote: from}, nil
 			}
-			l.refuseLocked(fd, RefuseFull)
+			l.refuseLocked(fd, refused)
 		case unix.EAGAIN:
 			return nil, nil
 		case unix.EMFILE, unix.ENFILE:
@@ -193,6 +219,7 @@ func (l *listener) refuseWithSpareLocked() bool {
 	_ = unix.Close(l.spare)
 	l.spare = -1
 	defer l.openSpare()
+	l.front.counters.accepts.Add(1)
 	fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
 		return false
@@ -272,27 +299,32 @@ type accepted struct {
 	net.Conn
 	fd     int
 	local  net.Addr
-	remote remoteAddr
+	remote *remoteAddr
 }
 
 func (a *accepted) Fd() int              { return a.fd }
 func (a *accepted) LocalAddr() net.Addr  { return a.local }
 func (a *accepted) RemoteAddr() net.Addr { return a.remote }
 
-// remoteAddr is the address of a peer, the zero one for unix sockets.
-type remoteAddr netip.AddrPort
+// remoteAddr is the address of a peer, the zero one for unix sockets, with what
+// front.peers says of it. Netpoll carries it to the handshake.
+type remoteAddr struct {
+	netip.AddrPort
+	peer uint32
+	over RefuseReason
+}
 
-func (remoteAddr) Network() string  { return "tcp" }
-func (a remoteAddr) String() string { return netip.AddrPort(a).String() }
+// Network implements net.Addr.
+func (*remoteAddr) Network() string { return "tcp" }
 
-func addrOf(sa unix.Sockaddr) remoteAddr {
+func addrOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		return remoteAddr(netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		return remoteAddr(netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)))
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
 	}
-	return remoteAddr{}
+	return netip.AddrPort{}
 }
 
 // shutdownWrite ends our side of a connection; the peer sees the end of the answer.

@@ -112,9 +112,17 @@ func (s *shard) lostTouch(v *view, c *slot) bool {
 	return false
 }
 
-var heartbeat = []byte(sseproto.Heartbeat)
+// heartbeatOf is what is sent on a silent stream: a comment, or an event of the
+// given type. It has no id line, so Last-Event-ID stays what it was.
+func heartbeatOf(eventType string) []byte {
+	if eventType == "" {
+		return []byte(sseproto.Heartbeat)
+	}
+	return []byte("event: " + eventType + "\ndata: \n\n")
+}
 
 func (s *shard) heartbeat(i uint32, c *slot) {
+	heartbeat := s.engine.heartbeat
 	n, res := s.writeBytes(c, heartbeat)
 	switch {
 	case res == ioFailed:

@@ -1,0 +1,153 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+
+	"ssed/sseproto"
+)
+
+// plea is a request for a stream on which the Authorizer has to decide. That is
+// done when the connection has left netpoll, which would go on to read into memory
+// whatever the client sends meanwhile. Nobody watches the descriptor then: what
+// comes waits in the socket, and a client that has hung up is found out by the write
+// of the answer or by the shard.
+type plea struct {
+	req    sseproto.Request // aliases a copy of its head
+	client netip.Addr
+}
+
+// copyHead takes a copy of the head of the request, which is borrowed.
+func (p *plea) copyHead(head []byte, limits sseproto.Limits) {
+	p.req, _, _ = sseproto.ParseRequest(bytes.Clone(head), limits) // it was one a moment ago
+}
+
+// decide asks the Authorizer and does what it says. The connection is ours alone.
+func (f *front) decide(h *handshake) {
+	f.counters.deciding.Add(1)
+	defer f.counters.deciding.Add(-1)
+	grant, err := f.ask(h)
+	req := &h.plea.req
+	switch reason, why, ok := f.availability(); {
+	case err != nil:
+		f.dismiss(h, f.appendDenial(nil, req, denialOf(err)))
+	case len(grant.Channels) == 0:
+		f.dismiss(h, f.appendDenial(nil, req, &Denial{Status: http.StatusForbidden, Body: "no channel is granted\n"}))
+	case !ok: // since then
+		answer, _ := f.appendUnavailable(nil, req, reason, why)
+		f.dismiss(h, answer)
+	case string(req.Method) == http.MethodHead:
+		f.dismiss(h, h.next.head)
+	default:
+		h.next.channels = grant.Channels
+		h.next.expires = earlier(h.next.expires, grant.Expires)
+		f.handOver(h)
+	}
+}
+
+// ask calls the Authorizer. A panic in it concerns this client alone.
+func (f *front) ask(h *handshake) (grant Grant, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			f.panicked("authorizer", cause, debug.Stack())
+			err = errUndecided
+		}
+	}()
+	ctx, cancel := context.WithTimeout(f.decisions, f.e.cfg.AuthTimeout)
+	defer cancel()
+	return f.e.cfg.Authorizer.Authorize(ctx, &AuthRequest{Request: &h.plea.req, Channels: h.next.channels, Client: h.plea.client})
+}
+
+var errUndecided = errors.New("engine: no decision")
+
+// denialOf is what a client is told about an error of the Authorizer. Only a
+// *Denial with a status that denies is told; all else means that there was no
+// decision.
+func denialOf(err error) *Denial {
+	denial, ok := errors.AsType[*Denial](err)
+	if !ok || denial.Status < 300 || denial.Status > 599 {
+		return &Denial{Status: http.StatusServiceUnavailable, Body: "authorisation is not available\n"}
+	}
+	return denial
+}
+
+// appendDenial extends dst with a denial as the answer. Without a decision an
+// EventSource is asked to come again; with one it gets the status, after which it
+// stays away (HTML §9.2.3), as it should.
+func (f *front) appendDenial(dst []byte, req *sseproto.Request, denial *Denial) []byte {
+	if denial.Status == http.StatusServiceUnavailable {
+		if wantsEventStream(req) {
+			dst, _ = f.appendUnavailable(dst, req, RefuseUndecided, "")
+			return dst
+		}
+		f.counters.refused[RefuseUndecided].Add(1)
+	} else {
+		f.counters.refused[RefuseDenied].Add(1)
+	}
+	resp := sseproto.Response{Status: denial.Status, Body: denial.Body, Close: true}
+	for _, field := range denial.Fields {
+		switch {
+		case strings.EqualFold(field.Name, "Content-Type"):
+			resp.ContentType = field.Value
+		case !isOurs(field.Name):
+			resp.Fields = append(resp.Fields, field)
+		}
+	}
+	if denial.Status == http.StatusServiceUnavailable && !hasField(resp.Fields, "Retry-After") {
+		resp.RetryAfter = f.retryDelay(RefuseUndecided)
+	}
+	dst, _ = f.append(dst, req, &resp)
+	return dst
+}
+
+// isOurs tells the fields that frame the answer, or that every answer has already:
+// a second one of another value would make two answers of it, or none.
+func isOurs(name string) bool {
+	switch strings.ToLower(name) {
+	case "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer",
+		"date", "cache-control", "vary":
+		return true
+	}
+	return len(name) >= len(corsPrefix) && strings.EqualFold(name[:len(corsPrefix)], corsPrefix)
+}
+
+const corsPrefix = "Access-Control-"
+
+func hasField(fields []sseproto.Field, name string) bool {
+	for _, field := range fields {
+		if strings.EqualFold(field.Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// dismiss answers and closes a connection that has left netpoll.
+func (f *front) dismiss(h *handshake, answer []byte) {
+	if n, result := writeFd(h.fd, []iovec{piece(answer)}); result == ioAgain || result == ioOK && n < len(answer) {
+		f.counters.refused[RefuseUnread].Add(1)
+	}
+	shutdownWrite(h.fd)
+	discardInput(h.fd)
+	closeFd(h.fd)
+	f.ended(h)
+}
+
+// discardReads bounds what discardInput reads: 64 KiB.
+const discardReads = 16
+
+// discardInput throws away what has come, since closing with unread input resets
+// the connection and could take the answer with it. For more it does not wait.
+func discardInput(fd int) {
+	var scratch [4 << 10]byte
+	for range discardReads {
+		if n, result := readFd(fd, scratch[:]); result != ioOK || n == 0 {
+			return
+		}
+	}
+}
