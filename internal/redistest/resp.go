@@ -24,18 +24,43 @@ func (s *Server) Do(args ...string) (any, error) { return Ask(s.Addr(), args...)
 
 // Ask is Do for any server that speaks the protocol, for example a sentinel.
 func Ask(addr string, args ...string) (any, error) {
-	conn, err := net.DialTimeout("tcp", addr, doTimeout)
+	c, err := Dial(addr, doTimeout)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(doTimeout)); err != nil {
+	defer c.Close()
+	return c.Do(args...)
+}
+
+// Conn is a connection for one command after the other. One goroutine at a time.
+type Conn struct {
+	conn    net.Conn
+	r       *bufio.Reader
+	timeout time.Duration
+}
+
+// Dial connects to a server. The timeout is that of each command too.
+func Dial(addr string, timeout time.Duration) (*Conn, error) {
+	conn, err := net.DialTimeout("tcp", addr, timeout)
+	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(appendCommand(nil, args)); err != nil {
+	return &Conn{conn: conn, r: bufio.NewReader(conn), timeout: timeout}, nil
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Do sends a command once and returns its reply, see Server.Do. After an error
+// that is not an Error the connection is of no more use.
+func (c *Conn) Do(args ...string) (any, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(c.timeout)); err != nil {
 		return nil, err
 	}
-	reply, err := readReply(bufio.NewReader(conn))
+	if _, err := c.conn.Write(appendCommand(nil, args)); err != nil {
+		return nil, err
+	}
+	reply, err := readReply(c.r)
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,7 @@ type client struct {
 	index    int
 	channels []int
 	settled  bool // stays for long, so that open streams go through the faults
+	home     int  // the instance that it stays on for good; anywhere for others
 	rng      *rand.Rand
 	clock    clock
 	fleet    *fleet
@@ -122,7 +123,7 @@ func (c *client) pause(ctx context.Context) {
 
 // visit is one stream on one instance.
 func (c *client) visit(ctx context.Context) {
-	instance, addr := c.fleet.pick(c.rng)
+	instance, addr := c.fleet.pick(c.rng, c.home)
 	if addr == "" {
 		return
 	}
@@ -141,6 +142,9 @@ func (c *client) visit(ctx context.Context) {
 }
 
 func (c *client) dwell() time.Duration {
+	if c.home != anywhere {
+		return longestRun
+	}
 	mean := hopMean
 	if c.settled || c.final.begun.Err() != nil {
 		mean = settledMean

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
-	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
 
 	"ssed/internal/redistest"
@@ -67,9 +66,15 @@ type fleet struct {
 	streams   []atomic.Int64 // clients that read right now
 }
 
+// anywhere is the home of a client that has none.
+const anywhere = -1
+
 // pick chooses an instance as a load balancer without health checks would.
-func (f *fleet) pick(rng *rand.Rand) (int, string) {
+func (f *fleet) pick(rng *rand.Rand, home int) (int, string) {
 	i := rng.IntN(len(f.instances))
+	if home != anywhere {
+		i = home
+	}
 	if addr := f.instances[i].public.Load(); addr != nil {
 		return i, *addr
 	}
@@ -233,25 +238,6 @@ func (c *cluster) redisAddrFor(i int) (string, error) {
 	}
 	c.proxies = append(c.proxies, p)
 	return p.Listen, nil
-}
-
-// publishOption is how publishers, who do not go through the proxies, reach Redis.
-func (c *cluster) publishOption() rueidis.ClientOption {
-	o := rueidis.ClientOption{
-		InitAddress:  []string{c.redis.Addr()},
-		DisableCache: true, DisableRetry: true, PipelineMultiplex: -1,
-		ConnWriteTimeout: time.Second, RingScaleEachConn: 6,
-		WriteBufferEachConn: 16 << 10, ReadBufferEachConn: 16 << 10,
-		Dialer: net.Dialer{Timeout: time.Second, KeepAlive: 400 * time.Millisecond},
-	}
-	if c.setup.sentinel {
-		o.InitAddress = []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort))}
-		o.Sentinel.MasterSet = masterSet
-		o.Sentinel.TopologyRefreshInterval = time.Second
-	} else {
-		o.ForceSingleClient = true
-	}
-	return o
 }
 
 func (c *cluster) askSentinel(args ...string) (any, error) {

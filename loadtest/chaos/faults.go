@@ -137,7 +137,7 @@ var (
 	}
 	clockBack = fault{
 		"clock set back", "every instance in turn is restarted with a clock that is one hour slow", true,
-		func(ctx context.Context, d *damage) error { return d.roll(ctx, "--test-clock-offset", "-1h") },
+		func(ctx context.Context, d *damage) error { return d.roll(ctx, "--test-clock-offset=-1h") },
 	}
 	joiner = fault{
 		"a joiner", "one more instance starts, serves for 1 s and is killed", true,

@@ -23,6 +23,7 @@ type verdict struct {
 	Acknowledged int `json:"acknowledged"` // answered by Redis with at least one receiver
 	NoReceivers  int `json:"noReceivers"`  // answered, but nobody was subscribed
 	Unknown      int `json:"unknown"`      // no answer: nobody knows
+	Astray       int `json:"astray"`       // answered by a server that was not the primary any more
 	Unnumbered   int `json:"unnumbered"`   // acknowledged, and without an ID anywhere
 	Retracted    int `json:"retracted"`    // receipts taken back by a gap event
 
@@ -193,6 +194,9 @@ func (j *judge) sortMessages() {
 			switch {
 			case !m.acked:
 				j.v.Unknown++
+			case m.astray:
+				j.v.Astray++
+				continue
 			case m.receivers == 0:
 				j.v.NoReceivers++
 			default:
@@ -260,11 +264,15 @@ type progress struct {
 	started bool
 	firstID sseproto.ID   // zero: nothing came yet
 	since   time.Duration // the head of the first stream
-	pos     sseproto.ID
+	pos     sseproto.ID   // Last-Event-ID
 	posSent time.Duration
-	seen    map[key]sseproto.ID
-	told    []told
-	wrong   bool
+	// base is where a gap event of the next channel may begin: a row of gap events,
+	// one for each channel, begins where its first one does, as long as the stream
+	// is not cut in between. Who comes back has only pos.
+	base  sseproto.ID
+	seen  map[key]sseproto.ID
+	told  []told
+	wrong bool
 }
 
 // client checks the order of what came, then looks for what did not come.
@@ -305,6 +313,7 @@ func (j *judge) client(c *client) {
 func (j *judge) step(c *client, p *progress, r *record) {
 	switch r.kind {
 	case recordOpened:
+		p.base = p.pos
 		if !p.started {
 			p.started, p.since = true, r.at
 		}
@@ -314,9 +323,9 @@ func (j *judge) step(c *client, p *progress, r *record) {
 		}
 	case recordGap:
 		if p.firstID.IsZero() {
-			p.firstID, p.pos = r.id, r.id
+			p.firstID, p.base = r.id, r.id
 		}
-		p.told = append(p.told, told{channel: r.channel, from: lower(p.pos, r.id), fromSent: p.posSent, at: r.at})
+		p.told = append(p.told, told{channel: r.channel, from: lower(p.base, r.id), fromSent: p.posSent, at: r.at})
 		p.pos = r.id
 	case recordEvent:
 		j.event(c, p, r)
@@ -353,7 +362,7 @@ func (j *judge) event(c *client, p *progress, r *record) {
 		p.firstID = r.id
 	}
 	p.seen[r.key] = r.id
-	p.pos, p.posSent = r.id, m.sent
+	p.pos, p.base, p.posSent = r.id, r.id, m.sent
 }
 
 // missing looks for messages that the client should have and has not.

@@ -119,6 +119,7 @@ func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error)
 	if o.Bounds {
 		rep.Bounds, err = o.measureBounds(ctx, dir, say)
 	}
+	rep.Bounds = append(rep.silenceBounds(), rep.Bounds...)
 	return rep, err
 }
 

@@ -7,9 +7,10 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/redis/rueidis"
+	"ssed/internal/redistest"
 )
 
 // message is one PUBLISH. Times are since the start of the run.
@@ -19,6 +20,8 @@ type message struct {
 	answered  time.Duration
 	receivers int64
 	acked     bool // answered by Redis; without it nobody knows whether it happened
+	// astray: answered by a server that was not the primary any more.
+	astray bool
 }
 
 // key names a message: the payload begins with it.
@@ -46,11 +49,18 @@ func parsePayload(data []byte) (k key, err error) {
 // goroutine that publishes, and to the judge when that has ended.
 type publisher struct {
 	index    int
-	client   rueidis.Client
+	primary  *primary
+	conn     *redistest.Conn // nil: none
+	to       string          // where conn goes
 	rng      *rand.Rand
 	clock    clock
 	messages []message
 }
+
+// primary is the server that takes writes, as a good client of Redis knows it.
+type primary struct{ addr atomic.Pointer[string] }
+
+func (p *primary) get() string { return *p.addr.Load() }
 
 // clock is the time since the start of a run.
 type clock struct{ start time.Time }
@@ -58,23 +68,47 @@ type clock struct{ start time.Time }
 func (c clock) now() time.Duration { return time.Since(c.start) }
 
 // publishTimeout is short: a PUBLISH that hangs holds up its publisher.
-const publishTimeout = 2 * time.Second
+const publishTimeout = time.Second
 
 // maxFiller makes payloads of different lengths.
 const maxFiller = 120
 
-// publish sends one message and keeps what came of it.
-func (p *publisher) publish(ctx context.Context, channel int) *message {
+// publish sends one message, once, and keeps what came of it.
+func (p *publisher) publish(channel int) *message {
 	k := key{p.index, len(p.messages)}
 	m := message{channel: channel, sent: p.clock.now()}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	cmd := p.client.B().Publish().Channel(channelName(channel)).Message(k.payload(p.rng.IntN(maxFiller))).Build()
-	var err error
-	m.receivers, err = p.client.Do(ctx, cmd).AsInt64()
-	m.acked, m.answered = err == nil, p.clock.now()
+	reply, err := p.ask("PUBLISH", channelName(channel), k.payload(p.rng.IntN(maxFiller)))
+	m.receivers, m.acked = reply.(int64)
+	m.acked = m.acked && err == nil
+	m.answered = p.clock.now()
+	m.astray = m.acked && p.to != p.primary.get()
 	p.messages = append(p.messages, m)
 	return &p.messages[k.n]
+}
+
+// ask sends a command on a connection that is kept, to the primary of now.
+func (p *publisher) ask(args ...string) (reply any, err error) {
+	if p.to != p.primary.get() {
+		p.close()
+	}
+	if p.conn == nil {
+		p.to = p.primary.get()
+		if p.conn, err = redistest.Dial(p.to, publishTimeout); err != nil {
+			p.conn = nil
+			return nil, err
+		}
+	}
+	if reply, err = p.conn.Do(args...); err != nil {
+		p.close()
+	}
+	return reply, err
+}
+
+func (p *publisher) close() {
+	if p.conn != nil {
+		_ = p.conn.Close() // whatever it says, it is gone
+		p.conn = nil
+	}
 }
 
 // run publishes at a steady rate until ctx ends. What Redis did not take in time
@@ -87,8 +121,7 @@ func (p *publisher) run(ctx context.Context, every time.Duration, channels int) 
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			// Not ctx: a PUBLISH that is on its way gets its answer.
-			p.publish(context.WithoutCancel(ctx), p.rng.IntN(channels))
+			p.publish(p.rng.IntN(channels))
 		}
 	}
 }
@@ -100,14 +133,4 @@ func parseChannel(name string) (int, bool) {
 	text, ok := strings.CutPrefix(name, "chaos:")
 	i, err := strconv.Atoi(text)
 	return i, ok && err == nil
-}
-
-// newPublisher connects. The library must not repeat a PUBLISH by itself, and one
-// that hangs is given up after a second.
-func newPublisher(index int, option rueidis.ClientOption, rng *rand.Rand, c clock) (*publisher, error) {
-	client, err := rueidis.NewClient(option)
-	if err != nil {
-		return nil, fmt.Errorf("chaos: publisher: %w", err)
-	}
-	return &publisher{index: index, client: client, rng: rng, clock: c}, nil
 }

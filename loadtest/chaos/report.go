@@ -53,8 +53,8 @@ func (r *result) summary() string {
 	if v == nil {
 		return b.String()
 	}
-	fmt.Fprintf(&b, "  messages: %d published, %d acknowledged, %d to nobody, %d unknown, %d never numbered\n",
-		v.Published, v.Acknowledged, v.NoReceivers, v.Unknown, v.Unnumbered)
+	fmt.Fprintf(&b, "  messages: %d published, %d acknowledged, %d to nobody, %d unknown, %d to a former primary, %d never numbered\n",
+		v.Published, v.Acknowledged, v.NoReceivers, v.Unknown, v.Astray, v.Unnumbered)
 	fmt.Fprintf(&b, "  identity: %d messages with different IDs, %d IDs on several messages, %d receipts taken back\n", v.DifferentIDs, v.SharedIDs, v.Retracted)
 	fmt.Fprintf(&b, "  history:  %d entries, %d twice, %d out of place, %d missing, %d under a gap marker\n",
 		v.HistoryHas, v.HistoryTwice, v.HistoryDisorder, v.HistoryMissing, v.HistoryExcused)
@@ -92,14 +92,15 @@ type faultLine struct {
 	times, gaps           int
 	lossless              bool
 	hit, others, hist, up time.Duration
-	hasHit, hasUp         bool
+	hasHit, hasOthers     bool
+	hasUp                 bool
 }
 
 func (r *report) faultLines() (lines []*faultLine) {
 	for _, s := range r.Scenarios {
 		for _, row := range s.Rows {
-			if row.Settled == row.Ended {
-				continue // among others
+			if row.Settled == row.Ended || s.Name == wideName {
+				continue // among others, or a bound of its own
 			}
 			i := slices.IndexFunc(lines, func(l *faultLine) bool { return l.fault == row.Fault })
 			if i < 0 {
@@ -111,6 +112,7 @@ func (r *report) faultLines() (lines []*faultLine) {
 			l.hit, l.others, l.hist = max(l.hit, row.HitSilent), max(l.others, row.OthersSilent), max(l.hist, row.HistorySilent)
 			l.up = max(l.up, row.AfterAnswer)
 			l.hasHit, l.hasUp = l.hasHit || len(row.Hit) > 0, l.hasUp || row.AfterAnswer > 0
+			l.hasOthers = l.hasOthers || row.OthersSilent > 0
 		}
 	}
 	return lines
@@ -125,7 +127,7 @@ func (r *report) faultTable() string {
 			continue
 		}
 		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", l.fault, l.times,
-			ifHas(l.hasHit, l.hit), ms(l.others), ms(l.hist), ifHas(l.hasUp, l.up), gapText(l))
+			ifHas(l.hasHit, l.hit), ifHas(l.hasOthers, l.others), ms(l.hist), ifHas(l.hasUp, l.up), gapText(l))
 	}
 	return b.String()
 }

@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"ssed/sseproto"
 )
 
@@ -75,6 +73,7 @@ type runner struct {
 	say      func(format string, args ...any)
 
 	cluster    *cluster
+	primary    primary
 	publishers []*publisher
 	finale     *publisher
 	clients    []*client
@@ -144,8 +143,14 @@ func (s setup) text() string {
 	return strings.Join(words, ", ")
 }
 
-func (r *runner) run(ctx context.Context) (err error) {
-	if err := os.MkdirAll(r.result.Dir, 0o755); err != nil {
+func (r *runner) run(ctx context.Context) error {
+	return r.within(ctx, func() error { return r.attend(ctx) })
+}
+
+// within starts the processes and publishers around a piece of work.
+func (r *runner) within(ctx context.Context, work func() error) (err error) {
+	// What an earlier run has left there must not be loaded.
+	if err := errors.Join(os.RemoveAll(r.result.Dir), os.MkdirAll(r.result.Dir, 0o755)); err != nil {
 		return err
 	}
 	if r.cluster, err = startCluster(ctx, r.opts, r.scenario.setup, r.result.Dir, longestRun); err != nil {
@@ -153,15 +158,26 @@ func (r *runner) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.cluster.close()) }()
 	r.watermark = newTimeline(longestRun)
-	if err := r.makePublishers(); err != nil {
-		return err
-	}
+	r.makePublishers()
 	defer func() {
 		for _, p := range append(r.publishers, r.finale) {
-			p.client.Close()
+			p.close()
 		}
 	}()
-	return r.attend(ctx)
+	return work()
+}
+
+// channels is how many there are.
+func (r *runner) channels() int {
+	if r.scenario.wide {
+		return wideChannels
+	}
+	return r.opts.Channels
+}
+
+// every is the time between two messages of one publisher.
+func (r *runner) every() time.Duration {
+	return time.Second * time.Duration(len(r.publishers)) / time.Duration(r.opts.Rate)
 }
 
 // attend runs everybody: publishers until the faults are over, clients until
@@ -169,7 +185,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 func (r *runner) attend(ctx context.Context) error {
 	begun, begin := context.WithCancel(context.Background())
 	defer begin()
-	final := &finale{begun: begun, publisher: r.finale.index, channels: r.opts.Channels}
+	final := &finale{begun: begun, publisher: r.finale.index, channels: r.channels()}
 	clientCtx, stopClients := context.WithCancel(ctx)
 	publishCtx, stopPublishers := context.WithCancel(ctx)
 	watchCtx, stopWatch := context.WithCancel(ctx)
@@ -189,9 +205,8 @@ func (r *runner) attend(ctx context.Context) error {
 			}
 		})
 	}
-	every := time.Second * time.Duration(len(r.publishers)) / time.Duration(r.opts.Rate)
 	for _, p := range r.publishers {
-		publishers.Go(func() { p.run(publishCtx, every, r.opts.Channels) })
+		publishers.Go(func() { p.run(publishCtx, r.every(), r.channels()) })
 	}
 	err := r.faults(ctx)
 	stopPublishers()
@@ -215,12 +230,12 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 		return err
 	}
 	err := poll(ctx, readyTimeout, func() error {
-		final.round.Store(int64(len(r.finale.messages) / r.opts.Channels))
-		for ch := range r.opts.Channels {
-			if m := r.finale.publish(ctx, ch); !m.acked || m.receivers == 0 {
+		final.round.Store(int64(len(r.finale.messages) / r.channels()))
+		for ch := range r.channels() {
+			if m := r.finale.publish(ch); !m.acked || m.receivers == 0 {
 				// The round has to be whole: the place in it is the channel.
-				for len(r.finale.messages)%r.opts.Channels != 0 {
-					r.finale.messages = append(r.finale.messages, message{channel: len(r.finale.messages) % r.opts.Channels})
+				for len(r.finale.messages)%r.channels() != 0 {
+					r.finale.messages = append(r.finale.messages, message{channel: len(r.finale.messages) % r.channels()})
 				}
 				return errors.New("chaos: a last message was not taken")
 			}
@@ -245,10 +260,10 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 }
 
 func (r *runner) verdict(unfinished int) error {
-	e := evidence{channels: r.opts.Channels, clients: r.clients}
+	e := evidence{channels: r.channels(), clients: r.clients}
 	primary, _ := r.cluster.primary()
 	var err error
-	if e.history, err = readHistory(primary, r.opts.Channels); err != nil {
+	if e.history, err = readHistory(primary, r.channels()); err != nil {
 		return err
 	}
 	for _, p := range append(r.publishers, r.finale) {
@@ -260,43 +275,53 @@ func (r *runner) verdict(unfinished int) error {
 	return nil
 }
 
-// makePublishers connects the publishers; the last one is for the finale.
-func (r *runner) makePublishers() error {
+// makePublishers makes the publishers; the last one is for the finale.
+func (r *runner) makePublishers() {
+	addr := r.cluster.redis.Addr()
+	r.primary.addr.Store(&addr)
 	for i := range r.opts.Publishers + 1 {
-		p, err := newPublisher(i, r.cluster.publishOption(), r.fork(), r.clock)
-		if err != nil {
-			return err
-		}
-		r.publishers = append(r.publishers, p)
+		r.publishers = append(r.publishers, &publisher{index: i, primary: &r.primary, rng: r.fork(), clock: r.clock})
 	}
 	r.finale = r.publishers[r.opts.Publishers]
 	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]
-	return nil
 }
 
 // fork returns a generator for one goroutine.
 func (r *runner) fork() *rand.Rand { return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64())) }
 
 func (r *runner) makeClients(final *finale) {
-	for i := range r.opts.Clients {
+	n := r.opts.Clients
+	if r.scenario.wide {
+		n = r.scenario.setup.instances * wideChannels / widePerClient
+	}
+	for i := range n {
 		rng := r.fork()
-		r.clients = append(r.clients, &client{
-			index: i, channels: pickChannels(rng, r.opts.Channels, mostChannels), settled: i%2 == 0,
-			rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final,
-		})
+		c := &client{index: i, settled: i%2 == 0, home: anywhere, rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final}
+		if r.scenario.wide {
+			c.home = i % r.scenario.setup.instances
+			for ch := range widePerClient {
+				c.channels = append(c.channels, i/r.scenario.setup.instances*widePerClient+ch)
+			}
+		} else {
+			c.channels = pickChannels(rng, r.channels(), mostChannels)
+		}
+		r.clients = append(r.clients, c)
 	}
 }
 
 // mostChannels of a client.
 const mostChannels = 8
 
-// watch follows the watermark of the history.
+// A wide scenario has every one of so many channels open on every instance.
+const (
+	wideChannels  = 20_000
+	widePerClient = 32 // the default of --max-channels-per-connection
+)
+
+// watch follows the watermark of the history, and the primary.
 func (r *runner) watch(ctx context.Context) {
-	client, err := rueidis.NewClient(r.cluster.publishOption())
-	if err != nil {
-		return // the publishers have said so
-	}
-	defer client.Close()
+	reader := &publisher{primary: &r.primary}
+	defer reader.close()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -305,9 +330,15 @@ func (r *runner) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		text, err := client.Do(ctx, client.B().Hget().Key(clockKey).Field("watermark").Build()).ToString()
-		if err != nil {
-			continue // a fault
+		if r.scenario.setup.sentinel {
+			now, _ := r.cluster.primary()
+			addr := now.Addr()
+			r.primary.addr.Store(&addr)
+		}
+		reply, err := reader.ask("HGET", clockKey, "watermark")
+		text, ok := reply.(string)
+		if err != nil || !ok {
+			continue // a fault, or nothing written yet
 		}
 		if id, err := sseproto.ParseID(text); err == nil {
 			r.watermark.advance(id, r.clock.now())
@@ -376,11 +407,15 @@ func (r *runner) measure(w *row, answered time.Duration) {
 		w.HitSilent = max(w.HitSilent, r.cluster.fleet.lines[i].silence(w.Began, w.Settled))
 	}
 	w.HistorySilent = r.watermark.silence(w.Began, w.Settled)
-	w.OthersSilent = w.Settled - w.Began
+	others := false
 	for i := range r.scenario.setup.instances {
 		line := r.cluster.fleet.lines[i]
 		if !hit[i] {
-			w.OthersSilent = min(w.OthersSilent, line.silence(w.Began, w.Settled))
+			silent := line.silence(w.Began, w.Settled)
+			if others {
+				silent = min(silent, w.OthersSilent)
+			}
+			w.OthersSilent, others = silent, true
 		}
 		if answered > 0 {
 			if at, ok := line.next(answered); ok {

@@ -13,7 +13,10 @@ type scenario struct {
 	faults []fault
 	rounds int // how often the list is gone through
 	mixed  time.Duration
+	wide   bool // 20,000 open channels on each instance, clients that stay
 }
+
+const wideName = "20,000 channels"
 
 // plenty is more than any scenario publishes on one channel.
 const plenty = 100_000
@@ -56,6 +59,13 @@ func scenarios() []scenario {
 			setup:  with(func(s *setup) { s.sentinel = true }),
 			faults: []fault{failoverOrdered, failoverKilled, failoverFrozen},
 			rounds: 2,
+		},
+		{
+			name:   wideName,
+			setup:  setup{instances: 2, historyMax: plenty, ring: "64MiB"},
+			faults: []fault{killLink},
+			rounds: 3,
+			wide:   true,
 		},
 		{
 			name:   "two feeds",

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// world is a run on paper: two publishers, three channels, one client that saw
+// everything in order and one history that holds it.
+type world struct {
+	evidence
+	a, b *client
+}
+
+const paperMessages = 60
+
+// at is the time of message i; its ID follows from it.
+func at(i int) time.Duration { return time.Duration(i) * 10 * time.Millisecond }
+
+func idOf(i int) sseproto.ID { return sseproto.ID{Ms: 1000 + uint64(i/4)*100, Seq: uint64(i%4) + 1} }
+
+// keyOf: the publishers take turns.
+func keyOf(i int) key { return key{i % 2, i / 2} }
+
+func newWorld() *world {
+	w := &world{evidence: evidence{channels: 3, messages: make([][]message, 2)}}
+	w.history.channels = make([][]entry, 3)
+	w.history.holes = map[int][]stretch{}
+	w.a = &client{index: 0, channels: []int{0, 1}}
+	w.b = &client{index: 1, channels: []int{2}}
+	w.clients = []*client{w.a, w.b}
+	for _, c := range w.clients {
+		c.records = append(c.records, record{kind: recordOpened, at: 0})
+	}
+	for i := range paperMessages {
+		ch := i % 3
+		w.messages[i%2] = append(w.messages[i%2], message{channel: ch, sent: at(i) + 1, answered: at(i) + 2, receivers: 4, acked: true})
+		w.history.channels[ch] = append(w.history.channels[ch], entry{idOf(i), keyOf(i)})
+		c := w.a
+		if ch == 2 {
+			c = w.b
+		}
+		c.records = append(c.records, record{kind: recordEvent, at: at(i) + 3, id: idOf(i), key: keyOf(i)})
+	}
+	return w
+}
+
+// find returns the place of message i in the record.
+func (c *client) find(i int) int {
+	for at, r := range c.records {
+		if r.kind == recordEvent && r.key == keyOf(i) {
+			return at
+		}
+	}
+	panic("not there")
+}
+
+func (c *client) remove(at, n int) { c.records = append(c.records[:at:at], c.records[at+n:]...) }
+
+func (c *client) insert(at int, list ...record) {
+	c.records = append(c.records[:at:at], append(list, c.records[at:]...)...)
+}
+
+func gapAt(i int, id sseproto.ID, channel int) record {
+	return record{kind: recordGap, at: at(i), id: id, channel: channel, reason: sseproto.ReasonOutage}
+}
+
+func TestCleanRunIsFoundClean(t *testing.T) {
+	v := passJudgement(newWorld().evidence)
+	require.Zero(t, v.wrong(), v.examples)
+	require.Equal(t, 2, v.Exact)
+	require.Equal(t, paperMessages, v.Acknowledged)
+	require.Equal(t, paperMessages, v.Received)
+	require.Equal(t, paperMessages, v.HistoryHas)
+}
+
+// TestEveryKindOfMistakeIsFound plants one mistake each.
+func TestEveryKindOfMistakeIsFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		plant func(w *world)
+		count func(v *verdict) int
+	}{
+		"message lost": {
+			func(w *world) { w.a.remove(w.a.find(12), 1) },
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"last message lost": {
+			func(w *world) { w.b.remove(len(w.b.records)-1, 1) },
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"first message after the head lost": {
+			func(w *world) { w.b.remove(1, 1) },
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"lost before the gap event that speaks of later ones": {
+			func(w *world) {
+				w.a.remove(w.a.find(12), 1)
+				w.a.insert(w.a.find(21), gapAt(21, idOf(20), allChannels))
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"published after the gap event": {
+			func(w *world) {
+				w.a.insert(w.a.find(21), gapAt(21, idOf(20), allChannels))
+				w.a.remove(w.a.find(30), 1)
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"gap event of another channel": {
+			func(w *world) {
+				w.a.remove(w.a.find(21), 1)
+				w.a.insert(w.a.find(22), gapAt(22, idOf(21), 1))
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"cut between the gap events of two channels": {
+			func(w *world) {
+				w.a.remove(w.a.find(12), 2)
+				w.a.insert(w.a.find(15), gapAt(15, idOf(14), 0), record{kind: recordClosed}, record{kind: recordOpened})
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"nobody knows it, not even the history": {
+			func(w *world) {
+				w.a.remove(w.a.find(21), 1)
+				w.history.channels[0] = append(w.history.channels[0][:7:7], w.history.channels[0][8:]...)
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"message twice": {
+			func(w *world) { w.a.insert(w.a.find(13), w.a.records[w.a.find(12)]) },
+			func(v *verdict) int { return v.Duplicated },
+		},
+		"message again after a reconnect": {
+			func(w *world) {
+				again := w.a.records[w.a.find(12)]
+				w.a.insert(w.a.find(13), record{kind: recordClosed}, record{kind: recordOpened}, again)
+			},
+			func(v *verdict) int { return v.Duplicated },
+		},
+		"order": {
+			func(w *world) {
+				x, y := w.a.find(12), w.a.find(13)
+				w.a.records[x], w.a.records[y] = w.a.records[y], w.a.records[x]
+			},
+			func(v *verdict) int { return v.OutOfOrder },
+		},
+		"another ID on another instance": {
+			func(w *world) { w.a.records[w.a.find(12)].id.Seq += 10 },
+			func(v *verdict) int { return v.DifferentIDs },
+		},
+		"one ID on two messages": {
+			func(w *world) {
+				w.b.records[w.b.find(14)].id = idOf(13)
+				w.history.channels[2][4].id = idOf(13)
+			},
+			func(v *verdict) int { return v.SharedIDs },
+		},
+		"message of another channel": {
+			func(w *world) { w.b.records[w.b.find(14)].key = keyOf(12) },
+			func(v *verdict) int { return v.Refused },
+		},
+		"history twice": {
+			func(w *world) {
+				again := w.history.channels[0][3]
+				again.id.Seq += 100
+				w.history.channels[0] = append(w.history.channels[0], again)
+			},
+			func(v *verdict) int { return v.HistoryTwice },
+		},
+		"history disorder": {
+			func(w *world) {
+				list := w.history.channels[0]
+				list[3].key, list[4].key = list[4].key, list[3].key
+			},
+			func(v *verdict) int { return v.HistoryDisorder },
+		},
+		"history missing": {
+			func(w *world) { w.history.channels[1] = w.history.channels[1][1:] },
+			func(v *verdict) int { return v.HistoryMissing },
+		},
+		"history missing beside a marker": {
+			func(w *world) {
+				w.history.channels[1] = w.history.channels[1][1:]
+				w.history.gaps = []stretch{{idOf(1), idOf(20)}}
+			},
+			func(v *verdict) int { return v.HistoryMissing },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			c.plant(w)
+			v := passJudgement(w.evidence)
+			require.Positive(t, c.count(v), "%+v", v)
+			require.Positive(t, v.wrong())
+			require.NotEmpty(t, v.examples)
+		})
+	}
+}
+
+// TestWhatIsToldIsNoMistake: losses under gap events, and what follows from them.
+func TestWhatIsToldIsNoMistake(t *testing.T) {
+	for name, plant := range map[string]func(w *world){
+		"lost and told": func(w *world) {
+			w.a.remove(w.a.find(12), 2)
+			w.a.insert(w.a.find(15), gapAt(15, idOf(14), allChannels))
+		},
+		"told on its channel": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.a.insert(w.a.find(13), gapAt(13, idOf(12), 0))
+		},
+		"two channels told in a row": func(w *world) {
+			w.a.remove(w.a.find(12), 2)
+			w.a.insert(w.a.find(15), gapAt(15, idOf(14), 0), gapAt(15, idOf(14), 1))
+		},
+		"never numbered, told": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.a.insert(w.a.find(13), gapAt(13, idOf(11), 0))
+			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+		},
+		"taken back and given again under other IDs": func(w *world) {
+			from := w.a.find(12)
+			again := append([]record{gapAt(14, idOf(10), allChannels)}, w.a.records[from:from+2]...)
+			w.a.records[from].id.Seq += 50
+			w.a.records[from+1].id.Seq += 50
+			w.a.insert(from+2, again...)
+		},
+		"nobody was subscribed": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.messages[0][6].receivers = 0
+			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+		},
+		"published on a former primary": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.messages[0][6].astray = true
+			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+		},
+		"unknown whether published": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.messages[0][6].acked = false
+			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+		},
+		"history under a marker": func(w *world) {
+			w.history.channels[0] = w.history.channels[0][1:]
+			w.history.gaps = []stretch{{sseproto.ID{}, idOf(0)}}
+		},
+		"refused by its stream": func(w *world) {
+			w.history.channels[0] = w.history.channels[0][1:]
+			w.history.holes[0] = []stretch{{sseproto.ID{}, idOf(0)}}
+		},
+		"left before the first message": func(w *world) {
+			w.b.remove(1, 4)
+			w.b.insert(1, record{kind: recordClosed, at: at(10)}, record{kind: recordOpened, at: at(13)})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			plant(w)
+			v := passJudgement(w.evidence)
+			require.Zero(t, v.wrong(), v.examples)
+			require.Equal(t, 2, v.Exact+v.Told)
+		})
+	}
+}
+
+func TestTimelineFindsTheLongestSilence(t *testing.T) {
+	line := newTimeline(10 * time.Second)
+	for ms := 0; ms <= 5000; ms += 10 {
+		if ms <= 1000 || ms >= 1400 {
+			line.advance(sseproto.ID{Ms: uint64(ms + 1)}, time.Duration(ms)*time.Millisecond)
+		}
+	}
+	line.advance(sseproto.ID{Ms: 500}, 1200*time.Millisecond) // told again: no delivery
+	f := func(from, to, want time.Duration) {
+		t.Helper()
+		require.InDelta(t, want.Seconds(), line.silence(from, to).Seconds(), 2*sliceLength.Seconds())
+	}
+	f(0, 5*time.Second, 400*time.Millisecond)
+	f(1200*time.Millisecond, 5*time.Second, 200*time.Millisecond)
+	f(2*time.Second, 3*time.Second, 10*time.Millisecond)
+	f(4*time.Second, 6*time.Second, time.Second)
+	next, ok := line.next(1100 * time.Millisecond)
+	require.True(t, ok)
+	require.InDelta(t, 1.4, next.Seconds(), 0.01)
+	_, ok = line.next(6 * time.Second)
+	require.False(t, ok)
+}
+
+func TestPayloadsNameTheirMessage(t *testing.T) {
+	for _, k := range []key{{0, 0}, {7, 123456}} {
+		got, err := parsePayload([]byte(k.payload(20)))
+		require.NoError(t, err)
+		require.Equal(t, k, got)
+	}
+	for _, bad := range []string{"", "x", "1", "1.", ".1", "1.x y"} {
+		_, err := parsePayload([]byte(bad))
+		require.ErrorIs(t, err, errPayload, bad)
+	}
+}
