@@ -23,6 +23,9 @@ type History interface {
 	// after < id ≤ upTo in ascending order, and before them what is known to be
 	// lost in that range. After an error r may have been called for a part.
 	Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error
+	// Written tells how far the history is written. Commit tells it too, some time
+	// later; Written is asked while somebody waits.
+	Written(ctx context.Context) (sseproto.ID, error)
 	// Dispute records that IDs in (after, upTo] were given out that cannot be relied
 	// on: who resumes from one of them is told. It tries until ctx ends.
 	Dispute(ctx context.Context, after, upTo sseproto.ID) error

@@ -84,6 +84,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	readers, stopReaders := context.WithCancel(context.Background())
 	if e.filler != nil {
 		loops.Go(func() { e.filler.run(readers) })
+		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
 	}
 	loops.Go(func() { e.trim(readers) })
 	err := e.front.serve()

@@ -107,9 +107,28 @@ func (l *Log) mayFillLocked() bool {
 
 var errStageFull = errors.New("engine: too many messages came in while the history was read")
 
+// learnWatermark takes in how far the history is written.
+func (l *Log) learnWatermark(id sseproto.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.watermark.Load().Less(id) {
+		l.watermark.Store(&id)
+		l.notifyLocked()
+	}
+}
+
 // awaitWatermark returns when the history is written up to id, or an error at
 // the end of ctx or when no more can be held back meanwhile.
 func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
+	if !l.watermark.Load().Less(id) {
+		return nil
+	}
+	l.watchers.Add(1)
+	defer l.watchers.Add(-1)
+	select {
+	case l.watch <- struct{}{}:
+	default:
+	}
 	for {
 		changed := l.Changed()
 		if !l.watermark.Load().Less(id) {
@@ -125,6 +144,34 @@ func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// watchEvery is how often the history is asked how far it is written while
+// somebody waits. Ticks tell it as well, but only ten times a second and one
+// tick late: a lost link would be noticed for 200 ms longer.
+const watchEvery = 10 * time.Millisecond
+
+// watchWatermark asks the history while somebody waits, until ctx ends.
+func (l *Log) watchWatermark(ctx context.Context, h History) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.watch:
+		}
+		for l.watchers.Load() > 0 {
+			if id, err := h.Written(ctx); err == nil {
+				l.learnWatermark(id)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
 		}
 	}
 }
@@ -167,7 +214,7 @@ func (l *Log) oldestStaged() *stagedSpan {
 // fill reads the stretch before st back and puts it and st into the ring.
 func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	page := newPage(f.log.dir.subscribed(), st.after)
-	page.lost = f.log.untrusted(st.after)
+	page.shared, page.lost = true, f.log.untrusted(st.after)
 	err := f.dispute(ctx, page, st)
 	if err == nil {
 		err = f.read(ctx, page, st)
@@ -294,6 +341,7 @@ type page struct {
 	after     sseproto.ID
 	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
 	limit     int64             // bytes of frames to take at most; 0: no limit
+	shared    bool              // each reader gets the frames of its own channels only
 	lost      map[string]string // channels known to have lost something, with the reason
 	oldest    []lostRange
 	buf       []byte
@@ -338,38 +386,26 @@ func (p *page) loseAll(reason string) {
 }
 
 // finish adds a gap event for each channel that lost something and brings the
-// frames into order: gaps first, then by ID. A gap event has the ID right before
-// the first message that is left in (after, upTo], or upTo when none is: who
-// resumes from it is not told again.
+// frames into order: gaps first, then by ID.
+//
+// The ID of a gap event is where a client goes on that is cut off right after it.
+// While further gap events follow, that is where it was before: it must not miss
+// being told of the other channels. The last one has the ID right before the first
+// message that is left in (after, upTo], or upTo when none is: who resumes from it
+// is not told again. Which is the last differs between the readers of a shared page,
+// so there every one leaves the client where it was.
 func (p *page) finish(upTo sseproto.ID) {
-	told := make(map[int]bool)
-	id := upTo
-	for _, f := range p.frames {
-		if before := (sseproto.ID{Ms: f.id.Ms, Seq: max(f.id.Seq, 1) - 1}); before.Less(id) {
-			id = before
+	lost := p.losses()
+	for k, l := range lost {
+		id := p.after
+		if k == len(lost)-1 && !p.shared {
+			id = p.restartFrom(upTo)
 		}
-	}
-	if id.Less(p.after) {
-		id = p.after
-	}
-	gap := func(channel int, reason string, oldest sseproto.ID) {
-		if told[channel] {
-			return
-		}
-		told[channel] = true
 		off := len(p.buf)
 		p.buf = sseproto.AppendGap(p.buf, sseproto.Gap{
-			ID: id, Reason: reason, Channel: p.channels[channel], Requested: p.requested, Oldest: oldest,
+			ID: id, Reason: l.reason, Channel: p.channels[l.channel], Requested: p.requested, Oldest: l.oldest,
 		})
-		p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf), gap: true})
-	}
-	for _, l := range p.oldest {
-		gap(l.channel, l.reason, l.oldest)
-	}
-	for i, name := range p.channels {
-		if reason, ok := p.lost[name]; ok {
-			gap(i, reason, sseproto.ID{})
-		}
+		p.frames = append(p.frames, frameRef{id: id, channel: l.channel, off: off, end: len(p.buf), gap: true})
 	}
 	slices.SortStableFunc(p.frames, func(a, b frameRef) int {
 		if a.gap != b.gap {
@@ -380,4 +416,35 @@ func (p *page) finish(upTo sseproto.ID) {
 		}
 		return cmp.Or(a.id.Compare(b.id), cmp.Compare(a.channel, b.channel))
 	})
+}
+
+// losses returns one loss for each channel that has any, the history's word first.
+func (p *page) losses() (list []lostRange) {
+	told := make(map[int]bool)
+	for _, l := range p.oldest {
+		if !told[l.channel] {
+			told[l.channel] = true
+			list = append(list, l)
+		}
+	}
+	for i, name := range p.channels {
+		if reason, ok := p.lost[name]; ok && !told[i] {
+			list = append(list, lostRange{channel: i, reason: reason})
+		}
+	}
+	return list
+}
+
+// restartFrom returns the position right before the first message of the page.
+func (p *page) restartFrom(upTo sseproto.ID) sseproto.ID {
+	id := upTo
+	for _, f := range p.frames {
+		if before := (sseproto.ID{Ms: f.id.Ms, Seq: max(f.id.Seq, 1) - 1}); !f.gap && before.Less(id) {
+			id = before
+		}
+	}
+	if id.Less(p.after) {
+		return p.after
+	}
+	return id
 }

@@ -17,6 +17,7 @@ type memoryHistory struct {
 	stored   map[string][]stagedMessage
 	lost     map[string]string // channel → reason, reported for every read
 	reads    int
+	written  sseproto.ID // told by Written
 	disputed []sseproto.ID
 	err      error
 	block    chan struct{} // reads wait until it is closed; nil: they do not
@@ -57,6 +58,12 @@ func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upT
 		}
 	}
 	return nil
+}
+
+func (h *memoryHistory) Written(context.Context) (sseproto.ID, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.written, nil
 }
 
 func (h *memoryHistory) Dispute(_ context.Context, after, upTo sseproto.ID) error {
@@ -107,6 +114,21 @@ func TestResumeWaitsUntilTheHistoryIsWrittenUpToTheRing(t *testing.T) {
 	c.read() // the head
 	f.tick(sseproto.ID{Ms: 1000})
 	require.Equal(t, []string{"m0", "m1"}, datas(c.next(2)))
+}
+
+func TestResumeIsNotHeldUpByLateTicks(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	h.add(sseproto.ID{Ms: 999, Seq: 5}, "a", "m0")
+	c := join(t, e, after(sseproto.ID{Ms: 999}), "a")
+	c.read() // the head
+	h.mu.Lock()
+	h.written = sseproto.ID{Ms: 1000}
+	h.mu.Unlock()
+	require.Equal(t, []string{"m0"}, datas(c.next(1)), "without a tick")
+	f.publish("a", "m1")
+	require.Equal(t, []string{"m1"}, datas(c.next(1)))
 }
 
 func TestIdenticalResumesShareOneRead(t *testing.T) {

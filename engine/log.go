@@ -109,7 +109,9 @@ type Log struct {
 	local   localClock
 	changed chan struct{} // closed and replaced at each commit, open and close
 
-	watermark atomic.Pointer[sseproto.ID] // how far the history is written, by the last commit
+	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
+	watchers  atomic.Int32                // who waits for it to move
+	watch     chan struct{}               // capacity 1: somebody began to wait
 	stats     logCounters
 }
 
@@ -133,7 +135,7 @@ type LogStats struct {
 // newLog makes an empty log for the given number of readers.
 func newLog(ringBytes int64, segmentBytes, readers int, fills bool, onAppend func(mask uint64)) *Log {
 	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, fills: fills, onAppend: onAppend, changed: make(chan struct{})}
-	l.stage.kick = make(chan struct{}, 1)
+	l.stage.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
 	for range readers {
 		r := &reader{log: l}
 		r.cursor.Store(noPosition)

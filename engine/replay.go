@@ -33,10 +33,13 @@ func (r *replay) release() {
 }
 
 // rest finds the frame that byte n of the page belongs to: what is missing of it,
-// and its ID.
+// and its ID. Gap events go together: only the last one moves the client on.
 func (r *replay) rest(n int) (missing []byte, id sseproto.ID) {
 	frames := r.page.frames
 	k, _ := slices.BinarySearchFunc(frames, n, func(f frameRef, n int) int { return f.end - n - 1 })
+	for frames[k].gap && k+1 < len(frames) && frames[k+1].gap {
+		k++
+	}
 	return r.page.buf[n:frames[k].end], frames[k].id
 }
 

@@ -88,6 +88,7 @@ func (l *Log) tellLossLocked(low sseproto.ID) {
 		return
 	}
 	p := newPage(l.dir.subscribed(), before.high)
+	p.shared = true
 	p.loseAll(sseproto.ReasonOutage)
 	p.finish(low)
 	for _, f := range p.frames {

@@ -147,11 +147,37 @@ func (q *rangeQuery) page() int64 { return int64(min(2*q.cfg.MaxLen+100, maxPage
 // holds for all of it. Over a slow line a smaller one may get through.
 var errTooSlow = errors.New("rstore: no answer in time")
 
+// Written asks Redis how far the history is written. Safe for concurrent use.
+func (s *Store) Written(ctx context.Context) (sseproto.ID, error) {
+	res, err := s.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
+		return rueidis.Commands{b.Hget().Key(s.keys.clock).Field("watermark").Build()}
+	})
+	if err != nil {
+		return sseproto.ID{}, err
+	}
+	return parseWatermark(res[0])
+}
+
+// parseWatermark reads the field of the clock; none stands for 0-0.
+func parseWatermark(res rueidis.RedisResult) (mark sseproto.ID, err error) {
+	text, err := res.ToString()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return mark, fmt.Errorf("rstore: watermark: %w", err)
+	}
+	if text == "" {
+		return mark, nil
+	}
+	if mark, err = sseproto.ParseID(text); err != nil {
+		return mark, fmt.Errorf("rstore: watermark %q: %w", text, err)
+	}
+	return mark, nil
+}
+
 // ask sends a pipeline of reads, again when the connection was cut.
-func (q *rangeQuery) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Commands) (res []rueidis.RedisResult, err error) {
+func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Commands) (res []rueidis.RedisResult, err error) {
 	for range readTries {
 		var c rueidis.Client
-		if c, err = q.read.get(ctx); err != nil {
+		if c, err = s.read.get(ctx); err != nil {
 			break
 		}
 		res = c.DoMulti(ctx, build(c.B())...)
@@ -180,15 +206,9 @@ func (q *rangeQuery) prime(mark, markers rueidis.RedisResult) error {
 		return nil
 	}
 	q.primed = true
-	text, err := mark.ToString()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return fmt.Errorf("rstore: watermark: %w", err)
-	}
-	var written sseproto.ID
-	if text != "" {
-		if written, err = sseproto.ParseID(text); err != nil {
-			return fmt.Errorf("rstore: watermark %q: %w", text, err)
-		}
+	written, err := parseWatermark(mark)
+	if err != nil {
+		return err
 	}
 	q.behind = written.Less(q.upTo) && q.upTo != sseproto.MaxID
 	list, err := markers.AsStrSlice()

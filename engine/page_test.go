@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// gapPage is a page over (10-0, 20-0] on which two of three channels lost
+// something and one has a message.
+func gapPage(shared bool) *page {
+	p := newPage([]string{"a", "b", "c"}, sseproto.ID{Ms: 10})
+	p.shared = shared
+	p.Lost(0, sseproto.ReasonOutage, sseproto.ID{})
+	p.Event(1, sseproto.ID{Ms: 15, Seq: 3}, "message", []byte("x"))
+	p.Lost(2, sseproto.ReasonOutage, sseproto.ID{})
+	p.finish(sseproto.ID{Ms: 20})
+	return p
+}
+
+// TestOnlyTheLastGapEventMovesAClientOn: cut off between two gap events, a client
+// must not resume behind the one that it has not seen.
+func TestOnlyTheLastGapEventMovesAClientOn(t *testing.T) {
+	ids := func(p *page) (list []sseproto.ID) {
+		for _, f := range p.frames {
+			list = append(list, f.id)
+		}
+		return list
+	}
+	after, before, message := sseproto.ID{Ms: 10}, sseproto.ID{Ms: 15, Seq: 2}, sseproto.ID{Ms: 15, Seq: 3}
+	require.Equal(t, []sseproto.ID{after, before, message}, ids(gapPage(false)))
+	// On a shared page the last one of a client can be any.
+	require.Equal(t, []sseproto.ID{after, after, message}, ids(gapPage(true)))
+}
+
+// TestCutGapEventIsHeldWithThoseBehindIt: what the socket does not take of the gap
+// events is not read again, or a client with many channels would never get on.
+func TestCutGapEventIsHeldWithThoseBehindIt(t *testing.T) {
+	r := &replay{page: gapPage(false)}
+	r.settle()
+	frames := r.page.frames
+	for n := range frames[1].end {
+		missing, id := r.rest(n)
+		require.Equal(t, string(r.page.buf[n:frames[1].end]), string(missing))
+		require.Equal(t, frames[1].id, id)
+	}
+	for n := frames[1].end; n < frames[2].end; n++ {
+		missing, id := r.rest(n)
+		require.Equal(t, string(r.page.buf[n:]), string(missing))
+		require.Equal(t, frames[2].id, id)
+	}
+}
