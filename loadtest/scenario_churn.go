@@ -58,6 +58,10 @@ func (ch *churn) run(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
+	// A message that went through shows that the server has accepted the publisher too.
+	if _, err := s.broadcast(ctx, residents, f, 0); err != nil {
+		return err
+	}
 	fds := s.fds()
 	before, _ := target.ReadMemory(s.target.PIDs)
 	if err := ch.measure(ctx, s, passing, f); err != nil {
