@@ -98,6 +98,9 @@ type writer struct {
 	due     time.Time // next look at the lease of another
 	idle    bool      // nothing to write and nobody else at it: wait for the log
 
+	unsaid int64     // refused messages since the last line about them
+	told   time.Time // when that was
+
 	failures int  // in a row
 	unsure   *gap // a marker that may have been written: the answer was cut off
 }
@@ -195,7 +198,7 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 	w.count.appended.Add(uint64(a.n))
 	if a.refused > 0 {
 		w.count.refused.Add(uint64(a.refused))
-		w.log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", a.refused)
+		w.tellRefused(a.refused)
 	}
 	switch a.status {
 	case statusOK:
@@ -214,6 +217,18 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 	}
 	w.refusedBy(a)
 	return true, 0, false
+}
+
+// refusedEvery is the least time between two lines about refused messages: a
+// spoiled key would have one for every batch.
+const refusedEvery = 10 * time.Second
+
+func (w *writer) tellRefused(n int64) {
+	if w.unsaid += n; time.Since(w.told) < refusedEvery {
+		return
+	}
+	w.log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", w.unsaid)
+	w.unsaid, w.told = 0, time.Now()
 }
 
 // adopt takes over what Redis says.
