@@ -22,6 +22,8 @@ type Config struct {
 	Ready func() (ok bool, reason string)
 	// Metrics answers GET /metrics.
 	Metrics http.Handler
+	// Token is demanded of all requests but those to /health and /ready. Empty: none.
+	Token string
 	// Pprof adds /debug/pprof.
 	Pprof bool
 	// Host is the host part of the listener's address. The page works under it,
@@ -63,7 +65,7 @@ func Handler(cfg Config) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	return tokenGuard(cfg.Token, mux)
 }
 
 func publishHandler(cfg Config) http.Handler {

@@ -192,3 +192,34 @@ func TestPageIsToldWhereStreamsAre(t *testing.T) {
 	f("127.0.0.2:81", `{&#34;host&#34;:&#34;127.0.0.2&#34;,&#34;port&#34;:&#34;81&#34;}`)
 	f("", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;&#34;}`)
 }
+
+func TestTokenIsDemandedButOfProbes(t *testing.T) {
+	const token = "0123456789abcdef"
+	h, last := handler(t, func(cfg *Config) { cfg.Token = token; cfg.Pprof = true })
+	status := func(method, path string, headers ...string) int {
+		return do(h, method, path, "hello", headers...).StatusCode
+	}
+	basic := func(user, password string) string {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.SetBasicAuth(user, password)
+		return r.Header.Get("Authorization")
+	}
+	for _, path := range []string{"/", "/metrics", "/debug/pprof/", "/publish?channel_id=a", "/nowhere", "/ready/", "//ready"} {
+		for _, wrong := range []string{"", token, "Bearer", "Bearer ", "Bearer " + token + "x", "Bearer " + token[1:], "Basic " + token, basic(token, ""), basic("x", "y")} {
+			require.Equal(t, 401, status(http.MethodGet, path, "Authorization", wrong), "%s with %q", path, wrong)
+		}
+	}
+	require.Equal(t, 401, status(http.MethodPost, "/publish?channel_id=a"))
+	require.Zero(t, *last)
+	require.Equal(t, []string{`Bearer realm="ssed"`, `Basic realm="ssed", charset="UTF-8"`},
+		do(h, http.MethodGet, "/", "").Header.Values("WWW-Authenticate"))
+	require.Equal(t, 200, status(http.MethodGet, "/health"))
+	require.Equal(t, 200, status(http.MethodGet, "/ready"))
+	for _, right := range []string{"Bearer " + token, "bearer " + token, basic("anyone", token), basic("", token)} {
+		require.Equal(t, 200, status(http.MethodGet, "/", "Authorization", right), right)
+		require.Equal(t, 200, status(http.MethodPost, "/publish?channel_id=a", "Authorization", right), right)
+	}
+	require.Equal(t, published{"a", "hello"}, *last)
+	// A browser that knows the password sends it for pages of other origins too.
+	require.Equal(t, 403, status(http.MethodPost, "/publish?channel_id=a", "Authorization", basic("", token), "Sec-Fetch-Site", "cross-site"))
+}

@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,4 +38,35 @@ func isOwnHost(hostport, configured string) bool {
 	}
 	_, err = netip.ParseAddr(host)
 	return err == nil
+}
+
+// tokenGuard demands the token as Bearer (RFC 6750), or as the password of Basic,
+// which is what lets a browser have the page. Probes need neither.
+func tokenGuard(token string, next http.Handler) http.Handler {
+	if token == "" {
+		return next
+	}
+	want := sha256.Sum256([]byte(token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Of equal length as hashes, so that the time to compare does not tell the token's.
+		got := sha256.Sum256([]byte(tokenOf(r)))
+		if r.URL.Path != "/health" && r.URL.Path != "/ready" && subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
+			w.Header().Add("WWW-Authenticate", `Bearer realm="ssed"`)
+			w.Header().Add("WWW-Authenticate", `Basic realm="ssed", charset="UTF-8"`)
+			writeError(w, http.StatusUnauthorized, "the token is missing or wrong")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func tokenOf(r *http.Request) string {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return token
 }
