@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +15,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/engine"
+	"ssed/internal/auth"
 	"ssed/rsub"
 )
 
@@ -23,7 +24,10 @@ type config struct {
 	engine engine.Config
 	redis  *redisConfig // nil: embedded
 
+	auth auth.Config
+
 	admin      string // "": none
+	adminToken string // "": none
 	adminPprof bool
 
 	maxMessageBytes int
@@ -59,39 +63,57 @@ func (f *flags) config() (config, error) {
 	cfg := config{
 		engine:          f.engineConfig(&p),
 		redis:           f.redisConfig(&p),
+		auth:            f.authConfig(&p),
 		admin:           p.adminAddr(f.Admin),
+		adminToken:      p.adminToken(f.AdminToken, f.AdminTokenFile),
 		adminPprof:      p.toggle("--pprof", f.Pprof),
 		maxMessageBytes: int(p.bytes("--max-message-bytes", f.MaxMessage, 1, 256<<20)),
 		instance:        p.instance(f.Instance),
 		logLevel:        p.level(f.LogLevel),
 		logJSON:         p.choice("--log-format", f.LogFormat, "text", "json") == "json",
 	}
-	if err := cfg.engine.Validate(); err != nil {
-		p = append(p, err)
+	for _, part := range []interface{ Validate() error }{cfg.engine, cfg.auth} {
+		if err := part.Validate(); err != nil {
+			p = append(p, err)
+		}
 	}
 	return cfg, errors.Join(p...)
 }
 
 func (f *flags) engineConfig(p *problems) engine.Config {
 	retryMin, retryMax := p.retry(f.Retry)
+	rate, burst := p.rate("--connect-rate-per-ip", f.ConnectRate)
 	return engine.Config{
-		Listen:           p.listen(f.Listen),
+		Listen:           given(f.Listen),
 		ReusePort:        p.toggle("--reuse-port", f.ReusePort),
 		Shards:           p.optionalCount("--shards", f.Shards),
 		RingBytes:        p.bytes("--ring-bytes", f.RingBytes, 1, 1<<50),
 		MaxConnections:   p.optionalCount("--max-connections", f.MaxConnections),
+		MaxPerAddress:    p.number("--max-connections-per-ip", f.MaxPerAddress),
+		ConnectRate:      rate,
+		ConnectBurst:     burst,
+		TrustedProxies:   p.networks("--trusted-proxies", f.TrustedProxies),
+		ProxyProtocol:    p.toggle("--proxy-protocol", f.ProxyProtocol),
+		PeerTimeout:      p.durationOrOff("--peer-timeout", f.PeerTimeout),
+		MaxAge:           p.duration("--max-age", f.MaxAge, 0),
+		HeartbeatEvent:   f.HeartbeatEvent,
 		MaxChannels:      p.count("--max-channels-per-connection", f.MaxChannels),
 		HandshakeTimeout: p.duration("--handshake-timeout", f.HandshakeTimeout, time.Millisecond),
 		Heartbeat:        p.heartbeat(f.Heartbeat),
 		RetryMin:         retryMin,
 		RetryMax:         retryMax,
+		AuthTimeout:      authBackstop,
 		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // engine: zero is the default
-		CORSOrigins:      p.origins(f.CORSOrigins),
+		CORSOrigins:      given(f.CORSOrigins),
 		CORSCredentials:  p.toggle("--cors-credentials", f.CORSCredentials),
 		HistoryWait:      p.duration("--history-wait", f.HistoryWait, time.Millisecond),
 		HistoryReaders:   p.count("--history-readers", f.HistoryReaders),
 	}
 }
+
+// authBackstop ends a decision that should have ended by itself: --auth-timeout is a
+// minute at most.
+const authBackstop = 75 * time.Second
 
 // redisConfig checks its flags in embedded mode too: a typo should not wait for
 // the day on which Redis is added.
@@ -130,6 +152,31 @@ func (f *flags) redisConfig(p *problems) *redisConfig {
 	return cfg
 }
 
+// authConfig reads the flags of access. What they mean together, auth.Config checks.
+func (f *flags) authConfig(p *problems) auth.Config {
+	return auth.Config{
+		Mode:          auth.Mode(strings.ToLower(f.Auth)),
+		JWTSecretFile: f.AuthJWTSecretFile,
+		JWTSecret:     auth.Secret(os.Getenv(envJWTSecret)),
+		JWTKeyFile:    f.AuthJWTKeyFile,
+		JWKSURL:       f.AuthJWKSURL,
+		JWTAudience:   f.AuthJWTAudience,
+		JWTIssuer:     f.AuthJWTIssuer,
+		JWTLeeway:     p.durationOrOff("--auth-jwt-leeway", f.AuthJWTLeeway),
+		Cookie:        f.AuthCookie,
+		Query:         f.AuthQuery,
+		URL:           f.AuthURL,
+		Timeout:       p.duration("--auth-timeout", f.AuthTimeout, time.Millisecond),
+		Concurrency:   p.count("--auth-concurrency", f.AuthConcurrency),
+		CacheTTL:      p.durationOrOff("--auth-cache-ttl", f.AuthCacheTTL),
+		ChannelsAllow: f.ChannelsAllow,
+		ChannelsDeny:  f.ChannelsDeny,
+	}
+}
+
+// envJWTSecret has no flag: a command line is visible to other users.
+const envJWTSecret = "SSED_AUTH_JWT_SECRET"
+
 // problems collects what is wrong with the flags. A method that adds to it
 // returns a value of no meaning.
 type problems []error
@@ -149,12 +196,19 @@ func (p *problems) duration(flag, text string, least time.Duration) time.Duratio
 	return d
 }
 
+// durationOrOff reads a time of which 0 means none, where a package takes a
+// negative one for that and 0 for its default.
+func (p *problems) durationOrOff(flag, text string) time.Duration {
+	d := p.duration(flag, text, 0)
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
 func (p *problems) heartbeat(text string) time.Duration {
-	d := p.duration("--heartbeat", text, 0)
-	switch {
-	case d == 0:
-		return -1 // engine: none
-	case d > 0 && d < time.Second:
+	d := p.durationOrOff("--heartbeat", text)
+	if d > 0 && d < time.Second {
 		p.add("--heartbeat", "%v is less than 1s", d)
 	}
 	return d
@@ -184,6 +238,43 @@ func (p *problems) count(flag, text string) int {
 		return 1
 	}
 	return n
+}
+
+// number is count with 0 for no limit.
+func (p *problems) number(flag, text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		p.add(flag, "%q is not a whole number", text)
+		return 0
+	}
+	return n
+}
+
+// rate reads "N" or "N:BURST".
+func (p *problems) rate(flag, text string) (perSecond, burst int) {
+	first, second, hasBurst := strings.Cut(text, ":")
+	perSecond = p.number(flag, first)
+	if hasBurst {
+		burst = p.count(flag, second)
+	}
+	return perSecond, burst
+}
+
+// networks reads networks, or single addresses.
+func (p *problems) networks(flag string, list []string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range list {
+		prefix, err := netip.ParsePrefix(text)
+		if addr, addrErr := netip.ParseAddr(text); err != nil && addrErr == nil && addr.Zone() == "" {
+			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		if err != nil {
+			p.add(flag, "%q is not a network or an address such as 10.0.0.0/8 or 192.0.2.1", text)
+			continue
+		}
+		all = append(all, prefix.Masked())
+	}
+	return all
 }
 
 // optionalCount returns 0 for a flag that was not given.
@@ -242,60 +333,49 @@ func (p *problems) level(text string) slog.Level {
 	return level
 }
 
-func (p *problems) listen(addrs []string) []string {
-	if len(addrs) == 0 {
-		p.add("--listen", "no address given")
-	}
-	for _, addr := range addrs {
-		if path, isUnix := strings.CutPrefix(addr, "unix:"); isUnix {
-			if path == "" {
-				p.add("--listen", "%q has no path", addr)
-			}
-			continue
-		}
-		p.tcpAddr("--listen", addr)
-	}
-	return addrs
-}
+// given is a list that counts as given even when it is empty: the engine would take
+// no list for its default.
+func given(list []string) []string { return append([]string{}, list...) }
 
 func (p *problems) adminAddr(text string) string {
 	if text == "off" {
 		return ""
 	}
-	p.tcpAddr("--admin", text)
+	_, port, err := net.SplitHostPort(text)
+	if err != nil {
+		p.add("--admin", "%q is not an address such as 127.0.0.1:9090, [::1]:9090 or :9090", text)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		p.add("--admin", "%q: the port is not a number from 0 to 65535", text)
+	}
 	return text
 }
 
-func (p *problems) tcpAddr(flag, addr string) {
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		p.add(flag, "%q is not an address such as 127.0.0.1:8080, [::1]:8080 or :8080", addr)
-		return
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		p.add(flag, "%q: the port is not a number from 0 to 65535", addr)
-	}
-}
+// minTokenBytes is what guessing over a network does not get through: 96 bits when
+// the characters are those of base64 and random.
+const minTokenBytes = 16
 
-// origins takes "*" alone, or origins as a browser sends them (RFC 6454 §6.2).
-func (p *problems) origins(list []string) []string {
-	const flag = "--cors-origins"
-	if len(list) == 0 {
-		p.add(flag, "no origin given")
-	}
-	for _, origin := range list {
-		if origin == "*" {
-			if len(list) > 1 {
-				p.add(flag, "* stands for all: no other origin beside it")
-			}
-			continue
+// adminToken never repeats what it checks.
+func (p *problems) adminToken(text, path string) string {
+	flag := "--admin-token"
+	if path != "" {
+		if text != "" {
+			p.add("--admin-token-file", "only one of it and --admin-token can be given")
+			return ""
 		}
-		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || origin != strings.ToLower(u.Scheme+"://"+u.Host) {
-			p.add(flag, "%q is not an origin such as https://app.example.com: lower case, no path", origin)
+		flag = "--admin-token-file"
+		content, err := os.ReadFile(path)
+		if err != nil {
+			p.add(flag, "%w", err)
+			return ""
 		}
+		text = strings.TrimSpace(string(content))
+	} else if text == "" {
+		return ""
 	}
-	return list
+	if len(text) < minTokenBytes || strings.ContainsFunc(text, isNotPrintableASCII) {
+		p.add(flag, "the token has not at least %d printable ASCII characters without spaces", minTokenBytes)
+	}
+	return text
 }
 
 func (p *problems) patterns(list []string) []string {

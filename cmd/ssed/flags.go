@@ -14,17 +14,40 @@ type flags struct {
 	Listen           []string `group:"public" default:":8080" placeholder:"ADDR" help:"Public addresses: host:port, :port or unix:/path. Port 0 picks a free one."`
 	ReusePort        toggle   `group:"public" help:"Set SO_REUSEPORT, so that several processes can share a port."`
 	MaxConnections   string   `group:"public" placeholder:"N" help:"Open client connections, handshakes included. Default: the limit of open files less 256."`
+	MaxPerAddress    string   `name:"max-connections-per-ip" group:"public" default:"0" placeholder:"N" help:"Open connections of one client address, IPv6 by its /64. 0: no limit. Addresses of this machine and of --trusted-proxies are not limited."`
+	ConnectRate      string   `name:"connect-rate-per-ip" group:"public" default:"0" placeholder:"N[:BURST]" help:"New connections per second of one client address, and how many may come at once (ten times as many, unless given). 0: no limit."`
+	TrustedProxies   []string `group:"public" placeholder:"CIDR" help:"Networks or addresses of proxies whose X-Forwarded-For (and PROXY header) tells the client. A unix socket is trusted when this is set."`
+	ProxyProtocol    toggle   `group:"public" help:"Require a PROXY header, version 1 or 2, of every connection from --trusted-proxies. From others it is refused."`
+	PeerTimeout      string   `group:"public" default:"60s" placeholder:"TIME" help:"A client that acknowledges nothing, or takes nothing, for so long is gone (TCP_USER_TIMEOUT and keep-alive). 0: as the kernel is set, which can be a quarter of an hour."`
 	HandshakeTimeout string   `group:"public" default:"5s" placeholder:"TIME" help:"From accept to the last byte of the request head; slower clients are closed."`
 	Drain            string   `group:"public" default:"10s" placeholder:"TIME" help:"On SIGTERM or SIGINT, the window over which open streams are closed. The process ends at most 5s after it."`
 	CORSOrigins      []string `name:"cors-origins" group:"public" default:"*" placeholder:"ORIGIN" help:"Web origins that may read: * or a list such as https://app.example.com."`
 	CORSCredentials  toggle   `name:"cors-credentials" group:"public" help:"Allow cross-origin requests with cookies: the origin is echoed, even where --cors-origins is *."`
 
-	Retry       string `group:"streams" default:"2s-5s" placeholder:"MIN-MAX" help:"Reconnection delay told to clients, drawn for each between the two."`
-	Heartbeat   string `group:"streams" default:"15s" placeholder:"TIME" help:"Longest silence on a stream; then a comment line is sent. 0 turns it off."`
-	MaxChannels string `name:"max-channels-per-connection" group:"streams" default:"32" placeholder:"N" help:"Values of channel_id in one request, 1 to 1024."`
-	MaxMessage  string `name:"max-message-bytes" group:"streams" default:"1MiB" placeholder:"BYTES" help:"Larger messages are dropped and counted. Bytes, or with KiB, MiB, GiB."`
-	RingBytes   string `group:"streams" default:"64MiB" placeholder:"BYTES" help:"Memory for recent messages, which serves slow and reconnecting clients. At least 256KiB."`
-	Shards      string `group:"streams" placeholder:"N" help:"Event loops. Default: GOMAXPROCS."`
+	Retry          string `group:"streams" default:"2s-5s" placeholder:"MIN-MAX" help:"Reconnection delay told to clients, drawn for each between the two."`
+	Heartbeat      string `group:"streams" default:"15s" placeholder:"TIME" help:"Longest silence on a stream; then a comment line is sent. 0 turns it off."`
+	HeartbeatEvent string `group:"streams" placeholder:"NAME" help:"Send heartbeats as events of this type, with empty data and no id, for clients that watch for them. Default: a comment line, which clients do not see."`
+	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Streams are closed at this age, less up to a fifth drawn for each, so that clients spread over the instances again after a deploy. 0: never."`
+	MaxChannels    string `name:"max-channels-per-connection" group:"streams" default:"32" placeholder:"N" help:"Values of channel_id in one request, 1 to 1024."`
+	MaxMessage     string `name:"max-message-bytes" group:"streams" default:"1MiB" placeholder:"BYTES" help:"Larger messages are dropped and counted. Bytes, or with KiB, MiB, GiB."`
+	RingBytes      string `group:"streams" default:"64MiB" placeholder:"BYTES" help:"Memory for recent messages, which serves slow and reconnecting clients. At least 256KiB."`
+	Shards         string `group:"streams" placeholder:"N" help:"Event loops. Default: GOMAXPROCS."`
+
+	Auth              string   `group:"access" placeholder:"jwt|forward" help:"Who may open streams: the holder of a JSON Web Token, or whom the service at --auth-url admits. Default: everyone."`
+	AuthJWTSecretFile string   `name:"auth-jwt-secret-file" group:"access" placeholder:"PATH" help:"File with the secret of HS256 tokens, at least 32 bytes; or $SSED_AUTH_JWT_SECRET itself."`
+	AuthJWTKeyFile    string   `name:"auth-jwt-key-file" group:"access" placeholder:"PATH" help:"PEM file with public keys or certificates, for RS256, ES256 and EdDSA."`
+	AuthJWKSURL       string   `name:"auth-jwks-url" group:"access" placeholder:"URL" help:"Key set of the issuer, fetched again every five minutes and for unknown key ids."`
+	AuthJWTAudience   []string `name:"auth-jwt-audience" group:"access" placeholder:"NAME" help:"What aud of a token must have one of. Default: not checked."`
+	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"What iss of a token must be. Default: not checked."`
+	AuthJWTLeeway     string   `name:"auth-jwt-leeway" group:"access" default:"5s" placeholder:"TIME" help:"By how much the clock of the issuer may be off."`
+	AuthCookie        string   `group:"access" placeholder:"NAME" help:"Cookie that may have the token. Default: only Authorization: Bearer."`
+	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
+	AuthURL           string   `name:"auth-url" group:"access" placeholder:"URL" help:"Service that is asked by a GET with the fields of the request; 2xx admits, other answers are passed on. X-SSE-Channels in the answer may narrow the channels."`
+	AuthTimeout       string   `group:"access" default:"2s" placeholder:"TIME" help:"Longest wait for the service, or for a key set. Then 503: never a stream."`
+	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Requests to the service at once. Sixteen times as many wait, the rest gets 503."`
+	AuthCacheTTL      string   `name:"auth-cache-ttl" group:"access" default:"5s" placeholder:"TIME" help:"How long what the service granted holds for the same request. 0: not at all."`
+	ChannelsAllow     []string `group:"access" placeholder:"GLOB" help:"Channels that may be asked for, by everyone. Default: all."`
+	ChannelsDeny      []string `group:"access" placeholder:"GLOB" help:"Channels that may not be asked for."`
 
 	RedisURL     string   `name:"redis-url" group:"redis" placeholder:"URL" help:"redis://user:password@host:6379/0, also rediss:// and unix://. Without it ssed runs embedded. The command line is visible to other users: give a password by environment or file."`
 	RedisURLFile string   `name:"redis-url-file" group:"redis" placeholder:"PATH" help:"File that holds the URL."`
@@ -44,8 +67,10 @@ type flags struct {
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
-	Admin string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the page, POST /publish, /metrics, /health and /ready; it has no authentication. off turns it off."`
-	Pprof toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`
+	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the page, POST /publish, /metrics, /health and /ready. off turns it off."`
+	AdminToken     string `group:"admin" placeholder:"TEXT" help:"What the admin listener demands as bearer token, or as password of a browser, but for /health and /ready. The command line is visible to other users: give it by environment or file."`
+	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File that holds the token."`
+	Pprof          toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`
 
 	LogLevel  string `group:"logging" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `group:"logging" default:"text" placeholder:"text|json" help:"Form of the lines on standard error."`
@@ -85,6 +110,7 @@ func newParser(f *flags, stdout io.Writer) (*kong.Kong, error) {
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "public", Title: "Public port:"},
 			{Key: "streams", Title: "Streams and messages:"},
+			{Key: "access", Title: "Access:"},
 			{Key: "redis", Title: "Redis:"},
 			{Key: "history", Title: "History (with Redis):"},
 			{Key: "admin", Title: "Admin listener:"},

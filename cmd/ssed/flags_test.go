@@ -41,6 +41,29 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--listen":                      "8080",
 		"--reuse-port":                  "maybe",
 		"--max-connections":             "0",
+		"--max-connections-per-ip":      "-1",
+		"--connect-rate-per-ip":         "fast",
+		"--trusted-proxies":             "10.0.0.0/33",
+		"--proxy-protocol":              "v2",
+		"--peer-timeout":                "1ms",
+		"--heartbeat-event":             "message",
+		"--max-age":                     "1ms",
+		"--auth":                        "basic",
+		"--auth-jwt-secret-file":        missing,
+		"--auth-jwt-key-file":           missing,
+		"--auth-jwks-url":               "keys",
+		"--auth-jwt-audience":           "a",
+		"--auth-jwt-issuer":             "b",
+		"--auth-jwt-leeway":             "1h",
+		"--auth-cookie":                 "a b",
+		"--auth-query":                  "channel_id",
+		"--auth-url":                    "ftp://host",
+		"--auth-timeout":                "1h",
+		"--auth-concurrency":            "0",
+		"--auth-cache-ttl":              "2h",
+		"--channels-allow":              strings.Repeat("a", 2000),
+		"--channels-deny":               strings.Repeat("a", 2000),
+		"--admin-token":                 "short",
 		"--handshake-timeout":           "fast",
 		"--drain":                       "10",
 		"--cors-origins":                "https://a.example/path",
@@ -169,21 +192,50 @@ func TestSizesAndTimesAreRead(t *testing.T) {
 	}
 }
 
-func TestOriginsAreOrigins(t *testing.T) {
-	f := func(bad int, list ...string) {
+func TestNetworksAndRatesAreRead(t *testing.T) {
+	var p problems
+	networks := func(want string, list ...string) {
 		t.Helper()
-		var p problems
-		p.origins(list)
-		require.Len(t, p, bad, list)
+		require.Equal(t, want, fmt.Sprint(p.networks("--x", list)))
 	}
-	f(0, "*")
-	f(0, "https://app.example.com", "http://localhost:3000", "http://[::1]:3000")
-	f(1)
-	f(1, "*", "https://a.example")
-	f(1, "https://a.example/")
-	f(1, "a.example")
-	f(1, "https://A.example")
-	f(2, "null", "https://user@a.example")
+	networks("[]")
+	networks("[10.0.0.0/8 fd00::/8]", "10.1.2.3/8", "fd00::/8")
+	networks("[192.0.2.1/32 2001:db8::1/128]", "192.0.2.1", "2001:db8::1")
+	rate := func(text string, want ...int) {
+		t.Helper()
+		perSecond, burst := p.rate("--x", text)
+		require.Equal(t, want, []int{perSecond, burst})
+	}
+	rate("0", 0, 0)
+	rate("5", 5, 0)
+	rate("5:200", 5, 200)
+	require.Empty(t, p)
+	for _, text := range []string{"", "10.0.0.0/33", "10.0.0", "host", "fe80::1%eth0", "10.0.0.1:80"} {
+		p = nil
+		p.networks("--x", []string{text})
+		require.Len(t, p, 1, text)
+	}
+	for _, text := range []string{"", "-1", "5:", "5:0", "5/s", ":5"} {
+		p = nil
+		p.rate("--x", text)
+		require.Len(t, p, 1, text)
+	}
+}
+
+func TestTokenOfTheAdminListenerIsNeverShown(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("s3cret\n"), 0o600))
+	for _, args := range [][]string{
+		{"--admin-token=s3cret"},
+		{"--admin-token=s3cret s3cret s3cret"},
+		{"--admin-token-file=" + file},
+		{"--admin-token=s3cret", "--admin-token-file=" + file},
+	} {
+		code, stdout, stderr := runProgram(t, nil, args...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, "--admin-token")
+		require.NotContains(t, stdout+stderr, "s3cret")
+	}
 }
 
 func TestVersionAndHelpExitWithoutAnError(t *testing.T) {

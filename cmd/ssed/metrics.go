@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"ssed/engine"
+	"ssed/internal/auth"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -42,6 +43,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	stats := c.s.engine.Stats()
 	out.streams(&stats)
 	out.front(&stats.Front)
+	access := c.s.access.Stats()
+	out.access(&access)
 	out.log(&stats.Log)
 	if c.s.feed != nil {
 		feed := c.s.feed.Stats()
@@ -101,13 +104,27 @@ func (ch scrape) streams(s *engine.Stats) {
 
 func (ch scrape) front(s *engine.FrontStats) {
 	ch.gauge("ssed_handshakes", "Connections whose request is not answered yet.", float64(s.Handshakes))
+	ch.gauge("ssed_client_addresses", "Client addresses whose connections are counted now.", float64(s.Addresses))
+	ch.gauge("ssed_authorizing", "Connections that wait to be authorised.", float64(s.Deciding))
 	ch.counter("ssed_accepted_total", "Connections accepted.", s.Accepted)
+	ch.counter("ssed_accept_calls_total", "Times that the kernel was asked for a connection.", s.Accepts)
 	for i, n := range s.Answered[1:] {
 		ch.counter("ssed_http_answers_total", "Answers that are no stream, by class of their status.", n, "code", string(rune('1'+i))+"xx")
 	}
 	for _, reason := range engine.RefuseReasons() {
 		ch.counter("ssed_refused_total", "Connections and requests not served, by reason.", s.Refused[reason], "reason", reason.String())
 	}
+}
+
+func (ch scrape) access(s *auth.Stats) {
+	ch.counter("ssed_auth_granted_total", "Requests for streams that were authorised.", s.Granted)
+	ch.counter("ssed_auth_cached_total", "Of these, granted by what the service said a moment before.", s.Cached)
+	for _, reason := range auth.Reasons() {
+		ch.counter("ssed_auth_refused_total", "Requests for streams that were not authorised, by reason.", s.Refused[reason], "reason", reason.String())
+	}
+	ch.counter("ssed_auth_requests_total", "Requests to the service at --auth-url.", s.Asked)
+	ch.counter("ssed_auth_key_fetches_total", "Attempts to fetch the key set.", s.KeyFetches)
+	ch.counter("ssed_auth_key_failures_total", "Of these, failed ones.", s.KeyFailures)
 }
 
 func (ch scrape) log(s *engine.LogStats) {

@@ -13,6 +13,7 @@ import (
 
 	"ssed/engine"
 	"ssed/internal/admin"
+	"ssed/internal/auth"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -22,6 +23,7 @@ type server struct {
 	cfg config
 	log *slog.Logger
 
+	access *auth.Access
 	engine *engine.Engine
 	feed   *rsub.Feed    // nil: embedded
 	store  *rstore.Store // nil: embedded, or no history
@@ -53,6 +55,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 func (s *server) open() (err error) {
 	cfg := s.cfg.engine
 	cfg.Ready, cfg.Logger = s.ready, s.log
+	s.cfg.auth.Logger = s.log
+	if s.access, err = auth.New(s.cfg.auth); err != nil {
+		return err
+	}
+	if s.cfg.auth.Enabled() {
+		cfg.Authorizer = s.access
+	}
 	var history lateHistory
 	if s.cfg.redis != nil && s.cfg.redis.history != nil {
 		cfg.History = &history
@@ -126,6 +135,7 @@ func (s *server) openAdmin() (err error) {
 			Ready:           s.ready,
 			Metrics:         metricsHandler(s),
 			Pprof:           s.cfg.adminPprof,
+			Token:           s.cfg.adminToken,
 			Host:            host,
 			Streams:         s.streamAddr(),
 		}),
@@ -190,6 +200,14 @@ func (s *server) logStart() {
 	if s.cfg.engine.CORSCredentials && s.cfg.engine.CORSOrigins[0] == "*" {
 		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page may read streams as the user who has it open")
 	}
+	if s.adminListener != nil && s.cfg.adminToken == "" && !isLoopback(s.adminListener.Addr()) {
+		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish")
+	}
+}
+
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // run starts the parts and stops them in the order in which they depend on each
@@ -251,6 +269,9 @@ func (s *server) closeAdmin() {
 
 // close gives back what open has taken.
 func (s *server) close() {
+	if s.access != nil {
+		s.access.Close()
+	}
 	if s.store != nil {
 		s.store.Close()
 	}
