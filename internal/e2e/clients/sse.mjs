@@ -1,0 +1,22 @@
+// Opens an event stream with one of the JavaScript clients and prints each event as
+// a line of JSON, after a line with the version.
+//   node sse.mjs CLIENT URL
+import { readFileSync } from "node:fs";
+
+const [name, url] = process.argv.slice(2);
+
+const print = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+
+const versionOf = (pkg) =>
+  JSON.parse(readFileSync(new URL(`node_modules/${pkg}/package.json`, import.meta.url))).version;
+
+const { EventSource } = await import(name);
+print({ version: `${versionOf(name)}, node ${process.version}` });
+
+const source = new EventSource(url);
+for (const type of ["message", "gap"]) {
+  source.addEventListener(type, (e) => print({ event: e.type, id: e.lastEventId, data: e.data }));
+}
+
+// The delay of undici before it comes back does not keep the process alive.
+setInterval(() => {}, 60_000);

@@ -1,0 +1,77 @@
+"""Opens an event stream with one of the Python clients and prints each event as a
+line of JSON, after a line with the version.
+
+    python sse.py CLIENT URL
+
+The clients of Python read one response; coming back is the caller's business. The
+loop below is what an application writes.
+"""
+
+import json
+import sys
+import time
+from importlib.metadata import version
+
+name, url = sys.argv[1:]
+
+last_id, retry = "", 1.0
+
+
+def show(value):
+    print(json.dumps(value), flush=True)
+
+
+def headers():
+    h = {"Accept": "text/event-stream"}
+    if last_id:
+        h["Last-Event-ID"] = last_id
+    return h
+
+
+def with_httpx_sse():
+    import httpx
+    from httpx_sse import connect_sse
+
+    with httpx.Client(timeout=60) as client, connect_sse(client, "GET", url, headers=headers()) as source:
+        yield from source.iter_sse()
+
+
+def with_sseclient_httpx():
+    import httpx
+    from sseclient import SSEClient
+
+    with httpx.stream("GET", url, headers=headers(), timeout=60) as response:
+        yield from SSEClient(response.iter_bytes()).events()
+
+
+def with_sseclient_requests():
+    import requests
+    from sseclient import SSEClient
+
+    with requests.get(url, headers=headers(), stream=True, timeout=60) as response:
+        yield from SSEClient(response).events()
+
+
+clients = {
+    "httpx-sse": (with_httpx_sse, ["httpx-sse", "httpx"]),
+    "sseclient-py+httpx": (with_sseclient_httpx, ["sseclient-py", "httpx"]),
+    "sseclient-py+requests": (with_sseclient_requests, ["sseclient-py", "requests"]),
+}
+
+events, packages = clients[name]
+show({"version": ", ".join(p + " " + version(p) for p in packages) + ", python " + sys.version.split()[0]})
+
+while True:
+    try:
+        for e in events():
+            last_id = e.id or last_id
+            if e.retry is not None:
+                retry = int(e.retry) / 1000
+            show({"event": e.event or "message", "id": e.id, "data": e.data})
+    except OSError as failed:  # requests
+        print(failed, file=sys.stderr, flush=True)
+    except Exception as failed:
+        if not type(failed).__module__.startswith("httpx"):
+            raise
+        print(failed, file=sys.stderr, flush=True)
+    time.sleep(retry)

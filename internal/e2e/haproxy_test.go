@@ -1,0 +1,203 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+)
+
+const haproxyFile = "../../deploy/haproxy.cfg"
+
+// startHAProxy runs HAProxy with the shipped file in front of two addresses of ssed.
+// Pairs are further replacements.
+func startHAProxy(t testing.TB, one, other string, pairs ...string) (host string) {
+	t.Helper()
+	tested.add("HAProxy", versionOf(t, "haproxy", "-v"))
+	host = freeHost(t)
+	path := render(t, haproxyFile, append([]string{
+		"bind :80", "bind " + host,
+		"127.0.0.1:8080", one, "127.0.0.1:8081", other,
+	}, pairs...)...)
+	// -db: in the foreground.
+	spawn(t, nil, "haproxy", "-db", "-f", path)
+	waitForAnswer(t, host)
+	return host
+}
+
+func TestHAProxyTakesTheShippedFile(t *testing.T) {
+	out, err := exec.Command("haproxy", "-c", "-f", haproxyFile).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NotContains(t, string(out), "WARNING")
+}
+
+func TestHAProxyPassesEachEventAtOnce(t *testing.T) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	host := startHAProxy(t, in.public, in.public)
+	s := openStream(t, streamURL(host, "a"))
+	in.waitStreams(1)
+	for i := range 50 {
+		sent := strconv.Itoa(i)
+		began := time.Now()
+		publish(t, r, "a", sent)
+		s.want(sent)
+		require.Less(t, time.Since(began), time.Second)
+	}
+	before := s.comments()
+	eventually(t, "heartbeats", func() bool { return s.comments() >= before+2 })
+	for _, p := range vectors(t) {
+		publish(t, r, "a", p.sent)
+		s.want(p.got)
+	}
+	s.close()
+	in.waitStreams(0)
+}
+
+// TestHAProxySendsNobodyToAnInstanceThatIsNotReady: the check is GET /ready.
+func TestHAProxySendsNobodyToAnInstanceThatIsNotReady(t *testing.T) {
+	r, down := redistest.Start(t), redistest.Start(t)
+	down.Stop()
+	good, bad := startReady(t, r), start(t, "--redis-url", down.URL())
+	host := startHAProxy(t, bad.public, good.public)
+	// The first check may come after the first client: it takes one more second.
+	eventually(t, "the check", func() bool { return bad.metric("ssed_http_answers_total") >= 2 })
+	refused := bad.metric("ssed_refused_total")
+	for i := range 10 {
+		openStream(t, streamURL(host, "a"))
+		good.waitStreams(i + 1)
+	}
+	require.Equal(t, refused, bad.metric("ssed_refused_total"))
+
+	require.NoError(t, down.Restart())
+	bad.waitReady()
+	eventually(t, "streams on the instance that got ready", func() bool {
+		openStream(t, streamURL(host, "a"))
+		return bad.metric("ssed_streams") > 0
+	})
+}
+
+// The rolling restart: enough clients to make a storm visible, few enough for the
+// limit of open files of small machines (five descriptors for each, over all processes).
+const (
+	restartClients  = 500
+	restartChannels = 4
+	restartWindow   = 5 * time.Second
+	// stormShare is the part of all reconnects that a tenth of the window may hold. An
+	// even spread gives 10 %; all at once, which is what a plain stop does, 100 %.
+	stormShare = 0.3
+)
+
+// TestRollingRestartUnderLoad: one of two instances behind HAProxy is stopped and
+// started again under 500 clients. Every client has every message once, and those of
+// the stopped instance come back over its drain window.
+func TestRollingRestartUnderLoad(t *testing.T) {
+	r := redistest.Start(t)
+	args := []string{"--retry", "300ms-1s", "--drain", restartWindow.String()}
+	address := freeHost(t)
+	first := startReady(t, r, append(args, "--listen", address)...)
+	second := startReady(t, r, args...)
+	host := startHAProxy(t, address, second.public)
+
+	clients := make([]*reader, restartClients)
+	for i := range clients {
+		clients[i] = newReader(host, "number"+strconv.Itoa(i%restartChannels))
+	}
+	follow(t, clients)
+	eventually(t, "all streams", func() bool {
+		return first.metric("ssed_streams")+second.metric("ssed_streams") == restartClients
+	})
+	moved := int(first.metric("ssed_streams"))
+	require.Greater(t, moved, restartClients/3, "HAProxy spreads the clients")
+
+	numbers := startNumbers(t, r)
+	// Who has no ID yet starts at now when it comes back.
+	eventually(t, "a message at every client", func() bool {
+		return !slices.ContainsFunc(clients, func(c *reader) bool { return c.count() == 0 })
+	})
+	began := time.Now()
+	first.signal(sigterm)
+	require.Zero(t, first.wait(t), first.logText())
+	took := time.Since(began)
+	second.waitStreams(restartClients)
+	again := startReady(t, r, append(args, "--listen", address)...)
+	n := numbers.stop()
+	wantAll(t, clients, n)
+	require.Equal(t, address, again.public)
+
+	reconnects := histogram(clients, began)
+	total := 0
+	for tenth, count := range reconnects {
+		total += count
+		require.LessOrEqual(t, float64(count), stormShare*float64(moved), "storm in tenth %d of %v", tenth, reconnects)
+	}
+	require.Equal(t, moved, total, "only clients of the stopped instance come back, each once")
+	tested.add("rolling restart", fmt.Sprintf("%d clients, %d moved, %d messages each; drained in %.1fs; reconnects by tenth of the window: %v",
+		restartClients, moved, n, took.Seconds(), reconnects))
+}
+
+// histogram counts the attempts after began by tenths of the drain window.
+func histogram(clients []*reader, began time.Time) []int {
+	counts := make([]int, 20)
+	for _, c := range clients {
+		c.mu.Lock()
+		for _, at := range c.attempts {
+			if after := at.Sub(began); after > 0 {
+				counts[min(int(after*10/restartWindow), len(counts)-1)]++
+			}
+		}
+		c.mu.Unlock()
+	}
+	return counts
+}
+
+// numbers publishes 0, 1, 2, … on all channels of the restart until it is stopped.
+type numbers struct {
+	quit chan struct{}
+	sent chan int
+}
+
+func startNumbers(t testing.TB, r *redistest.Server) *numbers {
+	p := &numbers{quit: make(chan struct{}), sent: make(chan int, 1)}
+	go func() {
+		n := 0
+		defer func() { p.sent <- n }()
+		for ticks := time.NewTicker(50 * time.Millisecond); ; n++ {
+			for i := range restartChannels {
+				if _, err := r.Do("PUBLISH", "number"+strconv.Itoa(i), strconv.Itoa(n)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			select {
+			case <-p.quit:
+				ticks.Stop()
+				n++
+				return
+			case <-ticks.C:
+			}
+		}
+	}()
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+// stop returns how many numbers each channel got.
+func (p *numbers) stop() int {
+	select {
+	case <-p.quit:
+	default:
+		close(p.quit)
+	}
+	n := <-p.sent
+	p.sent <- n
+	return n
+}

@@ -1,0 +1,86 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// program is the path of the ssed under test.
+var program string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "ssed-e2e-")
+	if err == nil {
+		program = filepath.Join(dir, "ssed")
+		err = build(program)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(dir)
+		tested.print()
+		os.Exit(code)
+	}))
+}
+
+func build(to string) error {
+	cmd := exec.Command("go", "build", "-ldflags", "-X main.version=v0.0.0-e2e", "-o", to, "./cmd/ssed")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// ledger is what the tests tell about themselves: which program, in which version,
+// was tried.
+type ledger struct {
+	mu      sync.Mutex
+	entries map[string]string // guarded by mu: version by name
+}
+
+var tested = ledger{entries: map[string]string{}}
+
+func (l *ledger) add(name, version string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[name] = strings.TrimSpace(version)
+}
+
+func (l *ledger) print() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var names []string
+	for name := range l.entries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	fmt.Println("tried with:")
+	for _, name := range names {
+		fmt.Printf("    %-38s %s\n", name, l.entries[name])
+	}
+}
+
+// versionOf returns the first line that a command prints.
+func versionOf(t testing.TB, command ...string) string {
+	t.Helper()
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}

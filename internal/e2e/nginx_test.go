@@ -1,0 +1,183 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+)
+
+const nginxFile = "../../deploy/nginx.conf"
+
+// render copies a shipped configuration with some of its text replaced. Each piece must
+// be there: a test of another file than the shipped one shows nothing.
+func render(t testing.TB, shipped string, pairs ...string) (path string) {
+	t.Helper()
+	raw, err := os.ReadFile(shipped)
+	require.NoError(t, err)
+	text := string(raw)
+	for i := 0; i < len(pairs); i += 2 {
+		require.Contains(t, text, pairs[i])
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	path = filepath.Join(t.TempDir(), filepath.Base(shipped))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	return path
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	port, err := redistest.FreePort()
+	require.NoError(t, err)
+	return port
+}
+
+func freeHost(t testing.TB) string { return "127.0.0.1:" + strconv.Itoa(freePort(t)) }
+
+// nginxPlace is where a rendered nginx keeps what Debian's keeps below /var and /run.
+// It is given on the command line, so that the file stays the shipped one.
+func nginxPlace(t testing.TB) []string {
+	dir := t.TempDir()
+	return []string{"-p", dir, "-g", "pid " + dir + "/pid; daemon off; error_log stderr;"}
+}
+
+// startNginx runs nginx with the shipped file in front of two addresses of ssed, and
+// returns its own address.
+func startNginx(t testing.TB, servers ...string) (host string) {
+	t.Helper()
+	tested.add("nginx", versionOf(t, "nginx", "-v"))
+	host = freeHost(t)
+	path := render(t, nginxFile, "listen 80;", "listen "+host+";",
+		"127.0.0.1:8080", servers[0], "127.0.0.1:8081", servers[1])
+	spawn(t, nil, "nginx", append(nginxPlace(t), "-c", path, "-e", "stderr")...)
+	waitForAnswer(t, host)
+	return host
+}
+
+func waitForAnswer(t testing.TB, host string) {
+	t.Helper()
+	eventually(t, "an answer from "+host, func() bool {
+		status, _ := get(t, "http://"+host+"/")
+		return status != 0
+	})
+}
+
+func TestNginxTakesTheShippedFile(t *testing.T) {
+	path, err := filepath.Abs(nginxFile)
+	require.NoError(t, err)
+	if os.Geteuid() != 0 {
+		path = render(t, nginxFile, "listen 80;", "listen 8080;") // nginx tries to bind
+	}
+	p := spawn(t, nil, "nginx", append(nginxPlace(t), "-t", "-c", path, "-e", "stderr")...)
+	require.Zero(t, p.wait(t), p.logText())
+}
+
+// TestNginxPassesEachEventAtOnce: there is nothing about buffering in the shipped file.
+func TestNginxPassesEachEventAtOnce(t *testing.T) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	l := newLink(t, in.public)
+	host := startNginx(t, l.host(), l.host())
+	s := openStream(t, streamURL(host, "a"))
+	l.waitAnswered(1)
+	line, _ := l.lastHead()
+	tested.add("nginx speaks to ssed", line[strings.LastIndex(line, "HTTP/"):])
+	in.waitStreams(1)
+
+	for i := range 50 {
+		sent := strconv.Itoa(i)
+		began := time.Now()
+		publish(t, r, "a", sent)
+		s.want(sent)
+		// nginx would hold the next event until 4 KiB have come together.
+		require.Less(t, time.Since(began), time.Second)
+	}
+	before := s.comments()
+	eventually(t, "heartbeats", func() bool { return s.comments() >= before+2 })
+	for _, p := range vectors(t) {
+		publish(t, r, "a", p.sent)
+		s.want(p.got)
+	}
+	require.Equal(t, []string{"chunked"}, s.resp.TransferEncoding)
+
+	s.close()
+	in.waitStreams(0)
+}
+
+// TestNginxMakesChunks: ssed's streams have none, which lets some clients wait for
+// blocks to fill; behind nginx they get each event at once.
+func TestNginxMakesChunks(t *testing.T) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	l := newLink(t, in.public)
+	host := startNginx(t, l.host(), l.host())
+	var c collector
+	blockReader.start(t, streamURL(host, "a"), c.show)
+	l.waitAnswered(1)
+	for _, sent := range basics {
+		publish(t, r, "a", sent)
+		c.want(t, sent)
+	}
+}
+
+// TestNginxGoesToTheOtherInstance: a draining instance takes no connections; nginx
+// tries the next, and the client, which sends its last ID, misses nothing.
+func TestNginxGoesToTheOtherInstance(t *testing.T) {
+	r := redistest.Start(t)
+	a, b := startReady(t, r), startReady(t, r)
+	host := startNginx(t, a.public, b.public)
+	clients := []*reader{newReader(host, "a"), newReader(host, "a"), newReader(host, "a"), newReader(host, "a")}
+	follow(t, clients)
+	eventually(t, "four streams on both", func() bool {
+		one, other := a.metric("ssed_streams"), b.metric("ssed_streams")
+		return one+other == 4 && one > 0 && other > 0
+	})
+	n := 0
+	next := func() {
+		publish(t, r, "a", strconv.Itoa(n))
+		n++
+	}
+	next()
+	a.signal(sigterm)
+	eventually(t, "the end of the drained instance", func() bool {
+		next()
+		return a.exited()
+	})
+	b.waitStreams(4)
+	next()
+	wantAll(t, clients, n)
+}
+
+// TestNginxReachesSsedByUnixSocket: nginx may be another user than ssed, so the umask
+// that ssed is started with decides whether it can connect.
+func TestNginxReachesSsedByUnixSocket(t *testing.T) {
+	r := redistest.Start(t)
+	dir, err := os.MkdirTemp("", "ssed-e2e-socket-")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	path := filepath.Join(dir, "ssed.sock")
+	in := startBy(t, []string{"sh", "-c", `umask 0; exec "$0" "$@"`},
+		"--redis-url", r.URL(), "--listen", "127.0.0.1:0,unix:"+path)
+	in.waitReady()
+	host := startNginx(t, "unix:"+path, "unix:"+path)
+	s := openStream(t, streamURL(host, "a"))
+	in.waitStreams(1)
+	publish(t, r, "a", "through the socket")
+	s.want("through the socket")
+
+	// The listener on a port is there too.
+	direct := openStream(t, streamURL(in.public, "a"))
+	in.waitStreams(2)
+	publish(t, r, "a", "to both")
+	s.want("to both")
+	direct.want("to both")
+}
