@@ -42,12 +42,12 @@ func (ch *churn) run(ctx context.Context, s *stage) error {
 		return err
 	}
 	prefix := s.prefix()
-	// Two swarms, so that residents are read while the other one connects.
-	residents, err := s.crew(prefix, true, swarm.Group{Count: ch.Residents, Channels: 1})
+	// Two processes, so that residents are read while the other one connects.
+	residents, err := s.crew(prefix, closely, swarm.Group{Count: ch.Residents, Channels: 1})
 	if err != nil {
 		return err
 	}
-	passing, err := s.crew(prefix, false, swarm.Group{Count: s.opts.Window, Channels: 1})
+	passing, err := s.crew(prefix, here, swarm.Group{Count: s.opts.Window, Channels: 1})
 	if err != nil {
 		return err
 	}

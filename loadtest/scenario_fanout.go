@@ -40,7 +40,7 @@ func (s *stage) room(ctx context.Context) (*swarm.Crew, *feed, error) {
 		return nil, nil, err
 	}
 	prefix := s.prefix()
-	c, err := s.crew(prefix, false, swarm.Group{Count: s.conns, Channels: 1})
+	c, err := s.crew(prefix, here, swarm.Group{Count: s.conns, Channels: 1})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -80,7 +80,7 @@ func (h *hold) run(ctx context.Context, s *stage) error {
 	if err := s.warmUp(ctx); err != nil {
 		return err
 	}
-	c, err := s.crew(s.prefix(), false, swarm.Group{Count: s.conns, Channels: uint32(orDefault(h.Channels, s.conns))})
+	c, err := s.crew(s.prefix(), here, swarm.Group{Count: s.conns, Channels: uint32(orDefault(h.Channels, s.conns))})
 	if err != nil {
 		return err
 	}

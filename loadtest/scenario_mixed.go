@@ -40,8 +40,9 @@ func (m *mixed) load(o *options) (conns, bytes int) {
 	return orDefault(o.Conns, 15000) + m.Members, orDefault(o.Bytes, 128)
 }
 
-// sides are the two channels of a mixed run. The small one has a swarm of its own:
-// in one loop its messages would wait behind thousands of reads of this program.
+// sides are the two channels of a mixed run, each read by a process of its own: in
+// one its messages would wait behind thousands of reads of this program. The
+// sender is this process, which does nothing else meanwhile.
 type sides struct {
 	large, small         *swarm.Crew
 	largeFeed, smallFeed *feed
@@ -84,10 +85,10 @@ func (m *mixed) run(ctx context.Context, s *stage) error {
 func (m *mixed) connect(ctx context.Context, s *stage) (x sides, err error) {
 	prefix := s.prefix()
 	const largeChannel, smallChannel = 0, 1
-	if x.large, err = s.crew(prefix, false, swarm.Group{Count: s.conns - m.Members, First: largeChannel, Channels: 1}); err != nil {
+	if x.large, err = s.crew(prefix, apart, swarm.Group{Count: s.conns - m.Members, First: largeChannel, Channels: 1}); err != nil {
 		return x, err
 	}
-	if x.small, err = s.crew(prefix, true, swarm.Group{Count: m.Members, First: smallChannel, Channels: 1}); err != nil {
+	if x.small, err = s.crew(prefix, closely, swarm.Group{Count: m.Members, First: smallChannel, Channels: 1}); err != nil {
 		return x, err
 	}
 	if _, err = s.open(ctx, x.large, 0, swarm.OpenSpec{}, "connecting"); err != nil {

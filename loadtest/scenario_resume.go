@@ -48,7 +48,7 @@ func (re *resume) run(ctx context.Context, s *stage) error {
 	}
 	fds := s.fds()
 	prefix := s.prefix()
-	c, err := s.crew(prefix, false, swarm.Group{Count: s.conns, Channels: uint32(re.Channels)})
+	c, err := s.crew(prefix, here, swarm.Group{Count: s.conns, Channels: uint32(re.Channels)})
 	if err != nil {
 		return err
 	}

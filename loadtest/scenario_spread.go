@@ -45,7 +45,7 @@ func (sp *spread) run(ctx context.Context, s *stage) error {
 	}
 	channels := min(sp.Channels, s.conns)
 	prefix := s.prefix()
-	c, err := s.crew(prefix, true, swarm.Group{Count: s.conns, Channels: uint32(channels)})
+	c, err := s.crew(prefix, closely, swarm.Group{Count: s.conns, Channels: uint32(channels)})
 	if err != nil {
 		return err
 	}

@@ -74,8 +74,17 @@ func (s *stage) close() {
 // set records a figure.
 func (s *stage) set(key string, value float64) { s.run.Values[key] = value }
 
+// berth says where connections live.
+type berth uint8
+
+const (
+	here    berth = iota // in this process
+	apart                // in a process of their own
+	closely              // in a process of their own with priority: latency is measured there
+)
+
 // crew starts client connections in groups; they end with the stage.
-func (s *stage) crew(prefix string, boost bool, groups ...swarm.Group) (*swarm.Crew, error) {
+func (s *stage) crew(prefix string, where berth, groups ...swarm.Group) (*swarm.Crew, error) {
 	request, err := s.target.Request()
 	if err != nil {
 		return nil, err
@@ -93,7 +102,8 @@ func (s *stage) crew(prefix string, boost bool, groups ...swarm.Group) (*swarm.C
 		return nil, err
 	}
 	c, err := swarm.Start(swarm.Plan{
-		Addr: addr, Request: request, Prefix: prefix, Groups: groups, Boost: boost,
+		Addr: addr, Request: request, Prefix: prefix, Groups: groups,
+		Apart: where != here, Boost: where == closely,
 		Sources:   s.sources(addr.Addr(), total),
 		Processes: s.processes(total),
 		Child:     []string{self, "worker"},
@@ -173,7 +183,7 @@ const (
 // warmUp connects, sends and disconnects.
 func (s *stage) warmUp(ctx context.Context) error {
 	prefix := s.prefix()
-	c, err := s.crew(prefix, false, swarm.Group{Count: min(warmConns, s.conns), Channels: 1})
+	c, err := s.crew(prefix, here, swarm.Group{Count: min(warmConns, s.conns), Channels: 1})
 	if err != nil {
 		return err
 	}

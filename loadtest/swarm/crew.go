@@ -35,6 +35,9 @@ type Plan struct {
 	// started by running Child with its first arguments.
 	Processes int
 	Child     []string
+	// Apart puts them into a child process also when there is only one: what is
+	// measured there does not wait for the other work of this process.
+	Apart bool
 }
 
 // span is the part of a group that a member has: connection first of the swarm
@@ -68,7 +71,7 @@ func Start(plan Plan) (*Crew, error) {
 }
 
 func (p *Plan) start(cfg Config) (member, error) {
-	if p.Processes <= 1 {
+	if p.Processes <= 1 && !p.Apart {
 		return New(cfg)
 	}
 	return startChild(p.Child, cfg)
