@@ -57,6 +57,8 @@ type cli struct {
 	Mixed  mixed  `cmd:"" help:"A small channel while broadcasts to a large one run."`
 	All    all    `cmd:"" help:"All of these, in one report."`
 
+	Million million `cmd:"" help:"As many connections as this machine holds, on many ssed processes and one Redis."`
+
 	ServeFloor serveFloor `cmd:"" hidden:""`
 	ServeNaive serveNaive `cmd:"" hidden:""`
 	Worker     worker     `cmd:"" hidden:""`
@@ -125,6 +127,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch cmd := parsed.Selected().Target.Addr().Interface().(type) {
 	case runnable:
 		return c.options.measure(ctx, cmd.scenarios(), args, stdout, stderr)
+	case *million:
+		return cmd.measure(ctx, &c.options, args, stdout, stderr)
 	case interface{ serve(context.Context) error }:
 		if err := cmd.serve(ctx); err != nil {
 			fmt.Fprintln(stderr, "loadtest:", err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -344,4 +345,22 @@ func TestPollEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, poll(ctx, func() error { return os.ErrNotExist }), os.ErrNotExist)
+}
+
+func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "ssed")
+	build := exec.Command("go", "build", "-o", bin, "ssed/cmd/ssed")
+	text, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", text)
+	out, printed := execute(t, 0, "million", "--ssed-bin", bin, "--max", "250", "--each", "100", "--rest", "10ms")
+	r := out.Scenarios[0].Runs[0]
+	require.EqualValues(t, 250, r.Values["connections"])
+	require.EqualValues(t, 3, r.Values["servers"])
+	require.EqualValues(t, 250, r.Counts.Delivered)
+	require.Zero(t, r.Counts.Wrong())
+	require.Contains(t, printed, "nothing held it back below --max")
+	require.Contains(t, printed, "the broadcast reached 250 of 250 connections")
+
+	_, printed = execute(t, exitFaults, "million", "--ssed-bin", bin, "--keep-free", "1000000000")
+	require.Contains(t, printed, "stopped at 0: memory")
 }

@@ -28,6 +28,7 @@ type stage struct {
 	conns      int // how many connections the limits allow
 	bytes      int // message size
 	perProcess int // how many of them a client process can have
+	network    int // they come from 127.network.0.2 and up
 	closers    []func()
 }
 
@@ -141,7 +142,7 @@ func (s *stage) sources(to netip.Addr, conns int) (list []netip.Addr) {
 		n = max(conns/connsPerSource+1, 4)
 	}
 	for i := range min(n, 250) {
-		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + i)}))
+		list = append(list, netip.AddrFrom4([4]byte{127, byte(s.network), 0, byte(2 + i)}))
 	}
 	return list
 }

@@ -95,6 +95,8 @@ func ReadMemory(pids []int) (Memory, error) {
 // ends of the connections on this host it counts both.
 type Kernel struct {
 	Slab       int64 // sockets, files, dentries, epoll items
+	Slack      int64 // the part of Slab that the kernel calls reclaimable
+	Available  int64 // what it thinks can still be allocated, Slack included
 	PageTables int64
 	SockBufs   int64 // bytes queued in TCP sockets, with their overhead
 	Sockets    int64 // TCP sockets allocated, both ends
@@ -106,7 +108,10 @@ func ReadKernel() (Kernel, error) {
 	if err != nil {
 		return Kernel{}, fmt.Errorf("target: kernel memory: %w", err)
 	}
-	k := Kernel{Slab: fields["Slab"], PageTables: fields["PageTables"]}
+	k := Kernel{
+		Slab: fields["Slab"], Slack: fields["SReclaimable"],
+		Available: fields["MemAvailable"], PageTables: fields["PageTables"],
+	}
 	text, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
 		return k, fmt.Errorf("target: kernel memory: %w", err)
@@ -125,6 +130,7 @@ func ReadKernel() (Kernel, error) {
 	}
 	return k, nil
 }
+
 
 // ReadSlabs returns the bytes of each kernel object cache; only root may read
 // them, for others it is empty.
