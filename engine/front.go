@@ -245,6 +245,7 @@ const (
 	RefusePanic                         // a bug: the request handler or the Authorizer panicked
 	RefuseAddress                       // MaxPerAddress
 	RefuseRate                          // ConnectRate
+	RefuseFlood                         // requests come faster than they are answered
 	RefuseProxy                         // no PROXY header from a trusted proxy
 	RefuseDenied                        // the Authorizer said no
 	RefuseUndecided                     // the Authorizer could not say
@@ -253,7 +254,7 @@ const (
 
 var refuseReasonNames = [numRefuseReasons]string{
 	"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic",
-	"address", "rate", "proxy", "denied", "undecided",
+	"address", "rate", "flood", "proxy", "denied", "undecided",
 }
 
 func (r RefuseReason) String() string { return refuseReasonNames[r] }

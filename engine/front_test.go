@@ -484,7 +484,12 @@ func TestOutOfFilesServer(t *testing.T) {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	fmt.Println("address", s.addr)
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	require.NotZero(t, s.Stats().Front.Refused[RefuseFiles])
+	front := s.Stats().Front
+	require.NotZero(t, front.Refused[RefuseFiles])
+	// Four for a refused one: one that fails, one in the place of the spare file, and two
+	// more that find nothing. For others one, and two at the end of a burst.
+	fmt.Println("accepts", front.Accepts, "accepted", front.Accepted, "refused", front.Refused[RefuseFiles])
+	require.LessOrEqual(t, front.Accepts, 4*(front.Accepted+front.Refused[RefuseFiles]))
 }
 
 func TestOutOfFilesStillAnswers(t *testing.T) {
@@ -522,7 +527,9 @@ func TestOutOfFilesStillAnswers(t *testing.T) {
 		return w.answer(http.MethodGet).StatusCode == 200
 	}, "files are free again")
 	require.NoError(t, stdin.Close())
-	_, _ = io.Copy(io.Discard, stdout)
+	for output.Scan() {
+		t.Log(output.Text())
+	}
 	require.NoError(t, server.Wait())
 }
 
@@ -593,12 +600,17 @@ func TestOneProcessRunsSeveralEnginesOneAfterAnother(t *testing.T) {
 func TestClientThatDoesNotReadItsAnswersIsCut(t *testing.T) {
 	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
 	w := s.dial()
-	block := strings.Repeat(getHealth, 1000)
-	for {
-		if _, err := io.WriteString(w, block); err != nil {
+	eventually(t, func() bool { return s.Stats().Connections == 1 }, "it is accepted")
+	const block = 500 // at a time, as many as are answered
+	for sent := uint64(0); ; sent += block {
+		if _, err := io.WriteString(w, strings.Repeat(getHealth, block)); err != nil {
 			require.False(t, errors.Is(err, os.ErrDeadlineExceeded), "it was left to send")
 			break
 		}
+		eventually(t, func() bool {
+			st := s.Stats()
+			return st.Front.Answered[2] >= sent+block || st.Connections == 0
+		}, "they are answered")
 	}
 	eventually(t, func() bool { return s.Stats().Connections == 0 }, "it is closed")
 	require.EqualValues(t, 1, s.Stats().Front.Refused[RefuseUnread])

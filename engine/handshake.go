@@ -79,6 +79,10 @@ const (
 const (
 	// chunkBytes is how much input is looked at in one go.
 	chunkBytes = sseproto.DefaultMaxHeadBytes
+	// maxBacklogBytes is how far requests may come faster than they are answered. Netpoll
+	// reads what there is, with no way to hold it back: 20 MB a second from one client
+	// before this limit. Four of the largest requests fit.
+	maxBacklogBytes = 4 * chunkBytes
 	// flushBytes is how many bytes of answers are gathered before they are written.
 	// Pipelined health checks fit many times.
 	flushBytes = 4 << 10
@@ -157,6 +161,11 @@ func (h *handshake) read(in netpoll.Reader) {
 			break
 		}
 		h.take(chunk)
+		_ = in.Release() // now, since a client may keep this loop going
+		if h.isReading() && in.Len() > maxBacklogBytes {
+			h.front.counters.refused[RefuseFlood].Add(1)
+			h.end()
+		}
 	}
 	if h.phase == phaseLingering {
 		h.discard(in)

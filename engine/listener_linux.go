@@ -177,7 +177,10 @@ func (l *listener) Accept() (net.Conn, error) {
 		case unix.EAGAIN:
 			return nil, nil
 		case unix.EMFILE, unix.ENFILE:
-			if !l.refuseWithSpareLocked() {
+			switch l.refuseWithSpareLocked() {
+			case unix.EAGAIN:
+				return nil, nil
+			case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 				time.Sleep(acceptPause)
 				return nil, nil
 			}
@@ -207,25 +210,25 @@ func (l *listener) refuseLocked(fd int, reason RefuseReason) {
 }
 
 // refuseWithSpareLocked refuses the first connection of the queue in the place of
-// the spare file. Left in the queue it would wake the poller for ever, and its
-// client would wait.
-func (l *listener) refuseWithSpareLocked() bool {
+// the spare file, and returns the error of accept. Left in the queue it would wake
+// the poller for ever, and its client would wait. That the queue is empty is found
+// out only here: without a free file the kernel does not look at it.
+func (l *listener) refuseWithSpareLocked() error {
 	if l.spare < 0 {
 		l.openSpare()
 	}
 	if l.spare < 0 {
-		return false
+		return unix.EMFILE
 	}
 	_ = unix.Close(l.spare)
 	l.spare = -1
 	defer l.openSpare()
 	l.front.counters.accepts.Add(1)
 	fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return false
+	if err == nil {
+		l.refuseLocked(fd, RefuseFiles)
 	}
-	l.refuseLocked(fd, RefuseFiles)
-	return true
+	return err
 }
 
 func (l *listener) openSpare() {
