@@ -42,3 +42,24 @@ local function add_marker(gaps, from, to, reason, instance, cap)
   return 1
 end
 
+-- Notes in the clock that an instance is there, and forgets who was not for the
+-- time given. Returns the names, and since when there was always somebody: who
+-- was there before an outage of Redis is known again only some time after it.
+-- With memory full nothing is noted, which makes nobody wait less.
+local function enlist(clock, instance, alive)
+  local f = redis.call('HMGET', clock, 'there', 'there_since')
+  local now, since = now_ms(), tonumber(f[2] or '')
+  local names, text, going = {instance}, {instance .. ' ' .. now}, false
+  for name, at in string.gmatch(f[1] or '', '(%S+) (%d+)') do
+    if math.abs(now - tonumber(at)) <= alive then
+      going = true
+      if name ~= instance then
+        names[#names + 1] = name
+        text[#text + 1] = name .. ' ' .. at
+      end
+    end
+  end
+  if not going or not since or since > now then since = now end
+  redis.pcall('HSET', clock, 'there', table.concat(text, ' '), 'there_since', since)
+  return names, since
+end

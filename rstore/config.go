@@ -35,7 +35,8 @@ type Config struct {
 	// LeaseTTL is how long a silent writer keeps the others waiting. Default 800ms.
 	LeaseTTL time.Duration
 	// GapWait is how long nobody may advance the watermark before a gap
-	// marker is written. Default 300ms; more than LeaseTTL/4, so that every
+	// marker is written while an instance that was there a moment ago says
+	// nothing. When all have said that they cannot go on, nobody waits. Default 300ms; more than LeaseTTL/4, so that every
 	// instance has had its turn.
 	GapWait time.Duration
 	// Logger, default slog.Default().
@@ -128,10 +129,18 @@ func (c Config) validate(src Source) error {
 // poll is how often an instance that does not write looks at the lease.
 func (c Config) poll() time.Duration { return c.LeaseTTL / 4 }
 
+// there is how long an instance counts as there after it was heard of: several
+// polls, so that one that is merely slow is waited for.
+func (c Config) there() time.Duration { return 10 * c.poll() }
+
+// assembled is how long after an outage of Redis all instances have been heard of
+// again: a poll, and half of one for the way.
+func (c Config) assembled() time.Duration { return c.poll() * 3 / 2 }
+
 // keys are the names in Redis that belong to one prefix.
 type keys struct {
 	prefix  string
-	clock   string // hash: epoch, watermark, writer, offers; shared with the tick script
+	clock   string // hash: epoch, watermark, writer, offers, who is there; shared with the tick script
 	lease   string // string with an expiry: the instance that writes
 	gaps    string // list of gap markers, oldest first
 	holes   string // hash: stream key → stretch in which the stream refused messages

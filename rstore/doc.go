@@ -18,8 +18,9 @@
 // up at once and says so on the control channel.
 //
 // A stretch that no log covers gets a gap marker and the watermark moves over
-// it. Instances offer the position from which they can go on; after
-// Config.GapWait the lowest offer wins, so the smallest stretch is given up. The
+// it. Instances offer the position from which they can go on; when all that are
+// there have offered, or after Config.GapWait, the lowest offer wins, so the
+// smallest stretch is given up. The
 // same happens on an empty Redis (first start, FLUSHALL): the marker then covers
 // everything before the oldest position that a log still has, and the history is
 // filled again from there.

@@ -16,7 +16,7 @@ import (
 func (w *writer) take(ctx context.Context) (again bool, wait time.Duration) {
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"take", w.cfg.Instance, w.epoch, w.mark.String(), millis(w.cfg.LeaseTTL)},
+		args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.mark.String(), millis(w.cfg.LeaseTTL)},
 	})[0]
 	if a.err != nil {
 		return false, w.failed(a.err.Error(), errorCode(a.err))
@@ -47,7 +47,7 @@ func (w *writer) free(ctx context.Context) {
 	w.hold(false)
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"free", w.cfg.Instance, w.keys.control},
+		args: []string{"free", w.cfg.Instance, millis(w.cfg.there()), w.keys.control},
 	})[0]
 	if a.err != nil {
 		w.count.failed(errorCode(a.err))
@@ -71,7 +71,7 @@ func (w *writer) uncovered(ctx context.Context, low sseproto.ID) (again bool, wa
 func (w *writer) watch(ctx context.Context) (again bool, wait time.Duration) {
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"look", w.cfg.Instance},
+		args: []string{"look", w.cfg.Instance, millis(w.cfg.there())},
 	})[0]
 	if a.err != nil {
 		return false, w.failed(a.err.Error(), errorCode(a.err))

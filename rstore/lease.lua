@@ -1,15 +1,17 @@
 -- Takes, renews or gives up the lease, and tells the truth.
 -- KEYS: clock, lease.
--- ARGV: 'take', 'free' or 'look', instance, then for take: epoch, watermark
---       that the instance's log covers, lease ttl ms; for free: control channel.
+-- ARGV: 'take', 'free' or 'look', instance, how long it counts as there (ms),
+--       then for take: epoch, watermark that the instance's log covers, lease
+--       ttl ms; for free: control channel.
 -- Answer: as append.lua.
 local epoch, mark, writer = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 local instance = ARGV[2]
+if epoch ~= '' then enlist(KEYS[1], instance, tonumber(ARGV[3])) end
 if ARGV[1] == 'free' then
   if holder == instance then
     redis.call('DEL', KEYS[2])
-    redis.call('PUBLISH', ARGV[3], 'free ' .. instance)
+    redis.call('PUBLISH', ARGV[4], 'free ' .. instance)
     holder = ''
   end
   return {'ok', epoch, mark, holder, writer, 0, 0, ''}
@@ -17,14 +19,14 @@ end
 if ARGV[1] == 'look' then
   return {'ok', epoch, mark, holder, writer, 0, 0, ''}
 end
-if epoch == '' or epoch ~= ARGV[3] then
+if epoch == '' or epoch ~= ARGV[4] then
   return {'epoch', epoch, mark, holder, writer, 0, 0, ''}
 end
 if holder ~= '' and holder ~= instance then
   return {'held', epoch, mark, holder, writer, 0, 0, ''}
 end
-if mark ~= ARGV[4] then
+if mark ~= ARGV[5] then
   return {'stale', epoch, mark, holder, writer, 0, 0, ''}
 end
-redis.call('SET', KEYS[2], instance, 'PX', ARGV[5])
+redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])
 return {'ok', epoch, mark, instance, writer, 0, 0, ''}

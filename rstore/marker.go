@@ -24,6 +24,7 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 		args: []string{
 			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
+			millis(w.cfg.there()), millis(w.cfg.assembled()),
 		},
 	})[0]
 	if a.err != nil {
@@ -42,7 +43,9 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 		w.tookOver(a)
 		return true, 0
 	case statusWait:
-		return false, min(w.cfg.poll(), time.Duration(a.n)*time.Millisecond)
+		// The last of the others may offer at any moment, and everybody's live
+		// streams may be waiting for what comes after the gap.
+		return false, min(w.cfg.poll()/4, time.Duration(a.n)*time.Millisecond)
 	case statusHeld:
 		return false, w.cfg.poll()
 	}

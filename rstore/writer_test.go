@@ -524,6 +524,68 @@ func TestLowestOfferWins(t *testing.T) {
 	require.EqualValues(t, 1, writers[1].Stats().TakeOvers)
 }
 
+// Nobody waits for more when everybody who is there has offered, and it is known
+// who is there.
+func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	clock := makeKeys(testPrefix).clock
+	require.NoError(t, w.do("HSET", clock, "watermark", w.id(10, 0).String(), "writer", "i1").Error())
+	var writers []*writer
+	for i, low := range []int{50, 30, 40} {
+		cfg := w.config(fmt.Sprint("i", i))
+		cfg.GapWait, cfg.LeaseTTL = time.Hour, time.Hour
+		log := newTestLog(w.id(low, 0))
+		log.commit(w.id(60, 0))
+		writers = append(writers, &writer{Store: w.store(cfg, log)})
+	}
+	step := func(list ...int) {
+		for _, i := range list {
+			writers[i].due = time.Time{}
+			writers[i].step(t.Context(), true)
+		}
+	}
+	writers[2].watch(t.Context()) // there, but it has not said what it has
+	step(0, 1)
+	step(0, 1)
+	require.Empty(t, w.markers())
+	step(2)
+	step(0, 1, 2)
+	require.Empty(t, w.markers(), "others may still come back: the first was heard of just now")
+	long := time.Now().Add(-writers[0].cfg.assembled() - time.Second).UnixMilli()
+	require.NoError(t, w.do("HSET", clock, "there_since", fmt.Sprint(long)).Error())
+	step(0, 2)
+	require.Empty(t, w.markers(), "only the lowest offer goes ahead")
+	step(1)
+	require.Equal(t, []gap{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
+	require.True(t, writers[1].holder)
+}
+
+// Who was not heard of for long is not waited for, and who comes back after
+// everybody was away begins the count anew.
+func TestInstancesThatAreGoneAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	clock := makeKeys(testPrefix).clock
+	a := &writer{Store: w.store(w.config("a"), newTestLog(w.id(0, 0)))}
+	now := time.Now().UnixMilli()
+	long := now - a.cfg.there().Milliseconds() - 1000
+	require.NoError(t, w.do("HSET", clock, "there", fmt.Sprintf("gone %d b %d", long, now), "there_since", fmt.Sprint(long)).Error())
+	a.watch(t.Context())
+	there, err := w.do("HGET", clock, "there").ToString()
+	require.NoError(t, err)
+	require.Regexp(t, `^a \d+ b \d+$`, there)
+	since, err := w.do("HGET", clock, "there_since").AsInt64()
+	require.NoError(t, err)
+	require.Equal(t, long, since)
+
+	require.NoError(t, w.do("HSET", clock, "there", fmt.Sprintf("gone %d", long)).Error())
+	a.watch(t.Context())
+	since, err = w.do("HGET", clock, "there_since").AsInt64()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, since, now)
+}
+
 // A bidder that is gone holds the others up by one lease, not for ever.
 func TestOfferOfAGoneInstanceLapses(t *testing.T) {
 	w := newWorld(t)
