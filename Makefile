@@ -18,6 +18,10 @@ SCENARIO   ?= fanout
 LOADFLAGS  ?= --with floor,ssed,naive
 CHAOSFLAGS ?=
 
+# What make e2e installs, by a file that tells that it is there.
+E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
+E2E_PYTHON := bin/e2e-python/installed
+
 .PHONY: help
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -76,7 +80,12 @@ chaos: need-test build ## Check the guarantee under faults, about six minutes (C
 
 .PHONY: clean
 clean: ## Remove what make built
-	rm -rf bin
+	rm -rf bin internal/e2e/clients/node_modules
+
+# It ends with the list of what it tried, with versions.
+.PHONY: e2e
+e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (installs them; two minutes)
+	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 6m -v . | grep -v '^=== '
 
 # What the targets need on the machine.
 
@@ -84,16 +93,43 @@ clean: ## Remove what make built
 need-go:
 	@command -v go >/dev/null || { echo 'Go 1.26 or later is needed: https://go.dev/dl/'; exit 1; }
 
-# The race detector needs a C compiler. RUNLEVEL=1 keeps Debian from starting the
-# installed redis-server: the tests start their own.
+# The end of a recipe that has put Debian packages into $$missing. RUNLEVEL=1 keeps
+# Debian from starting the servers among them: the tests start their own.
+define install-missing
+if [ -z "$$missing" ]; then exit 0; fi; \
+if ! command -v apt-get >/dev/null; then echo "please install:$$missing"; exit 1; fi; \
+sudo=; if [ "$$(id -u)" -ne 0 ]; then sudo=sudo; fi; \
+echo "installing$$missing"; \
+$$sudo apt-get update -qq; \
+$$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+endef
+
+# The race detector needs a C compiler.
 .PHONY: need-test
 need-test: need-go
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v gcc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then echo "please install:$$missing"; exit 1; fi; \
-	sudo=; if [ "$$(id -u)" -ne 0 ]; then sudo=sudo; fi; \
-	echo "installing$$missing"; \
-	$$sudo apt-get update -qq; \
-	$$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+	$(install-missing)
+
+# As need-test, with what the tests of internal/e2e run.
+.PHONY: need-e2e
+need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON)
+
+.PHONY: need-e2e-programs
+need-e2e-programs:
+	@missing=; \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy curl:curl openssl:openssl node:nodejs npm:npm; do \
+		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
+	done; \
+	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(install-missing)
+
+$(E2E_NPM): internal/e2e/clients/package-lock.json | need-e2e-programs
+	npm ci --prefix internal/e2e/clients --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(E2E_PYTHON): internal/e2e/clients/requirements.txt | need-e2e-programs
+	python3 -m venv bin/e2e-python
+	bin/e2e-python/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@

@@ -169,7 +169,7 @@ func orMessage(eventType string) string {
 
 // startCurl does what a shell script does: curl in a loop, with the last ID.
 func startCurl(t testing.TB, url string, show func(event)) {
-	tested.add("curl", versionOf(t, "curl", "--version"))
+	tested.add("curl", strings.Fields(versionOf(t, "curl", "--version"))[1])
 	background(t, func(ctx context.Context) {
 		decoder := sseproto.Decoder{OnEvent: func(id, eventType, data []byte) {
 			show(event{Event: string(eventType), ID: string(id), Data: strings.ToValidUTF8(string(data), "\uFFFD")})
@@ -266,12 +266,12 @@ func tryClient(t *testing.T, r *redistest.Server, l *link, s subject) {
 	last = c.want(t, "behind heartbeats")
 
 	for i := range 4 {
-		answered := l.count(&l.answered)
+		begun := l.count(&l.streams)
 		l.cut(i%2 == 0)
 		publish(t, r, channel, fmt.Sprint("missed ", i))
 		publish(t, r, channel, fmt.Sprint("missed too ", i))
-		l.waitAnswered(answered + 1)
-		_, header := l.lastHead()
+		l.waitStreams(begun + 1)
+		_, header := l.lastGet()
 		require.Equal(t, last.ID, header.Get("Last-Event-ID"))
 		publish(t, r, channel, fmt.Sprint("live ", i))
 		last = c.want(t, fmt.Sprint("missed ", i), fmt.Sprint("missed too ", i), fmt.Sprint("live ", i))
@@ -292,7 +292,7 @@ func TestClientsOutlastAnInstanceThatIsNotReady(t *testing.T) {
 		links = append(links, l)
 	}
 	for _, l := range links {
-		l.waitAnswered(2)
+		l.waitStreams(2)
 	}
 	require.NoError(t, r.Restart())
 	in.waitReady()

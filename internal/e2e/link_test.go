@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,7 +29,7 @@ type link struct {
 	closed     bool
 	open       map[*net.TCPConn]net.Conn // client's side to server's side
 	heads      []string                  // request heads in the order of arrival
-	answered   int                       // connections on which the server sent something
+	streams    int                       // event streams that the server began
 	heartbeats int                       // lone comment lines passed on
 }
 
@@ -72,11 +73,10 @@ func (l *link) serve(client *net.TCPConn) {
 	defer l.drop(client)
 	var upstream sync.WaitGroup
 	upstream.Go(func() {
-		l.passHead(server, client)
-		_, _ = io.Copy(server, client)
+		l.passRequests(server, client)
 		server.Close() // ends the loop below
 	})
-	l.passAnswer(client, server)
+	l.passAnswers(client, server)
 	client.Close()
 	upstream.Wait()
 }
@@ -97,26 +97,36 @@ func (l *link) drop(client *net.TCPConn) {
 	delete(l.open, client)
 }
 
-// passHead sends the first request head on, and notes it before the server can answer.
-func (l *link) passHead(to io.Writer, from io.Reader) {
+// passRequests sends on what the client sends, which is request heads without bodies,
+// and notes each before the server can answer it.
+func (l *link) passRequests(to io.Writer, from io.Reader) {
 	var head []byte
 	buf := make([]byte, 4096)
-	for !bytes.Contains(head, []byte("\r\n\r\n")) {
+	for {
 		n, err := from.Read(buf)
 		head = append(head, buf[:n]...)
+		for {
+			whole, rest, found := bytes.Cut(head, []byte("\r\n\r\n"))
+			if !found {
+				break
+			}
+			l.mu.Lock()
+			l.heads = append(l.heads, string(whole)+"\r\n\r\n")
+			l.mu.Unlock()
+			head = rest
+		}
 		if err != nil {
 			return
 		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
 	}
-	l.mu.Lock()
-	l.heads = append(l.heads, string(head))
-	l.mu.Unlock()
-	_, _ = to.Write(head)
 }
 
-func (l *link) passAnswer(to io.Writer, from io.Reader) {
+func (l *link) passAnswers(to io.Writer, from io.Reader) {
 	buf := make([]byte, 64<<10)
-	for first := true; ; first = false {
+	for {
 		n, err := from.Read(buf)
 		if n == 0 {
 			return
@@ -125,8 +135,8 @@ func (l *link) passAnswer(to io.Writer, from io.Reader) {
 			return
 		}
 		l.mu.Lock()
-		if first {
-			l.answered++
+		if bytes.Contains(buf[:n], []byte("Content-Type: text/event-stream\r\n")) {
+			l.streams++
 		}
 		if string(buf[:n]) == ":\n" {
 			l.heartbeats++
@@ -167,11 +177,11 @@ func (l *link) count(what *int) int {
 	return *what
 }
 
-// waitAnswered waits until so many connections in all got an answer. A stream is
-// answered after it is subscribed, so what is published from then on comes.
-func (l *link) waitAnswered(n int) {
+// waitStreams waits until so many streams have begun in all. A stream is subscribed
+// before it is answered, so what is published from then on comes.
+func (l *link) waitStreams(n int) {
 	l.t.Helper()
-	eventually(l.t, fmt.Sprintf("%d answers", n), func() bool { return l.count(&l.answered) >= n })
+	eventually(l.t, fmt.Sprintf("%d streams", n), func() bool { return l.count(&l.streams) >= n })
 }
 
 // waitHeartbeats waits for so many more.
@@ -181,16 +191,22 @@ func (l *link) waitHeartbeats(n int) {
 	eventually(l.t, "heartbeats", func() bool { return l.count(&l.heartbeats) >= from+n })
 }
 
-// lastHead returns the request line and the header fields of the latest connection.
-func (l *link) lastHead() (line string, header textproto.MIMEHeader) {
+// lastGet returns the request line and the header fields of the latest GET.
+func (l *link) lastGet() (line string, header textproto.MIMEHeader) {
 	l.t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	require.NotEmpty(l.t, l.heads)
-	r := textproto.NewReader(bufio.NewReader(strings.NewReader(l.heads[len(l.heads)-1])))
-	line, err := r.ReadLine()
-	require.NoError(l.t, err)
-	header, err = r.ReadMIMEHeader()
-	require.NoError(l.t, err)
-	return line, header
+	for _, head := range slices.Backward(l.heads) {
+		if !strings.HasPrefix(head, "GET ") {
+			continue // a preflight
+		}
+		r := textproto.NewReader(bufio.NewReader(strings.NewReader(head)))
+		line, err := r.ReadLine()
+		require.NoError(l.t, err)
+		header, err = r.ReadMIMEHeader()
+		require.NoError(l.t, err)
+		return line, header
+	}
+	l.t.Fatal("no GET")
+	return "", nil
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,16 +51,35 @@ func nginxPlace(t testing.TB) []string {
 }
 
 // startNginx runs nginx with the shipped file in front of two addresses of ssed, and
-// returns its own address.
-func startNginx(t testing.TB, servers ...string) (host string) {
+// returns its own address. Pairs are further replacements.
+func startNginx(t testing.TB, one, other string, pairs ...string) (host string) {
 	t.Helper()
-	tested.add("nginx", versionOf(t, "nginx", "-v"))
 	host = freeHost(t)
-	path := render(t, nginxFile, "listen 80;", "listen "+host+";",
-		"127.0.0.1:8080", servers[0], "127.0.0.1:8081", servers[1])
+	runNginx(t, host, "", append([]string{"127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
+	return host
+}
+
+// startNginxTLS is startNginx with HTTP/2 for browsers and one instance.
+func startNginxTLS(t testing.TB, server string) (host string) {
+	t.Helper()
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+		"-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", cert).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	host = freeHost(t)
+	runNginx(t, host, " ssl http2; ssl_certificate "+cert+"; ssl_certificate_key "+key,
+		[]string{"127.0.0.1:8080", server, "127.0.0.1:8081", server})
+	return host
+}
+
+func runNginx(t testing.TB, host, listenOptions string, pairs []string) {
+	t.Helper()
+	_, version, _ := strings.Cut(versionOf(t, "nginx", "-v"), "nginx/")
+	tested.add("nginx", version)
+	path := render(t, nginxFile, append([]string{"listen 80;", "listen " + host + listenOptions + ";"}, pairs...)...)
 	spawn(t, nil, "nginx", append(nginxPlace(t), "-c", path, "-e", "stderr")...)
 	waitForAnswer(t, host)
-	return host
 }
 
 func waitForAnswer(t testing.TB, host string) {
@@ -85,10 +105,11 @@ func TestNginxPassesEachEventAtOnce(t *testing.T) {
 	r := redistest.Start(t)
 	in := startReady(t, r, "--heartbeat", "1s")
 	l := newLink(t, in.public)
-	host := startNginx(t, l.host(), l.host())
+	// Heartbeats keep a stream open that is quiet for longer than nginx would wait.
+	host := startNginx(t, l.host(), l.host(), "proxy_pass http", "proxy_read_timeout 2s; proxy_pass http")
 	s := openStream(t, streamURL(host, "a"))
-	l.waitAnswered(1)
-	line, _ := l.lastHead()
+	l.waitStreams(1)
+	line, _ := l.lastGet()
 	tested.add("nginx speaks to ssed", line[strings.LastIndex(line, "HTTP/"):])
 	in.waitStreams(1)
 
@@ -101,7 +122,7 @@ func TestNginxPassesEachEventAtOnce(t *testing.T) {
 		require.Less(t, time.Since(began), time.Second)
 	}
 	before := s.comments()
-	eventually(t, "heartbeats", func() bool { return s.comments() >= before+2 })
+	eventually(t, "heartbeats", func() bool { return s.comments() >= before+4 })
 	for _, p := range vectors(t) {
 		publish(t, r, "a", p.sent)
 		s.want(p.got)
@@ -121,7 +142,7 @@ func TestNginxMakesChunks(t *testing.T) {
 	host := startNginx(t, l.host(), l.host())
 	var c collector
 	blockReader.start(t, streamURL(host, "a"), c.show)
-	l.waitAnswered(1)
+	l.waitStreams(1)
 	for _, sent := range basics {
 		publish(t, r, "a", sent)
 		c.want(t, sent)

@@ -42,7 +42,7 @@ func redisCLI(t testing.TB, r *redistest.Server, channel string, payloads []stri
 		require.NoError(t, err)
 		require.Equal(t, "1\n", string(out))
 	}
-	return versionOf(t, "redis-cli", "--version")
+	return strings.Fields(versionOf(t, "redis-cli", "--version"))[1]
 }
 
 func goRedis(t testing.TB, r *redistest.Server, channel string, payloads []string) string {
@@ -90,7 +90,7 @@ func TestPublishers(t *testing.T) {
 			var c collector
 			l := newLink(t, in.public)
 			startCurl(t, streamURL(l.host(), channel), c.show)
-			l.waitAnswered(1)
+			l.waitStreams(1)
 			tested.add(name, publishAll(t, r, channel, binary))
 			c.want(t, binary...)
 		})

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -33,11 +34,18 @@ type stream struct {
 // openStream returns when the head of the answer, a 200, has come.
 func openStream(t testing.TB, url string) *stream {
 	t.Helper()
+	return openStreamBy(t, httpClient, url, nil)
+}
+
+func openStreamBy(t testing.TB, client *http.Client, url string, header http.Header) *stream {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	require.NoError(t, err)
+	maps.Copy(req.Header, header)
 	req.Header.Set("Accept", "text/event-stream")
-	resp, err := httpClient.Do(req)
+	resp, err := client.Do(req)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	s := &stream{t: t, resp: resp, cancel: cancel}

@@ -1,0 +1,431 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// page is what an application's page does with an EventSource: it notes what happens
+// for the test to fetch.
+const page = `<!doctype html><title>e2e</title><script>
+const seen = [];
+function listen(url, withCredentials) {
+	const source = new EventSource(url, {withCredentials});
+	for (const type of ["message", "gap", "open", "error"]) {
+		source.addEventListener(type, (e) => seen.push({
+			Event: type, ID: e.lastEventId ?? "", Data: e.data ?? "", State: source.readyState,
+		}));
+	}
+}
+function setCookie(pair) { document.cookie = pair; }
+async function listenByFetch(url) {
+	const {fetchEventSource} = await import("/fetch-event-source/index");
+	await fetchEventSource(url, {
+		headers: {Authorization: "Bearer token"},
+		openWhenHidden: true,
+		onmessage: (e) => seen.push({Event: e.event || "message", ID: e.id, Data: e.data}),
+		onclose() { throw new Error("ended by the server"); }, // else it does not come back
+	});
+}
+</script>`
+
+// readyState of a closed EventSource.
+const stateClosed = 2
+
+// sighting is one line of the page's notes.
+type sighting struct {
+	event
+	State int
+}
+
+// servePages serves the page on an origin of its own.
+func servePages(t testing.TB) (origin string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprint(w, page)
+	})
+	// The library imports its parts without ".js", as bundlers want it.
+	mux.HandleFunc("GET /fetch-event-source/", func(w http.ResponseWriter, req *http.Request) {
+		http.ServeFile(w, req, "clients/node_modules/@microsoft/fetch-event-source/lib/esm/"+path.Base(req.URL.Path)+".js")
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// browser is one Chromium for a test and its subtests.
+type browser struct{ ctx context.Context }
+
+func startBrowser(t testing.TB) *browser {
+	t.Helper()
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("no-sandbox", true), // does not work as root
+		chromedp.Flag("disable-gpu", true),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("ignore-certificate-errors", true),
+		chromedp.WSURLReadTimeout(patience),
+	)
+	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(stop)
+	ctx, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	version, err := chromedp.Run(ctx, chromedp.Evaluate[string](`navigator.userAgent.match(/\w*Chrome\/\S+/)[0]`))
+	require.NoError(t, err)
+	tested.add("Chromium EventSource", version)
+	return &browser{ctx}
+}
+
+// tab is a page in a tab of its own.
+type tab struct {
+	t   testing.TB
+	ctx context.Context
+	collector
+
+	mu      sync.Mutex
+	changes []sighting // guarded by mu: open and error
+}
+
+// open opens a tab with the page of an origin. It is closed when the test ends.
+func (b *browser) open(t testing.TB, origin string) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(b.ctx)
+	t.Cleanup(cancel)
+	p := &tab{t: t, ctx: ctx}
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(origin+"/")))
+	background(t, p.fetch)
+	return p
+}
+
+// run runs a function of the page.
+func (p *tab) run(function string, args ...any) {
+	p.t.Helper()
+	list, err := json.Marshal(args)
+	require.NoError(p.t, err)
+	script := fmt.Sprintf("void %s(...%s); true", function, list)
+	_, err = chromedp.Run(p.ctx, chromedp.Evaluate[bool](script))
+	require.NoError(p.t, err)
+}
+
+// listen opens an EventSource.
+func (p *tab) listen(url string, withCredentials bool) {
+	p.t.Helper()
+	p.run("listen", url, withCredentials)
+}
+
+// fetch takes the page's notes until the test ends.
+func (p *tab) fetch(ctx context.Context) {
+	for ctx.Err() == nil {
+		notes, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]sighting](`seen.splice(0)`))
+		if err != nil {
+			if ctx.Err() == nil {
+				p.t.Error(err)
+			}
+			return
+		}
+		for _, n := range notes {
+			p.note(n)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+func (p *tab) note(n sighting) {
+	if n.Event != "open" && n.Event != "error" {
+		p.show(n.event)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changes = append(p.changes, n)
+}
+
+// count counts the changes of a kind after which the EventSource is in that state.
+func (p *tab) count(kind string, state int) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.changes {
+		if c.Event == kind && c.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *tab) waitOpen() {
+	p.t.Helper()
+	eventually(p.t, "open in the browser", func() bool { return p.count("open", 1) > 0 })
+}
+
+func (p *tab) want(data ...string) {
+	p.t.Helper()
+	p.collector.want(p.t, data...)
+}
+
+func TestBrowser(t *testing.T) {
+	b := startBrowser(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *browser)
+	}{
+		{"DecodesEveryPayload", browserDecodesEveryPayload},
+		{"BehavesAsTheOtherClients", browserBehavesAsTheOtherClients},
+		{"RunsFetchEventSource", browserRunsFetchEventSource},
+		{"MissesNothingOverCuts", browserMissesNothingOverCuts},
+		{"AsksForLeaveAcrossOrigins", browserAsksForLeaveAcrossOrigins},
+		{"HoldsSixTabs", browserHoldsSixTabs},
+		{"HoldsManyStreamsOverHTTP2", browserHoldsManyStreamsOverHTTP2},
+		{"OutlastsAnInstanceThatIsNotReady", browserOutlastsAnInstanceNotReady},
+		{"ShowsGaps", browserShowsGaps},
+		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
+	}
+}
+
+func browserDecodesEveryPayload(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(in.public, "a"), false)
+	p.waitOpen()
+	for _, v := range vectors(t) {
+		publish(t, r, "a", v.sent)
+		e := p.take(t)
+		require.Equal(t, sseproto.EventMessage, e.Event, v.name)
+		require.True(t, same(e.Data, v.got), "%s: %.100q is not %.100q", v.name, e.Data, v.got)
+	}
+}
+
+// subject makes a client for tryClient of a function of the page.
+func (b *browser) subject(name, function string) subject {
+	return subject{name, func(t testing.TB, url string, show func(event)) {
+		p := b.open(t, servePages(t))
+		p.forward(t, show)
+		p.run(function, url)
+	}}
+}
+
+// forward gives what the page sees to show.
+func (p *tab) forward(t testing.TB, show func(event)) {
+	background(t, func(ctx context.Context) {
+		for i := 0; ctx.Err() == nil; {
+			p.collector.mu.Lock()
+			fresh := p.events[i:]
+			p.collector.mu.Unlock()
+			for _, e := range fresh {
+				show(e)
+			}
+			i += len(fresh)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pollInterval):
+			}
+		}
+	})
+}
+
+func browserBehavesAsTheOtherClients(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	tryClient(t, r, newLink(t, in.public), b.subject("Chromium", "listen"))
+}
+
+// browserRunsFetchEventSource: the library sends Last-Event-ID and Authorization by
+// fetch, which across origins takes a preflight.
+func browserRunsFetchEventSource(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	l := newLink(t, in.public)
+	version := versionOf(t, "node", "-p", `require("./clients/node_modules/@microsoft/fetch-event-source/package.json").version`)
+	tested.add("npm @microsoft/fetch-event-source", version+", in Chromium")
+	tryClient(t, r, l, b.subject("fetch-event-source", "listenByFetch"))
+	_, header := l.lastGet()
+	require.Equal(t, "Bearer token", header.Get("Authorization"))
+}
+
+func browserMissesNothingOverCuts(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	l := newLink(t, in.public)
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(l.host(), "a"), false)
+	p.waitOpen()
+	numbers := startNumbers(t, r, 5*time.Millisecond, "a")
+	received := func() int {
+		p.collector.mu.Lock()
+		defer p.collector.mu.Unlock()
+		return len(p.events)
+	}
+	const cuts = 8
+	for i := range cuts {
+		target := received() + 50
+		eventually(t, "messages between cuts", func() bool { return received() >= target })
+		begun := l.count(&l.streams)
+		l.cut(i%2 == 0)
+		l.waitStreams(begun + 1)
+		_, header := l.lastGet()
+		_, err := sseproto.ParseID([]byte(header.Get("Last-Event-ID")))
+		require.NoError(t, err)
+	}
+	n := numbers.stop()
+	for i := range n {
+		p.want(strconv.Itoa(i))
+	}
+	require.Equal(t, n, received(), "nothing twice")
+	tested.add("Chromium over cuts", fmt.Sprintf("%d cuts, %d messages, each once", cuts, n))
+}
+
+func browserAsksForLeaveAcrossOrigins(t *testing.T, b *browser) {
+	friend, stranger := servePages(t), servePages(t)
+	cases := []struct {
+		name            string
+		flags           []string
+		origin          string
+		withCredentials bool
+		opens, cookie   bool
+	}{
+		{"by default", nil, stranger, false, true, false},
+		{"by default, with credentials", nil, stranger, true, false, false},
+		{"credentials", []string{"--cors-credentials"}, stranger, true, true, true},
+		{"credentials not used", []string{"--cors-credentials"}, stranger, false, true, false},
+		{"on the list", []string{"--cors-origins", friend}, friend, false, true, false},
+		{"not on the list", []string{"--cors-origins", friend}, stranger, false, false, false},
+		{"on the list, with credentials", []string{"--cors-origins", friend, "--cors-credentials"}, friend, true, true, true},
+		{"not on the list, with credentials", []string{"--cors-origins", friend, "--cors-credentials"}, stranger, true, false, false},
+	}
+	for _, c := range cases {
+		r := redistest.Start(t)
+		in := start(t, append(c.flags, "--redis-url", r.URL())...)
+		in.waitReady()
+		l := newLink(t, in.public)
+		p := b.open(t, c.origin)
+		p.run("setCookie", "session=secret")
+		p.listen(streamURL(l.host(), "a"), c.withCredentials)
+		if !c.opens {
+			eventually(t, c.name+": refused by the browser", func() bool { return p.count("error", stateClosed) > 0 })
+			require.Zero(t, p.count("open", 1), c.name)
+			continue
+		}
+		p.waitOpen()
+		publish(t, r, "a", c.name)
+		p.want(c.name)
+		_, header := l.lastGet()
+		require.Equal(t, c.cookie, strings.Contains(header.Get("Cookie"), "session=secret"), c.name)
+	}
+}
+
+// browserHoldsSixTabs: that is what browsers allow for one host over HTTP/1.1.
+func browserHoldsSixTabs(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	origin := servePages(t)
+	var tabs []*tab
+	for range 6 {
+		p := b.open(t, origin)
+		p.listen(streamURL(in.public, "a"), false)
+		p.waitOpen()
+		tabs = append(tabs, p)
+	}
+	in.waitStreams(len(tabs))
+	for i := range 10 {
+		publish(t, r, "a", strconv.Itoa(i))
+		for _, p := range tabs {
+			p.want(strconv.Itoa(i))
+		}
+	}
+}
+
+// browserHoldsManyStreamsOverHTTP2: behind a proxy that speaks HTTP/2 the limit is gone.
+func browserHoldsManyStreamsOverHTTP2(t *testing.T, b *browser) {
+	const streams = 30
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	host := startNginxTLS(t, in.public)
+	p := b.open(t, servePages(t))
+	for range streams {
+		p.listen(strings.Replace(streamURL(host, "a"), "http:", "https:", 1), false)
+	}
+	eventually(t, "all open", func() bool { return p.count("open", 1) == streams })
+	in.waitStreams(streams)
+	publish(t, r, "a", "to all")
+	for range streams {
+		p.want("to all")
+	}
+}
+
+func browserOutlastsAnInstanceNotReady(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	r.Stop()
+	in := start(t, "--redis-url", r.URL())
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(in.public, "a"), false)
+	eventually(t, "three tries", func() bool { return p.count("error", 0) >= 3 })
+	require.NoError(t, r.Restart())
+	in.waitReady()
+	in.waitStreams(1)
+	publish(t, r, "a", "at last")
+	p.want("at last")
+	require.Zero(t, p.count("error", stateClosed))
+}
+
+func browserShowsGaps(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(in.public, "a", "last_event_id", "nonsense"), false)
+	e := p.take(t)
+	require.Equal(t, "gap", e.Event)
+	var gap struct{ Reason, Requested string }
+	require.NoError(t, json.Unmarshal([]byte(e.Data), &gap))
+	require.Equal(t, sseproto.ReasonUnknownID, gap.Reason)
+	require.Equal(t, "nonsense", gap.Requested)
+	publish(t, r, "a", "behind the gap")
+	p.want("behind the gap")
+}
+
+// browserMovesOver: behind HAProxy the page notices nothing of a restart.
+func browserMovesOver(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	one, other := startReady(t, r), startReady(t, r)
+	host := startHAProxy(t, one.public, other.public)
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(host, "a"), false)
+	p.waitOpen()
+	publish(t, r, "a", "before")
+	p.want("before")
+	if one.metric("ssed_streams") == 0 {
+		one, other = other, one
+	}
+	one.signal(sigterm)
+	require.Zero(t, one.wait(t))
+	publish(t, r, "a", "meanwhile")
+	other.waitStreams(1)
+	publish(t, r, "a", "after")
+	p.want("meanwhile", "after")
+	require.Zero(t, p.count("error", stateClosed))
+}
