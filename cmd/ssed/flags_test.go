@@ -305,7 +305,7 @@ func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
 	for _, f := range allFlags(t) {
 		names = append(names, "--"+f.Name)
 	}
-	for _, path := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../docs/OPERATIONS.md"} {
+	for _, path := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../SECURITY.md", "../../docs/OPERATIONS.md"} {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
 		for _, name := range regexp.MustCompile("`(--[a-z][a-z-]+)").FindAllStringSubmatch(string(text), -1) {
