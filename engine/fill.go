@@ -148,6 +148,26 @@ func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 	}
 }
 
+// lastLook bounds the question that is asked after a wait has run out.
+const lastLook = time.Second
+
+// awaitWritten is awaitWatermark that asks once more when its time is over: a process
+// that was stopped for a while finds its deadline passed and the history written.
+func (l *Log) awaitWritten(ctx context.Context, h History, id sseproto.ID) error {
+	err := l.awaitWatermark(ctx, id)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	defer cancel()
+	mark, lookErr := h.Written(ctx)
+	if lookErr != nil || mark.Less(id) {
+		return err
+	}
+	l.learnWatermark(mark)
+	return nil
+}
+
 // watchEvery is how often the history is asked how far it is written while
 // somebody waits. Ticks tell it as well, but only ten times a second and one
 // tick late: a lost link would be noticed for 200 ms longer.
@@ -244,11 +264,14 @@ func (f *filler) dispute(ctx context.Context, page *page, st *stagedSpan) error 
 }
 
 func (f *filler) read(ctx context.Context, page *page, st *stagedSpan) error {
-	ctx, cancel := context.WithTimeout(ctx, f.wait)
-	defer cancel()
-	if err := f.log.awaitWatermark(ctx, st.low); err != nil {
+	waitCtx, stop := context.WithTimeout(ctx, f.wait)
+	err := f.log.awaitWritten(waitCtx, f.history, st.low)
+	stop()
+	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
 	page.limit = f.log.ringBytes / 2
 	if err := f.history.Range(ctx, page.channels, st.after, st.low, page); err != nil {
 		return err

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -51,4 +53,16 @@ func TestCutGapEventIsHeldWithThoseBehindIt(t *testing.T) {
 		require.Equal(t, string(r.page.buf[n:]), string(missing))
 		require.Equal(t, frames[2].id, id)
 	}
+}
+
+// TestDeadlineThatPassedInSleepIsNoLoss: a process that was stopped finds its time
+// over, and asks once more before it tells anybody that the history is not there.
+func TestDeadlineThatPassedInSleepIsNoLoss(t *testing.T) {
+	h := newMemoryHistory()
+	h.written = sseproto.ID{Ms: 1000}
+	e := startEngine(t, nil)
+	asleep, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	require.NoError(t, e.log.awaitWritten(asleep, h, sseproto.ID{Ms: 1000}))
+	require.ErrorIs(t, e.log.awaitWritten(asleep, h, sseproto.ID{Ms: 1000, Seq: 1}), context.DeadlineExceeded)
 }

@@ -131,7 +131,7 @@ func (r *replayer) read(res *replay, q *replayRequest) error {
 		res.page, res.upTo = newPage(nil, upTo), q.from.id
 		return nil
 	}
-	late := r.log.awaitWatermark(ctx, upTo)
+	late := r.log.awaitWritten(ctx, r.history, upTo)
 	if r.ctx.Err() != nil {
 		return r.ctx.Err()
 	}
