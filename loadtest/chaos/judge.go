@@ -27,26 +27,27 @@ type verdict struct {
 	Unnumbered   int `json:"unnumbered"`   // acknowledged, and without an ID anywhere
 	Retracted    int `json:"retracted"`    // receipts taken back by a gap event
 
-	DifferentIDs     int `json:"differentIds"`     // messages seen with more than one ID
-	SharedIDs        int `json:"sharedIds"`        // IDs seen on more than one message
-	HistoryHas       int `json:"historyHas"`       // entries
-	HistoryTwice     int `json:"historyTwice"`     // entries of a message that has one already
-	HistoryDisorder  int `json:"historyDisorder"`  // entries not beyond the one before, in ID or in time
-	HistoryMissing   int `json:"historyMissing"`   // messages neither there nor under a marker
-	HistoryExcused   int `json:"historyExcused"`   // messages under a marker
-	Clients          int `json:"clients"`          // all
-	Exact            int `json:"exact"`            // saw every message once, in order
-	Told             int `json:"told"`             // lost something and know it
-	ClientsSilent    int `json:"clientsSilent"`    // lost something without a word
-	Received         int `json:"received"`         // pairs
-	ToldMissing      int `json:"toldMissing"`      // pairs
-	SilentlyMissing  int `json:"silentlyMissing"`  // pairs
-	Duplicated       int `json:"duplicated"`       // pairs
-	OutOfOrder       int `json:"outOfOrder"`       // pairs
-	GapEvents        int `json:"gapEvents"`        // events
-	GapsWithoutLoss  int `json:"gapsWithoutLoss"`  // events that announced what was then there
-	Refused          int `json:"refused"`          // clients that got what must never come
-	UnfinishedClient int `json:"unfinishedClient"` // clients that did not get the last messages in time
+	DifferentIDs     int            `json:"differentIds"`     // messages seen with more than one ID
+	SharedIDs        int            `json:"sharedIds"`        // IDs seen on more than one message
+	HistoryHas       int            `json:"historyHas"`       // entries
+	HistoryTwice     int            `json:"historyTwice"`     // entries of a message that has one already
+	HistoryDisorder  int            `json:"historyDisorder"`  // entries not beyond the one before, in ID or in time
+	HistoryMissing   int            `json:"historyMissing"`   // messages neither there nor under a marker
+	HistoryExcused   int            `json:"historyExcused"`   // messages under a marker
+	Clients          int            `json:"clients"`          // all
+	Exact            int            `json:"exact"`            // saw every message once, in order
+	Told             int            `json:"told"`             // lost something and know it
+	ClientsSilent    int            `json:"clientsSilent"`    // lost something without a word
+	Received         int            `json:"received"`         // pairs
+	ToldMissing      int            `json:"toldMissing"`      // pairs
+	SilentlyMissing  int            `json:"silentlyMissing"`  // pairs
+	Duplicated       int            `json:"duplicated"`       // pairs
+	OutOfOrder       int            `json:"outOfOrder"`       // pairs
+	GapReasons       map[string]int `json:"gapReasons"`       // events by reason
+	GapEvents        int            `json:"gapEvents"`        // events
+	GapsWithoutLoss  int            `json:"gapsWithoutLoss"`  // events that announced what was then there
+	Refused          int            `json:"refused"`          // clients that got what must never come
+	UnfinishedClient int            `json:"unfinishedClient"` // clients that did not get the last messages in time
 
 	examples []string
 }
@@ -77,7 +78,7 @@ type known struct {
 // passJudgement compares the records.
 func passJudgement(e evidence) *verdict {
 	j := &judge{
-		evidence: e, v: &verdict{Clients: len(e.clients)},
+		evidence: e, v: &verdict{Clients: len(e.clients), GapReasons: make(map[string]int)},
 		ids: make(map[key]sseproto.ID), owner: make(map[sseproto.ID]key),
 		order: make([][]known, e.channels), lost: make([][]known, e.channels),
 	}
@@ -322,6 +323,7 @@ func (j *judge) step(c *client, p *progress, r *record) {
 			p.started = false // without an ID it starts anew
 		}
 	case recordGap:
+		j.v.GapReasons[r.reason]++
 		if p.firstID.IsZero() {
 			p.firstID, p.base = r.id, r.id
 		}

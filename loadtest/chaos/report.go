@@ -61,11 +61,14 @@ func (r *result) summary() string {
 	fmt.Fprintf(&b, "  clients:  %d exact, %d told, %d with a silent loss, %d unfinished, of %d\n", v.Exact, v.Told, v.ClientsSilent, v.UnfinishedClient, v.Clients)
 	fmt.Fprintf(&b, "  receipts: %d, %d missing and told, %d SILENTLY MISSING, %d duplicated, %d out of order, %d not their own\n",
 		v.Received, v.ToldMissing, v.SilentlyMissing, v.Duplicated, v.OutOfOrder, v.Refused)
-	fmt.Fprintf(&b, "  gap events: %d, of which %d without a loss\n", v.GapEvents, v.GapsWithoutLoss)
+	fmt.Fprintf(&b, "  gap events: %d, of which %d without a loss %v\n", v.GapEvents, v.GapsWithoutLoss, v.GapReasons)
 	for _, row := range r.Rows {
 		if row.Lossless && row.Gaps > 0 {
 			fmt.Fprintf(&b, "  FINDING %d gap events after %s, which loses nothing\n", row.Gaps, row.Fault)
 		}
+	}
+	if n := r.gapsUnderLosslessMix(); n > 0 {
+		fmt.Fprintf(&b, "  FINDING %d gap events under faults that lose nothing\n", n)
 	}
 	for _, text := range v.examples {
 		fmt.Fprintf(&b, "  FINDING %s\n", text)

@@ -61,7 +61,19 @@ func (r *result) wrong() int {
 			n++
 		}
 	}
+	if r.gapsUnderLosslessMix() > 0 {
+		n++
+	}
 	return n
+}
+
+// gapsUnderLosslessMix are gap events where no fault loses anything, also when they
+// come together.
+func (r *result) gapsUnderLosslessMix() int {
+	if r.Verdict == nil || !r.Lossless {
+		return 0
+	}
+	return r.Verdict.GapEvents
 }
 
 // runner is one scenario at work.
@@ -135,6 +147,7 @@ func (s setup) text() string {
 		{s.persist, "append-only file"},
 		{s.sentinel, "replica and sentinel"},
 		{s.joiner, "one joiner"},
+		{s.ring != "", "rings of " + s.ring},
 	} {
 		if w.is {
 			words = append(words, w.text)
