@@ -103,7 +103,7 @@ func (f *front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afte
 // appendStream checks a request for a stream. If it can be had, nothing is written:
 // the shard sends the head.
 func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
-	if h.over != notRefused {
+	if h.over != notRefused && !f.chargeAgain(h) {
 		return f.appendUnavailable(dst, req, h.over, whyRefused(h.over))
 	}
 	since := f.e.log.Position()

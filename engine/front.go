@@ -170,6 +170,14 @@ func (f *front) charge(addr netip.Addr) (peer uint32, over RefuseReason) {
 	return f.peers.admit(addr)
 }
 
+// chargeAgain tries once more to count a connection that was over a limit of its
+// address when it came, since there may be room now.
+func (f *front) chargeAgain(h *handshake) (ok bool) {
+	f.peers.release(h.peer, h.over)
+	h.peer, h.over = f.charge(h.addr)
+	return h.over == notRefused
+}
+
 // ended tells that a handshake is over and its connection closed.
 func (f *front) ended(h *handshake) {
 	f.peers.release(h.peer, h.over)

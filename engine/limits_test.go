@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,12 +65,12 @@ func TestAddressAtItsLimitIsRefusedAndOthersAreNot(t *testing.T) {
 
 	other := s.dialFrom("127.0.0.3").send(getStream("a"))
 	require.Equal(t, 200, other.answer(http.MethodGet).StatusCode)
+	waiting := s.dialFrom("127.0.0.2")
+	eventually(t, func() bool { return s.Stats().Connections == 5 }, "it is accepted, over the limit")
 	require.NoError(t, open[0].Close())
-	eventually(t, func() bool {
-		w := s.dialFrom("127.0.0.2").send(getStream("a"))
-		defer w.Close()
-		return w.answer(http.MethodGet).StatusCode == 200
-	}, "a place is free again")
+	eventually(t, func() bool { return s.Stats().Streams == 3 }, "a place is free again")
+	require.Equal(t, 200, waiting.send(getStream("a")).answer(http.MethodGet).StatusCode)
+	requireTooMany(t, s.dialFrom("127.0.0.2").send(getStream("a")), "too many connections from this address")
 }
 
 // An address over its limit can't hold more than a few connections by sending
@@ -214,6 +215,24 @@ func TestProxyHeaderOfAnAddressFarOverItsLimit(t *testing.T) {
 	}, "it is refused")
 }
 
+// A unix socket has no address to trust; the rights of its file say who can be a
+// proxy there.
+func TestProxiesOnUnixSockets(t *testing.T) {
+	listen := []string{"unix:" + filepath.Join(t.TempDir(), "s")}
+	s := serveEngine(t, Config{Listen: listen, TrustedProxies: networks("10.0.0.0/8"), MaxPerAddress: 1})
+	require.Equal(t, 200, s.dial().send(forwardedFor("192.0.2.1")).answer(http.MethodGet).StatusCode)
+	requireTooMany(t, s.dial().send(forwardedFor("192.0.2.1")), "too many connections from this address")
+	for range 3 {
+		require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode, "the proxy itself is not limited")
+	}
+	s.stop()
+	s = serveEngine(t, Config{Listen: listen, TrustedProxies: networks("10.0.0.0/8"), MaxPerAddress: 1, ProxyProtocol: true})
+	require.Equal(t, 200, s.dial().send(proxyV2(1, 0x11, block4)+getStream("a")).answer(http.MethodGet).StatusCode)
+	requireTooMany(t, s.dial().send(proxyV2(1, 0x11, block4)+getStream("a")), "too many connections from this address")
+	status, _, _ := s.dial().send(getHealth).whole()
+	require.Equal(t, 400, status)
+}
+
 func TestMissingProxyHeaderTimesOut(t *testing.T) {
 	s := serveEngine(t, Config{ProxyProtocol: true, TrustedProxies: networks("127.0.0.0/8"), HandshakeTimeout: 100 * time.Millisecond})
 	s.dial().send("PROXY TC").requireEnd()
@@ -300,6 +319,36 @@ func TestAcceptedSocketsGiveUpSilentPeers(t *testing.T) {
 		unix.TCP_USER_TIMEOUT: 1000, unix.SO_KEEPALIVE: 1, unix.TCP_KEEPIDLE: 1, unix.TCP_KEEPINTVL: 1,
 	})
 	f(-1, map[int]int{unix.TCP_USER_TIMEOUT: 0, unix.SO_KEEPALIVE: 0})
+}
+
+// vanish makes a client's kernel drop all that comes for it, as if the machine or
+// the network were gone: nothing is acknowledged any more.
+func (w *wire) vanish() {
+	w.t.Helper()
+	raw, err := w.Conn.(*net.TCPConn).SyscallConn()
+	require.NoError(w.t, err)
+	dropAll := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}
+	require.NoError(w.t, raw.Control(func(fd uintptr) {
+		program := unix.SockFprog{Len: 1, Filter: &dropAll}
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	}))
+	require.NoError(w.t, err)
+}
+
+func TestVanishedPeersAreFound(t *testing.T) {
+	for name, heartbeat := range map[string]time.Duration{"by heartbeats": time.Second, "by probes": -1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serveEngine(t, Config{PeerTimeout: time.Second, Heartbeat: heartbeat})
+			s.Log().OpenLocal()
+			stays, gone := s.streamOf("a"), s.streamOf("a")
+			gone.vanish()
+			eventuallyLong(t, func() bool { return s.Stats().Streams == 1 }, "it is closed")
+			require.EqualValues(t, 1, s.Stats().Closed[CloseError]+s.Stats().Closed[CloseClient], "%v", s.Stats().Closed)
+			s.Log().Publish("a", "hello")
+			stays.expect("hello")
+		})
+	}
 }
 
 // A peer whose machine answers, but which takes nothing any more, is given up by
