@@ -42,28 +42,36 @@ func startDoorman(t testing.TB) (url string, asked <-chan string) {
 // pretend to be another.
 func TestAddressOfTheClient(t *testing.T) {
 	// proxy puts one in front of an instance and returns its address.
-	f := func(name string, flags []string, proxy func(in *instance) string) {
+	f := func(name string, flags []string, checked bool, proxy func(in *instance) string) {
 		t.Run(name, func(t *testing.T) {
 			r := redistest.Start(t)
 			doorman, asked := startDoorman(t)
 			in := startReady(t, r, append(flags, "--auth", "forward", "--auth-url", doorman, "--auth-cache-ttl", "0")...)
-			s := openStreamBy(t, clientFrom(clientAddress), streamURL(proxy(in), "a"), http.Header{"X-Forwarded-For": {forged}})
+			host := proxy(in)
+			s := openStreamBy(t, clientFrom(clientAddress), streamURL(host, "a"), http.Header{"X-Forwarded-For": {forged}})
 			publish(t, r, "a", "hello")
 			s.want("hello")
 			require.Equal(t, clientAddress, <-asked)
 			require.Empty(t, asked)
+			if !checked {
+				return
+			}
+			// The checks, which come from the proxy itself, get through as well.
+			eventually(t, "checks", func() bool { return in.metric("ssed_http_answers_total") >= 4 })
+			openStream(t, streamURL(host, "a"))
+			require.Equal(t, proxyAddress, <-asked, "the client of this stream is on the same address")
 		})
 	}
 	trusted := []string{"--trusted-proxies", proxyAddress}
-	f("without a proxy", nil, func(in *instance) string { return in.public })
-	f("nginx by X-Forwarded-For", trusted, func(in *instance) string {
+	f("without a proxy", nil, false, func(in *instance) string { return in.public })
+	f("nginx by X-Forwarded-For", trusted, false, func(in *instance) string {
 		return startNginx(in.t, in.public, in.public)
 	})
-	f("HAProxy by X-Forwarded-For", trusted, func(in *instance) string {
+	f("HAProxy by X-Forwarded-For", trusted, true, func(in *instance) string {
 		return startHAProxy(in.t, in.public, in.public)
 	})
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
-		f("HAProxy by "+version, append(trusted, "--proxy-protocol"), func(in *instance) string {
+		f("HAProxy by "+version, append(trusted, "--proxy-protocol"), true, func(in *instance) string {
 			return startHAProxy(in.t, in.public, in.public,
 				"    option forwardfor\n", "", "default-server inter", "default-server "+version+" inter")
 		})

@@ -49,6 +49,7 @@ var subjects = []subject{
 	{"Go tmaxmax/go-sse", startGoSSE},
 	{"Python httpx-sse", python("httpx-sse")},
 	{"Python sseclient-py+httpx", python("sseclient-py+httpx")},
+	{"Python sseclient-py+requests read1", python("sseclient-py+requests read1")},
 	{"curl", startCurl},
 }
 

@@ -46,8 +46,14 @@ func startBy(t testing.TB, starter []string, args ...string) *instance {
 			t.Fatalf("%s is set: it would change the flags", name)
 		}
 	}
-	command := append(append(starter, program), args...)
-	in := &instance{t: t, process: spawn(t, nil, command[0], command[1:]...)}
+	command := append(slices.Clone(starter), append([]string{program}, args...)...)
+	in := &instance{t: t}
+	t.Cleanup(func() { // after spawn's
+		if in.process != nil && in.cmd.ProcessState.ExitCode() != 0 {
+			t.Errorf("ssed: exit code %d\n%s", in.cmd.ProcessState.ExitCode(), in.logText())
+		}
+	})
+	in.process = spawn(t, nil, command[0], command[1:]...)
 	in.public, in.admin = in.logged("streams"), in.logged("admin")
 	return in
 }

@@ -52,10 +52,19 @@ def with_sseclient_requests():
         yield from SSEClient(response).events()
 
 
+def with_sseclient_requests_read1():
+    import requests
+    from sseclient import SSEClient
+
+    with requests.get(url, headers=headers(), stream=True, timeout=60) as response:
+        yield from SSEClient(iter(response.raw.read1, b"")).events()
+
+
 clients = {
     "httpx-sse": (with_httpx_sse, ["httpx-sse", "httpx"]),
     "sseclient-py+httpx": (with_sseclient_httpx, ["sseclient-py", "httpx"]),
     "sseclient-py+requests": (with_sseclient_requests, ["sseclient-py", "requests"]),
+    "sseclient-py+requests read1": (with_sseclient_requests_read1, ["sseclient-py", "requests"]),
 }
 
 events, packages = clients[name]
@@ -68,10 +77,9 @@ while True:
             if e.retry is not None:
                 retry = int(e.retry) / 1000
             show({"event": e.event or "message", "id": e.id, "data": e.data})
-    except OSError as failed:  # requests
-        print(failed, file=sys.stderr, flush=True)
     except Exception as failed:
-        if not type(failed).__module__.startswith("httpx"):
+        # A connection that could not be made or was cut, as each library calls it.
+        if type(failed).__module__.split(".")[0] not in ("requests", "urllib3", "httpx"):
             raise
         print(failed, file=sys.stderr, flush=True)
     time.sleep(retry)
