@@ -1,0 +1,130 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/netip"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine"
+)
+
+// BenchmarkCollectorPauses holds as many connections as the file limit allows on
+// an engine of this process, appends 50,000 messages a second, one in ten to a
+// channel that somebody listens to, and collects garbage twenty times a second
+// meanwhile. Reported is the longest time that everything stood still, as the
+// runtime counts it; the kernel's turn-taking with other processes is part of it.
+func BenchmarkCollectorPauses(b *testing.B) {
+	const (
+		rate     = 50_000
+		listened = 10 // one message in
+		stretch  = 2 * time.Second
+	)
+	conns := min(19_000, fileLimit()-500)
+	e := startEngine(b, engine.Config{})
+	e.Log().OpenLocal()
+	addr, err := netip.ParseAddrPort(e.Addrs()[0].String())
+	require.NoError(b, err)
+	connect(b, addr, "room-", conns, conns, true)
+	heard, unheard := make([]string, conns), make([]string, conns)
+	for i := range conns {
+		heard[i], unheard[i] = fmt.Sprintf("room-%d", i), fmt.Sprintf("empty-%d", i)
+	}
+	payload := strings.Repeat("x", 128)
+	stopCollecting := collect()
+	defer stopCollecting()
+	sent, n := 0, time.Duration(0)
+	before, delivered, began := readPauses(), e.Stats().Delivered, time.Now()
+	for b.Loop() {
+		n += stretch
+		tick := time.NewTicker(time.Millisecond)
+		for elapsed := time.Since(began); elapsed < n; elapsed = time.Since(began) {
+			for due := int(elapsed.Seconds() * rate); sent < due; sent++ {
+				name := unheard
+				if sent%listened == 0 {
+					name = heard
+				}
+				e.Log().Publish(name[sent/listened%conns], payload)
+			}
+			<-tick.C
+		}
+		tick.Stop()
+	}
+	pauses := readPauses().since(before)
+	took := time.Since(began).Seconds()
+	b.ReportMetric(float64(conns), "conns")
+	b.ReportMetric(float64(sent)/took, "msg/s")
+	b.ReportMetric(float64(e.Stats().Delivered-delivered)/took, "deliveries/s")
+	b.ReportMetric(float64(pauses.count()), "pauses")
+	b.ReportMetric(pauses.max()*1e6, "max-pause-µs")
+	b.ReportMetric(pauses.quantile(0.99)*1e6, "p99-pause-µs")
+}
+
+// collectEvery is often: the load alone makes the collector run every few seconds.
+const collectEvery = 50 * time.Millisecond
+
+// collect runs the collector again and again until stop is called, which waits
+// for its end.
+func collect() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(collectEvery)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			runtime.GC()
+			<-tick.C
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// pauses is a histogram of the times for which the collector stopped everything.
+type pauses metrics.Float64Histogram
+
+func readPauses() *pauses {
+	sample := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}}
+	metrics.Read(sample)
+	h := sample[0].Value.Float64Histogram()
+	return &pauses{Counts: append([]uint64(nil), h.Counts...), Buckets: h.Buckets}
+}
+
+// since takes off what was counted earlier.
+func (p *pauses) since(earlier *pauses) *pauses {
+	for i := range p.Counts {
+		p.Counts[i] -= earlier.Counts[i]
+	}
+	return p
+}
+
+func (p *pauses) count() (n uint64) {
+	for _, c := range p.Counts {
+		n += c
+	}
+	return n
+}
+
+// max is the upper bound of the highest bucket that counted, in seconds.
+func (p *pauses) max() float64 { return p.quantile(1) }
+
+// quantile is the upper bound of the bucket in which the share q is reached.
+func (p *pauses) quantile(q float64) float64 {
+	rank, seen := uint64(math.Ceil(q*float64(p.count()))), uint64(0)
+	for i, c := range p.Counts {
+		if seen += c; seen >= rank && c > 0 {
+			return p.Buckets[i+1]
+		}
+	}
+	return 0
+}

@@ -1,0 +1,193 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine"
+	"ssed/internal/redistest"
+	"ssed/rsub"
+	"ssed/sseproto"
+)
+
+// arrivals counts messages and tells when the last one of a round is there.
+type arrivals struct {
+	left atomic.Int64
+	done chan struct{}
+}
+
+func newArrivals() *arrivals { return &arrivals{done: make(chan struct{}, 1)} }
+
+func (a *arrivals) one() {
+	if a.left.Add(-1) == 0 {
+		a.done <- struct{}{}
+	}
+}
+
+// countedLog is the log with a count of what came in.
+type countedLog struct {
+	*engine.Log
+	*arrivals
+}
+
+func (c countedLog) Append(id sseproto.ID, channel, payload string) {
+	c.Log.Append(id, channel, payload)
+	c.one()
+}
+
+const (
+	ingestMessages = 100_000
+	ingestChannels = 1000
+	ingestBytes    = 128
+)
+
+// flood is a connection that publishes without waiting for answers.
+type flood struct {
+	conn     net.Conn
+	commands []byte
+	messages int
+}
+
+// newFlood prepares messages of size bytes, spread over channels.
+func newFlood(b *testing.B, addr string, messages, channels, size int) *flood {
+	b.Helper()
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = conn.Close() })
+	_, err = io.WriteString(conn, "CLIENT REPLY OFF\r\n")
+	require.NoError(b, err)
+	f := &flood{conn: conn, messages: messages}
+	for i := range messages {
+		channel := fmt.Sprintf("channel-%d", i*7919%channels)
+		f.commands = fmt.Appendf(f.commands, "*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n%0*d\r\n", len(channel), channel, size, size, i)
+	}
+	return f
+}
+
+// run publishes everything once and waits for its arrival. It returns the time
+// and the CPU time of this process, which includes the writing.
+func (f *flood) run(b *testing.B, a *arrivals) (wall, cpu time.Duration) {
+	a.left.Store(int64(f.messages))
+	start, used := time.Now(), processTime()
+	if _, err := f.conn.Write(f.commands); err != nil {
+		b.Fatal(err)
+	}
+	select {
+	case <-a.done:
+	case <-time.After(patience):
+		b.Fatalf("%d of %d messages did not arrive", a.left.Load(), f.messages)
+	}
+	return time.Since(start), processTime() - used
+}
+
+// processTime is the CPU time of this process so far.
+func processTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // can not fail for RUSAGE_SELF
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkIngest compares the way of messages from a real Redis into the log of an
+// engine without subscribers with the least that rueidis can do, a PSUBSCRIBE
+// whose callback counts. Rounds of both alternate; the ratio is of their
+// messages per second.
+func BenchmarkIngest(b *testing.B) {
+	// Redis would cut a subscriber that is 32 MB behind.
+	limit := []string{"--client-output-buffer-limit", "pubsub", "0", "0", "0"}
+	own, other := redistest.Start(b, limit...), redistest.Start(b, limit...)
+	toSsed := newFlood(b, own.Addr(), ingestMessages, ingestChannels, ingestBytes)
+	toBare := newFlood(b, other.Addr(), ingestMessages, ingestChannels, ingestBytes)
+	ssed, bare := newArrivals(), newArrivals()
+	startFeed(b, own, ssed)
+	startBare(b, other, bare)
+	toSsed.run(b, ssed) // the first round fills channel directory and ring
+	toBare.run(b, bare)
+
+	var ssedWall, ssedCPU, bareWall, bareCPU time.Duration
+	for b.Loop() {
+		wall, cpu := toBare.run(b, bare)
+		bareWall, bareCPU = bareWall+wall, bareCPU+cpu
+		wall, cpu = toSsed.run(b, ssed)
+		ssedWall, ssedCPU = ssedWall+wall, ssedCPU+cpu
+	}
+	n := float64(b.N * ingestMessages)
+	b.ReportMetric(n/ssedWall.Seconds(), "ssed-msg/s")
+	b.ReportMetric(n/bareWall.Seconds(), "bare-msg/s")
+	b.ReportMetric(bareWall.Seconds()/ssedWall.Seconds(), "ratio")
+	b.ReportMetric(float64(ssedCPU.Nanoseconds())/n, "ssed-cpu-ns/msg")
+	b.ReportMetric(float64(bareCPU.Nanoseconds())/n, "bare-cpu-ns/msg")
+}
+
+// clientOption says how to reach a server.
+func clientOption(b *testing.B, r *redistest.Server) rueidis.ClientOption {
+	b.Helper()
+	o, err := rueidis.ParseURL(r.URL())
+	require.NoError(b, err)
+	o.DisableCache, o.ForceSingleClient = true, true
+	return o
+}
+
+// startFeed feeds an engine from Redis until the benchmark ends.
+func startFeed(b *testing.B, r *redistest.Server, a *arrivals) *engine.Log {
+	b.Helper()
+	e := startEngine(b, engine.Config{})
+	f, err := rsub.New(rsub.Config{
+		Client: clientOption(b, r), Patterns: []string{"*"}, Prefix: "sse:stream:", Instance: "bench", Logger: discard(),
+	}, countedLog{e.Log(), a})
+	require.NoError(b, err)
+	runUntilEnd(b, f.Run)
+	eventually(b, "the feed is synced", func() bool {
+		ok, _ := f.State()
+		return ok
+	})
+	return e.Log()
+}
+
+// startBare subscribes with nothing but rueidis.
+func startBare(b *testing.B, r *redistest.Server, a *arrivals) {
+	b.Helper()
+	client, err := rueidis.NewClient(clientOption(b, r))
+	require.NoError(b, err)
+	runUntilEnd(b, func(ctx context.Context) error {
+		defer client.Close()
+		err := client.Receive(ctx, client.B().Psubscribe().Pattern("*").Build(), func(rueidis.PubSubMessage) { a.one() })
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	conn, err := net.Dial("tcp", r.Addr())
+	require.NoError(b, err)
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	eventually(b, "the bare loop is subscribed", func() bool {
+		_, err := io.WriteString(conn, "PUBSUB NUMPAT\r\n")
+		require.NoError(b, err)
+		line, err := answers.ReadString('\n')
+		require.NoError(b, err)
+		return line == ":1\r\n"
+	})
+}
+
+// runUntilEnd runs f until the benchmark ends, and waits for it.
+func runUntilEnd(b *testing.B, f func(ctx context.Context) error) {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	b.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+}

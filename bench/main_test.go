@@ -1,0 +1,194 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine"
+	"ssed/loadtest/swarm"
+	"ssed/loadtest/target"
+)
+
+// program is the path of ssed, built once.
+var program string
+
+// TestMain builds ssed, and plays the client processes that benchmarks start.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		if err := swarm.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	dir, err := os.MkdirTemp("", "ssed-bench-")
+	if err == nil {
+		program = filepath.Join(dir, "ssed")
+		var text []byte
+		if text, err = exec.Command("go", "build", "-o", program, "ssed/cmd/ssed").CombinedOutput(); err != nil {
+			err = fmt.Errorf("go build: %w\n%s", err, text)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// patience bounds every wait for something that should happen at once.
+const patience = time.Minute
+
+// server is a running ssed.
+type server struct {
+	pid  int
+	addr netip.AddrPort
+}
+
+// startServer runs ssed until the benchmark ends.
+func startServer(b *testing.B, args ...string) *server {
+	b.Helper()
+	cmd := exec.Command(program, append([]string{
+		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "text", "--drain", "10ms",
+	}, args...)...)
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "SSED_") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	stderr, err := cmd.StderrPipe()
+	require.NoError(b, err)
+	require.NoError(b, cmd.Start())
+	where, ended := make(chan string, 1), make(chan struct{})
+	go func() { // reads to the end: a full pipe would stop the server
+		defer close(ended)
+		for logged := bufio.NewScanner(stderr); logged.Scan(); {
+			if _, at, ok := strings.Cut(logged.Text(), "listener=streams addr="); ok {
+				where <- at
+			}
+		}
+	}()
+	b.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		_ = cmd.Wait() // it was asked to end; how does not matter
+	})
+	select {
+	case at := <-where:
+		addr, err := netip.ParseAddrPort(at)
+		require.NoError(b, err, at)
+		return &server{pid: cmd.Process.Pid, addr: addr}
+	case <-ended:
+		b.Fatal("ssed ended before it listened")
+		return nil
+	}
+}
+
+// waitReady returns when the server says that it is synced with Redis.
+func (s *server) waitReady(b *testing.B) {
+	b.Helper()
+	eventually(b, "ssed is ready", func() bool { return get(s.addr, "/ready") })
+}
+
+// eventually polls until ok; what it waits for has no event to wait on.
+func eventually(b *testing.B, what string, ok func() bool) {
+	b.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			b.Fatalf("not in %v: %s", patience, what)
+		}
+	}
+}
+
+// get asks for a path and reports whether the answer is a 200.
+func get(addr netip.AddrPort, path string) bool {
+	conn, err := net.DialTimeout("tcp", addr.String(), patience)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience)) // fails on a closed connection only
+	fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path)
+	answer, _ := io.ReadAll(conn)
+	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200")) || bytes.HasPrefix(answer, []byte("HTTP/1.0 200"))
+}
+
+// discard is a logger without output.
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// startEngine runs an engine in this process until the benchmark ends.
+func startEngine(b *testing.B, cfg engine.Config) *engine.Engine {
+	b.Helper()
+	cfg.Listen, cfg.Logger, cfg.Drain = []string{"127.0.0.1:0"}, discard(), time.Millisecond
+	e, err := engine.New(cfg)
+	require.NoError(b, err)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- e.Run(ctx) }()
+	b.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+	return e
+}
+
+// connect opens n streams, connection i on channel prefix + i mod channels, and
+// returns when all have their response head. With apart they belong to processes
+// of their own.
+func connect(b *testing.B, addr netip.AddrPort, prefix string, n, channels int, apart bool) *swarm.Crew {
+	b.Helper()
+	t := target.Target{URL: "http://" + addr.String() + "/sse/connect?channel_id={channel}"}
+	request, err := t.Request()
+	require.NoError(b, err)
+	self, err := os.Executable()
+	require.NoError(b, err)
+	var sources []netip.Addr
+	for i := range n/5000 + 1 { // each has 28,000 ports
+		sources = append(sources, netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + i)}))
+	}
+	c, err := swarm.Start(swarm.Plan{
+		Addr: addr, Request: request, Prefix: prefix, Sources: sources,
+		Groups: []swarm.Group{{Count: n, Channels: uint32(channels)}},
+		Apart:  apart, Child: []string{self, "worker"},
+	})
+	require.NoError(b, err)
+	b.Cleanup(c.Close)
+	opened, err := c.Open(b.Context(), 0, swarm.OpenSpec{Window: 256, Limit: patience})
+	require.NoError(b, errors.Join(err, opened.Err()))
+	return c
+}
+
+// fileLimit is how many files a process may open.
+func fileLimit() int {
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
+		return 1024
+	}
+	return int(min(l.Cur, 1<<30)) // Go raises the soft limit to the hard one
+}

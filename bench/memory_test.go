@@ -1,0 +1,77 @@
+package bench
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/loadtest/target"
+)
+
+// maxIdleBytes is what an idle connection may cost in user memory.
+const maxIdleBytes = 512
+
+// BenchmarkIdleConnectionMemory opens 10,000 connections to the real program and
+// reads what its resident memory has grown by, as the kernel counts it. The time
+// per operation says nothing: it is the wait for the server to give back what
+// connecting took.
+func BenchmarkIdleConnectionMemory(b *testing.B) {
+	b.Run("channels=1", func(b *testing.B) { idleMemory(b, func(int) int { return 1 }) })
+	b.Run("channels=conns", func(b *testing.B) { idleMemory(b, func(conns int) int { return conns }) })
+}
+
+func idleMemory(b *testing.B, channels func(conns int) int) {
+	conns := min(10_000, fileLimit()-500)
+	for b.Loop() {
+		s := startServer(b)
+		warm := connect(b, s.addr, "warm-", 200, 1, false)
+		before := resident(b, s.pid)
+		c := connect(b, s.addr, "idle-", conns, channels(conns), false)
+		after := settle(b, s.pid, before)
+		perConn := func(bytes int64) float64 { return float64(bytes) / float64(conns) }
+		b.ReportMetric(perConn(after.RSS-before.RSS), "B/conn")
+		b.ReportMetric(perConn(after.Anonymous-before.Anonymous), "anon-B/conn")
+		b.ReportMetric(float64(conns), "conns")
+		if got := perConn(after.RSS - before.RSS); got > maxIdleBytes {
+			b.Errorf("%.0f bytes of resident memory per idle connection, more than %d", got, maxIdleBytes)
+		}
+		c.Close()
+		warm.Close()
+	}
+}
+
+func resident(b *testing.B, pid int) target.Memory {
+	b.Helper()
+	m, err := target.ReadMemory([]int{pid})
+	require.NoError(b, err)
+	return m
+}
+
+// The engine looks every 5 s for memory to give back, and does so when the five
+// seconds before were quiet: 10 s after the last connect at most, if the machine
+// lets it run.
+const (
+	trimWait  = 12 * time.Second
+	lookEvery = 500 * time.Millisecond
+)
+
+// settle follows the memory of a server through the next trim and returns the
+// lowest figure.
+func settle(b *testing.B, pid int, before target.Memory) target.Memory {
+	b.Helper()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	over := time.After(trimWait)
+	low := resident(b, pid)
+	for {
+		select {
+		case <-tick.C:
+			if now := resident(b, pid); now.RSS < low.RSS {
+				low = now
+			}
+		case <-over:
+			return low
+		}
+	}
+}
