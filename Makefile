@@ -8,15 +8,18 @@ export GOTOOLCHAIN := local
 
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+BENCHSTAT   := go run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 FUZZTIME   ?= 30s
 BENCH      ?= .
-BENCHTIME  ?= 1s
+BENCHTIME  ?= 50ms
+SIDEFLAGS  ?= --rounds 2
 SCENARIO   ?= fanout
 LOADFLAGS  ?= --with floor,ssed,naive
 CHAOSFLAGS ?=
+MILLIONFLAGS ?=
 
 # What make e2e installs, by a file that tells that it is there.
 E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
@@ -65,14 +68,30 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 		done; \
 	done
 
+# About ten minutes in all. The benchmarks of bench/ take seconds each, so they run
+# three times; benchstat asks for six of the others.
 .PHONY: bench
-bench: need-test ## Run the benchmarks (BENCH=regexp, BENCHTIME=1s)
-	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS)
+	@mkdir -p bench/out
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count 6 -benchmem $$(go list ./... | grep -v /bench$$) | tee bench/out/new.txt
+	go test -run '^$$' -bench '$(BENCH)' -benchtime 1s -count 3 ./bench | tee -a bench/out/new.txt
+	$(BENCHSTAT) bench/baseline.txt bench/out/new.txt | tee bench/out/compare.txt
+	go build -o bin/loadtest ./loadtest
+	./bin/loadtest all --quick $(SIDEFLAGS) --with floor,naive,ssed --ssed-bin bin/ssed --html bench/report.html | tee bench/out/side.txt
+
+.PHONY: baseline
+baseline: ## Make the results of the last "make bench" the baseline
+	cp bench/out/new.txt bench/baseline.txt
 
 .PHONY: load
 load: build ## Load test beside other servers (SCENARIO=fanout; all of them: SCENARIO=all; LOADFLAGS)
 	go build -o bin/loadtest ./loadtest
 	./bin/loadtest $(SCENARIO) $(LOADFLAGS) --ssed-bin bin/ssed
+
+.PHONY: million
+million: need-test build ## As many connections as this machine holds, at most a million (MILLIONFLAGS='--max 200000')
+	go build -o bin/loadtest ./loadtest
+	./bin/loadtest million $(MILLIONFLAGS) --ssed-bin bin/ssed
 
 .PHONY: chaos
 chaos: need-test build ## Check the guarantee under faults, about six minutes (CHAOSFLAGS='--scenario links --seed 7')

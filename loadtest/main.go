@@ -77,9 +77,15 @@ func (re *resume) scenarios() []scenario { return []scenario{re} }
 func (m *mixed) scenarios() []scenario   { return []scenario{m} }
 
 // all runs every scenario with its defaults.
-type all struct{}
+type all struct {
+	Quick bool `help:"Open loops of 4 s and fewer broadcasts: about a minute for each server and round."`
+}
 
-func (*all) scenarios() []scenario {
+// quickLoop is the length of an open loop with --quick: long enough for a p99 of
+// some hundred messages.
+const quickLoop = 4 * time.Second
+
+func (a *all) scenarios() []scenario {
 	var parsed cli
 	parser, err := kong.New(&parsed)
 	if err == nil {
@@ -88,6 +94,10 @@ func (*all) scenarios() []scenario {
 	}
 	if err != nil {
 		panic("loadtest: defaults: " + err.Error()) // the flags of this program do not fit themselves
+	}
+	if a.Quick {
+		parsed.Spread.Duration, parsed.Slow.Duration, parsed.Mixed.Duration = quickLoop, quickLoop, quickLoop
+		parsed.Fanout.Messages, parsed.Burst.Bursts = 10, 2
 	}
 	return []scenario{
 		&parsed.Hold, &parsed.Fanout, &parsed.Spread, &parsed.Burst,

@@ -19,7 +19,7 @@ import (
 type million struct {
 	Max       int           `help:"Connections at most." default:"1000000"`
 	KeepFree  int           `help:"Memory in MiB that stays available." default:"2048"`
-	Heartbeat time.Duration `help:"Heartbeat interval of the servers." default:"60s"`
+	Heartbeat time.Duration `help:"Heartbeat interval of the servers. Above half of their --peer-timeout the kernel probes idle peers, see docs/PERFORMANCE.md." default:"25s"`
 	Rest      time.Duration `help:"How long all rest before memory is read; servers give back what connecting took after 5 to 10 s." default:"20s"`
 	Each      int           `help:"Connections per server; 0: as many as its file limit allows." default:"0"`
 }
@@ -319,7 +319,8 @@ func (f *fleet) broadcast(ctx context.Context) error {
 	}
 	var last int64
 	for _, w := range f.waves {
-		r, err := w.crew.Await(ctx, f.opts.Limit, feed.want(0))
+		left := max(f.opts.Limit-nanos(swarm.Now()-due), time.Millisecond) // for all together
+		r, err := w.crew.Await(ctx, left, feed.want(0))
 		if err != nil {
 			return err
 		}

@@ -131,7 +131,6 @@ func ReadKernel() (Kernel, error) {
 	return k, nil
 }
 
-
 // ReadSlabs returns the bytes of each kernel object cache; only root may read
 // them, for others it is empty.
 func ReadSlabs() map[string]int64 {
