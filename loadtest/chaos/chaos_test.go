@@ -41,7 +41,7 @@ func TestShortRunFindsNothing(t *testing.T) {
 }
 
 func TestBadFlagsAreRefused(t *testing.T) {
-	for _, args := range [][]string{{"--clients", "0"}, {"--channels", "3"}, {"--scenario", "none"}, {"--rate", "x"}, {"--nonsense"}} {
+	for _, args := range [][]string{{"--clients", "0"}, {"--channels", "3"}, {"--scenario", "none"}, {"--fault", "none"}, {"--rate", "x"}, {"--nonsense"}} {
 		var stdout, stderr bytes.Buffer
 		require.Equal(t, exitUsage, run(t.Context(), args, &stdout, &stderr), args)
 		require.NotEmpty(t, stderr.String())

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -53,7 +52,7 @@ type cluster struct {
 	setup    setup
 	redis    *redistest.Server
 	replica  *redistest.Server // nil without sentinel
-	sentinel *exec.Cmd         // nil without
+	sentinel *process          // nil without
 	sentPort int
 	proxies  []*toxiproxy.Proxy
 	fleet    *fleet
@@ -146,22 +145,11 @@ func (c *cluster) startSentinel(args []string) (err error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return err
 	}
-	cmd := exec.Command("redis-server", conf, "--sentinel")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go func() { // see instance.start
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		return err
+	p := &process{cmd: exec.Command("redis-server", conf, "--sentinel"), done: make(chan struct{})}
+	if err := p.start(func() {}); err != nil {
+		return fmt.Errorf("chaos: start the sentinel: %w", err)
 	}
-	c.sentinel = cmd
+	c.sentinel = p
 	return poll(context.Background(), startTimeout, func() error {
 		reply, err := c.askSentinel("SENTINEL", "replicas", masterSet)
 		if err != nil {
@@ -324,7 +312,8 @@ func (c *cluster) close() error {
 		p.Stop()
 	}
 	if c.sentinel != nil {
-		_ = c.sentinel.Process.Kill()
+		_ = c.sentinel.cmd.Process.Kill()
+		<-c.sentinel.done
 	}
 	if c.replica != nil {
 		c.replica.Kill()

@@ -41,6 +41,26 @@ type process struct {
 	done chan struct{} // closed when the process is reaped and its log is read
 }
 
+// start starts the process, which ends with this program. While it runs, along is
+// called once and has to return when the output ends.
+func (p *process) start(along func()) error {
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		// The death signal comes when the thread that started the process ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			along()
+			_ = p.cmd.Wait() // the way it ended is in the plan
+			close(p.done)
+		}
+	}()
+	return <-started
+}
+
 const (
 	startTimeout = 20 * time.Second
 	// stopTimeout is above the drain of an instance and the grace it takes.
@@ -62,28 +82,18 @@ func (in *instance) start() error {
 		return err
 	}
 	p := &process{cmd: exec.Command(in.bin, append(in.args, in.extra...)...), done: make(chan struct{})}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.cmd.Env = environment()
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	started, listening := make(chan error, 1), make(chan struct{})
-	go func() {
-		// The death signal comes when the thread that started the process ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			in.readLog(stderr, log, listening)
-			_ = p.cmd.Wait() // the way it ended is in the plan
-		}
-		_ = log.Close()
-		close(p.done)
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("chaos: start %s: %w", in.bin, err)
+	listening := make(chan struct{})
+	err = p.start(func() {
+		in.readLog(stderr, log, listening)
+		_ = log.Close() // a log that is cut short fails nothing
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("chaos: start %s: %w", in.bin, err), log.Close())
 	}
 	in.proc = p
 	select {

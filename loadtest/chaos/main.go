@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 // options is the command line.
 type options struct {
 	Scenario   []string `help:"Scenarios to run; default: all but short." placeholder:"NAME"`
+	Fault      []string `help:"Only these faults of the scenarios." placeholder:"NAME" sep:"none"`
+	Rounds     int      `help:"How often each list of faults is gone through; default: as the scenario says." placeholder:"N"`
 	Seed       uint64   `help:"Seed of the plan; 0: by the time."`
 	Clients    int      `help:"Clients that hop between the instances." default:"200"`
 	Channels   int      `help:"Channels." default:"100"`
@@ -82,10 +85,27 @@ func (o *options) check() error {
 			return fmt.Errorf("no scenario %q", name)
 		}
 	}
+	if len(o.plan()) == 0 {
+		return fmt.Errorf("none of the faults %q", o.Fault)
+	}
 	if o.Seed == 0 {
 		o.Seed = uint64(time.Now().UnixNano()) % 1_000_000
 	}
 	return nil
+}
+
+// plan is the scenarios that were asked for, with the faults that were asked for.
+func (o *options) plan() (list []scenario) {
+	for _, s := range chosen(o.Scenario) {
+		if o.Rounds > 0 {
+			s.rounds = o.Rounds
+		}
+		s.faults = slices.DeleteFunc(s.faults, func(f fault) bool { return len(o.Fault) > 0 && !slices.Contains(o.Fault, f.name) })
+		if len(s.faults) > 0 {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error) {
@@ -107,7 +127,7 @@ func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error)
 		}
 	}
 	rep := &report{Seed: o.Seed, Started: time.Now(), Clients: o.Clients, Channels: o.Channels, Publishers: o.Publishers, Rate: o.Rate}
-	for _, s := range chosen(o.Scenario) {
+	for _, s := range o.plan() {
 		say("== %s: %s (seed %d)", s.name, s.setup.text(), o.Seed)
 		res := runScenario(ctx, o, s, newDir(dir, s.name), say)
 		rep.Scenarios = append(rep.Scenarios, res)
