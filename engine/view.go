@@ -78,11 +78,11 @@ func (v *view) follow(ch uint32, pos uint64) (next uint64, lost bool) {
 	if last <= pos {
 		return 0, false
 	}
-	if last < v.tail {
-		return 0, true
-	}
 	if last >= v.head {
 		v.refresh()
+	}
+	if last < v.tail { // after the refresh: the ring may have forgotten it meanwhile
+		return 0, true
 	}
 	if pos >= v.tail && pos < v.head {
 		if e, _ := v.at(pos); e.ch == ch {

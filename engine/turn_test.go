@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// byHand is a shard whose loop does not run: the test does its passes, and what
+// other goroutines do between two steps of one.
+type byHand struct {
+	*shard
+	f *feed
+}
+
+func shardByHand(t *testing.T, change func(*Config)) byHand {
+	cfg := Config{
+		Shards: 1, RingBytes: minRingBytes, SegmentBytes: minSegmentBytes, RetryMin: 1, RetryMax: 1,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	e := &Engine{cfg: cfg.withDefaults()}
+	e.log = newLog(e.cfg.RingBytes, e.cfg.SegmentBytes, 2, false, e.wakeShards)
+	s, err := newShard(e, 0)
+	require.NoError(t, err)
+	e.shards = []*shard{s}
+	t.Cleanup(func() {
+		s.closeAll()
+		s.poller.close()
+	})
+	return byHand{s, startFeed(e, 1000)}
+}
+
+// arrive is join for a shard by hand, with the pass that answers.
+func (h byHand) arrive(t *testing.T, resume resumePoint, channels ...string) *testClient {
+	c := join(t, h.engine, resume, channels...)
+	h.pass()
+	return c
+}
+
+func (h byHand) pass() {
+	h.readInbox()
+	v := h.reader.open()
+	h.welcome(&v)
+	h.work(&v)
+	v.close()
+}
+
+// work is the part of a pass that follows the log.
+func (h byHand) work(v *view) {
+	h.retry(v)
+	h.scan(v)
+	h.serveSmall(v)
+	h.serveLarge(v)
+}
+
+// turn publishes to a channel of nobody until the ring has forgotten all that is
+// in it.
+func (h byHand) turn() {
+	for until := h.log.head.Load(); h.log.tail.Load() < until; {
+		h.f.publish("noise", strings.Repeat("n", 1000))
+	}
+}
+
+func TestRingMayTurnWhileAPassLooksAtIt(t *testing.T) {
+	h := shardByHand(t, nil)
+	h.arrive(t, resumePoint{}, "a")
+	ch := h.log.dir.index["a"]
+	v := h.reader.open()
+	h.f.publish("a", "gone before the pass gets to it")
+	h.turn()
+	pos, lost := v.follow(ch, 0)
+	require.Zero(t, pos)
+	require.True(t, lost)
+	v.close()
+}
