@@ -34,9 +34,9 @@ const (
 // scan looks at new messages and makes or extends jobs for channels with members.
 func (s *shard) scan(v *view) {
 	cursor := s.reader.cursor.Load()
-	if cursor < v.tail { // never by more than the ring turns over in one pass
+	for cursor < v.tail { // again if the ring turns on while the slots are looked at
 		s.overrun(v)
-		cursor = v.tail
+		cursor = s.reader.cursor.Load()
 	}
 	end := min(v.head, cursor+scanEntries)
 	for cursor < end {

@@ -79,3 +79,32 @@ func TestRingMayTurnWhileAPassLooksAtIt(t *testing.T) {
 	require.True(t, lost)
 	v.close()
 }
+
+func TestRingMayTurnAgainWhileAShardCatchesUpWithIt(t *testing.T) {
+	h := shardByHand(t, nil)
+	h.f.publish("a", "before")
+	a := h.arrive(t, resumePoint{}, "a")
+	h.arrive(t, resumePoint{}, "b")
+	h.pass()
+	h.turn()
+	h.f.publish("a", "one")
+	v := h.reader.open() // the cursor is behind the tail
+	h.turn()
+	h.f.publish("b", "makes the view look at the log anew")
+	h.scan(&v)
+	v.close()
+	h.pass()
+	h.f.publish("a", "two")
+	h.pass()
+	h.pass()
+	// Without a history: closed or told, but not "two" as if there were no "one".
+	h.closeAll()
+	for _, ev := range a.ended() {
+		if ev.data == "two" {
+			require.Fail(t, "a message was skipped silently")
+		}
+		if ev.kind == "gap" {
+			break
+		}
+	}
+}
