@@ -82,6 +82,7 @@ func (d *directory) unsubscribe(index uint32, tail, head uint64) {
 func (d *directory) evicted(index uint32, tail, head uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.busy = noChannel // room is made between messages; the newest itself may have left
 	d.dropLocked(index, tail, head)
 }
 

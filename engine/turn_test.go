@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
 )
 
 // byHand is a shard whose loop does not run: the test does its passes, and what
@@ -107,4 +110,13 @@ func TestRingMayTurnAgainWhileAShardCatchesUpWithIt(t *testing.T) {
 			break
 		}
 	}
+}
+
+func TestChannelsOfFramesLargerThanTheRingAreForgotten(t *testing.T) {
+	l := newLog(minRingBytes, minSegmentBytes, 0, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	for i := range 50 {
+		l.Append(sseproto.ID{Ms: 1000, Seq: uint64(i) + 1}, fmt.Sprint("c", i), strings.Repeat("x", 2*minRingBytes))
+	}
+	require.Equal(t, 1, l.dir.len())
 }
