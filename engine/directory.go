@@ -30,18 +30,18 @@ type freedChannel struct {
 // directory names channels by small numbers. A record lives as long as somebody
 // subscribes or the ring holds a message of it.
 type directory struct {
+	log   *Log // fixed after construction
 	table atomic.Pointer[channelTable]
 
 	mu    sync.Mutex
 	index map[string]uint32
 	used  uint32 // indexes below were given out at least once
 	freed []freedChannel
-	busy  uint32        // index of the message being appended: not to be freed meanwhile
-	safe  func() uint64 // readers are all at or beyond this position
+	busy  uint32 // index of the message being appended: not to be freed meanwhile
 }
 
-func newDirectory(safe func() uint64) *directory {
-	d := &directory{index: make(map[string]uint32), used: noChannel + 1, safe: safe}
+func newDirectory(l *Log) *directory {
+	d := &directory{log: l, index: make(map[string]uint32), used: noChannel + 1}
 	d.table.Store(&channelTable{new([channelChunk]channel)})
 	return d
 }
@@ -69,21 +69,21 @@ func (d *directory) subscribe(name string) uint32 {
 	return index
 }
 
-// unsubscribe takes a subscription back. Tail is the first position of the ring.
-func (d *directory) unsubscribe(index uint32, tail, head uint64) {
+// unsubscribe takes a subscription back.
+func (d *directory) unsubscribe(index uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ch := d.at(index)
 	ch.subs--
-	d.dropLocked(index, tail, head)
+	d.dropLocked(index)
 }
 
 // evicted tells that the newest message of a channel may have left the ring.
-func (d *directory) evicted(index uint32, tail, head uint64) {
+func (d *directory) evicted(index uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.busy = noChannel // room is made between messages; the newest itself may have left
-	d.dropLocked(index, tail, head)
+	d.dropLocked(index)
 }
 
 // nameOf returns the name of a channel that the ring holds a message of; not ok
@@ -131,7 +131,7 @@ func (d *directory) lookupLocked(name string) uint32 {
 }
 
 func (d *directory) takeLocked() uint32 {
-	if len(d.freed) > 0 && d.freed[0].after <= d.safe() {
+	if len(d.freed) > 0 && d.freed[0].after <= d.log.safePosition() {
 		index := d.freed[0].index
 		d.freed = d.freed[1:]
 		return index
@@ -145,13 +145,15 @@ func (d *directory) takeLocked() uint32 {
 	return index
 }
 
-// dropLocked frees a record that has neither subscribers nor messages in the ring.
-func (d *directory) dropLocked(index uint32, tail, head uint64) {
+// dropLocked frees a record that has neither subscribers nor messages in the
+// ring. The tail is read under the lock: of a last subscriber that leaves and a
+// last message that is evicted, the second one sees both gone.
+func (d *directory) dropLocked(index uint32) {
 	ch := d.at(index)
-	if ch.subs > 0 || index == d.busy || ch.last.Load() >= tail || ch.name == "" {
+	if ch.subs > 0 || index == d.busy || ch.last.Load() >= d.log.tail.Load() || ch.name == "" {
 		return
 	}
 	delete(d.index, ch.name)
 	ch.name = ""
-	d.freed = append(d.freed, freedChannel{index: index, after: head})
+	d.freed = append(d.freed, freedChannel{index: index, after: d.log.head.Load()})
 }

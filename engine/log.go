@@ -142,7 +142,7 @@ func newLog(ringBytes int64, segmentBytes, readers int, fills bool, onAppend fun
 		r.hold.Store(noPosition)
 		l.readers = append(l.readers, r)
 	}
-	l.dir = newDirectory(l.safePosition)
+	l.dir = newDirectory(l)
 	l.head.Store(1)
 	l.tail.Store(1)
 	l.index.Store(&[]segmentRef{})
@@ -316,14 +316,13 @@ func (l *Log) takeSegmentLocked(size int) *segment {
 // either see it or are seen by recycleLocked.
 func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 	l.tail.Store(tail)
-	head := l.head.Load()
 	var last sseproto.ID
 	for _, ref := range refs {
 		for i := range ref.seg.n {
 			e := &ref.seg.entries[i]
 			last = e.id
 			if l.dir.at(e.ch).last.Load() == ref.first+uint64(i) {
-				l.dir.evicted(e.ch, tail, head)
+				l.dir.evicted(e.ch)
 			}
 		}
 		l.stats.evicted.Add(uint64(ref.seg.n))

@@ -146,7 +146,7 @@ func (s *shard) unsubscribeAll(i uint32) {
 		if m.count == 0 {
 			s.lastLeft(sub.ch)
 		}
-		s.log.dir.unsubscribe(sub.ch, s.log.tail.Load(), s.log.head.Load())
+		s.log.dir.unsubscribe(sub.ch)
 		next := sub.sibling
 		*sub = subscription{next: s.freeSub}
 		s.freeSub = n

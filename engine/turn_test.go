@@ -120,3 +120,22 @@ func TestChannelsOfFramesLargerThanTheRingAreForgotten(t *testing.T) {
 	}
 	require.Equal(t, 1, l.dir.len())
 }
+
+func TestLastSubscriberLeavesWhileTheLastMessageIsForgotten(t *testing.T) {
+	l := newLog(minRingBytes, minSegmentBytes, 0, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	index := l.dir.subscribe("a")
+	l.Append(sseproto.ID{Ms: 1000, Seq: 1}, "a", "x")
+	l.Append(sseproto.ID{Ms: 1000, Seq: 2}, "b", "x")
+	l.dir.mu.Lock()
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		l.dir.unsubscribe(index) // waits here, or comes later: both are right
+	}()
+	l.tail.Store(l.head.Load()) // the eviction, which finds it subscribed
+	l.dir.dropLocked(index)
+	l.dir.mu.Unlock()
+	<-left
+	require.NotContains(t, l.dir.index, "a")
+}
