@@ -70,6 +70,10 @@ func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *test
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
 	e.attach(attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: resume, since: e.log.Position()})
+	return newTestClient(t, conn)
+}
+
+func newTestClient(t testing.TB, conn net.Conn) *testClient {
 	c := &testClient{t: t, conn: conn, buf: make([]byte, 64<<10)}
 	c.dec = &sseproto.Decoder{OnEvent: func(id, kind, data []byte) {
 		c.got = append(c.got, event{string(id), string(kind), string(data)})

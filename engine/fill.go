@@ -363,8 +363,9 @@ type page struct {
 	channels  []string
 	after     sseproto.ID
 	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
-	limit     int64             // bytes of frames to take at most; 0: no limit
+	limit     int64             // bytes of frames after which no more are taken; 0: no limit
 	shared    bool              // each reader gets the frames of its own channels only
+	refused   sseproto.ID       // the first event that was not taken; MaxID: none
 	lost      map[string]string // channels known to have lost something, with the reason
 	oldest    []lostRange
 	buf       []byte
@@ -379,12 +380,15 @@ type lostRange struct {
 }
 
 func newPage(channels []string, after sseproto.ID) *page {
-	return &page{channels: channels, after: after}
+	return &page{channels: channels, after: after, refused: sseproto.MaxID}
 }
 
 // Event implements sseproto.Replay.
 func (p *page) Event(channel int, id sseproto.ID, eventType, data []byte) {
-	if p.overflowed() {
+	if p.limit > 0 && int64(len(p.buf)) > p.limit {
+		if id.Less(p.refused) {
+			p.refused = id
+		}
 		return
 	}
 	off := len(p.buf)
@@ -397,7 +401,8 @@ func (p *page) Lost(channel int, reason string, oldest sseproto.ID) {
 	p.oldest = append(p.oldest, lostRange{channel, reason, oldest})
 }
 
-func (p *page) overflowed() bool { return p.limit > 0 && int64(len(p.buf)) > p.limit }
+// overflowed reports whether events were refused. At least one was taken then.
+func (p *page) overflowed() bool { return p.refused != sseproto.MaxID }
 
 func (p *page) reset() { p.buf, p.frames, p.oldest = p.buf[:0], p.frames[:0], nil }
 

@@ -152,7 +152,8 @@ func (r *replayer) read(res *replay, q *replayRequest) error {
 const minPageBytes = 1 << 20
 
 // readPart reads up to upTo, or, when that is too much for one page, up to an
-// earlier ID, halving the number of messages until they fit.
+// earlier ID, halving the number of messages until they fit. An event that is
+// too much by itself is a page of its own.
 func (r *replayer) readPart(q *replayRequest, upTo sseproto.ID) (*page, sseproto.ID, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
@@ -162,11 +163,18 @@ func (r *replayer) readPart(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 		if err := r.history.Range(ctx, q.channels, q.from.id, upTo, p); err != nil {
 			return nil, upTo, err
 		}
-		if !p.overflowed() || len(p.frames) < 2 {
+		if !p.overflowed() {
 			return p, upTo, nil
 		}
-		slices.SortFunc(p.frames, func(a, b frameRef) int { return a.id.Compare(b.id) })
-		upTo = p.frames[len(p.frames)/2-1].id
+		if n := len(p.frames); n > 1 {
+			slices.SortFunc(p.frames, func(a, b frameRef) int { return a.id.Compare(b.id) })
+			upTo = p.frames[n/2-1].id
+			continue
+		}
+		if first := p.frames[0].id; first.Less(p.refused) {
+			return p, first, nil
+		}
+		upTo = p.refused // of another channel
 	}
 }
 

@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+func TestHistoryWithAnEventLargerThanAPageIsReadWhole(t *testing.T) {
+	h := newMemoryHistory()
+	large := strings.Repeat("x", 2*minPageBytes)
+	for i := 1; i <= 30; i++ {
+		channel, payload := "a", fmt.Sprint("m", i)
+		if i%3 == 0 {
+			channel = "b"
+		}
+		if i%5 == 0 {
+			payload = large
+		}
+		h.add(sseproto.ID{Ms: 900, Seq: uint64(i)}, channel, payload)
+	}
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	for _, channels := range [][]string{{"a", "b"}, {"b", "a"}} {
+		c := join(t, e, after(sseproto.ID{Ms: 800}), channels...)
+		for i, got := range c.next(30) {
+			require.Equal(t, fmt.Sprint("900-", i+1), got.id)
+		}
+	}
+	f.publish("a", "live")
+}
+
+// trimmedHistory tells of its losses only those who stand before left.
+type trimmedHistory struct {
+	*memoryHistory
+	left sseproto.ID
+}
+
+func (h trimmedHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
+	if !after.Less(sseproto.ID{Ms: h.left.Ms, Seq: h.left.Seq - 1}) {
+		h.mu.Lock()
+		h.lost = nil
+		h.mu.Unlock()
+	}
+	return h.memoryHistory.Range(ctx, channels, after, upTo, r)
+}
+
+func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
+	h := newMemoryHistory()
+	var channels []string
+	for i := range 500 {
+		name := fmt.Sprint("channel-with-a-name-of-some-length-", i)
+		h.lost[name] = sseproto.ReasonTrimmed
+		channels = append(channels, name)
+	}
+	h.add(sseproto.ID{Ms: 900, Seq: 7}, channels[0], "left")
+	e := startEngine(t, withHistory(trimmedHistory{h, sseproto.ID{Ms: 900, Seq: 7}}, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	fd, conn := socketPair(t)
+	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 8<<10))
+	c := newTestClient(t, conn)
+	e.conns.Add(1)
+	e.attach(attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: after(sseproto.ID{Ms: 800}), since: e.log.Position()})
+	told := make(map[string]bool)
+	for _, got := range c.next(501) {
+		told[got.data] = true
+	}
+	require.Len(t, told, 501)
+}
