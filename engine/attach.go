@@ -10,10 +10,10 @@ import (
 )
 
 // waiting is a slot whose Last-Event-ID lies ahead of the log: another instance
-// was quicker. It starts when the log gets there.
+// was quicker, or the log has not begun. It starts when the log gets there.
 type waiting struct {
 	ref
-	id sseproto.ID
+	from resumePoint
 }
 
 // maxAhead is how far ahead of both the log and the clock an ID may lie to be
@@ -111,8 +111,8 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	last := s.log.last() // before the coverage: what it has reached is then in the ring, or behind it
 	cov := s.coverage(v)
 	switch {
-	case !cov.filling && !p.id.Less(cov.from) && last.Less(p.id):
-		s.resumeAhead(v, i, c, p.id, last)
+	case cov.from == sseproto.MaxID, !cov.filling && !p.id.Less(cov.from) && last.Less(p.id):
+		s.resumeAhead(v, i, c, p, last)
 	case !cov.filling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)
@@ -140,11 +140,11 @@ func (s *shard) coverage(v *view) *coverage {
 
 // resumeAhead lets a slot wait for the log to reach its ID, or starts it now when
 // no instance can have given that ID out.
-func (s *shard) resumeAhead(v *view, i uint32, c *slot, id, last sseproto.ID) {
+func (s *shard) resumeAhead(v *view, i uint32, c *slot, p resumePoint, last sseproto.ID) {
 	believable := max(uint64(time.Now().UnixMilli()), last.Ms) + uint64(maxAhead/time.Millisecond)
-	if id.Ms <= believable {
+	if p.id.Ms <= believable {
 		c.state |= slotResuming
-		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, id})
+		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
 		return
 	}
 	c.pos = v.head - 1
@@ -156,19 +156,19 @@ func (s *shard) lookAhead(v *view) {
 	if len(s.ahead) == 0 {
 		return
 	}
-	last := s.log.last()
+	unopened, last := s.log.cover.Load().from == sseproto.MaxID, s.log.last()
 	kept := s.ahead[:0]
 	for _, w := range s.ahead {
 		c := s.slots.at(w.slot)
 		if c.gen != w.gen {
 			continue
 		}
-		if last.Less(w.id) {
+		if unopened || last.Less(w.from.id) {
 			kept = append(kept, w)
 			continue
 		}
 		c.state &^= slotResuming
-		s.resumeFrom(v, w.slot, c, resumePoint{kind: resumeID, id: w.id})
+		s.resumeFrom(v, w.slot, c, w.from)
 	}
 	s.ahead = kept
 }

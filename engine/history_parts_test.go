@@ -75,3 +75,16 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 	}
 	require.Len(t, told, 501)
 }
+func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
+	for _, from := range []sseproto.ID{{}, {Ms: 900, Seq: 5}} {
+		e := startEngine(t, nil)
+		c := joined(t, e, after(from), "a")
+		require.Eventually(t, func() bool { return e.Stats().Attached == 1 }, waitLong, pollEvery)
+		f := startFeed(e, 1000)
+		f.publish("a", "first")
+		got := c.next(2)
+		require.Equal(t, []string{"gap", "1000-0"}, []string{got[0].kind, got[0].id})
+		require.JSONEq(t, fmt.Sprintf(`{"reason":"trimmed","requested":"%s","oldest":"1000-0"}`, from), got[0].data)
+		require.Equal(t, event{"1000-1", "", "first"}, event{got[1].id, "", got[1].data})
+	}
+}
