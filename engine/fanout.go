@@ -164,7 +164,12 @@ type batchFrame struct {
 	size uint32
 }
 
-func (b *batch) reset() { b.vec, b.frames, b.bytes, b.whole = b.vec[:0], b.frames[:0], 0, false }
+// reset empties the batch. Its pieces are cleared, they would keep segments that
+// the ring has long forgotten.
+func (b *batch) reset() {
+	clear(b.vec)
+	b.vec, b.frames, b.bytes, b.whole = b.vec[:0], b.frames[:0], 0, false
+}
 
 // add puts a frame, or what is left of it behind skip bytes, at the end. Frames
 // that lie side by side in the ring become one piece.

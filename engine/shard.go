@@ -115,17 +115,7 @@ func (s *shard) run() {
 	for {
 		events := s.poller.wait(s.patience())
 		s.asleep.Store(false)
-		now := time.Now()
-		s.readInbox()
-		v := s.reader.open()
-		s.welcome(&v)
-		s.handle(&v, events)
-		s.retry(&v)
-		s.scan(&v)
-		s.serveSmall(&v)
-		s.serveLarge(&v)
-		s.tick(&v, now)
-		v.close()
+		s.pass(events, time.Now())
 		s.gauge.Store(int64(s.open))
 		if s.wheel.draining() && s.open == 0 {
 			s.drained.Do(s.engine.drained.Done)
@@ -135,6 +125,22 @@ func (s *shard) run() {
 			return
 		}
 	}
+}
+
+// pass does what is to be done now, with one view of the log.
+func (s *shard) pass(events int, now time.Time) {
+	s.readInbox()
+	v := s.reader.open()
+	s.welcome(&v)
+	s.handle(&v, events)
+	s.retry(&v)
+	s.scan(&v)
+	s.serveSmall(&v)
+	s.serveLarge(&v)
+	s.tick(&v, now)
+	v.close()
+	s.batch.reset()
+	s.own.reset()
 }
 
 // closeAll closes what is left at the end.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -47,19 +48,7 @@ func (h byHand) arrive(t *testing.T, resume resumePoint, channels ...string) *te
 }
 
 func (h byHand) pass() {
-	h.readInbox()
-	v := h.reader.open()
-	h.welcome(&v)
-	h.work(&v)
-	v.close()
-}
-
-// work is the part of a pass that follows the log.
-func (h byHand) work(v *view) {
-	h.retry(v)
-	h.scan(v)
-	h.serveSmall(v)
-	h.serveLarge(v)
+	h.shard.pass(0, time.Now())
 }
 
 // turn publishes to a channel of nobody until the ring has forgotten all that is
@@ -138,4 +127,21 @@ func TestLastSubscriberLeavesWhileTheLastMessageIsForgotten(t *testing.T) {
 	l.dir.mu.Unlock()
 	<-left
 	require.NotContains(t, l.dir.index, "a")
+}
+
+func TestShardKeepsNothingOfTheRingBetweenPasses(t *testing.T) {
+	h := shardByHand(t, nil)
+	first := h.f.publish("a", "first")
+	for range 100 {
+		h.f.publish("a", "scattered")
+		h.f.publish("b", "between")
+	}
+	h.arrive(t, after(first), "a")
+	h.pass()
+	require.Greater(t, cap(h.own.vec), 50)
+	for _, b := range []*batch{&h.batch, &h.own} {
+		for _, piece := range b.vec[:cap(b.vec)] {
+			require.Nil(t, piece.Base)
+		}
+	}
 }
