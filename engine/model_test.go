@@ -27,6 +27,17 @@ type model struct {
 	written sseproto.ID     // how far the history is written
 	clients []*modelClient
 	linked  bool
+	modelWorld
+}
+
+// modelWorld is what differs from one run to another.
+type modelWorld struct {
+	name     string
+	ring     int64
+	segment  int
+	channels int
+	payload  func(rng *rand.Rand) int // bytes
+	alone    bool                     // no history
 }
 
 // modelClient is a browser: it reconnects with the last ID that it has seen.
@@ -41,8 +52,8 @@ type modelClient struct {
 }
 
 func (m *model) publish() {
-	channel := string(rune('a' + m.rng.IntN(5)))
-	payload := strings.Repeat(channel, m.rng.IntN(400)) + "\n"
+	channel := fmt.Sprint("c", m.rng.IntN(m.channels))
+	payload := channel + " " + strings.Repeat("x", m.payload(m.rng)) + "\n"
 	m.f.n++
 	id := sseproto.ID{Ms: m.f.t, Seq: m.f.n}
 	m.truth = append(m.truth, stagedMessage{id, channel, payload})
@@ -84,13 +95,8 @@ func (m *model) relink() {
 
 func (m *model) connect() {
 	c := &modelClient{told: make(map[int]bool)}
-	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		if m.rng.IntN(3) == 0 {
-			c.channels = append(c.channels, name)
-		}
-	}
-	if len(c.channels) == 0 {
-		c.channels = []string{"a"}
+	for _, k := range m.rng.Perm(m.channels)[:1+m.rng.IntN(min(m.channels, 4))] {
+		c.channels = append(c.channels, fmt.Sprint("c", k))
 	}
 	c.from = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
 	c.last = c.from
@@ -134,6 +140,8 @@ func (m *model) take(c *modelClient, ev event) {
 		return
 	}
 	require.True(m.t, c.last.Less(id), "%s after %s", id, c.last)
+	name, _, _ := strings.Cut(ev.data, " ")
+	require.Contains(m.t, c.channels, name)
 	c.seen = append(c.seen, id)
 	c.last = id
 }
@@ -166,9 +174,14 @@ func (m *model) done(c *modelClient) bool {
 	return true
 }
 
-func runModel(t *testing.T, seed uint64) {
-	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true}
-	m.e = startEngine(t, withHistory(m.h, minRingBytes))
+func runModel(t *testing.T, world modelWorld, seed uint64) {
+	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true, modelWorld: world}
+	m.e = startEngine(t, func(cfg *Config) {
+		cfg.RingBytes, cfg.SegmentBytes = world.ring, world.segment
+		if !world.alone {
+			cfg.History = m.h
+		}
+	})
 	m.f = startFeed(m.e, 1000)
 	m.written = sseproto.ID{Ms: 1000}
 	for range 4000 {
@@ -198,9 +211,12 @@ func runModel(t *testing.T, seed uint64) {
 	}
 	m.tick()
 	m.tick()
-	deadline := time.Now().Add(waitLong)
 	for _, c := range m.clients {
+		deadline, last := time.Now().Add(waitLong), c.last
 		for !m.done(c) {
+			if c.last != last {
+				deadline, last = time.Now().Add(waitLong), c.last
+			}
 			require.True(t, time.Now().Before(deadline), "client of %v stands at %s, log at %+v", c.channels, c.last, m.e.Stats().Log)
 			m.poll(c, 20*time.Millisecond)
 		}
@@ -209,8 +225,23 @@ func runModel(t *testing.T, seed uint64) {
 	t.Logf("%+v", m.e.Stats())
 }
 
+var modelWorlds = []modelWorld{
+	{name: "small", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
+	{name: "roomy", ring: 8 << 20, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
+	{name: "many-channels", ring: minRingBytes, channels: 2000, payload: func(rng *rand.Rand) int { return rng.IntN(800) }},
+	{name: "large-frames", ring: 1 << 20, channels: 5, payload: func(rng *rand.Rand) int {
+		if rng.IntN(500) == 0 {
+			return rng.IntN(3 << 20)
+		}
+		return rng.IntN(2000)
+	}},
+	{name: "alone", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }, alone: true},
+}
+
 func TestRandomInterleavingsDeliverEachMessageOnceInOrder(t *testing.T) {
-	for seed := range uint64(15) {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { runModel(t, seed) })
+	for _, world := range modelWorlds {
+		for seed := range uint64(4) {
+			t.Run(fmt.Sprint(world.name, "/seed=", seed), func(t *testing.T) { runModel(t, world, seed) })
+		}
 	}
 }
