@@ -145,3 +145,37 @@ func TestShardKeepsNothingOfTheRingBetweenPasses(t *testing.T) {
 		}
 	}
 }
+
+func TestFrameStaysWhatItIsWhileAViewIsOpen(t *testing.T) {
+	h := shardByHand(t, nil)
+	h.f.publish("a", "mine")
+	v := h.reader.open()
+	e, seg := v.at(h.log.Position())
+	frame := seg.frame(e)
+	for range 3 {
+		h.turn()
+	}
+	require.Equal(t, "id: 1000-1\ndata: mine\n\n", string(frame))
+	v.close()
+	turned := len(h.log.free)
+	h.turn()
+	require.Positive(t, turned+len(h.log.free), "segments are used again when nobody looks")
+}
+
+func TestHalfWrittenMessageIsFinishedBeforeTheNext(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.RingBytes = 8 << 20 })
+	c := h.arrive(t, resumePoint{}, "a")
+	c.read() // the head
+	large := strings.Repeat("x", 1<<20)
+	h.f.publish("a", large)
+	h.pass()
+	require.NotZero(t, h.slots.at(1).off)
+	c.read() // there is room again, but the shard has not been told yet
+	h.f.publish("a", "next")
+	h.pass()
+	for len(c.got) < 2 {
+		h.watch()
+		c.read()
+	}
+	require.Equal(t, []string{large, "next"}, datas(c.got))
+}

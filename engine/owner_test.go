@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// watch lets the kernel tell the shard what happened, and does a pass.
+func (h byHand) watch() { h.shard.pass(h.poller.wait(0), time.Now()) }
+
+func TestEventOfAFormerOwnerDoesNotTouchTheSlot(t *testing.T) {
+	h := shardByHand(t, nil)
+	fd, conn := socketPair(t)
+	other, err := syscall.Dup(fd) // keeps the description, and so its place in the epoll
+	require.NoError(t, err)
+	defer func() { _ = syscall.Close(other) }()
+	h.engine.conns.Add(1)
+	h.engine.attach(attachment{fd: fd, channels: []string{"a"}})
+	h.watch()
+	h.closeSlot(1, CloseExpired)
+	c := h.arrive(t, resumePoint{}, "a")
+	h.watch()
+	require.EqualValues(t, 2, h.slots.used, "the slot changed hands")
+	require.NoError(t, conn.Close())
+	h.watch()
+	h.f.publish("a", "x")
+	h.watch()
+	require.Equal(t, "x", c.next(1)[0].data)
+}
+
+func TestWaitOfAFormerOwnerDoesNotMoveTheSlot(t *testing.T) {
+	h := shardByHand(t, nil)
+	c := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 3}), "a")
+	h.f.publish("a", "one")
+	h.watch()
+	require.NoError(t, c.conn.Close())
+	h.poller.wait(0)
+	h.closeSlot(1, CloseClient)
+	next := join(t, h.engine, resumePoint{}, "b")
+	h.f.publish("b", "two")
+	h.f.publish("a", "three")
+	h.pass()
+	require.EqualValues(t, 2, h.slots.used, "the slot changed hands")
+	require.Equal(t, "two", next.next(1)[0].data)
+}
+
+func TestHistoryOfAFormerOwnerIsNotWritten(t *testing.T) {
+	m := newMemoryHistory()
+	m.block = make(chan struct{})
+	m.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "not for b")
+	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.Shards = m, 1 })
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	c := join(t, e, after(sseproto.ID{Ms: 800}), "a")
+	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 1 }, waitLong, pollEvery)
+	require.NoError(t, c.conn.Close())
+	require.Eventually(t, func() bool { return e.conns.Load() == 0 }, waitLong, pollEvery)
+	next := joined(t, e, resumePoint{}, "b")
+	close(m.block)
+	require.Eventually(t, func() bool { return len(e.replayer.places) == 0 }, waitLong, pollEvery)
+	f.publish("b", "x")
+	require.Equal(t, []string{"x"}, datas(next.next(1)))
+}
