@@ -175,7 +175,7 @@ func TestHalfWrittenMessageIsFinishedBeforeTheNext(t *testing.T) {
 	h.pass()
 	for len(c.got) < 2 {
 		h.watch()
-		c.read()
+		require.NoError(t, c.read())
 	}
 	require.Equal(t, []string{large, "next"}, datas(c.got))
 }
