@@ -94,13 +94,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.drain()
 	e.stop()
 	stopReaders()
-	if e.replayer != nil {
-		e.replayer.running.Wait()
-	}
 	for _, s := range e.shards {
 		s.post(letter{stop: true})
 	}
 	loops.Wait()
+	if e.replayer != nil {
+		e.replayer.running.Wait() // after the loops: a late attachment may have asked for a history
+	}
 	return err
 }
 
