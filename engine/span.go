@@ -100,6 +100,9 @@ func (l *Log) tellLossLocked(low sseproto.ID) {
 // openLocked starts a span in the ring.
 func (l *Log) openLocked(low sseproto.ID) {
 	head := l.head.Load()
+	if head == 1 { // what a client has that came before the first message
+		l.anchors.note(0, low)
+	}
 	l.spans.list = append(l.spans.list, span{low: low, high: low, ready: low, first: head})
 	l.reachLocked(low)
 	l.cover.Store(&coverage{from: low, first: head})

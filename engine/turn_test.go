@@ -179,3 +179,16 @@ func TestHalfWrittenMessageIsFinishedBeforeTheNext(t *testing.T) {
 	}
 	require.Equal(t, []string{large, "next"}, datas(c.got))
 }
+
+func TestWhoCameToAnEmptyLogIsToldWhenItsShardFallsBehind(t *testing.T) {
+	h := shardByHand(t, nil)
+	c := h.arrive(t, resumePoint{}, "a")
+	h.f.publish("a", "gone before the shard looked")
+	h.turn()
+	h.pass()
+	h.f.publish("a", "two")
+	h.pass()
+	got := c.next(2)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, "two", got[1].data)
+}
