@@ -2,8 +2,10 @@ package engine
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -136,4 +138,18 @@ func TestClientsThatLeaveFreeEverything(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return e.conns.Load() == 0 }, waitLong, pollEvery)
 	require.LessOrEqual(t, e.Stats().Channels, int64(1))
+}
+
+func TestWhoWaitsForItsIDGetsHeartbeats(t *testing.T) {
+	e := startEngine(t, func(cfg *Config) { cfg.Heartbeat = 100 * time.Millisecond })
+	f := startFeed(e, 1000)
+	c := joined(t, e, after(sseproto.ID{Ms: 1000, Seq: 1}), "a")
+	require.NoError(t, c.conn.SetReadDeadline(time.Now().Add(waitLong)))
+	beat := make([]byte, len(sseproto.Heartbeat))
+	_, err := io.ReadFull(c.conn, beat)
+	require.NoError(t, err)
+	require.Equal(t, sseproto.Heartbeat, string(beat))
+	f.publish("a", "one")
+	f.publish("a", "two")
+	require.Equal(t, "two", c.next(1)[0].data)
 }

@@ -94,7 +94,7 @@ func (s *shard) visit(v *view, i uint32, c *slot, second uint32) {
 		s.closeSlot(i, CloseExpired)
 	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
 		s.closeSlot(i, CloseSlow)
-	case c.state&slotHeld == 0 && c.idle >= beatVisits && !s.wheel.silent:
+	case c.state&slotHeld&^slotResuming == 0 && c.idle >= beatVisits && !s.wheel.silent:
 		s.heartbeat(i, c)
 	}
 }
@@ -127,6 +127,9 @@ func (s *shard) heartbeat(i uint32, c *slot) {
 	switch {
 	case res == ioFailed:
 		s.closeSlot(i, CloseError)
+		return
+	case n < len(heartbeat) && c.state&slotResuming != 0: // what it waits for must not come in between
+		s.closeSlot(i, CloseSlow)
 		return
 	case n == 0:
 		s.block(c)
