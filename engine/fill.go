@@ -34,8 +34,10 @@ type stage struct {
 	kick  chan struct{} // capacity 1: there is a stretch to read back
 }
 
-// stagedOverhead is the memory of a waiting message beyond its strings.
-const stagedOverhead = 64
+// stagedOverhead is what a waiting message costs beyond its strings: the space of
+// a small one in the ring, which is more than it takes here. Counted with less,
+// half a ring of waiting messages would not fit into the ring afterwards.
+const stagedOverhead = frameBytesPerEntry + int64(entryBytes)
 
 func (st *stage) active() bool { return len(st.spans) > 0 }
 

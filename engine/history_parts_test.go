@@ -88,3 +88,24 @@ func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
 		require.Equal(t, event{"1000-1", "", "first"}, event{got[1].id, "", got[1].data})
 	}
 }
+
+func TestWhatWaitedForAFillIsStillThereForTheHistoryWriter(t *testing.T) {
+	h := newMemoryHistory()
+	h.block = make(chan struct{})
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	joined(t, e, resumePoint{}, "a")
+	e.log.CloseSpan(f.publish("a", "m"))
+	again := startFeed(e, 2000)
+	again.tick(sseproto.ID{Ms: 2000})
+	n := 0
+	for bytes := int64(0); bytes < minRingBytes/2; bytes += stagedOverhead + 2 { // as much as may wait
+		again.publish("b", "x")
+		n++
+	}
+	again.tick(sseproto.ID{Ms: 2000})
+	close(h.block)
+	require.Eventually(t, func() bool { return !e.log.cover.Load().filling }, waitLong, pollEvery)
+	got, _, _ := collect(e.log, sseproto.ID{Ms: 2000})
+	require.Len(t, got, n)
+}
