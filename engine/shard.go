@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -32,7 +31,6 @@ type shard struct {
 	poller    *poller
 	bit       uint64 // its mark on channels
 	sharesBit bool   // another shard has the same mark
-	logger    *slog.Logger
 
 	// owned by the loop
 	slots     table[slot]
@@ -63,7 +61,7 @@ type shard struct {
 	count     counters
 
 	// shared
-	asleep atomic.Bool // the loop is in, or on its way into, a wait without limit
+	asleep atomic.Bool // the loop is in, or on its way into, a wait
 	gauge  atomic.Int64
 
 	mu    sync.Mutex
@@ -83,7 +81,6 @@ func newShard(e *Engine, n int) (*shard, error) {
 		poller:    p,
 		bit:       1 << (n % 64),
 		sharesBit: e.cfg.Shards > 64,
-		logger:    e.cfg.Logger,
 		pending:   make(map[uint32]*pendingBytes),
 		rng:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		noise:     make([]byte, maxNoise),
