@@ -192,3 +192,12 @@ func TestWhoCameToAnEmptyLogIsToldWhenItsShardFallsBehind(t *testing.T) {
 	require.Equal(t, "gap", got[0].kind)
 	require.Equal(t, "two", got[1].data)
 }
+
+func TestLastSubscriberLeavesWhileAMessageIsAppended(t *testing.T) {
+	l := newLog(minRingBytes, minSegmentBytes, 0, false, func(uint64) {})
+	subscribed := l.dir.subscribe("a")
+	index := l.dir.touch("a") // a message comes, its position is not stored yet
+	l.dir.unsubscribe(subscribed)
+	require.Equal(t, index, l.dir.subscribe("a"))
+	require.NotEqual(t, index, l.dir.subscribe("b"))
+}
