@@ -109,3 +109,20 @@ func TestWhatWaitedForAFillIsStillThereForTheHistoryWriter(t *testing.T) {
 	got, _, _ := collect(e.log, sseproto.ID{Ms: 2000})
 	require.Len(t, got, n)
 }
+
+func TestHistoryWriterThatIsTooLateIsToldWhereItGoesOn(t *testing.T) {
+	e := startEngine(t, withHistory(newMemoryHistory(), minRingBytes))
+	f := startFeed(e, 1000)
+	for range 5000 {
+		f.publish("a", "x")
+	}
+	f.tick(sseproto.ID{})
+	got, through, low := collect(e.log, sseproto.ID{Ms: 1000})
+	require.Empty(t, got)
+	require.Equal(t, sseproto.ID{Ms: 1000}, through)
+	evicted := e.Stats().Log.Evicted
+	require.Equal(t, sseproto.ID{Ms: 1000, Seq: evicted}, low)
+	got, through, _ = collect(e.log, low)
+	require.Len(t, got, 5000-int(evicted))
+	require.Equal(t, sseproto.ID{Ms: 1100}, through)
+}
