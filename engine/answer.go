@@ -126,10 +126,15 @@ func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 		}
 		h.peer = peer
 	}
-	return f.admitStream(dst, req, h, client, &attachment{
-		fd: h.fd, head: f.heads.get(f.cors.grant(req.Header("Origin"))), channels: channels,
-		resume: resumeOf(req), expires: f.maxAge(), peer: h.peer, since: since,
-	})
+	return f.admitStream(dst, req, h, client, f.newAttachment(h.fd, req, channels, h.peer, since))
+}
+
+// newAttachment is what a request for a stream becomes.
+func (f *front) newAttachment(fd int, req *sseproto.Request, channels []string, peer uint32, since uint64) *attachment {
+	return &attachment{
+		fd: fd, head: f.heads.get(f.cors.grant(req.Header("Origin"))), channels: channels,
+		resume: resumeOf(req), expires: f.maxAge(), peer: peer, since: since,
+	}
 }
 
 // admitStream lets the connection become what next says, or asks the Authorizer.

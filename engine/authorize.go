@@ -46,7 +46,7 @@ func (f *front) decide(h *handshake) {
 	default:
 		h.next.channels = grant.Channels
 		h.next.expires = earlier(h.next.expires, grant.Expires)
-		f.handOver(h)
+		f.handOver(h.next)
 	}
 }
 

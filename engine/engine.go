@@ -116,7 +116,7 @@ func (e *Engine) drain() {
 }
 
 // attach hands a client to the shard with the fewest. It never blocks.
-func (e *Engine) attach(a attachment) {
+func (e *Engine) attach(a *attachment) {
 	n := len(e.shards)
 	start := int(e.turn.Add(1))
 	best := e.shards[start%n]
@@ -126,7 +126,7 @@ func (e *Engine) attach(a attachment) {
 		}
 	}
 	best.gauge.Add(1) // until its loop counts again
-	best.post(letter{attach: &a})
+	best.post(letter{attach: a})
 }
 
 // closed is told by a shard that a descriptor is closed.

@@ -188,10 +188,10 @@ func (f *front) ended(h *handshake) {
 
 // handOver gives a connection to the shards. It stays counted in e.conns and in
 // f.peers.
-func (f *front) handOver(h *handshake) {
+func (f *front) handOver(next *attachment) {
 	f.counters.streams.Add(1)
 	f.counters.open.Add(-1)
-	f.e.attach(*h.next)
+	f.e.attach(next)
 	f.handshakes.Done()
 }
 

@@ -132,7 +132,7 @@ func (h *handshake) settle() {
 		h.front.decide(h)
 		return
 	}
-	h.front.handOver(h)
+	h.front.handOver(h.next)
 }
 
 // closed is called once, when netpoll has taken the connection out of its epoll

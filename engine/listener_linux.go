@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -170,10 +171,12 @@ func (l *listener) Accept() (net.Conn, error) {
 		switch err {
 		case nil:
 			from, refused := l.front.admit(addrOf(peer))
-			if refused == notRefused {
+			switch {
+			case refused != notRefused:
+				l.refuseLocked(fd, refused)
+			case !l.attachDirectly(fd, from):
 				return &accepted{fd: fd, local: l.addr, remote: from}, nil
 			}
-			l.refuseLocked(fd, refused)
 		case unix.EAGAIN:
 			return nil, nil
 		case unix.EMFILE, unix.ENFILE:
@@ -319,6 +322,15 @@ type remoteAddr struct {
 
 // Network implements net.Addr.
 func (*remoteAddr) Network() string { return "tcp" }
+
+// peekFd reads without taking (recv(2), MSG_PEEK).
+func peekFd(fd int, b []byte) (int, ioResult) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_PEEK, 0, 0)
+	if errno != 0 {
+		return 0, resultOf(errno)
+	}
+	return int(n), ioOK
+}
 
 func addrOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {

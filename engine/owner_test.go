@@ -20,7 +20,7 @@ func TestEventOfAFormerOwnerDoesNotTouchTheSlot(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = syscall.Close(other) }()
 	h.engine.conns.Add(1)
-	h.engine.attach(attachment{fd: fd, channels: []string{"a"}})
+	h.engine.attach(&attachment{fd: fd, channels: []string{"a"}})
 	h.watch()
 	h.closeSlot(1, CloseExpired)
 	c := h.arrive(t, resumePoint{}, "a")
