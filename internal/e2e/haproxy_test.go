@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,10 +120,7 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	require.Greater(t, moved, restartClients/3, "HAProxy spreads the clients")
 
 	numbers := startNumbers(t, r, 50*time.Millisecond, channels...)
-	// Who has no ID yet starts at now when it comes back.
-	eventually(t, "a message at every client", func() bool {
-		return !slices.ContainsFunc(clients, func(c *reader) bool { return c.count() == 0 })
-	})
+	waitFirst(t, clients)
 	began := time.Now()
 	first.signal(sigterm)
 	require.Zero(t, first.wait(t), first.logText())

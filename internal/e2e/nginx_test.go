@@ -167,6 +167,7 @@ func TestNginxGoesToTheOtherInstance(t *testing.T) {
 		n++
 	}
 	next()
+	waitFirst(t, clients)
 	a.signal(sigterm)
 	eventually(t, "the end of the drained instance", func() bool {
 		next()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -191,6 +192,15 @@ func follow(t testing.TB, readers []*reader) {
 			wg.Go(func() { r.run(ctx) })
 		}
 		wg.Wait()
+	})
+}
+
+// waitFirst waits until every reader has a message: who has no ID yet starts at now
+// when it comes back.
+func waitFirst(t testing.TB, readers []*reader) {
+	t.Helper()
+	eventually(t, "a message at every client", func() bool {
+		return !slices.ContainsFunc(readers, func(r *reader) bool { return r.count() == 0 })
 	})
 }
 

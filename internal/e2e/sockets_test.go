@@ -28,6 +28,7 @@ func TestTwoProcessesShareAPort(t *testing.T) {
 		return one > 0 && other > 0 && int(one+other) == len(clients)
 	})
 	publish(t, r, "a", "0")
+	waitFirst(t, clients)
 	a.signal(sigterm)
 	require.Zero(t, a.wait(t))
 	publish(t, r, "a", "1")
