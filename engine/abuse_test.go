@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,35 +25,52 @@ import (
 // each of them sends. They have a process of their own, since each costs a file.
 const crowdEnv = "SSED_TEST_CROWD"
 
-func TestCrowdClients(t *testing.T) {
-	order := strings.SplitN(os.Getenv(crowdEnv), " ", 3)
-	if len(order) != 3 {
-		t.Skip("a part of the tests that need a crowd")
-	}
+// beCrowd connects as ordered and stays until its input ends; the exit closes all.
+func beCrowd(order []string) error {
 	n, err := strconv.Atoi(order[0])
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	at := netip.MustParseAddrPort(order[1])
-	fds := make([]int, n)
-	for i := range fds {
-		fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		require.NoError(t, err)
+	for i := range n {
+		text := order[2]
+		if i%2 == 1 {
+			text = "" // every other one sends nothing
+		}
 		// One source address has some 28,000 ports.
-		source := unix.SockaddrInet4{Addr: [4]byte{127, 0, 1, byte(1 + i/5000)}}
-		require.NoError(t, unix.SetsockoptInt(fds[i], unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1))
-		require.NoError(t, unix.Bind(fds[i], &source))
-		require.NoError(t, unix.Connect(fds[i], &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}))
-		if i%2 == 0 { // the others send nothing
-			_, err = unix.Write(fds[i], []byte(order[2]))
-			require.NoError(t, err)
+		if err := crowdClient([4]byte{127, 0, 1, byte(1 + i/5000)}, at, text); err != nil {
+			return fmt.Errorf("client %d: %w", i, err)
 		}
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin) // the exit closes them
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func crowdClient(source [4]byte, at netip.AddrPort, text string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: source}),
+		unix.Connect(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}),
+		writeText(fd, text),
+	)
+}
+
+func writeText(fd int, text string) error {
+	if text == "" {
+		return nil
+	}
+	_, err := unix.Write(fd, []byte(text))
+	return err
 }
 
 // crowd connects n clients, of which every other sends text, until dismiss.
 func (s *served) crowd(n int, text string) (dismiss func()) {
 	s.t.Helper()
-	clients := exec.Command(os.Args[0], "-test.run=^TestCrowdClients$")
+	clients := exec.Command(os.Args[0])
 	clients.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s %s", crowdEnv, n, s.addr, text))
 	output := new(strings.Builder)
 	clients.Stdout, clients.Stderr = output, output

@@ -147,7 +147,6 @@ func (s *shard) resumeAhead(v *view, i uint32, c *slot, p resumePoint, last ssep
 		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
 		return
 	}
-	c.pos = v.head - 1
 	s.catchUp(v, i, c)
 }
 

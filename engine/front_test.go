@@ -473,13 +473,10 @@ func TestConnectionsWithoutARequestCannotFillTheQueue(t *testing.T) {
 	require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
 }
 
-// outOfFilesEnv makes the test binary a server that is out of files.
+// outOfFilesEnv makes a second process of the test the server that is out of files.
 const outOfFilesEnv = "SSED_TEST_OUT_OF_FILES"
 
-func TestOutOfFilesServer(t *testing.T) {
-	if os.Getenv(outOfFilesEnv) == "" {
-		t.Skip("a part of TestOutOfFilesStillAnswers")
-	}
+func serveOutOfFiles(t *testing.T) {
 	s := serveEngine(t, Config{MaxConnections: 40, RetryMin: time.Second, RetryMax: time.Second, HandshakeTimeout: time.Minute})
 	var unlimited unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &unlimited))
@@ -496,7 +493,11 @@ func TestOutOfFilesServer(t *testing.T) {
 }
 
 func TestOutOfFilesStillAnswers(t *testing.T) {
-	server := exec.Command(os.Args[0], "-test.run=^TestOutOfFilesServer$", "-test.v")
+	if os.Getenv(outOfFilesEnv) != "" {
+		serveOutOfFiles(t)
+		return
+	}
+	server := exec.Command(os.Args[0], "-test.run=^TestOutOfFilesStillAnswers$", "-test.v")
 	server.Env = append(os.Environ(), outOfFilesEnv+"=1")
 	stdin, err := server.StdinPipe()
 	require.NoError(t, err)
