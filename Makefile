@@ -73,7 +73,8 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 .PHONY: bench
 bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS)
 	@mkdir -p bench/out
-	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count 6 -benchmem $$(go list ./... | grep -v /bench$$) | tee bench/out/new.txt
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count 6 -benchmem \
+		$$(git grep -l '^func Benchmark' -- '*_test.go' ':!bench' | xargs -n1 dirname | sort -u | sed 's,^,./,') | tee bench/out/new.txt
 	go test -run '^$$' -bench '$(BENCH)' -benchtime 1s -count 3 ./bench | tee -a bench/out/new.txt
 	$(BENCHSTAT) bench/baseline.txt bench/out/new.txt | tee bench/out/compare.txt
 	go build -o bin/loadtest ./loadtest
