@@ -15,7 +15,7 @@ LDFLAGS    := -s -w -X main.version=$(VERSION)
 FUZZTIME   ?= 30s
 BENCH      ?= .
 BENCHTIME  ?= 50ms
-SIDEFLAGS  ?= --rounds 2
+SIDEFLAGS  ?= --rounds 1
 SCENARIO   ?= fanout
 LOADFLAGS  ?= --with floor,ssed,naive
 CHAOSFLAGS ?=
@@ -68,10 +68,10 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 		done; \
 	done
 
-# About ten minutes in all. The benchmarks of bench/ take seconds each, so they run
+# Less than ten minutes in all. The benchmarks of bench/ take seconds each, so they run
 # three times; benchstat asks for six of the others.
 .PHONY: bench
-bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS)
+bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS='--rounds 3')
 	@mkdir -p bench/out
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count 6 -benchmem \
 		$$(git grep -l '^func Benchmark' -- '*_test.go' ':!bench' | xargs -n1 dirname | sort -u | sed 's,^,./,') | tee bench/out/new.txt
