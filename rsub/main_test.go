@@ -17,7 +17,10 @@ import (
 	"ssed/sseproto"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The pollers of netpoll, which the engine of the model test uses, never end.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"))
+}
 
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second

@@ -1,0 +1,329 @@
+package rsub
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/engine"
+	"ssed/sseproto"
+)
+
+// modelConn is a link of an instance and how far its connection has been read.
+type modelConn struct {
+	link *link
+	node *redisNode // nil: not connected
+	from int        // where in the order of the node it began
+	next int        // the next event to be read
+}
+
+// modelInstance is a process: the real links, sequencers and merger, the real log,
+// and the rules of the writer restated.
+type modelInstance struct {
+	w     *modelWorld
+	name  string
+	feed  *Feed
+	log   *engine.Log
+	conns []*modelConn
+	join  bool // a link asked for a tick
+
+	// What the log holds, as resuming clients meet it.
+	opened, open bool
+	low, high    sseproto.ID
+	ring         []message
+	cut          sseproto.ID // not zero: the span before was cut back to it
+	settled      int         // messages of ring whose position counts
+
+	writer modelWriter
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *modelInstance {
+	in := &modelInstance{w: w, name: name, log: log}
+	f, err := New(Config{
+		Client:   rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // never dialled: the feed does not run
+		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet,
+	}, in)
+	if err != nil {
+		panic(err)
+	}
+	in.feed = f
+	for _, l := range f.links {
+		in.conns = append(in.conns, &modelConn{link: l})
+	}
+	return in
+}
+
+// connect subscribes a link to the primary, as link.subscribe does.
+func (in *modelInstance) connect(c *modelConn) {
+	if c.node != nil {
+		return
+	}
+	c.node = in.w.redis.primary()
+	c.from = len(c.node.events)
+	c.next = c.from
+	l := c.link
+	select {
+	case <-l.cuts:
+	default:
+	}
+	l.node, l.confirmed, l.ready = c.node.id, 0, make(chan struct{})
+	l.wanted.Store(0)
+	l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
+	l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
+	l.linked.Store(&c.node.id)
+	in.join = true
+	if in.w.plant == numberedEarly && l.seq.last.Ms != 0 {
+		l.seq.state, l.seq.last.Seq = synced, 0
+		l.out.open(l.node, l.seq.last)
+	}
+}
+
+// cutLink ends the connection of a link, as link.session does.
+func (in *modelInstance) cutLink(c *modelConn, cause Cause) {
+	if c.node == nil {
+		return
+	}
+	c.node = nil
+	c.link.linked.Store(nil)
+	c.link.finish(cause)
+	c.link.tickT.Store(0)
+}
+
+// read takes the next event of a connection.
+func (in *modelInstance) read(c *modelConn) {
+	if c.node == nil || c.next == len(c.node.events) {
+		return
+	}
+	e := c.node.events[c.next]
+	c.next++
+	l := c.link
+	if e.channel != "" {
+		l.onMessage(pubsub("*", e.channel, e.payload))
+	} else {
+		in.readTick(l, e)
+	}
+	in.obey()
+}
+
+func (in *modelInstance) readTick(l *link, e redisEvent) {
+	first := l.seq.state == unsynced
+	switch in.w.plant {
+	case staleTick:
+		if t, _ := parseTick(e.payload); t.t <= l.seq.last.Ms {
+			l.seq.last.Ms = t.t - 1
+		}
+	case anyNode:
+		t, _ := parseTick(e.payload)
+		l.seq.node = t.node
+	}
+	count := l.seq.last.Seq
+	l.onMessage(pubsub("", in.feed.control, e.payload))
+	if first && in.w.plant == carriedCount {
+		l.seq.last.Seq = count
+	}
+}
+
+// obey does what the links asked for.
+func (in *modelInstance) obey() {
+	select {
+	case <-in.feed.ticker.joins:
+		in.join = true
+	default:
+	}
+	for _, c := range in.conns {
+		select {
+		case cause := <-c.link.cuts:
+			in.cutLink(c, cause)
+		default:
+		}
+	}
+}
+
+// tick calls the script as ticker.exec does and takes the answer.
+func (in *modelInstance) tick(join bool) {
+	lastT, check := in.feed.seen.latest()
+	words := in.w.redis.tick(join || in.join, in.name, lastT, in.feed.fingerprint, check.String())
+	in.join = false
+	if err := in.feed.ticker.take(words, time.Time{}); err != nil {
+		in.w.problem("%s: %v", in.name, err)
+	}
+	in.obey()
+}
+
+// OpenSpan implements Sink, on the way to the real log.
+func (in *modelInstance) OpenSpan(low sseproto.ID) {
+	if in.w.plant == hiddenHole && in.opened {
+		in.open = true
+		return
+	}
+	if low.Less(in.high) && in.w.plant == "" {
+		in.w.problem("%s: span opened at %v behind %v", in.name, low, in.high)
+	}
+	in.w.beforeSpan(in)
+	if in.cut != (sseproto.ID{}) {
+		in.w.redis.dispute(in.cut, low)
+		in.cut = sseproto.ID{}
+	}
+	in.opened, in.open = true, true
+	in.low, in.high, in.ring, in.settled = low, low, nil, 0
+	in.log.OpenSpan(low)
+}
+
+// Append implements Sink.
+func (in *modelInstance) Append(id sseproto.ID, channel, payload string) {
+	if !in.high.Less(id) || !in.open {
+		in.w.problem("%s: message at %v after %v", in.name, id, in.high)
+	}
+	in.high = id
+	in.ring = append(in.ring, message{id, channel, payload})
+	in.log.Append(id, channel, payload)
+	if in.w.plant == eagerWriter {
+		in.log.Commit(id, sseproto.ID{})
+	}
+}
+
+// Commit implements Sink.
+func (in *modelInstance) Commit(id, watermark sseproto.ID) {
+	in.settle(id)
+	in.high = id
+	in.log.Commit(id, watermark)
+}
+
+// CloseSpan implements Sink.
+func (in *modelInstance) CloseSpan(through sseproto.ID) {
+	switch in.w.plant {
+	case hiddenHole:
+		in.open = false
+		return
+	case keptTail:
+		through = in.high
+	}
+	in.open = false
+	in.settle(through)
+	if through.Less(in.high) {
+		in.w.distrust(in, through)
+		in.cut, in.high = through, through
+		in.ring = slices.DeleteFunc(in.ring, func(m message) bool { return through.Less(m.id) })
+	}
+	in.log.CloseSpan(through)
+}
+
+// settle compares what counts with the true positions.
+func (in *modelInstance) settle(through sseproto.ID) {
+	for ; in.settled < len(in.ring); in.settled++ {
+		m := in.ring[in.settled]
+		if through.Less(m.id) {
+			return
+		}
+		if want := in.w.sent[number(m.payload)].id; m.id != want {
+			in.w.problem("%s: message %.8s has %v, should have %v", in.name, m.payload, m.id, want)
+		}
+	}
+}
+
+// forget lets the ring turn: its clients may be behind its tail then, which they
+// reach again through the history.
+func (in *modelInstance) forget(k int) {
+	if k = min(k, in.settled); k == 0 {
+		return
+	}
+	in.low = in.ring[k-1].id
+	in.ring, in.settled = in.ring[k:], in.settled-k
+	for _, r := range in.w.readers {
+		if r.at == in && r.pos.Less(in.low) {
+			r.live = false
+		}
+	}
+}
+
+// collect is Log.Collect. The log is used for one run after the other; what lies
+// before this one counts as evicted.
+func (in *modelInstance) collect(after sseproto.ID, limit int) (messages []message, through, low sseproto.ID) {
+	from := after
+	if after.Less(in.w.base) {
+		from, limit = in.w.base, 0
+	}
+	through, low = in.log.Collect(from, limit, 1<<20, func(id sseproto.ID, channel string, data []byte) {
+		messages = append(messages, message{id, channel, string(data)})
+	})
+	if from != after {
+		if low == from {
+			low = after // knows nothing of this run
+		}
+		return nil, after, low
+	}
+	return messages, through, low
+}
+
+// modelWriter restates writer.advance of rstore: a cursor on the log at the
+// watermark. Whatever it believes is only what the last answer said.
+type modelWriter struct {
+	epoch  string
+	mark   sseproto.ID
+	holder bool
+}
+
+func (in *modelInstance) adopt(a answer) {
+	in.writer = modelWriter{a.epoch, a.mark, a.holder == in.name}
+}
+
+const modelBatch = 7
+
+// write is one round with Redis.
+func (in *modelInstance) write() {
+	r, w := in.w.redis, &in.writer
+	if w.epoch == "" {
+		in.adopt(r.look())
+		return
+	}
+	messages, through, low := in.collect(w.mark, modelBatch)
+	switch {
+	case low != w.mark:
+		if w.holder {
+			r.free(in.name)
+		}
+		if low == sseproto.MaxID {
+			in.adopt(r.look())
+			return
+		}
+		in.adopt(r.skip(in.name, w.epoch, w.mark, low, len(in.w.instances)))
+	case through == w.mark:
+		in.adopt(r.look())
+	case !w.holder:
+		in.adopt(r.take(in.name, w.epoch, w.mark))
+	default:
+		in.send(batch{w.epoch, w.mark, through, messages})
+	}
+}
+
+// send appends a batch; the answer is cut off now and then.
+func (in *modelInstance) send(b batch) {
+	r := in.w.redis
+	a := r.append(in.name, b, in.w.rng.IntN(4) == 0)
+	if a.status == "stale" && in.w.plant == blindRetry {
+		b.after = a.mark
+		a = r.append(in.name, b, false)
+	}
+	if in.w.rng.IntN(10) > 0 {
+		in.adopt(a)
+	}
+}
+
+// number is the number of the message with this payload.
+func number(payload string) int {
+	text, _, _ := strings.Cut(payload, " ")
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		panic(fmt.Sprintf("payload %.20q", payload))
+	}
+	return n
+}
+
+func byID(m message, id sseproto.ID) int { return m.id.Compare(id) }

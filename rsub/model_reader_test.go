@@ -1,0 +1,186 @@
+package rsub
+
+import (
+	"slices"
+
+	"ssed/sseproto"
+)
+
+// modelReader is a client: it takes what an instance gives it, and goes to another
+// one with the last ID that it has seen.
+type modelReader struct {
+	channels []string
+	at       *modelInstance
+	live     bool        // a cursor on the ring
+	pos      sseproto.ID // where the instance goes on for it
+	eventID  sseproto.ID // its Last-Event-ID
+	start    sseproto.ID
+	waited   int
+
+	seen []message
+	gaps []stretch // what it was told may be missing
+}
+
+// modelPatience is how often a resuming reader looks for the history to be written up
+// to the ring, before it is told that it is not.
+const modelPatience = 60
+
+// attach starts a new client at the end of what the instance has.
+func (w *modelWorld) attach(in *modelInstance) {
+	if !in.opened {
+		return
+	}
+	r := &modelReader{at: in, live: true, pos: in.high, eventID: in.high, start: in.high}
+	for _, k := range w.rng.Perm(len(modelChannels))[:1+w.rng.IntN(2)] {
+		r.channels = append(r.channels, modelChannels[k])
+	}
+	w.readers = append(w.readers, r)
+}
+
+// hop lets a client go to another instance. It stays while its instance hangs on
+// a demoted primary: see model_test.go.
+func (w *modelWorld) hop(r *modelReader, to *modelInstance) {
+	if r.at.astray() {
+		return
+	}
+	r.at, r.live, r.pos, r.waited = to, false, r.eventID, 0
+}
+
+// astray reports whether messages may have come from a demoted primary.
+func (in *modelInstance) astray() bool {
+	for _, c := range in.conns {
+		if c.node != nil && c.node != in.w.redis.primary() {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *modelReader) take(m message) {
+	if slices.Contains(r.channels, m.channel) {
+		r.seen = append(r.seen, m)
+		r.eventID = m.id
+	}
+	r.pos = m.id
+}
+
+// poll gives a client what its instance has for it.
+func (w *modelWorld) poll(r *modelReader) {
+	in := r.at
+	if !in.opened {
+		return
+	}
+	if !r.live {
+		if in.high.Less(r.pos) {
+			return // another instance was quicker
+		}
+		if r.pos.Less(in.low) && !w.replay(r, in.low) {
+			return
+		}
+		r.live = true
+		switch i, _ := slices.BinarySearchFunc(in.ring, r.pos, byID); {
+		case w.plant == resumedLate && i+1 < len(in.ring):
+			r.pos = in.ring[i+1].id
+		case w.plant == resumedEarly && i < len(in.ring) && in.ring[i].id == r.pos:
+			r.take(in.ring[i])
+		}
+	}
+	i, found := slices.BinarySearchFunc(in.ring, r.pos, byID)
+	if found {
+		i++
+	}
+	for _, m := range in.ring[i:] {
+		r.take(m)
+	}
+}
+
+// replay serves (pos, upTo] from the history; false: not yet.
+func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
+	lost := false
+	if w.redis.mark.Less(upTo) && w.plant != impatientReplay {
+		if r.waited++; r.waited < modelPatience {
+			return false
+		}
+		lost = true
+	}
+	for _, g := range w.redis.gaps {
+		lost = lost || g.overlaps(r.pos, upTo) && w.plant != ignoredMarkers
+	}
+	if lost {
+		r.gaps = append(r.gaps, stretch{r.pos, upTo})
+	}
+	var page []message
+	for _, ch := range r.channels {
+		for _, e := range w.redis.streams[ch] {
+			if r.pos.Less(e.id) && !upTo.Less(e.id) {
+				page = append(page, message{e.id, ch, w.sent[e.n].payload})
+			}
+		}
+	}
+	slices.SortFunc(page, func(a, b message) int { return a.id.Compare(b.id) })
+	for _, m := range page {
+		r.take(m)
+	}
+	r.pos, r.waited = upTo, 0
+	return true
+}
+
+// beforeSpan is called before the ring changes under the clients of an instance:
+// live ones have got what was there, and go on behind it through the history.
+func (w *modelWorld) beforeSpan(in *modelInstance) {
+	for _, r := range w.readers {
+		if r.at != in || !r.live {
+			continue
+		}
+		w.poll(r)
+		if r.pos.Less(in.high) {
+			r.pos = in.high
+		}
+		r.live = w.plant == noBackfill
+	}
+}
+
+// distrust takes back what the live clients of an instance got beyond through.
+// That they are told is the marker over the stretch, which they meet next.
+func (w *modelWorld) distrust(in *modelInstance, through sseproto.ID) {
+	for _, r := range w.readers {
+		if r.at != in || !r.live || !through.Less(r.pos) {
+			continue
+		}
+		r.seen = slices.DeleteFunc(r.seen, func(m message) bool { return through.Less(m.id) })
+		r.pos, r.eventID = through, earlier(r.eventID, through)
+		r.start = earlier(r.start, through)
+	}
+}
+
+func earlier(a, b sseproto.ID) sseproto.ID {
+	if b.Less(a) {
+		return b
+	}
+	return a
+}
+
+// checkReader: each message of its channels once, ascending, or a gap.
+func (w *modelWorld) checkReader(r *modelReader) {
+	last := r.start
+	got := make(map[int]bool, len(r.seen))
+	for _, m := range r.seen {
+		if !last.Less(m.id) {
+			w.problem("reader: %v after %v", m.id, last)
+		}
+		last = m.id
+		n := number(m.payload)
+		if got[n] {
+			w.problem("reader: message %d twice", n)
+		}
+		got[n] = true
+	}
+	for n, m := range w.sent {
+		if got[n] || !r.start.Less(m.id) || r.pos.Less(m.id) || !slices.Contains(r.channels, m.channel) {
+			continue
+		}
+		if !slices.ContainsFunc(r.gaps, func(g stretch) bool { return g.has(m.id) }) {
+			w.problem("reader: message %d at %v is silently missing", n, m.id)
+		}
+	}
+}

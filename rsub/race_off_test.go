@@ -1,0 +1,5 @@
+//go:build !race
+
+package rsub
+
+const raceEnabled = false
