@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,7 +111,13 @@ func (s *shard) run() {
 	defer s.poller.close()
 	defer s.reader.cursor.Store(noPosition)
 	for {
-		events := s.poller.wait(s.patience())
+		wait := s.patience()
+		if wait == 0 {
+			// A loop with work never blocks. Without this the feed would wait for the
+			// scheduler's time slice of 10 ms where there are as many shards as cores.
+			runtime.Gosched()
+		}
+		events := s.poller.wait(wait)
 		s.asleep.Store(false)
 		s.pass(events, time.Now())
 		s.gauge.Store(int64(s.open))
