@@ -63,7 +63,7 @@ type flags struct {
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"A channel's history is deleted after so long without a message."`
 	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Messages written to Redis at once."`
 	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"Longest wait for a batch to fill."`
-	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance can go on where the history ends, the missing stretch is given up after so long. At least 250ms; on a busy machine too little gives up what another instance still has."`
+	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance can go on where the history ends, the missing stretch is given up: at once when all that are there have said so, else after this. At least 250ms."`
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
