@@ -75,6 +75,7 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 	}
 	require.Len(t, told, 501)
 }
+
 func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
 	for _, from := range []sseproto.ID{{}, {Ms: 900, Seq: 5}} {
 		e := startEngine(t, nil)

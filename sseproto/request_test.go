@@ -284,29 +284,29 @@ func TestRefusalsHaveAStatus(t *testing.T) {
 }
 
 // feed gives the parser the head in pieces as a server does: it asks scan first.
-func feed(b []byte, size int, lim Limits) (req Request, n int, err error, parses int) {
+func feed(b []byte, size int, lim Limits) (req Request, n, parses int, err error) {
 	var scan HeadScan
 	for end := min(size, len(b)); ; end = min(end+size, len(b)) {
 		if scan.Ready(b[:end], lim) {
 			parses++
 			if req, n, err = ParseRequest(b[:end], lim); n > 0 || err != nil {
-				return req, n, err, parses
+				return req, n, parses, err
 			}
 		}
 		if end == len(b) {
-			return req, n, err, parses
+			return req, n, parses, err
 		}
 	}
 }
 
 func TestSingleBytesCostOneParsePerLine(t *testing.T) {
 	head := []byte(get(strings.Repeat("X-Name: a value\r\n", 99)))
-	_, n, err, parses := feed(head, 1, Limits{})
+	_, n, parses, err := feed(head, 1, Limits{})
 	require.NoError(t, err)
 	require.Equal(t, len(head), n)
 	require.Equal(t, 102, parses)
 
-	_, _, err, parses = feed([]byte("GET /"+strings.Repeat("a", 20000)), 1, Limits{})
+	_, _, parses, err = feed([]byte("GET /"+strings.Repeat("a", 20000)), 1, Limits{})
 	require.ErrorIs(t, err, ErrTargetTooLong)
 	require.Equal(t, 1, parses)
 }
@@ -319,7 +319,7 @@ func TestRequestVectors(t *testing.T) {
 				if len(sent)/size > 1<<18 {
 					continue
 				}
-				req, n, err, _ := feed(sent, size, Limits{})
+				req, n, _, err := feed(sent, size, Limits{})
 				got, channels := firstOutcome(req, n, err, closed)
 				require.True(t, c.allows(func(want string) bool { return matchesOutcome(got, want) }),
 					"%s (%v) in pieces of %d, accepted: %v", got, err, size, c.Accept)
@@ -378,7 +378,7 @@ func FuzzRequestChunking(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, size, maxHead uint16) {
 		lim := Limits{MaxHeadBytes: int(maxHead), MaxFields: 8}
 		want, wantN, wantErr := ParseRequest(b, lim)
-		got, n, err, _ := feed(b, int(size)+1, lim)
+		got, n, _, err := feed(b, int(size)+1, lim)
 		require.Equal(t, wantErr, err)
 		require.Equal(t, wantN, n)
 		require.Equal(t, want, got)
