@@ -22,8 +22,8 @@ const (
 	// large ones: at about 5 µs a write that is a third of a millisecond.
 	smallChannel = 64
 	// sliceWrites bounds the writes for a large channel before the shard looks at
-	// new messages, small channels and events again: about a millisecond.
-	sliceWrites = 192
+	// new messages, small channels and events again: about half a millisecond.
+	sliceWrites = 96
 	// scanEntries bounds the messages looked at in one pass, so that a burst
 	// becomes few large writes but does not keep the sockets waiting.
 	scanEntries = 4096
