@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -123,7 +124,7 @@ func (d *directory) lookupLocked(name string) uint32 {
 	index := d.takeLocked()
 	ch := d.at(index)
 	// The record is unused: no reader looks at the name of an index without messages or subscribers.
-	ch.name = string([]byte(name)) // names may alias a request or a Redis reply
+	ch.name = strings.Clone(name) // names may alias a request or a Redis reply
 	ch.last.Store(0)
 	ch.shards.Store(0)
 	ch.subs = 0

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"ssed/sseproto"
@@ -39,6 +40,14 @@ type stage struct {
 // half a ring of waiting messages would not fit into the ring afterwards.
 const stagedOverhead = frameBytesPerEntry + int64(entryBytes)
 
+// cost is what the message takes of the bound on waiting ones.
+func (m *stagedMessage) cost() int64 {
+	return int64(len(m.channel)+len(m.payload)) + stagedOverhead
+}
+
+// isFull reports whether more waits than is good for the ring.
+func (st *stage) isFull(l *Log) bool { return st.bytes > l.ringBytes/2 }
+
 func (st *stage) active() bool { return len(st.spans) > 0 }
 
 // low is the start of the oldest staged span: the history may go on from there.
@@ -57,9 +66,7 @@ func (st *stage) open(l *Log, low sseproto.ID) {
 		s.after = st.newest().through
 	} else {
 		s.after = l.spans.newest().high
-		cov := *l.cover.Load()
-		cov.filling = true
-		l.cover.Store(&cov)
+		l.markFillingLocked()
 	}
 	st.spans = append(st.spans, s)
 	select {
@@ -73,14 +80,21 @@ func (st *stage) append(l *Log, id sseproto.ID, channel, payload string) {
 	if s.closed {
 		return
 	}
-	st.bytes += int64(len(channel)+len(payload)) + stagedOverhead
-	s.messages = append(s.messages, stagedMessage{id, clone(channel), clone(payload)})
-	if st.bytes > l.ringBytes/2 {
+	m := stagedMessage{id, strings.Clone(channel), strings.Clone(payload)}
+	st.bytes += m.cost()
+	s.messages = append(s.messages, m)
+	if st.isFull(l) {
 		l.notifyLocked() // the filler gives up when it sees this
 	}
 }
 
-func clone(s string) string { return string([]byte(s)) }
+// markFillingLocked tells resumes to wait until the stretch behind the coverage is
+// in the ring.
+func (l *Log) markFillingLocked() {
+	cov := *l.cover.Load()
+	cov.filling = true
+	l.cover.Store(&cov)
+}
 
 func (st *stage) commit(id sseproto.ID) {
 	if s := st.newest(); !s.closed && s.ready.Less(id) {
@@ -137,7 +151,7 @@ func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 			return nil
 		}
 		l.mu.Lock()
-		full := l.stage.bytes > l.ringBytes/2
+		full := l.stage.isFull(l)
 		l.mu.Unlock()
 		if full {
 			return errStageFull
@@ -333,9 +347,7 @@ func (l *Log) unstage(st *stagedSpan, p *page) {
 	}
 	l.stage.drop()
 	if l.stage.active() {
-		cov := *l.cover.Load()
-		cov.filling = true
-		l.cover.Store(&cov)
+		l.markFillingLocked()
 	}
 	l.notifyLocked()
 }
@@ -346,7 +358,7 @@ func (st *stage) drop() {
 	st.bytes = 0
 	for _, s := range st.spans {
 		for _, m := range s.messages {
-			st.bytes += int64(len(m.channel)+len(m.payload)) + stagedOverhead
+			st.bytes += m.cost()
 		}
 	}
 }

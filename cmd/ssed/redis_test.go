@@ -140,18 +140,25 @@ func forget(t *testing.T, in *instance, r *redistest.Server, p *publisher) {
 	}
 }
 
-func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
-	const n = 1000
+// leaveBehind publishes n numbers on channel a, of which memory forgets all. From is
+// the ID of the first.
+func leaveBehind(t *testing.T, n int, historyMax string) (in *instance, p *publisher, from string) {
 	r := redistest.Start(t)
-	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", "2000")
-	p := newPublisher(t, r)
+	in = startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", historyMax)
+	p = newPublisher(t, r)
 	s := connect(t, in, "", "a")
 	p.numbers("a", 0, n)
 	s.want("0")
-	from := s.lastID
+	from = s.lastID
 	s.wantNumbers(1, n)
 	in.written(r, s.lastID)
 	forget(t, in, r, p)
+	return in, p, from
+}
+
+func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
+	const n = 1000
+	in, p, from := leaveBehind(t, n, "2000")
 	again := connect(t, in, from, "a")
 	again.wantNumbers(1, n)
 	p.numbers("a", n, n+10)
@@ -161,16 +168,7 @@ func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
 
 func TestTrimmedHistoryIsTold(t *testing.T) {
 	const n = 1000
-	r := redistest.Start(t)
-	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", "100")
-	p := newPublisher(t, r)
-	s := connect(t, in, "", "a")
-	p.numbers("a", 0, n)
-	s.want("0")
-	from := s.lastID
-	s.wantNumbers(1, n)
-	in.written(r, s.lastID)
-	forget(t, in, r, p)
+	in, _, from := leaveBehind(t, n, "100")
 	again := connect(t, in, from, "a")
 	gap := again.wantGap(sseproto.ReasonTrimmed)
 	require.Contains(t, gap.data, fmt.Sprintf("%q:%q", "requested", from))
