@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "rewrite the flags table of README.md")
+var update = flag.Bool("update", false, "rewrite the tables of docs/FLAGS.md and docs/METRICS.md")
 
 // runProgram runs ssed to its end.
 func runProgram(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
@@ -261,7 +261,7 @@ func allFlags(t *testing.T) []*kong.Flag {
 	return slices.DeleteFunc(parser.Model.Flags, func(f *kong.Flag) bool { return f.Hidden })
 }
 
-// flagsTable is the table of README.md.
+// flagsTable is the table of docs/FLAGS.md.
 func flagsTable(t *testing.T) string {
 	var b strings.Builder
 	group := ""
@@ -283,10 +283,15 @@ func flagsTable(t *testing.T) string {
 	return b.String() + "\n"
 }
 
-// TestReadmeTellsTheFlagsOfHelp compares the table; go test -run Readme ./cmd/ssed
-// -update writes it.
-func TestReadmeTellsTheFlagsOfHelp(t *testing.T) {
-	const path, from, to = "../../README.md", "<!-- flags -->\n", "<!-- /flags -->\n"
+func TestDocsTellTheFlagsOfHelp(t *testing.T) {
+	requireTable(t, "../../docs/FLAGS.md", "flags", flagsTable(t))
+}
+
+// requireTable compares what a file has between its markers; go test -run DocsTell
+// ./cmd/ssed -update writes it.
+func requireTable(t *testing.T, path, marker, want string) {
+	t.Helper()
+	from, to := "<!-- "+marker+" -->\n", "<!-- /"+marker+" -->\n"
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	before, rest, ok := strings.Cut(string(text), from)
@@ -294,10 +299,10 @@ func TestReadmeTellsTheFlagsOfHelp(t *testing.T) {
 	table, after, ok := strings.Cut(rest, to)
 	require.True(t, ok)
 	if *update {
-		table = flagsTable(t)
+		table = want
 		require.NoError(t, os.WriteFile(path, []byte(before+from+table+to+after), 0o600))
 	}
-	require.Equal(t, flagsTable(t), table)
+	require.Equal(t, want, table)
 }
 
 func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
@@ -305,7 +310,13 @@ func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
 	for _, f := range allFlags(t) {
 		names = append(names, "--"+f.Name)
 	}
-	for _, path := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../SECURITY.md", "../../docs/OPERATIONS.md"} {
+	documents, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	documents = slices.DeleteFunc(documents, func(path string) bool {
+		name := filepath.Base(path)
+		return name == "LOADTEST.md" || name == "PERFORMANCE.md" // these name flags of loadtest too
+	})
+	for _, path := range append(documents, "../../README.md", "../../ARCHITECTURE.md", "../../SECURITY.md") {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
 		for _, name := range regexp.MustCompile("`(--[a-z][a-z-]+)").FindAllStringSubmatch(string(text), -1) {
