@@ -129,7 +129,7 @@ func hasField(fields []sseproto.Field, name string) bool {
 
 // dismiss answers and closes a connection that has left netpoll.
 func (f *front) dismiss(h *handshake, answer []byte) {
-	if n, result := writeFd(h.fd, []iovec{piece(answer)}); result == ioAgain || result == ioOK && n < len(answer) {
+	if n, result := sendFd(h.fd, []iovec{piece(answer)}); result == ioAgain || result == ioOK && n < len(answer) {
 		f.counters.refused[RefuseUnread].Add(1)
 	}
 	shutdownWrite(h.fd)

@@ -61,7 +61,8 @@ type Config struct {
 	// TrustedProxies. From others it is not understood, and refused as bad HTTP.
 	ProxyProtocol bool
 	// PeerTimeout is how long a TCP peer may leave unanswered what is sent to it before its
-	// connection counts as lost; also one that does not read. Default 60 s; negative: the kernel's own.
+	// connection counts as lost; also one that does not read. With a Heartbeat rarer than this
+	// the kernel sends probes besides. Default 60 s; negative: the kernel's own.
 	PeerTimeout time.Duration
 	// MaxAge is how long a stream lives, drawn for each from the last fifth. Zero: no limit.
 	MaxAge time.Duration

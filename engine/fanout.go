@@ -249,7 +249,7 @@ func (s *shard) block(c *slot) {
 
 // write is one system call on a stream.
 func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
-	n, res := writeFd(int(c.fd), vec)
+	n, res := s.send(int(c.fd), vec)
 	s.count.writes.Add(1)
 	if n > 0 {
 		c.idle = 0

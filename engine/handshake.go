@@ -299,7 +299,7 @@ func (h *handshake) flush(out *bytebufferpool.ByteBuffer) bool {
 	if len(out.B) == 0 {
 		return true
 	}
-	n, result := writeFd(h.fd, []iovec{piece(out.B)})
+	n, result := sendFd(h.fd, []iovec{piece(out.B)})
 	if result != ioOK || n < len(out.B) {
 		if result != ioFailed {
 			h.front.counters.refused[RefuseUnread].Add(1)

@@ -287,9 +287,9 @@ func TestHeartbeatAsAnEvent(t *testing.T) {
 }
 
 func TestAcceptedSocketsGiveUpSilentPeers(t *testing.T) {
-	f := func(timeout time.Duration, want map[int]int) {
+	f := func(timeout, heartbeat time.Duration, want map[int]int) {
 		t.Helper()
-		e, err := New(Config{Listen: []string{"127.0.0.1:0"}, PeerTimeout: timeout})
+		e, err := New(Config{Listen: []string{"127.0.0.1:0"}, PeerTimeout: timeout, Heartbeat: heartbeat})
 		require.NoError(t, err)
 		l := e.front.listeners[0]
 		client, err := net.Dial("tcp", l.addr.String())
@@ -312,13 +312,17 @@ func TestAcceptedSocketsGiveUpSilentPeers(t *testing.T) {
 		e.front.close()
 		e.discard()
 	}
-	f(0, map[int]int{
+	// Heartbeats are answered or not: no probes.
+	f(0, 0, map[int]int{unix.TCP_USER_TIMEOUT: 60_000, unix.SO_KEEPALIVE: 0})
+	f(time.Minute, time.Minute, map[int]int{unix.TCP_USER_TIMEOUT: 60_000, unix.SO_KEEPALIVE: 0})
+	// No heartbeats, or too rare ones.
+	f(0, -1, map[int]int{
 		unix.TCP_USER_TIMEOUT: 60_000, unix.SO_KEEPALIVE: 1, unix.TCP_KEEPIDLE: 30, unix.TCP_KEEPINTVL: 10, unix.TCP_KEEPCNT: 3,
 	})
-	f(time.Second, map[int]int{
+	f(time.Second, 2*time.Second, map[int]int{
 		unix.TCP_USER_TIMEOUT: 1000, unix.SO_KEEPALIVE: 1, unix.TCP_KEEPIDLE: 1, unix.TCP_KEEPINTVL: 1,
 	})
-	f(-1, map[int]int{unix.TCP_USER_TIMEOUT: 0, unix.SO_KEEPALIVE: 0})
+	f(-1, 0, map[int]int{unix.TCP_USER_TIMEOUT: 0, unix.SO_KEEPALIVE: 0})
 }
 
 // vanish makes a client's kernel drop all that comes for it, as if the machine or

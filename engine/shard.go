@@ -30,8 +30,9 @@ type shard struct {
 	log       *Log
 	reader    *reader
 	poller    *poller
-	bit       uint64 // its mark on channels
-	sharesBit bool   // another shard has the same mark
+	bit       uint64                                    // its mark on channels
+	send      func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
+	sharesBit bool                                      // another shard has the same mark
 
 	// owned by the loop
 	slots     table[slot]
@@ -80,6 +81,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		log:       e.log,
 		reader:    e.log.readers[n],
 		poller:    p,
+		send:      sendFd,
 		bit:       1 << (n % 64),
 		sharesBit: e.cfg.Shards > 64,
 		pending:   make(map[uint32]*pendingBytes),

@@ -18,7 +18,7 @@ type flags struct {
 	ConnectRate      string   `name:"connect-rate-per-ip" group:"public" default:"0" placeholder:"N[:BURST]" help:"New connections per second of one client address, and how many may come at once (ten times as many, unless given). 0: no limit."`
 	TrustedProxies   []string `group:"public" placeholder:"CIDR" help:"Networks or addresses of proxies whose X-Forwarded-For (and PROXY header) tells the client. A unix socket is trusted when this is set."`
 	ProxyProtocol    toggle   `group:"public" help:"Require a PROXY header, version 1 or 2, of every connection from --trusted-proxies. From others it is refused."`
-	PeerTimeout      string   `group:"public" default:"60s" placeholder:"TIME" help:"A client that acknowledges nothing, or takes nothing, for so long is gone (TCP_USER_TIMEOUT and keep-alive). 0: as the kernel is set, which can be a quarter of an hour."`
+	PeerTimeout      string   `group:"public" default:"60s" placeholder:"TIME" help:"A client that acknowledges nothing, or takes nothing, for so long is gone (TCP_USER_TIMEOUT; keep-alive probes where heartbeats are rarer than that). 0: as the kernel is set, which can be a quarter of an hour."`
 	HandshakeTimeout string   `group:"public" default:"5s" placeholder:"TIME" help:"From accept to the last byte of the request head; slower clients are closed."`
 	Drain            string   `group:"public" default:"10s" placeholder:"TIME" help:"On SIGTERM or SIGINT, the window over which open streams are closed. The process ends at most 5s after it."`
 	CORSOrigins      []string `name:"cors-origins" group:"public" default:"*" placeholder:"ORIGIN" help:"Web origins that may read: * or a list such as https://app.example.com."`
