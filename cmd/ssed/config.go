@@ -453,6 +453,10 @@ func (p *problems) redis(text, path string) (rueidis.ClientOption, bool) {
 			"(not shown here, it may hold a password; special characters in a password must be percent-encoded)")
 		return rueidis.ClientOption{}, false
 	}
+	if option.Password == hidden || option.Password == "" && option.Username == hidden {
+		p.add(flag, "the password is left out, as in the output of ssed config: put it in")
+		return rueidis.ClientOption{}, false
+	}
 	if option.AlwaysRESP2 {
 		p.add(flag, "protocol=2 cannot be used: subscriptions and commands share a connection, which takes RESP3")
 		return rueidis.ClientOption{}, false

@@ -1,16 +1,11 @@
 package main
 
-import (
-	"io"
-	"os"
-	"strings"
-
-	"github.com/alecthomas/kong"
-)
-
-// flags is the command line as text. Values are not parsed here: kong stops at
-// the first bad one, and config names them all at once.
+// flags are those of serve, as text, and with them the keys of the configuration
+// file. Values are not parsed here: kong stops at the first bad one, and config names
+// them all at once.
 type flags struct {
+	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file with flags by their names, such as redis-url: redis://127.0.0.1. Flags and the environment go before it. Without this none is read."`
+
 	Listen           []string `group:"public" default:":8080" placeholder:"ADDR" help:"Public addresses: host:port, :port or unix:/path. Port 0 picks a free one."`
 	ReusePort        toggle   `group:"public" help:"Set SO_REUSEPORT, so that several processes can share a port."`
 	MaxConnections   string   `group:"public" placeholder:"N" help:"Open client connections, handshakes included. Default: the limit of open files less 256."`
@@ -76,79 +71,4 @@ type flags struct {
 	LogFormat string `group:"logging" default:"text" placeholder:"text|json" help:"Form of the lines on standard error."`
 
 	TestClockOffset string `hidden:"" default:"0s" help:"Added to the time of Redis in this instance's marks. For fault injection."`
-
-	Version bool `help:"Print the version and exit." env:"-"`
 }
-
-const description = `Delivers what backends PUBLISH on Redis to browsers as Server-Sent Events. Without --redis-url it keeps messages in memory and takes them by POST /publish on the admin listener.
-
-Lists may be given as repeated flags or separated by commas. Times: 500ms, 10s, 1h. A flag goes before its environment variable.`
-
-// parse reads args and the environment. It ends the process after --help.
-func (f *flags) parse(args []string, stdout io.Writer) error {
-	parser, err := newParser(f, stdout)
-	if err != nil {
-		return err
-	}
-	// kong takes an empty variable for a value, which in a compose file it hardly is.
-	for _, flag := range parser.Model.Flags {
-		for _, env := range flag.Tag.Envs {
-			if os.Getenv(env) == "" {
-				os.Unsetenv(env)
-			}
-		}
-	}
-	_, err = parser.Parse(args)
-	return err
-}
-
-func newParser(f *flags, stdout io.Writer) (*kong.Kong, error) {
-	return kong.New(f,
-		kong.Name("ssed"),
-		kong.Description(description),
-		kong.DefaultEnvars("SSED"),
-		kong.ExplicitGroups([]kong.Group{
-			{Key: "public", Title: "Public port:"},
-			{Key: "streams", Title: "Streams and messages:"},
-			{Key: "access", Title: "Access:"},
-			{Key: "redis", Title: "Redis:"},
-			{Key: "history", Title: "History (with Redis):"},
-			{Key: "admin", Title: "Admin listener:"},
-			{Key: "logging", Title: "Logging:"},
-		}),
-		kong.ValueFormatter(helpOf),
-		kong.Writers(stdout, stdout),
-	)
-}
-
-// helpOf is the help of a flag with what kong's own leaves out: the default.
-func helpOf(v *kong.Value) string {
-	var notes []string
-	if v.Default != "" {
-		notes = append(notes, "default "+v.Default)
-	}
-	for _, env := range v.Tag.Envs {
-		notes = append(notes, "$"+env)
-	}
-	if notes == nil {
-		return v.Help
-	}
-	return v.Help + " (" + strings.Join(notes, ", ") + ")"
-}
-
-// toggle is a flag that may stand without a value. It takes any text, for config
-// to judge.
-type toggle string
-
-// Decode implements kong.MapperValue.
-func (t *toggle) Decode(ctx *kong.DecodeContext) error {
-	if ctx.Scan.Peek().Type != kong.FlagValueToken {
-		*t = "true"
-		return nil
-	}
-	*t = toggle(ctx.Scan.Pop().String())
-	return nil
-}
-
-// IsBool implements kong.BoolMapperValue.
-func (*toggle) IsBool() bool { return true }

@@ -115,10 +115,6 @@ func TestUnknownFlagsAndArgumentsAreRefused(t *testing.T) {
 
 func TestEveryFlagHasAnEnvironmentTwin(t *testing.T) {
 	for _, f := range allFlags(t) {
-		if f.Name == "help" || f.Name == "version" {
-			require.Empty(t, f.Tag.Envs)
-			continue
-		}
 		want := "SSED_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		require.Equal(t, []string{want}, f.Tag.Envs)
 	}
@@ -244,6 +240,13 @@ func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	require.Regexp(t, `^ssed v0\.0\.0-test go1\.\S+ \w+/\w+\n$`, stdout)
 	code, stdout, _ = runProgram(t, nil, "--help")
 	require.Equal(t, exitOK, code)
+	for _, command := range commands(t) {
+		require.Contains(t, stdout, "\n  "+command.Name+" ")
+		code, _, _ := runProgram(t, nil, command.Name, "--help")
+		require.Equal(t, exitOK, code)
+	}
+	code, stdout, _ = runProgram(t, nil, "serve", "--help")
+	require.Equal(t, exitOK, code)
 	for _, f := range allFlags(t) {
 		require.Contains(t, stdout, "--"+f.Name)
 		for _, env := range f.Tag.Envs {
@@ -252,13 +255,21 @@ func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	}
 }
 
-// allFlags returns the flags in the order of --help, without those for tests.
+func commands(t *testing.T) []*kong.Node {
+	t.Helper()
+	var c commandLine
+	parser, err := newParser(&c, io.Discard)
+	require.NoError(t, err)
+	return parser.Model.Children
+}
+
+// allFlags returns the flags of serve in the order of its help, without those for tests.
 func allFlags(t *testing.T) []*kong.Flag {
 	t.Helper()
-	var f flags
-	parser, err := newParser(&f, io.Discard)
+	var c commandLine
+	parser, err := newParser(&c, io.Discard)
 	require.NoError(t, err)
-	return slices.DeleteFunc(parser.Model.Flags, func(f *kong.Flag) bool { return f.Hidden })
+	return slices.DeleteFunc(commandNode(parser, "serve").Flags, func(f *kong.Flag) bool { return f.Hidden })
 }
 
 // flagsTable is the table of docs/FLAGS.md.
@@ -306,9 +317,11 @@ func requireTable(t *testing.T, path, marker, want string) {
 }
 
 func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
-	var names []string
-	for _, f := range allFlags(t) {
-		names = append(names, "--"+f.Name)
+	names := []string{"--help", "--version"}
+	for _, command := range commands(t) {
+		for _, f := range command.Flags {
+			names = append(names, "--"+f.Name)
+		}
 	}
 	documents, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)

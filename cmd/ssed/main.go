@@ -28,15 +28,35 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is the program but for the exit.
 func run(args []string, stdout, stderr io.Writer) int {
-	var f flags
-	if err := f.parse(args, stdout); err != nil {
+	var c commandLine
+	inv, err := c.parse(args, stdout)
+	if err != nil {
 		return usageError(stderr, err)
 	}
-	if f.Version {
+	if c.Version {
 		fmt.Fprintln(stdout, "ssed", versionText())
 		return exitOK
 	}
+	switch inv.command {
+	case "config":
+		return c.Config.run(inv, stdout, stderr)
+	default:
+		return c.Serve.run(inv, stderr)
+	}
+}
+
+// load is config with what the file of --config gives.
+func (f *flags) load(inv *invocation) (config, error) {
+	var fileErr error
+	if f.ConfigFile != "" {
+		fileErr = inv.applyFile(f.ConfigFile)
+	}
 	cfg, err := f.config()
+	return cfg, errors.Join(fileErr, err)
+}
+
+func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
+	cfg, err := c.load(inv)
 	if err != nil {
 		return usageError(stderr, err)
 	}
@@ -49,9 +69,20 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// run prints even what is refused: where a bad value comes from is the question then.
+func (c *configCommand) run(inv *invocation, stdout, stderr io.Writer) int {
+	_, err := c.load(inv)
+	printConfig(stdout, inv)
+	if err != nil {
+		return usageError(stderr, err)
+	}
+	return exitOK
+}
+
 // usageError names every problem, a line each.
 func usageError(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "ssed: %s\nRun \"ssed --help\" for the flags.\n", strings.ReplaceAll(err.Error(), "\n", "\nssed: "))
+	fmt.Fprintf(stderr, "ssed: %s\nRun \"ssed --help\" for the commands, \"ssed serve --help\" for the flags, "+
+		"\"ssed config\" to see where each value comes from.\n", strings.ReplaceAll(err.Error(), "\n", "\nssed: "))
 	return exitUsage
 }
 
