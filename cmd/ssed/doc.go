@@ -6,15 +6,21 @@
 // of equal instances on one Redis; a client may reconnect to each of them with
 // its Last-Event-ID.
 //
-// All flags are in --help, each with the SSED_ environment variable that stands
-// for it. Exit codes: 0 after a drain, 1 when it could not serve, 2 for bad flags.
+// That is ssed serve, which is meant when no command is given; the others are for
+// people at a terminal, see --help. All flags are in ssed serve --help, each with the
+// SSED_ environment variable that stands for it; a YAML file may have them too. Exit
+// codes: 0 after a drain or when a command did its work, 1 when it could not, 2 for bad
+// flags.
 //
 // This package is the only place that knows flags, environment and metric names,
 // and the only one that wires the others together:
 //
-//	main.go     flags → config → serve → exit code, signals
-//	flags.go    the command line as text, help
-//	config.go   text → checked configuration of every package
-//	wire.go     what runs, what it is given, in which order it stops
-//	metrics.go  every metric name, read from the packages' Stats
+//	main.go       the command → exit code, signals
+//	commands.go   the subcommands, what kong is told, help
+//	flags.go      the flags of serve as text
+//	file.go       the configuration file
+//	config.go     text → checked configuration of every package
+//	effective.go  ssed config
+//	wire.go       what runs, what it is given, in which order it stops
+//	metrics.go    every metric name, read from the packages' Stats
 package main

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -205,6 +206,27 @@ func TestPrintedFileWithoutItsSecretsIsRefused(t *testing.T) {
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--redis-url: the password is left out")
 	require.Contains(t, stderr, "--admin-token: ")
+}
+
+// TestExampleFileIsTaken reads the file as it is shipped, and with what it only suggests.
+func TestExampleFileIsTaken(t *testing.T) {
+	const path = "../../deploy/ssed.yaml"
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var keys map[string]yaml.Node
+	require.NoError(t, yaml.Unmarshal(text, &keys))
+	values, from := effective(t, nil, "--config", path)
+	for key, node := range keys {
+		require.Contains(t, from[key], "ssed.yaml line ", key)
+		require.Equal(t, texts(&node), values[key], key)
+	}
+
+	suggested := regexp.MustCompile(`(?m)^#([a-z-]+: )`).ReplaceAllString(string(text), "$1")
+	_, _, stderr := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", suggested))
+	require.NotContains(t, stderr, "--config: ")
+	for line := range strings.Lines(stderr) { // files that are elsewhere
+		require.True(t, strings.Contains(line, "/etc/ssed/") || strings.HasPrefix(line, "Run "), line)
+	}
 }
 
 func TestConfigPrintsWhatItRefuses(t *testing.T) {
