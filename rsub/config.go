@@ -14,6 +14,7 @@ import (
 const (
 	DefaultTickInterval = 100 * time.Millisecond
 	DefaultProbeTimeout = 2 * time.Second
+	DefaultNumberWait   = time.Second
 )
 
 const (
@@ -62,6 +63,13 @@ type Config struct {
 	// writer. It runs on a read loop, must not block, and may be called twice for
 	// one release. May be nil.
 	OnFree func()
+	// NumberWait is how long Publish waits for the number of its message, which
+	// comes with the message itself: after a round trip, as a rule. 0 is 1 s.
+	NumberWait time.Duration
+	// OnNotice gets the words of what Notify has sent, on this instance or another
+	// one, and of control messages of later versions. It is called on a read loop,
+	// must not block, and is called once by each of two feeds. May be nil.
+	OnNotice func(words []string)
 	// ClockOffset is added to the time of Redis in this instance's ticks. For
 	// fault injection: a clock that was set wrong.
 	ClockOffset time.Duration
@@ -78,11 +86,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.ProbeTimeout == 0 {
 		c.ProbeTimeout = DefaultProbeTimeout
 	}
+	if c.NumberWait == 0 {
+		c.NumberWait = DefaultNumberWait
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	if c.OnFree == nil {
 		c.OnFree = func() {}
+	}
+	if c.OnNotice == nil {
+		c.OnNotice = func([]string) {}
 	}
 	c.Client = clientDefaults(c.Client)
 	return c, c.validate()
@@ -107,6 +121,7 @@ func (c *Config) validate() error {
 	wrong(c.Feeds < 1 || c.Feeds > maxFeeds, "%d feeds: 1 or %d", c.Feeds, maxFeeds)
 	wrong(c.TickInterval < time.Millisecond, "tick interval %v: at least 1ms", c.TickInterval)
 	wrong(c.ProbeTimeout < 2*c.TickInterval, "probe timeout %v: at least two tick intervals", c.ProbeTimeout)
+	wrong(c.NumberWait < 0, "number wait %v: negative", c.NumberWait)
 	wrong(c.MaxMessageBytes < 0, "max message bytes %d: negative", c.MaxMessageBytes)
 	return errors.Join(errs...)
 }

@@ -21,6 +21,13 @@
 // Number first, filter after: a message over the size limit keeps its number and
 // is left out. Only channels that begin with "__" have no number.
 //
+// # Publishing
+//
+// Publish runs a script that puts a notice on the control channel and the message
+// right behind it: what follows the notice on a feed is ours, and its number is
+// the answer. The notice names its node; a feed that hangs on another one does not
+// answer. So an ID that is told is the one that every instance gives, or there is none.
+//
 // # Loss
 //
 // A lost connection ends the span with the last message that came: what came

@@ -3,7 +3,6 @@ package rsub
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +25,6 @@ type Sink interface {
 	CloseSpan(through sseproto.ID)
 }
 
-// ErrReserved is returned by Publish for channels that are never delivered.
-var ErrReserved = errors.New("rsub: reserved channel")
-
 // Feed is the ordered feed of one instance. Make it with New, run it once.
 type Feed struct {
 	// Fixed after construction.
@@ -45,6 +41,7 @@ type Feed struct {
 	// Locked by themselves, or atomic.
 	counters   counters
 	seen       seen
+	receipts   *receipts
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error] // of the tick script
@@ -70,6 +67,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f.description = f.patterns.describe()
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
+	f.receipts = newReceipts(&f.counters, cfg.Feeds)
 	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1)}
 	if cfg.Feeds == 1 {
 		f.links = []*link{newLink(f, direct{sink})}
@@ -142,24 +140,6 @@ func (f *Feed) Stats() Stats {
 
 // Fingerprint returns the fingerprint of the patterns, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
-
-// Publish sends a message to Redis, from where it comes back on every instance,
-// and returns how many subscriptions got it. Reserved channels are ErrReserved.
-// After an error the message may have been sent or not.
-func (f *Feed) Publish(ctx context.Context, channel, payload string) (receivers int64, err error) {
-	if Reserved(channel) {
-		return 0, ErrReserved
-	}
-	client, err := f.clients.current()
-	if err != nil {
-		return 0, err
-	}
-	n, err := client.Do(ctx, client.B().Publish().Channel(channel).Message(payload).Build()).AsInt64()
-	if err != nil {
-		return 0, fmt.Errorf("rsub: publish: %w", err)
-	}
-	return n, nil
-}
 
 // elapsed is the time since New, which no change of the clock disturbs.
 func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }

@@ -45,6 +45,8 @@ type link struct {
 	node      string        // run_id of the connection
 	confirmed int           // subscriptions so far
 	ready     chan struct{} // closed when all are there
+	claimed   *parcel       // of our own messages that come next; nil: none
+	claims    int           // how many of them have come
 
 	// Atomic.
 	linked   atomic.Pointer[string] // run_id of the connection, once it is subscribed; nil while there is none
@@ -264,6 +266,7 @@ func (l *link) cut(cause Cause) {
 
 // finish ends the span after the last hook.
 func (l *link) finish(cause Cause) {
+	l.unclaim()
 	rollback := cause == CauseNode || cause == CauseReadOnly
 	if st := l.seq.stop(cause, rollback); st.action == end {
 		l.ended(st)
@@ -310,6 +313,9 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 		return
 	}
 	c.numbered.Add(1)
+	if l.claimed != nil {
+		l.claim(id, m.Channel)
+	}
 	if limit := l.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit {
 		l.feed.oversize(id, len(m.Message))
 		return
@@ -317,10 +323,11 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 	l.out.append(id, m.Channel, m.Message)
 }
 
-// onControl takes a message of the control channel. Words of later versions are
-// passed over.
+// onControl takes a message of the control channel.
 func (l *link) onControl(text string) {
-	switch word, _, _ := strings.Cut(text, " "); word {
+	switch word, rest, _ := strings.Cut(text, " "); word {
+	case wordSent:
+		l.onSent(rest)
 	case wordFree:
 		l.feed.cfg.OnFree()
 	case wordTick:
@@ -330,10 +337,16 @@ func (l *link) onControl(text string) {
 			return
 		}
 		l.onTick(t)
+	default:
+		if words := strings.Fields(text); len(words) > 0 {
+			l.feed.counters.notices.Add(1)
+			l.feed.cfg.OnNotice(words)
+		}
 	}
 }
 
 func (l *link) onTick(t tick) {
+	l.unclaim()
 	st := l.seq.tick(t)
 	switch st.action {
 	case open:

@@ -50,6 +50,11 @@ func (ps patternSet) canonical(pattern, channel string) bool {
 	return false
 }
 
+// match reports whether messages of the channel come in.
+func (ps patternSet) match(channel string) bool {
+	return slices.ContainsFunc(ps, func(p string) bool { return sseproto.MatchGlob(p, channel) })
+}
+
 // describe returns the readable form of all that decides which messages are
 // counted.
 func (ps patternSet) describe() string {

@@ -147,10 +147,11 @@ func TestClusterFeedHangsOnTheNodeOfTheClock(t *testing.T) {
 	// Two addresses make the library look for a cluster.
 	in := start(t, s.URL(), "a", func(c *Config) { c.Client.InitAddress = []string{s.Addr(), s.Addr()} })
 	waitSynced(t, in)
-	n, err := in.Publish(context.Background(), "c", "hello")
+	r, err := in.Publish(context.Background(), "c", "hello")
 	require.NoError(t, err)
-	require.Equal(t, int64(1), n)
+	require.Equal(t, int64(1), r.Receivers)
 	eventually(t, func() bool { return in.has("hello") }, "not delivered")
+	require.Equal(t, in.sink.all()[0].id, r.ID)
 }
 
 func TestFlushAllContinuesTheOrder(t *testing.T) {
@@ -232,10 +233,11 @@ func TestRedisAbsentAtStart(t *testing.T) {
 	require.Error(t, err)
 	require.NoError(t, s.Restart())
 	waitSynced(t, in)
-	n, err := in.Publish(context.Background(), "c", "hello")
+	r, err := in.Publish(context.Background(), "c", "hello")
 	require.NoError(t, err)
-	require.Equal(t, int64(1), n)
+	require.Equal(t, int64(1), r.Receivers)
 	eventually(t, func() bool { return in.has("hello") }, "not delivered")
+	require.Equal(t, in.sink.all()[0].id, r.ID)
 	_, err = in.Publish(context.Background(), in.control, "tick 1 e 0-0 f n - c")
 	require.ErrorIs(t, err, ErrReserved)
 }

@@ -65,6 +65,11 @@ type Stats struct {
 	CheckMismatches uint64            // another instance saw another interval: a bug
 	LinksSynced     int               // feeds that number messages now
 
+	ReceiptsTold    uint64 // messages published here whose number became known
+	ReceiptsLate    uint64 // whose number did not, within Config.NumberWait
+	ReceiptsRefused uint64 // whose number was not waited for: too many waited already
+	Notices         uint64 // control messages given to Config.OnNotice
+
 	// Lag is the time from the tick script to the arrival of its tick, measured
 	// against the clock of Redis as last seen by this instance.
 	LastLag   time.Duration
@@ -77,6 +82,8 @@ type counters struct {
 	numbered, unnumbered, overlaps, reserved, oversize atomic.Uint64
 	ticksSeen, ticksSent, tickErrors, takeOvers        atomic.Uint64
 	connects, epochChanges, checkMismatches            atomic.Uint64
+	receiptsTold, receiptsLate, receiptsRefused        atomic.Uint64
+	notices                                            atomic.Uint64
 	leading                                            atomic.Bool
 	refused, resyncs                                   [causes]atomic.Uint64
 
@@ -102,6 +109,8 @@ func (c *counters) snapshot() Stats {
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
 		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),
 		Connects: c.connects.Load(), EpochChanges: c.epochChanges.Load(), CheckMismatches: c.checkMismatches.Load(),
+		ReceiptsTold: c.receiptsTold.Load(), ReceiptsLate: c.receiptsLate.Load(),
+		ReceiptsRefused: c.receiptsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
 	for i := range c.lagCounts {

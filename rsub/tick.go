@@ -12,7 +12,11 @@ import (
 const (
 	wordTick = "tick"
 	wordFree = "free"
+	wordSent = "sent"
 )
+
+// ownWord reports whether control messages with this first word are not notices.
+func ownWord(word string) bool { return word == wordTick || word == wordFree || word == wordSent }
 
 var errTick = errors.New("rsub: malformed tick")
 

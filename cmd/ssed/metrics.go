@@ -145,6 +145,10 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Overlaps, "reason", "overlap")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Reserved, "reason", "reserved")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Oversize, "reason", "oversize")
+	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."
+	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsTold, "outcome", "told")
+	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsLate, "outcome", "late")
+	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsRefused, "outcome", "refused")
 	ch.gauge("ssed_feed_links", "Pub/Sub links that number messages.", float64(s.LinksSynced))
 	ch.counter("ssed_feed_connects_total", "Subscriptions made.", s.Connects)
 	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {

@@ -18,6 +18,7 @@ import (
 	"ssed/internal/auth"
 	"ssed/rstore"
 	"ssed/rsub"
+	"ssed/sseproto"
 )
 
 // server is everything that runs in one process.
@@ -200,8 +201,15 @@ func (s *server) publish(ctx context.Context, channel, payload string) (admin.Re
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	receivers, err := s.feed.Publish(ctx, channel, payload)
-	return admin.Receipt{Receivers: &receivers}, err
+	r, err := s.feed.Publish(ctx, channel, payload)
+	if err != nil {
+		return admin.Receipt{}, err
+	}
+	receipt := admin.Receipt{Receivers: &r.Receivers}
+	if r.ID != (sseproto.ID{}) {
+		receipt.ID = r.ID.String()
+	}
+	return receipt, nil
 }
 
 // logStart tells where everything is. A Redis URL is told without user and

@@ -36,7 +36,7 @@ type Config struct {
 
 // Receipt tells what became of a published message.
 type Receipt struct {
-	// ID is the message's position, in embedded mode.
+	// ID is the message's position; with Redis empty when it was not known in time.
 	ID string `json:"id,omitempty"`
 	// Receivers is the answer of PUBLISH: how many Redis clients got it, in Redis mode.
 	Receivers *int64 `json:"receivers,omitempty"`

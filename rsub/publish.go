@@ -1,0 +1,234 @@
+package rsub
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/sseproto"
+)
+
+//go:embed publish.lua
+var publishLua string
+
+var publishScript = rueidis.NewLuaScript(publishLua)
+
+// What one call of the script publishes at most: Redis does nothing else meanwhile.
+const (
+	maxBatchMessages = 128
+	maxBatchBytes    = 1 << 20
+)
+
+var (
+	// ErrReserved is returned by Publish for channels that are never delivered.
+	ErrReserved = errors.New("rsub: reserved channel")
+	// ErrTooLarge is returned by Publish for a payload over Config.MaxMessageBytes,
+	// which every instance would number and drop.
+	ErrTooLarge = errors.New("rsub: message over the limit")
+	// ErrNotice is returned by Notify for words that are no notice.
+	ErrNotice = errors.New("rsub: not a notice")
+)
+
+// Outgoing is a message to be published.
+type Outgoing struct{ Channel, Payload string }
+
+// Receipt tells what became of a published message.
+type Receipt struct {
+	// ID is the position of the message, the same on every instance; zero when it
+	// has none, or was not read by a numbering feed of this instance in time.
+	ID sseproto.ID
+	// Receivers is how many subscriptions got it. 0: nobody, and it is gone.
+	Receivers int64
+}
+
+// Publish sends a message to Redis, from where it comes back on every instance, and
+// waits until this one has its number, for Config.NumberWait or until ctx ends.
+// ErrReserved and ErrTooLarge: it was not sent. After another error it may have been
+// sent or not.
+func (f *Feed) Publish(ctx context.Context, channel, payload string) (Receipt, error) {
+	list, err := f.PublishBatch(ctx, []Outgoing{{channel, payload}})
+	if err != nil {
+		return Receipt{}, err
+	}
+	return list[0], nil
+}
+
+// PublishBatch publishes messages in order. With ErrReserved or ErrTooLarge none was
+// sent. After another error the receipts are those of the messages that were sent for
+// certain; those behind them may have been sent or not.
+func (f *Feed) PublishBatch(ctx context.Context, messages []Outgoing) ([]Receipt, error) {
+	for i, m := range messages {
+		if err := f.mayPublish(m); err != nil {
+			return nil, fmt.Errorf("%w: message %d", err, i+1)
+		}
+	}
+	list := make([]Receipt, 0, len(messages))
+	var parcels []*parcel
+	var err error
+	for rest := messages; len(rest) > 0; {
+		n := batchSize(rest)
+		p := f.receipts.open(f.patterns, rest[:n], len(list))
+		if list, err = f.send(ctx, p, rest[:n], list); err != nil {
+			f.receipts.drop(p)
+			break
+		}
+		parcels, rest = append(parcels, p), rest[n:]
+	}
+	f.await(ctx, parcels)
+	for _, p := range parcels {
+		f.receipts.settle(p, list)
+	}
+	return list, err
+}
+
+func (f *Feed) mayPublish(m Outgoing) error {
+	switch limit := f.cfg.MaxMessageBytes; {
+	case Reserved(m.Channel):
+		return ErrReserved
+	case limit > 0 && len(m.Payload) > limit:
+		return ErrTooLarge
+	}
+	return nil
+}
+
+// batchSize returns how many of the messages go in one call, at least one.
+func batchSize(messages []Outgoing) int {
+	size := 0
+	for i, m := range messages {
+		if size += len(m.Channel) + len(m.Payload); i > 0 && (i == maxBatchMessages || size > maxBatchBytes) {
+			return i
+		}
+	}
+	return len(messages)
+}
+
+// send runs the script and adds the receivers of its messages to list.
+func (f *Feed) send(ctx context.Context, p *parcel, messages []Outgoing, list []Receipt) ([]Receipt, error) {
+	client, err := f.clients.current()
+	if err != nil {
+		return list, err
+	}
+	args := make([]string, 0, 3+2*len(messages))
+	args = append(args, f.control, f.cfg.Instance, p.name())
+	for _, m := range messages {
+		args = append(args, m.Channel, m.Payload)
+	}
+	receivers, err := publishScript.Exec(ctx, client, []string{f.clock}, args).AsIntSlice()
+	if isReadOnly(err) {
+		f.ticker.join() // it finds the primary
+	}
+	if err == nil && len(receivers) != len(messages) {
+		err = errReply
+	}
+	if err != nil {
+		return list, fmt.Errorf("rsub: publish: %w", err)
+	}
+	for _, n := range receivers {
+		list = append(list, Receipt{Receivers: n})
+	}
+	return list, nil
+}
+
+// await waits until all parcels have their numbers or cannot get them.
+func (f *Feed) await(ctx context.Context, parcels []*parcel) {
+	timer := time.NewTimer(f.cfg.NumberWait)
+	defer timer.Stop()
+	for _, p := range parcels {
+		if !f.numbers() {
+			return
+		}
+		select {
+		case <-p.done:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// numbers reports whether any feed gives numbers now.
+func (f *Feed) numbers() bool {
+	for _, l := range f.links {
+		if l.synced.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// Notify sends words to every instance of the prefix, this one included, where they
+// come to Config.OnNotice. No word may be empty or contain a space or a control
+// character, and the first one must not be one of this package's own.
+func (f *Feed) Notify(ctx context.Context, words ...string) error {
+	for _, w := range words {
+		if w == "" || strings.ContainsFunc(w, isSpaceOrControl) {
+			return ErrNotice
+		}
+	}
+	if len(words) == 0 || ownWord(words[0]) {
+		return ErrNotice
+	}
+	client, err := f.clients.current()
+	if err != nil {
+		return err
+	}
+	cmd := client.B().Publish().Channel(f.control).Message(strings.Join(words, " ")).Build()
+	if err := client.Do(ctx, cmd).Error(); err != nil {
+		return fmt.Errorf("rsub: notify: %w", err)
+	}
+	return nil
+}
+
+// onSent takes a notice of publish.lua: "sent <caller> <number of the parcel> <node>".
+// What the connection brings next are the messages of the parcel.
+func (l *link) onSent(words string) {
+	caller, words, _ := strings.Cut(words, " ")
+	if caller != l.feed.cfg.Instance {
+		return
+	}
+	number, node, _ := strings.Cut(words, " ")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return
+	}
+	l.unclaim()
+	p := l.feed.receipts.find(n)
+	switch {
+	case p == nil:
+	case l.seq.state != synced || node != l.node:
+		// Another node: the connection hangs on a demoted primary, to which the
+		// messages came by replication. Its numbers are not those of the others.
+		l.feed.receipts.pass(p)
+	default:
+		l.claimed, l.claims = p, 0
+	}
+}
+
+// claim tells the number of a message that should be the next one of our parcel.
+func (l *link) claim(id sseproto.ID, channel string) {
+	p := l.claimed
+	if p.awaited[l.claims].channel != channel {
+		l.unclaim()
+		return
+	}
+	l.feed.receipts.tell(p, l.claims, id)
+	if l.claims++; l.claims == len(p.awaited) {
+		l.claimed = nil
+	}
+}
+
+// unclaim gives up what has not come of a parcel: the link was lost, or the script
+// stopped halfway because it may not publish on a channel.
+func (l *link) unclaim() {
+	if p := l.claimed; p != nil {
+		l.claimed = nil
+		l.feed.receipts.pass(p)
+	}
+}

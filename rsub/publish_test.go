@@ -1,0 +1,385 @@
+package rsub
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// published is what publishers were told, by payload.
+type published struct {
+	mu   sync.Mutex
+	list map[string]Receipt
+}
+
+func (p *published) note(payload string, r Receipt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.list == nil {
+		p.list = map[string]Receipt{}
+	}
+	p.list[payload] = r
+}
+
+// requireRight checks that each ID is the one under which the witness got the message,
+// and returns how many messages have none.
+func (p *published) requireRight(t *testing.T, witness *instance) (none int) {
+	t.Helper()
+	seen := map[string]sseproto.ID{}
+	for _, m := range witness.sink.all() {
+		seen[m.payload] = m.id
+	}
+	for payload, r := range p.list {
+		require.Positive(t, r.Receivers, payload)
+		require.Contains(t, seen, payload)
+		if r.ID == (sseproto.ID{}) {
+			none++
+			continue
+		}
+		require.Equal(t, seen[payload], r.ID, payload)
+	}
+	return none
+}
+
+// publishers runs so many at once, each with so many messages.
+func (p *published) publishers(t *testing.T, in *instance, publishers, count int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make(chan error, publishers)
+	for k := range publishers {
+		wg.Go(func() {
+			for i := range count {
+				payload := fmt.Sprint(in.cfg.Instance, " ", k, " ", i)
+				r, err := in.Publish(context.Background(), fmt.Sprint("ch:", i%3), payload)
+				if err != nil {
+					errs <- err
+					return
+				}
+				p.note(payload, r)
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(t, err)
+	}
+}
+
+func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
+	for name, options := range map[string][]option{
+		"one feed":             nil,
+		"two feeds":            {withFeeds(2)},
+		"overlapping patterns": {withPatterns("ch:*", "*", "c?:*", "noise:*"), withFeeds(2)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			a, b := start(t, s.URL(), "a", options...), start(t, s.URL(), "b", options...)
+			waitSynced(t, a, b)
+			eventually(t, func() bool { return a.Stats().LinksSynced == a.cfg.Feeds && b.Stats().LinksSynced == b.cfg.Feeds }, "not linked")
+			stop := background(t, func(i int) { publish(t, s, 3, 50, fmt.Sprint("noise", i)) })
+			var p published
+			var wg sync.WaitGroup
+			for _, in := range []*instance{a, b} {
+				wg.Go(func() { p.publishers(t, in, 5, 100) })
+			}
+			wg.Wait()
+			stop()
+			flush(t, s, "end", a, b)
+			require.Len(t, p.list, 1000)
+			require.Zero(t, p.requireRight(t, a), "without an ID")
+			require.Zero(t, p.requireRight(t, b), "without an ID")
+			require.Equal(t, uint64(500), a.Stats().ReceiptsTold)
+			require.Zero(t, a.Stats().ReceiptsLate)
+			require.Empty(t, a.receipts.parcels)
+			require.Zero(t, a.receipts.waiting)
+		})
+	}
+}
+
+func TestPublishBatchKeepsTheOrderAndTellsEachID(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a", withPatterns("ch:*"), func(c *Config) { c.MaxMessageBytes = 1 << 20 })
+	waitSynced(t, in)
+	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
+	var out []Outgoing
+	for i := range 3*maxBatchMessages + 5 {
+		out = append(out, Outgoing{fmt.Sprint("ch:", i%2), fmt.Sprint("m", i)})
+	}
+	out = append(out, Outgoing{"ch:", strings.Repeat("x", 900<<10)}, Outgoing{"ch:", strings.Repeat("y", 900<<10)},
+		Outgoing{"elsewhere", "nobody subscribes"}, Outgoing{"ch:", "last"})
+	list, err := in.PublishBatch(context.Background(), out)
+	stop()
+	require.NoError(t, err)
+	require.Len(t, list, len(out))
+	flushOn(t, s, "ch:flush", "end", in)
+	at := map[string]sseproto.ID{}
+	for _, m := range in.sink.all() {
+		at[m.payload] = m.id
+	}
+	var last sseproto.ID
+	for i, r := range list {
+		if out[i].Channel == "elsewhere" {
+			require.Equal(t, Receipt{}, r)
+			continue
+		}
+		require.Equal(t, Receipt{at[out[i].Payload], 1}, r)
+		require.True(t, last.Less(r.ID), "%v after %v", r.ID, last)
+		last = r.ID
+	}
+	list, err = in.PublishBatch(context.Background(), nil)
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+// flushOn is flush on a channel of choice.
+func flushOn(t testing.TB, s *redistest.Server, channel, mark string, in *instance) {
+	t.Helper()
+	do(t, s, "PUBLISH", channel, mark)
+	eventually(t, func() bool { return in.has(mark) }, "no %q", mark)
+}
+
+func TestPublishOverKilledLinksTellsTheRightIDOrNone(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			s := redistest.Start(t)
+			victim := start(t, s.URL(), "victim", withFeeds(feeds), func(c *Config) {
+				c.Client.ClientName = "victim"
+				c.NumberWait = 50 * time.Millisecond
+			})
+			witness := start(t, s.URL(), "witness")
+			waitSynced(t, victim, witness)
+			stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
+			var p published
+			done := make(chan struct{})
+			go func() { defer close(done); p.publishers(t, victim, 4, 100) }()
+			for round, busy := uint64(1), true; busy; round++ {
+				told := victim.Stats().ReceiptsTold
+				eventually(t, func() bool {
+					busy = !isClosed(done)
+					return !busy || victim.Stats().LinksSynced > 0 && victim.Stats().ReceiptsTold > told+20
+				}, "no numbers")
+				if busy {
+					killPubSub(t, s, "victim")
+					eventually(t, func() bool { return victim.Stats().Resyncs["disconnect"] >= round }, "not noticed")
+				}
+			}
+			stop()
+			flush(t, s, "end", witness)
+			none := p.requireRight(t, witness)
+			t.Logf("%d of %d messages without an ID", none, len(p.list))
+			require.Equal(t, uint64(none), victim.Stats().ReceiptsLate)
+			require.Equal(t, uint64(len(p.list)-none), victim.Stats().ReceiptsTold)
+			require.NotZero(t, victim.Stats().ReceiptsTold)
+			require.Zero(t, victim.receipts.waiting)
+		})
+	}
+}
+
+func TestPublishRefusesWhatWouldNotBeDelivered(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a", func(c *Config) { c.MaxMessageBytes = 5 })
+	waitSynced(t, in)
+	good := Outgoing{"c", "12345"}
+	_, err := in.PublishBatch(context.Background(), []Outgoing{good, {"c", "123456"}})
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.ErrorContains(t, err, "message 2")
+	_, err = in.PublishBatch(context.Background(), []Outgoing{good, {"__x", "1"}})
+	require.ErrorIs(t, err, ErrReserved)
+	flush(t, s, "end", in)
+	require.Len(t, in.sink.all(), 1, "nothing was sent")
+}
+
+func TestPublishWithoutANumberingFeedTellsNoID(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a", func(c *Config) { c.NumberWait = time.Hour })
+	waitSynced(t, in)
+	ended := false
+	for _, l := range in.links { // as between the loss of a link and the next tick
+		l.synced.Store(false)
+	}
+	require.False(t, in.numbers())
+	r, err := in.Publish(context.Background(), "c", "x")
+	require.NoError(t, err)
+	require.Equal(t, int64(1), r.Receivers)
+	// A number that comes before the answer is told nevertheless: both are right.
+	eventually(t, func() bool { ended = in.has("x"); return ended }, "not delivered")
+	if r.ID != (sseproto.ID{}) {
+		require.Equal(t, in.sink.all()[0].id, r.ID)
+	}
+}
+
+func TestPublishGivesUpWithItsContext(t *testing.T) {
+	s := redistest.Start(t)
+	p := startProxy(t, s.Addr())
+	in := start(t, "redis://"+p.addr(), "a", func(c *Config) {
+		c.NumberWait = time.Hour
+		c.ProbeTimeout = time.Hour
+		c.Client.Dialer.KeepAlive = time.Hour
+	})
+	waitSynced(t, in)
+	p.muteSubscribers()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	r, err := in.Publish(ctx, "c", "x")
+	require.NoError(t, err, "Redis has answered")
+	require.Equal(t, Receipt{Receivers: 1}, r)
+	require.Equal(t, uint64(1), in.Stats().ReceiptsLate)
+}
+
+func TestReplicaPublishesNothing(t *testing.T) {
+	primary := redistest.Start(t)
+	replica := redistest.Start(t, "--replicaof", strings.Replace(primary.Addr(), ":", " ", 1))
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{replica.Addr()}, ForceSingleClient: true, DisableCache: true})
+	require.NoError(t, err)
+	defer client.Close()
+	got := make(chan string, 2)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = client.Receive(ctx, client.B().Psubscribe().Pattern("*").Build(), func(m rueidis.PubSubMessage) { got <- m.Message })
+	}()
+	eventually(t, func() bool { return do(t, replica, "PUBLISH", "probe", "probe") == int64(1) }, "not subscribed")
+	f, err := New(testConfig(t, replica.URL(), "a"), discard{})
+	require.NoError(t, err)
+	_, err = f.clients.get(ctx)
+	require.NoError(t, err)
+	_, err = f.Publish(ctx, "c", "x")
+	require.ErrorContains(t, err, "READONLY")
+	require.Len(t, f.ticker.joins, 1, "the ticker looks for the primary")
+	do(t, replica, "PUBLISH", "probe", "after")
+	for _, want := range []string{"probe", "after"} {
+		require.Equal(t, want, <-got)
+	}
+	cancel()
+	<-done
+	f.clients.close()
+}
+
+// claimant is a link with a mark at 10-0 on node n1, whose feed does not run.
+func claimant(t *testing.T, feeds int) (*Feed, []*link) {
+	t.Helper()
+	f, err := New(testConfig(t, "redis://127.0.0.1:1", "me", withFeeds(feeds)), discard{})
+	require.NoError(t, err)
+	for _, l := range f.links {
+		l.node, l.ready = "n1", make(chan struct{})
+		l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
+		l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
+		l.tickNow(10)
+	}
+	return f, f.links
+}
+
+func (l *link) tickNow(t uint64) {
+	l.onMessage(pubsub("", l.feed.control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, l.feed.fingerprint, l.node)))
+}
+
+func (l *link) sent(caller string, p *parcel, node string) {
+	l.onMessage(pubsub("", l.feed.control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// TestNoticeClaimsOnlyWhatIsOurs: each way in which a notice is not followed by our
+// message on this node ends with no ID at all.
+func TestNoticeClaimsOnlyWhatIsOurs(t *testing.T) {
+	f := func(name string, play func(l *link, p *parcel), want sseproto.ID, over bool) {
+		t.Run(name, func(t *testing.T) {
+			feed, links := claimant(t, 1)
+			p := feed.receipts.open(feed.patterns, []Outgoing{{"c", "mine"}}, 0)
+			play(links[0], p)
+			require.Equal(t, over, isClosed(p.done))
+			list := []Receipt{{}}
+			feed.receipts.settle(p, list)
+			require.Equal(t, want, list[0].ID)
+			require.Zero(t, feed.receipts.waiting)
+		})
+	}
+	mine := pubsub("*", "c", "mine")
+	f("ours", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 1), true)
+	f("numbers go on", func(l *link, p *parcel) { l.onMessage(mine); l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 2), true)
+	f("of another instance", func(l *link, p *parcel) { l.sent("you", p, "n1"); l.onMessage(mine) }, id(0, 0), false)
+	f("of another node", func(l *link, p *parcel) { l.sent("me", p, "n2"); l.onMessage(mine) }, id(0, 0), true)
+	f("of an earlier process", func(l *link, p *parcel) { l.sent("me", &parcel{number: 1}, "n1"); l.onMessage(mine) }, id(0, 0), false)
+	f("no message before the tick", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.tickNow(20); l.onMessage(mine) }, id(0, 0), true)
+	f("another message", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.onMessage(pubsub("*", "d", "x")); l.onMessage(mine) }, id(0, 0), true)
+	f("a lost link", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.finish(CauseDisconnect); l.onMessage(mine) }, id(0, 0), true)
+	f("a link without a mark", func(l *link, p *parcel) { l.finish(CauseDisconnect); l.sent("me", p, "n1"); l.onMessage(mine) }, id(0, 0), true)
+	f("a reserved message in between", func(l *link, p *parcel) {
+		l.sent("me", p, "n1")
+		l.onMessage(pubsub("*", "__keyspace@0__:c", "set"))
+		l.onMessage(mine)
+	}, id(10, 1), true)
+}
+
+func TestSecondFeedTellsWhatTheFirstCouldNot(t *testing.T) {
+	feed, links := claimant(t, 2)
+	p := feed.receipts.open(feed.patterns, []Outgoing{{"c", "1"}, {"c", "2"}}, 0)
+	links[0].sent("me", p, "n1")
+	links[0].onMessage(pubsub("*", "c", "1"))
+	links[0].finish(CauseDisconnect)
+	require.False(t, isClosed(p.done))
+	links[1].sent("me", p, "n1")
+	links[1].onMessage(pubsub("*", "c", "1"))
+	links[1].onMessage(pubsub("*", "c", "2"))
+	require.True(t, isClosed(p.done))
+	list := make([]Receipt, 2)
+	feed.receipts.settle(p, list)
+	require.Equal(t, []Receipt{{ID: id(10, 1)}, {ID: id(10, 2)}}, list)
+}
+
+func TestReceiptsAreBounded(t *testing.T) {
+	feed, links := claimant(t, 1)
+	out := slices.Repeat([]Outgoing{{"c", ""}}, maxAwaited)
+	full := feed.receipts.open(feed.patterns, out, 0)
+	require.NotEmpty(t, full.name())
+	over := feed.receipts.open(feed.patterns, out[:1], 0)
+	require.Empty(t, over.name(), "no notice")
+	require.True(t, isClosed(over.done), "no wait")
+	require.Equal(t, uint64(1), feed.Stats().ReceiptsRefused)
+	feed.receipts.settle(over, []Receipt{{}})
+	feed.receipts.drop(full)
+	again := feed.receipts.open(feed.patterns, out[:1], 0)
+	links[0].sent("me", full, "n1")
+	require.Nil(t, links[0].claimed, "dropped")
+	require.NotEmpty(t, again.name())
+	require.Equal(t, 1, feed.receipts.waiting)
+}
+
+func TestNotifyReachesAllInstances(t *testing.T) {
+	s := redistest.Start(t)
+	got := make(chan string, 16)
+	hear := func(c *Config) {
+		name := c.Instance
+		c.OnNotice = func(words []string) { got <- name + ": " + strings.Join(words, "|") }
+	}
+	a, b := start(t, s.URL(), "a", hear), start(t, s.URL(), "b", hear)
+	waitSynced(t, a, b)
+	require.NoError(t, a.Notify(context.Background(), "ask", "ch:1", "42"))
+	require.ElementsMatch(t, []string{"a: ask|ch:1|42", "b: ask|ch:1|42"}, []string{<-got, <-got})
+	require.Equal(t, uint64(1), b.Stats().Notices)
+	for _, bad := range [][]string{nil, {""}, {"a", ""}, {"a", "b c"}, {"a\r"}, {"tick"}, {"free"}, {"sent", "a"}} {
+		require.ErrorIs(t, a.Notify(context.Background(), bad...), ErrNotice, "%q", bad)
+	}
+	do(t, s, "PUBLISH", a.control, "  ") // no words
+	require.NoError(t, a.Notify(context.Background(), "last"))
+	require.ElementsMatch(t, []string{"a: last", "b: last"}, []string{<-got, <-got})
+}
