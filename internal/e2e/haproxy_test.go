@@ -4,6 +4,9 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -15,7 +18,10 @@ import (
 	"ssed/internal/redistest"
 )
 
-const haproxyFile = "../../deploy/haproxy.cfg"
+const (
+	haproxyFile        = "../../deploy/haproxy.cfg"
+	haproxyComposeFile = "../../deploy/haproxy-compose.cfg"
+)
 
 // startHAProxy runs HAProxy with the shipped file in front of two addresses of ssed.
 // Pairs are further replacements.
@@ -33,10 +39,24 @@ func startHAProxy(t testing.TB, one, other string, pairs ...string) (host string
 	return host
 }
 
-func TestHAProxyTakesTheShippedFile(t *testing.T) {
-	out, err := exec.Command("haproxy", "-c", "-f", haproxyFile).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	require.NotContains(t, string(out), "WARNING")
+func TestHAProxyTakesTheShippedFiles(t *testing.T) {
+	for _, file := range []string{haproxyFile, haproxyComposeFile} {
+		out, err := exec.Command("haproxy", "-c", "-f", file).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.NotContains(t, string(out), "WARNING")
+	}
+}
+
+// TestHAProxyOfComposeIsTheOneThatIsTested but for the names of the servers.
+func TestHAProxyOfComposeIsTheOneThatIsTested(t *testing.T) {
+	settings := func(file string, pairs ...string) string {
+		raw, err := os.ReadFile(render(t, file, pairs...))
+		require.NoError(t, err)
+		return string(raw[strings.Index(string(raw), "\ndefaults"):])
+	}
+	require.Equal(t,
+		settings(haproxyFile, "127.0.0.1:8080", "ssed1:8080", "127.0.0.1:8081", "ssed2:8080"),
+		settings(haproxyComposeFile, "resolvers docker init-addr none ", ""))
 }
 
 func TestHAProxyPassesEachEventAtOnce(t *testing.T) {
@@ -84,6 +104,32 @@ func TestHAProxySendsNobodyToAnInstanceThatIsNotReady(t *testing.T) {
 		openStream(t, streamURL(host, "a"))
 		return bad.metric("ssed_streams") > 0
 	})
+}
+
+// TestHAProxyLetsSsedAnswerWhenNoInstanceIsReady: a browser gives up for good after
+// HAProxy's own 503, and comes again after what ssed says.
+func TestHAProxyLetsSsedAnswerWhenNoInstanceIsReady(t *testing.T) {
+	r := redistest.Start(t)
+	r.Stop()
+	one, other := start(t, "--redis-url", r.URL()), start(t, "--redis-url", r.URL())
+	host := startHAProxy(t, one.public, other.public)
+	for _, in := range []*instance{one, other} {
+		eventually(t, "failed checks", func() bool { return in.metric("ssed_http_answers_total") >= 2 })
+	}
+	for range 10 {
+		req, err := http.NewRequest(http.MethodGet, streamURL(host, "a"), nil)
+		require.NoError(t, err)
+		req.Header.Set("Accept", "text/event-stream")
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		require.Regexp(t, `^retry: \d+\n$`, string(body))
+	}
+	require.NotZero(t, one.metric("ssed_refused_total"))
+	require.NotZero(t, other.metric("ssed_refused_total"))
 }
 
 // The rolling restart: enough clients to make a storm visible, few enough for the
