@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -35,6 +36,9 @@ type History interface {
 type Config struct {
 	// Listen holds the public addresses: "host:port" or "unix:/path". Default ":8080".
 	Listen []string
+	// SocketMode is the permissions of unix sockets: who may write to one may connect.
+	// Zero: 0777 less the umask. Abstract ones have none.
+	SocketMode fs.FileMode
 	// ReusePort sets SO_REUSEPORT on TCP listeners, so that several processes share a port.
 	ReusePort bool
 	// Shards is the number of event loops. Default GOMAXPROCS.
@@ -203,6 +207,9 @@ func (cfg *Config) validateClients(bad func(format string, args ...any)) {
 	}
 	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
 		bad("--proxy-protocol: --trusted-proxies must say who may send the header")
+	}
+	if cfg.SocketMode&^fs.ModePerm != 0 {
+		bad("--listen-mode: %#o is not between 0 and 0777", uint32(cfg.SocketMode))
 	}
 	if cfg.PeerTimeout > 0 && (cfg.PeerTimeout < time.Second || cfg.PeerTimeout > 24*time.Hour) {
 		bad("--peer-timeout: %v is not between 1s and 24h", cfg.PeerTimeout)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -784,6 +786,30 @@ func TestSeveralListeners(t *testing.T) {
 	}
 	s.stop()
 	require.NoFileExists(t, path)
+}
+
+func TestUnixSocketHasThePermissionsOfItsMode(t *testing.T) {
+	permissions := func(path string) fs.FileMode {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		return info.Mode().Perm()
+	}
+	for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} { // more and less than the usual umask leaves
+		path := filepath.Join(t.TempDir(), "ssed.sock")
+		s := serveEngine(t, Config{Listen: []string{"unix:" + path, "unix:@" + path}, SocketMode: mode})
+		require.Equal(t, mode, permissions(path))
+		s.stop()
+	}
+
+	// It never has more than that.
+	path := filepath.Join(t.TempDir(), "ssed.sock")
+	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
+		return tuneListener(network, raw, &Config{SocketMode: 0o600})
+	}}
+	ln, err := lc.Listen(t.Context(), "unix", path)
+	require.NoError(t, err)
+	defer ln.Close()
+	require.Equal(t, fs.FileMode(0o600), permissions(path))
 }
 
 func TestUnixSocketLeftBehindIsReplaced(t *testing.T) {

@@ -395,6 +395,7 @@ func TestConfigProblemsAreNamedByFlag(t *testing.T) {
 		f(Config{CORSOrigins: []string{origin}}, "--cors-origins")
 	}
 	f(Config{CORSOrigins: []string{"*", "https://app.example"}}, "--cors-origins")
+	f(Config{SocketMode: 0o1777}, "--listen-mode")
 	f(Config{MaxPerAddress: -1}, "--max-connections-per-ip")
 	f(Config{ConnectRate: -1}, "--connect-rate-per-ip")
 	f(Config{ConnectRate: 1, ConnectBurst: -1}, "--connect-rate-per-ip")

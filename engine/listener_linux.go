@@ -67,6 +67,10 @@ func listen(f *front, address string) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
+	if err := l.setMode(f.e.cfg.SocketMode); err != nil {
+		_ = ln.Close() // and with it the file
+		return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+	}
 	if err := l.takeFrom(ln); err != nil {
 		return nil, fmt.Errorf("engine: listen %q: %w", address, err)
 	}
@@ -93,14 +97,23 @@ func (l *listener) takeFrom(ln net.Listener) error {
 	return errors.Join(err, dupErr)
 }
 
-// tuneListener sets what accepted sockets inherit: events go out when written, and
-// a peer that has vanished is found.
-func tuneListener(network string, raw syscall.RawConn, cfg *Config) error {
-	if !strings.HasPrefix(network, "tcp") {
+// setMode gives a unix socket its permissions.
+func (l *listener) setMode(mode fs.FileMode) error {
+	if mode == 0 || l.path == "" || strings.HasPrefix(l.path, "@") {
 		return nil
 	}
+	return os.Chmod(l.path, mode)
+}
+
+// tuneListener sets what accepted sockets inherit: events go out when written, and
+// a peer that has vanished is found. A unix socket gets its permissions here.
+func tuneListener(network string, raw syscall.RawConn, cfg *Config) error {
 	var errs []error
 	err := raw.Control(func(fd uintptr) {
+		if network == "unix" {
+			errs = append(errs, restrict(int(fd), cfg.SocketMode))
+			return
+		}
 		set := func(level, option, value int) {
 			errs = append(errs, unix.SetsockoptInt(int(fd), level, option, value))
 		}
@@ -113,6 +126,16 @@ func tuneListener(network string, raw syscall.RawConn, cfg *Config) error {
 		}
 	})
 	return errors.Join(append(errs, err)...)
+}
+
+// restrict takes permissions from the file that bind will make of a unix socket: it
+// takes them from the descriptor, less the umask. So nobody connects before setMode
+// who may not afterwards.
+func restrict(fd int, mode fs.FileMode) error {
+	if mode == 0 {
+		return nil
+	}
+	return unix.Fchmod(fd, uint32(mode))
 }
 
 // keepAliveProbes is how often a silent peer is asked before it counts as gone.

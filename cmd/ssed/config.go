@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -85,6 +86,7 @@ func (f *flags) engineConfig(p *problems) engine.Config {
 	rate, burst := p.rate("--connect-rate-per-ip", f.ConnectRate)
 	return engine.Config{
 		Listen:           given(f.Listen),
+		SocketMode:       p.mode("--listen-mode", f.ListenMode),
 		ReusePort:        p.toggle("--reuse-port", f.ReusePort),
 		Shards:           p.optionalCount("--shards", f.Shards),
 		RingBytes:        p.bytes("--ring-bytes", f.RingBytes, 1, 1<<50),
@@ -275,6 +277,19 @@ func (p *problems) networks(flag string, list []string) []netip.Prefix {
 		all = append(all, prefix.Masked())
 	}
 	return all
+}
+
+// mode reads permissions as chmod does, in octal; 0 for a flag that was not given.
+func (p *problems) mode(flag, text string) fs.FileMode {
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || n == 0 || n > uint64(fs.ModePerm) {
+		p.add(flag, "%q is not the octal digits of permissions, such as 0660", text)
+		return 0
+	}
+	return fs.FileMode(n)
 }
 
 // optionalCount returns 0 for a flag that was not given.

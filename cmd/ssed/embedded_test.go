@@ -33,6 +33,25 @@ var payloads = []struct{ sent, got string }{
 	{strings.Repeat("long ", 40_000), strings.Repeat("long ", 40_000)},
 }
 
+func TestStartTellsThatKeepAliveProbesRun(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		told bool
+	}{
+		{nil, false},
+		{[]string{"--heartbeat=60s"}, false},
+		{[]string{"--heartbeat=61s"}, true},
+		{[]string{"--heartbeat=0"}, true},
+		{[]string{"--heartbeat=0", "--peer-timeout=0"}, false},
+	} {
+		in := start(t, c.args...)
+		in.eventually("serving", func() bool { return strings.Contains(in.logText(), "ssed: serving") })
+		in.signal(syscall.SIGTERM)
+		require.Equal(t, exitOK, in.wait())
+		require.Equal(t, c.told, strings.Contains(in.logText(), "the kernel probes every silent connection"), "%v", c.args)
+	}
+}
+
 func TestEmbeddedDeliversWhatIsPosted(t *testing.T) {
 	in := start(t)
 	s := connect(t, in, "", "user123")

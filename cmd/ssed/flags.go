@@ -7,6 +7,7 @@ type flags struct {
 	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file with flags by their names, such as redis-url: redis://127.0.0.1. Flags and the environment go before it. Without this none is read."`
 
 	Listen           []string `group:"public" default:":8080" placeholder:"ADDR" help:"Public addresses: host:port, :port or unix:/path. Port 0 picks a free one."`
+	ListenMode       string   `group:"public" placeholder:"MODE" help:"Permissions of unix sockets, such as 0660: who may write may connect. Default: 0777 less the umask."`
 	ReusePort        toggle   `group:"public" help:"Set SO_REUSEPORT, so that several processes can share a port."`
 	MaxConnections   string   `group:"public" placeholder:"N" help:"Open client connections, handshakes included. Default: the limit of open files less 256."`
 	MaxPerAddress    string   `name:"max-connections-per-ip" group:"public" default:"0" placeholder:"N" help:"Open connections of one client address, IPv6 by its /64. 0: no limit. Addresses of this machine and of --trusted-proxies are not limited."`

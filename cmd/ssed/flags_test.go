@@ -39,6 +39,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "no-such-file")
 	bad := map[string]string{
 		"--listen":                      "8080",
+		"--listen-mode":                 "rw",
 		"--reuse-port":                  "maybe",
 		"--max-connections":             "0",
 		"--max-connections-per-ip":      "-1",

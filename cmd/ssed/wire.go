@@ -230,6 +230,9 @@ func (s *server) logStart() {
 	if s.cfg.engine.CORSCredentials && s.cfg.engine.CORSOrigins[0] == "*" {
 		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page may read streams as the user who has it open")
 	}
+	if e := s.cfg.engine; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
+		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
+	}
 	if s.adminListener != nil && s.cfg.adminToken == "" && !isLoopback(s.adminListener.Addr()) {
 		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish")
 	}

@@ -178,8 +178,8 @@ func TestNginxGoesToTheOtherInstance(t *testing.T) {
 	wantAll(t, clients, n)
 }
 
-// TestNginxReachesSsedByUnixSocket: nginx may be another user than ssed, so the umask
-// that ssed is started with decides whether it can connect.
+// TestNginxReachesSsedByUnixSocket: nginx may be another user than ssed, so the mode of
+// the socket decides whether it can connect.
 func TestNginxReachesSsedByUnixSocket(t *testing.T) {
 	r := redistest.Start(t)
 	dir, err := os.MkdirTemp("", "ssed-e2e-socket-")
@@ -187,8 +187,7 @@ func TestNginxReachesSsedByUnixSocket(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o755))
 	path := filepath.Join(dir, "ssed.sock")
-	in := startBy(t, []string{"sh", "-c", `umask 0; exec "$0" "$@"`},
-		"--redis-url", r.URL(), "--listen", "127.0.0.1:0,unix:"+path)
+	in := start(t, "--redis-url", r.URL(), "--listen", "127.0.0.1:0,unix:"+path, "--listen-mode", "0666")
 	in.waitReady()
 	host := startNginx(t, "unix:"+path, "unix:"+path)
 	s := openStream(t, streamURL(host, "a"))

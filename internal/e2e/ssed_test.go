@@ -30,12 +30,6 @@ type instance struct {
 // its addresses.
 func start(t testing.TB, args ...string) *instance {
 	t.Helper()
-	return startBy(t, nil, args...)
-}
-
-// startBy is start by another program, which gets the path of ssed and its arguments.
-func startBy(t testing.TB, starter []string, args ...string) *instance {
-	t.Helper()
 	defaults := []string{"--admin", "127.0.0.1:0", "--log-format", "json", "--retry", "200ms-400ms", "--drain", "50ms"}
 	if !slices.Contains(args, "--listen") { // a list: a default would be added to it
 		defaults = append(defaults, "--listen", "127.0.0.1:0")
@@ -46,14 +40,13 @@ func startBy(t testing.TB, starter []string, args ...string) *instance {
 			t.Fatalf("%s is set: it would change the flags", name)
 		}
 	}
-	command := append(slices.Clone(starter), append([]string{program}, args...)...)
 	in := &instance{t: t}
 	t.Cleanup(func() { // after spawn's
 		if in.process != nil && in.cmd.ProcessState.ExitCode() != 0 {
 			t.Errorf("ssed: exit code %d\n%s", in.cmd.ProcessState.ExitCode(), in.logText())
 		}
 	})
-	in.process = spawn(t, nil, command[0], command[1:]...)
+	in.process = spawn(t, nil, program, args...)
 	in.public, in.admin = in.logged("streams"), in.logged("admin")
 	return in
 }
