@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed/engine"
+	"ssed/sseproto"
 )
 
 // BenchmarkCollectorPauses holds as many connections as the file limit allows on
@@ -51,7 +52,7 @@ func BenchmarkCollectorPauses(b *testing.B) {
 				if sent%listened == 0 {
 					name = heard
 				}
-				e.Log().Publish(name[sent/listened%conns], payload)
+				e.Log().Publish(name[sent/listened%conns], sseproto.Message{Data: payload})
 			}
 			<-tick.C
 		}

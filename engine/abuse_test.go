@@ -19,6 +19,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"ssed/sseproto"
 )
 
 // crowdEnv makes the test binary a crowd of clients: a count, an address and what
@@ -207,7 +209,7 @@ func TestFloodOfTinyRequests(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		s.Log().Publish("a", fmt.Sprint("m", i))
+		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint("m", i)})
 		stream.expect(fmt.Sprint("m", i))
 	}
 	running.Wait()
@@ -303,7 +305,7 @@ func TestStormOfResets(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		s.Log().Publish("a", fmt.Sprint("m", i))
+		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint("m", i)})
 		stream.expect(fmt.Sprint("m", i))
 	}
 	running.Wait()
@@ -330,7 +332,7 @@ func TestClientsThatNeverReadTheirStream(t *testing.T) {
 	reader := s.streamOf("a")
 	payload := strings.Repeat("x", 8<<10)
 	for i := range 2 * ring / len(payload) { // the ring is in use
-		s.Log().Publish("a", fmt.Sprint(payload, i))
+		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint(payload, i)})
 		reader.expect(fmt.Sprint(payload, i))
 	}
 	dead := make([]*wire, frozen)
@@ -342,7 +344,7 @@ func TestClientsThatNeverReadTheirStream(t *testing.T) {
 	eventually(t, func() bool { return s.Stats().Streams == frozen+1 }, "all are served")
 	before := heapInUse()
 	for i := range messages {
-		s.Log().Publish("a", fmt.Sprint(payload, i))
+		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint(payload, i)})
 		reader.expect(fmt.Sprint(payload, i))
 	}
 	grown := heapInUse() - before
@@ -380,7 +382,7 @@ func TestClientsThatSendForEver(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		s.Log().Publish("a", fmt.Sprint("m", i))
+		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint("m", i)})
 		stream.expect(fmt.Sprint("m", i))
 	}
 	running.Wait()

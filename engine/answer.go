@@ -22,7 +22,8 @@ const (
 const (
 	allowedMethods  = "GET, HEAD, OPTIONS"
 	typeEventStream = "text/event-stream"
-	// maxRequestedBytes is how much of an unknown Last-Event-ID is kept for the gap event.
+	// maxRequestedBytes is how much of a Last-Event-ID is kept for the gap event: more
+	// than an ID of ours has with the longest id of a publisher behind it.
 	maxRequestedBytes = 256
 	// fullRetryFactor stretches the reconnect delay of clients that were turned away
 	// for want of room: it frees up more slowly than a feed comes back.
@@ -184,10 +185,11 @@ func resumeOf(req *sseproto.Request) resumePoint {
 	if !ok {
 		return resumePoint{}
 	}
-	if id, err := sseproto.ParseID(raw); err == nil {
-		return resumePoint{kind: resumeID, id: id, raw: string(raw)}
+	p := resumePoint{kind: resumeUnknown, raw: string(raw[:min(len(raw), maxRequestedBytes)])}
+	if id, _, err := sseproto.ParseEventID(raw); err == nil {
+		p.kind, p.id = resumeID, id
 	}
-	return resumePoint{kind: resumeUnknown, raw: string(raw[:min(len(raw), maxRequestedBytes)])}
+	return p
 }
 
 // appendUnavailable turns a stream request away. A browser never comes back after

@@ -53,8 +53,8 @@ func TestAuthorizerSeesTheRequest(t *testing.T) {
 	require.Equal(t, seen{[]string{"a", "b"}, ip("192.0.2.1"), "/sse/connect?channel_id=a&channel_id=b", "Bearer x"}, <-asked)
 	require.Equal(t, "text/event-stream", w.answer(http.MethodGet).Header.Get("Content-Type"))
 	eventually(t, func() bool { return s.Stats().Streams == 1 }, "it is served")
-	s.Log().Publish("b", "not granted")
-	s.Log().Publish("a", "granted")
+	s.Log().Publish("b", sseproto.Message{Data: "not granted"})
+	s.Log().Publish("a", sseproto.Message{Data: "granted"})
 	for {
 		line, err := w.r.ReadString('\n')
 		require.NoError(t, err)

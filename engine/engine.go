@@ -38,6 +38,7 @@ func New(cfg Config) (*Engine, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeat: heartbeatOf(cfg.HeartbeatEvent)}
 	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards+1, cfg.History != nil, e.wakeShards)
+	e.log.envelope = cfg.Envelope
 	if cfg.History != nil {
 		e.replayer = newReplayer(ctx, e.log, &e.cfg)
 		e.filler = &filler{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.fillFailed}

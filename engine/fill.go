@@ -13,8 +13,9 @@ import (
 
 // stagedMessage waits for the stretch before it to be read back.
 type stagedMessage struct {
-	id               sseproto.ID
-	channel, payload string
+	id      sseproto.ID
+	channel string
+	message sseproto.Message
 }
 
 // stagedSpan is a span whose messages wait outside the ring.
@@ -42,7 +43,7 @@ const stagedOverhead = frameBytesPerEntry + int64(entryBytes)
 
 // cost is what the message takes of the bound on waiting ones.
 func (m *stagedMessage) cost() int64 {
-	return int64(len(m.channel)+len(m.payload)) + stagedOverhead
+	return int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + stagedOverhead
 }
 
 // isFull reports whether more waits than is good for the ring.
@@ -75,14 +76,16 @@ func (st *stage) open(l *Log, low sseproto.ID) {
 	}
 }
 
-func (st *stage) append(l *Log, id sseproto.ID, channel, payload string) {
+func (st *stage) append(l *Log, id sseproto.ID, channel string, m *sseproto.Message) {
 	s := st.newest()
 	if s.closed {
 		return
 	}
-	m := stagedMessage{id, strings.Clone(channel), strings.Clone(payload)}
-	st.bytes += m.cost()
-	s.messages = append(s.messages, m)
+	staged := stagedMessage{id, strings.Clone(channel), sseproto.Message{
+		Event: strings.Clone(m.Event), ID: strings.Clone(m.ID), Retry: m.Retry, Data: strings.Clone(m.Data),
+	}}
+	st.bytes += staged.cost()
+	s.messages = append(s.messages, staged)
 	if st.isFull(l) {
 		l.notifyLocked() // the filler gives up when it sees this
 	}
@@ -335,8 +338,9 @@ func (l *Log) unstage(st *stagedSpan, p *page) {
 		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 	}
 	l.openLocked(st.low)
-	for _, m := range st.messages {
-		l.appendLocked(m.id, m.channel, m.payload)
+	for i := range st.messages {
+		m := &st.messages[i]
+		l.appendLocked(m.id, m.channel, &m.message)
 	}
 	if s := l.spans.current(); s.ready.Less(st.ready) {
 		s.ready = st.ready
@@ -398,7 +402,7 @@ func newPage(channels []string, after sseproto.ID) *page {
 }
 
 // Event implements sseproto.Replay.
-func (p *page) Event(channel int, id sseproto.ID, eventType, data []byte) {
+func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
 	if p.limit > 0 && int64(len(p.buf)) > p.limit {
 		if id.Less(p.refused) {
 			p.refused = id
@@ -406,7 +410,7 @@ func (p *page) Event(channel int, id sseproto.ID, eventType, data []byte) {
 		return
 	}
 	off := len(p.buf)
-	p.buf = sseproto.AppendEvent(p.buf, id, string(eventType), data)
+	p.buf = sseproto.AppendEvent(p.buf, id, m)
 	p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf)})
 }
 

@@ -28,9 +28,13 @@ func newMemoryHistory() *memoryHistory {
 }
 
 func (h *memoryHistory) add(id sseproto.ID, channel, payload string) {
+	h.store(id, channel, sseproto.Message{Data: payload})
+}
+
+func (h *memoryHistory) store(id sseproto.ID, channel string, m sseproto.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stored[channel] = append(h.stored[channel], stagedMessage{id, channel, payload})
+	h.stored[channel] = append(h.stored[channel], stagedMessage{id, channel, m})
 }
 
 func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
@@ -53,7 +57,7 @@ func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upT
 		}
 		for _, m := range h.stored[name] {
 			if after.Less(m.id) && !upTo.Less(m.id) {
-				r.Event(i, m.id, []byte("message"), []byte(m.payload))
+				r.Event(i, m.id, m.message)
 			}
 		}
 	}
@@ -260,8 +264,8 @@ func collect(l *Log, after sseproto.ID) (got []string, through, low sseproto.ID)
 	through = after
 	for {
 		var next sseproto.ID
-		next, low = l.Collect(through, 7, 1<<20, func(id sseproto.ID, channel string, data []byte) {
-			got = append(got, fmt.Sprintf("%s %s %s", id, channel, data))
+		next, low = l.Collect(through, 7, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+			got = append(got, fmt.Sprintf("%s %s %s", id, channel, m.Data))
 		})
 		if low != through || next == through {
 			return got, through, low

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"ssed/sseproto"
 )
 
 // limitLoopback makes addresses of this machine count like others.
@@ -349,7 +351,7 @@ func TestVanishedPeersAreFound(t *testing.T) {
 			gone.vanish()
 			eventuallyLong(t, func() bool { return s.Stats().Streams == 1 }, "it is closed")
 			require.EqualValues(t, 1, s.Stats().Closed[CloseError]+s.Stats().Closed[CloseClient], "%v", s.Stats().Closed)
-			s.Log().Publish("a", "hello")
+			s.Log().Publish("a", sseproto.Message{Data: "hello"})
 			stays.expect("hello")
 		})
 	}
@@ -368,7 +370,7 @@ func TestPeerThatTakesNothingIsGivenUp(t *testing.T) {
 	payload := strings.Repeat("x", 256<<10)
 	for i := 0; s.Stats().Blocked == 0; i++ {
 		require.Less(t, i, 1000)
-		s.Log().Publish("a", payload)
+		s.Log().Publish("a", sseproto.Message{Data: payload})
 		eventually(t, func() bool { return s.Stats().Writes > uint64(i) }, "it is written")
 	}
 	eventually(t, func() bool { return s.Stats().Streams == 0 }, "it is closed")

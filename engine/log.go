@@ -22,7 +22,7 @@ type entry struct {
 	id   sseproto.ID
 	off  uint32        // where the frame starts in its segment
 	size uint32        // bytes of the frame
-	raw  uint32        // bytes of the payload behind the frame; 0 when the frame tells it exactly
+	raw  uint32        // bytes of the data behind the frame; 0 when the frame tells them exactly
 	ch   uint32        // directory index
 	prev uint32        // distance back to the channel's message before; 0: none known
 	next atomic.Uint32 // distance to the channel's next message; 0: none yet
@@ -53,12 +53,11 @@ func (s *segment) space() []byte { return s.buf[s.used:s.used] }
 // frame returns the encoded event; valid while the reader's view pins it.
 func (s *segment) frame(e *entry) []byte { return s.buf[e.off : e.off+e.size : e.off+e.size] }
 
-// payload returns what was published, using scratch when it has to be decoded.
-func (s *segment) payload(e *entry, scratch []byte) []byte {
-	if e.raw > 0 {
-		return s.buf[e.off+e.size : e.off+e.size+e.raw]
-	}
-	return sseproto.AppendData(scratch[:0], s.frame(e))
+// message returns what was published; its strings are borrowed from the segment and
+// from scratch, which it returns for the next one.
+func (s *segment) message(e *entry, scratch []byte) (sseproto.Message, []byte) {
+	kept := s.buf[e.off+e.size : e.off+e.size+e.raw]
+	return sseproto.ParseFrame(s.frame(e), kept, scratch)
 }
 
 // segmentRef places a segment in the ring. The positions are kept by value since
@@ -89,6 +88,7 @@ type Log struct {
 	ringBytes    int64
 	segmentBytes int
 	fills        bool              // a history is there to read lost stretches back from
+	envelope     bool              // payloads of the feed may be envelopes
 	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
 	readers      []*reader
 	dir          *directory
@@ -117,11 +117,13 @@ type Log struct {
 
 type logCounters struct {
 	appended, bytes, evicted, spans, filled, gaps, abandoned atomic.Uint64
+	unwrapped, refused                                       atomic.Uint64
 }
 
 // LogStats is a snapshot of the log.
 type LogStats struct {
-	Appended, AppendedBytes uint64 // messages from the feed, and the bytes of their payloads
+	Appended, AppendedBytes uint64 // messages from the feed, and the bytes of their data
+	Unwrapped, Refused      uint64 // envelopes that were taken apart, and those that say what is not allowed and were taken as they are
 	Evicted                 uint64 // messages that left the ring
 	Spans                   uint64 // contiguous stretches opened
 	Filled                  uint64 // messages read back after a lost link
@@ -157,6 +159,7 @@ func (l *Log) Stats() LogStats {
 	defer l.mu.Unlock()
 	return LogStats{
 		Appended: l.stats.appended.Load(), AppendedBytes: l.stats.bytes.Load(), Evicted: l.stats.evicted.Load(),
+		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
 		Spans: l.stats.spans.Load(), Filled: l.stats.filled.Load(), Gaps: l.stats.gaps.Load(),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
 		Watermark: *l.watermark.Load(), Last: l.spans.high,
@@ -176,17 +179,17 @@ func (l *Log) safePosition() uint64 {
 }
 
 // putLocked encodes one event into the ring and publishes it.
-func (l *Log) putLocked(kind entryKind, id sseproto.ID, name, eventType, payload string) uint64 {
+func (l *Log) putLocked(kind entryKind, id sseproto.ID, name string, m *sseproto.Message) uint64 {
 	raw := 0
-	if kind == kindLive && !sseproto.Lossless(payload) {
-		raw = len(payload)
+	if kind == kindLive && !sseproto.Lossless(m.Data) {
+		raw = len(m.Data)
 	}
-	seg := l.roomLocked(len(payload) + raw)
+	seg := l.roomLocked(len(m.Event) + len(m.ID) + len(m.Data) + raw)
 	space := seg.space()
-	buf := sseproto.AppendEvent(space, id, eventType, payload)
+	buf := sseproto.AppendEvent(space, id, *m)
 	size := len(buf)
 	if raw > 0 {
-		buf = append(buf, payload...)
+		buf = append(buf, m.Data...)
 	}
 	if len(buf) > cap(space) { // many line ends or invalid bytes: it grew out of the segment
 		seg = l.segmentLocked(len(buf))

@@ -57,10 +57,15 @@ type toldRange struct{ low, high sseproto.ID }
 
 func (m *model) publish() {
 	channel := fmt.Sprint("c", m.rng.IntN(m.channels))
-	payload := channel + " " + strings.Repeat("x", m.payload(m.rng)) + "\n"
+	msg := sseproto.Message{Data: channel + " " + strings.Repeat("x", m.payload(m.rng)) + "\n"}
+	payload := msg.Data
+	if m.rng.IntN(3) == 0 {
+		msg.Event, msg.ID, msg.Data = "typed", fmt.Sprint("own/", len(m.truth)), msg.Data+"\r"
+		payload = string(sseproto.AppendEnvelope(nil, msg))
+	}
 	m.f.n++
 	id := sseproto.ID{Ms: m.f.t, Seq: m.f.n}
-	m.truth = append(m.truth, stagedMessage{id, channel, payload})
+	m.truth = append(m.truth, stagedMessage{id, channel, msg})
 	if m.linked {
 		m.e.log.Append(id, channel, payload)
 	}
@@ -70,7 +75,7 @@ func (m *model) publish() {
 func (m *model) write() {
 	for _, msg := range m.truth {
 		if m.written.Less(msg.id) {
-			m.h.add(msg.id, msg.channel, msg.payload)
+			m.h.store(msg.id, msg.channel, msg.message)
 		}
 	}
 	m.written = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
@@ -136,7 +141,7 @@ func (m *model) poll(c *modelClient, wait time.Duration) {
 }
 
 func (m *model) take(c *modelClient, ev event) {
-	id, err := sseproto.ParseID(ev.id)
+	id, _, err := sseproto.ParseEventID(ev.id)
 	require.NoError(m.t, err)
 	if ev.kind == "gap" {
 		c.told[len(c.seen)] = true
@@ -149,10 +154,19 @@ func (m *model) take(c *modelClient, ev event) {
 		return
 	}
 	require.True(m.t, c.last.Less(id), "%s after %s", id, c.last)
-	name, _, _ := strings.Cut(ev.data, " ")
-	require.Contains(m.t, c.channels, name)
+	k, found := slices.BinarySearchFunc(m.truth, id, func(s stagedMessage, id sseproto.ID) int { return s.id.Compare(id) })
+	require.True(m.t, found, "nobody published %s", id)
+	require.Contains(m.t, c.channels, m.truth[k].channel)
+	require.Equal(m.t, decoded(id, m.truth[k].message), ev)
 	c.seen = append(c.seen, id)
 	c.last = id
+}
+
+// decoded is what a client makes of a message.
+func decoded(id sseproto.ID, m sseproto.Message) (ev event) {
+	d := sseproto.Decoder{OnEvent: func(id, kind, data []byte) { ev = event{string(id), string(kind), string(data)} }}
+	_, _ = d.Write(sseproto.AppendEvent(nil, id, m)) // no bound, so no error
+	return ev
 }
 
 // check compares what a client saw with the truth.
@@ -187,7 +201,7 @@ func (m *model) done(c *modelClient) bool {
 func runModel(t *testing.T, world modelWorld, seed uint64) {
 	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true, modelWorld: world}
 	m.e = startEngine(t, func(cfg *Config) {
-		cfg.RingBytes, cfg.SegmentBytes = world.ring, world.segment
+		cfg.RingBytes, cfg.SegmentBytes, cfg.Envelope = world.ring, world.segment, true
 		if !world.alone {
 			cfg.History = m.h
 		}

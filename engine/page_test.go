@@ -16,7 +16,7 @@ func gapPage(shared bool) *page {
 	p := newPage([]string{"a", "b", "c"}, sseproto.ID{Ms: 10})
 	p.shared = shared
 	p.Lost(0, sseproto.ReasonOutage, sseproto.ID{})
-	p.Event(1, sseproto.ID{Ms: 15, Seq: 3}, []byte(sseproto.EventMessage), []byte("x"))
+	p.Event(1, sseproto.ID{Ms: 15, Seq: 3}, sseproto.Message{Data: "x"})
 	p.Lost(2, sseproto.ReasonOutage, sseproto.ID{})
 	p.finish(sseproto.ID{Ms: 20})
 	return p

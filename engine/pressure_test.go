@@ -204,8 +204,8 @@ func TestHistoryWriterSeesTheNamesOfItsMoment(t *testing.T) {
 	}
 	f.tick(sseproto.ID{})
 	turned := false
-	e.log.Collect(sseproto.ID{Ms: 1000}, 100, 1<<20, func(id sseproto.ID, channel string, data []byte) {
-		require.Equal(t, string(data), channel)
+	e.log.Collect(sseproto.ID{Ms: 1000}, 100, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+		require.Equal(t, m.Data, channel)
 		if turned {
 			return
 		}

@@ -124,25 +124,42 @@ func (l *Log) last() sseproto.ID {
 // Append adds a message of the open span. The strings are copied. It never
 // blocks on readers.
 func (l *Log) Append(id sseproto.ID, channel, payload string) {
+	m := l.read(payload) // before the lock: it can take as long as all the rest
 	l.mu.Lock()
 	defer l.unlock()
 	if l.stage.active() {
-		l.stage.append(l, id, channel, payload)
+		l.stage.append(l, id, channel, &m)
 		return
 	}
-	l.appendLocked(id, channel, payload)
+	l.appendLocked(id, channel, &m)
 }
 
-func (l *Log) appendLocked(id sseproto.ID, channel, payload string) {
+// read turns a payload of the feed into a message. It has its number by then: what
+// is in a payload never changes which messages are counted.
+func (l *Log) read(payload string) sseproto.Message {
+	if l.envelope {
+		m, ok := sseproto.ParseEnvelope(payload)
+		if ok {
+			l.stats.unwrapped.Add(1)
+			return m
+		}
+		if m.Check() != nil {
+			l.stats.refused.Add(1)
+		}
+	}
+	return sseproto.Message{Data: payload}
+}
+
+func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message) {
 	s := l.spans.current()
 	if s == nil {
 		return // a message after the end of its span: the feed reported the loss already
 	}
 	s.high = id
-	l.putLocked(kindLive, id, channel, "", payload)
+	l.putLocked(kindLive, id, channel, m)
 	l.reachLocked(id)
 	l.stats.appended.Add(1)
-	l.stats.bytes.Add(uint64(len(payload)))
+	l.stats.bytes.Add(uint64(len(m.Data)))
 }
 
 // Commit tells that all messages up to id have the same IDs on every instance,
@@ -185,11 +202,11 @@ func (l *Log) closeLocked(through sseproto.ID) {
 }
 
 // Collect calls visit for committed messages after `after`, ascending, at most
-// limit of them and about limitBytes of payload, but at least one if there is
-// one. Data is borrowed during the call. The log is complete over
+// limit of them and about limitBytes of data, but at least one if there is
+// one. The strings are borrowed during the call. The log is complete over
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
-func (l *Log) Collect(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, data []byte)) (through, low sseproto.ID) {
+func (l *Log) Collect(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
 	r := l.readers[len(l.readers)-1]
 	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()
@@ -225,14 +242,12 @@ func (l *Log) Collect(after sseproto.ID, limit, limitBytes int, visit func(id ss
 		if !ok {
 			return through, after
 		}
-		data := seg.payload(e, scratch)
-		if e.raw == 0 {
-			scratch = data
-		}
-		visit(e.id, name, data)
+		var m sseproto.Message
+		m, scratch = seg.message(e, scratch)
+		visit(e.id, name, m)
 		through = e.id
 		limit--
-		limitBytes -= len(data)
+		limitBytes -= len(m.Data)
 	}
 	if through.Less(s.ready) {
 		through = s.ready
@@ -284,11 +299,12 @@ func (l *Log) OpenLocal() {
 	l.OpenSpan(low)
 }
 
-// Publish numbers a message by the local clock, adds it and returns its ID.
-func (l *Log) Publish(channel, payload string) sseproto.ID {
+// Publish numbers a message, which has passed its Check, by the local clock, adds it
+// and returns its ID. The strings are copied.
+func (l *Log) Publish(channel string, m sseproto.Message) sseproto.ID {
 	l.mu.Lock()
 	defer l.unlock()
 	id := l.local.next(time.Now())
-	l.appendLocked(id, channel, payload)
+	l.appendLocked(id, channel, &m)
 	return id
 }

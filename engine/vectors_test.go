@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
 )
 
 // requestVector is one case of the request vectors; their README tells what the
@@ -254,7 +256,7 @@ func (x *exchange) requireChannel() {
 		return
 	}
 	want := x.t.Name()
-	x.s.Log().Publish(x.channel, want)
+	x.s.Log().Publish(x.channel, sseproto.Message{Data: want})
 	for data := range x.events {
 		if data == want {
 			return

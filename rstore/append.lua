@@ -1,7 +1,9 @@
 -- Adds a batch to the history and moves the watermark, or does nothing.
 -- KEYS: clock, lease, holes, gaps, then the stream of each message.
 -- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
---       lease ttl ms, most holes, most markers, then id and data of each message.
+--       lease ttl ms, most holes, most markers, then head and data of each message.
+--       A head is the id, or for few messages: id, retry ms, publisher's id and
+--       event type with a space between two; retry and publisher's id may be empty.
 -- Answer: status, epoch, watermark, holder, last writer, added, refused, error.
 local epoch, mark, writer = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
@@ -39,11 +41,31 @@ local function stream_refuses(err, key, id)
   return false
 end
 
+-- Adds one message. Fields that it has not are not there.
+local function add(key, id, kind, data, publisher, retry)
+  local fields = {'event_type', kind, 'data', data}
+  if publisher ~= '' then
+    fields[5], fields[6] = 'id', publisher
+  end
+  if retry ~= '' then
+    fields[#fields + 1] = 'retry'
+    fields[#fields + 1] = retry
+  end
+  return redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, unpack(fields))
+end
+
 local added, refused, failure = 0, 0, ''
 local good, touched = mark, {}
 for k = 5, #KEYS do
-  local key, id = KEYS[k], ARGV[2 * k]
-  local r = redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, 'event_type', 'message', 'data', ARGV[2 * k + 1])
+  local key, id, data = KEYS[k], ARGV[2 * k], ARGV[2 * k + 1]
+  local r
+  if string.find(id, ' ', 1, true) then
+    local plain, retry, publisher, kind = string.match(id, '^(%S+) (%d*) ([^ ]*) (.*)$')
+    id = plain
+    r = add(key, id, kind, data, publisher, retry)
+  else
+    r = redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, 'event_type', 'message', 'data', data)
+  end
   if type(r) ~= 'table' then
     added = added + 1
     if not touched[key] then

@@ -31,6 +31,8 @@ type message struct {
 	data    string
 }
 
+func (m message) given() sseproto.Message { return sseproto.Message{Data: m.data} }
+
 // span is a stretch the log covers: (low, end], or open-ended.
 type span struct {
 	low, end sseproto.ID
@@ -104,7 +106,7 @@ func (l *testLog) hole(low sseproto.ID) {
 	l.signalLocked()
 }
 
-func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, []byte)) (through, low sseproto.ID) {
+func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message)) (through, low sseproto.ID) {
 	l.mu.Lock()
 	if l.after != nil {
 		defer l.after()
@@ -136,7 +138,7 @@ func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sse
 			if n > 0 && (n >= limit || size+len(m.data) > maxBytes) {
 				return last, after
 			}
-			visit(m.id, m.channel, []byte(m.data))
+			visit(m.id, m.channel, m.given())
 			n, size, last = n+1, size+len(m.data), m.id
 		}
 		return through, after
@@ -285,9 +287,9 @@ func newRecorder() *recorder {
 	return &recorder{events: map[int][]message{}, lost: map[int][]string{}, oldest: map[int]sseproto.ID{}}
 }
 
-func (r *recorder) Event(ch int, id sseproto.ID, eventType, data []byte) {
-	r.events[ch] = append(r.events[ch], message{id: id, data: string(data)})
-	r.types = append(r.types, string(eventType))
+func (r *recorder) Event(ch int, id sseproto.ID, m sseproto.Message) {
+	r.events[ch] = append(r.events[ch], message{id: id, data: strings.Clone(m.Data)})
+	r.types = append(r.types, strings.Clone(m.Event))
 	r.order = append(r.order, ch)
 }
 

@@ -6,15 +6,15 @@ import "ssed/sseproto"
 // goroutine.
 type Source interface {
 	// Collect calls visit for committed messages after `after`, ascending, at
-	// most max messages and maxBytes of data, but at least one. Data and channel
-	// are borrowed during the call. Through: the log is complete over
+	// most max messages and maxBytes of data, but at least one. The strings are
+	// borrowed during the call. Through: the log is complete over
 	// (after, through] with what was visited; it advances over quiet time too
 	// and equals after when nothing new is committed. Low is above after when
 	// the log cannot vouch for what follows after; it is then the first
 	// position from which it can, sseproto.MaxID when there is none (not linked
 	// to Redis and nothing left), and nothing was visited. Otherwise low is after;
 	// a log that knows nothing may also return after for both.
-	Collect(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, data []byte)) (through, low sseproto.ID)
+	Collect(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID)
 	// Changed returns a channel that is closed when Collect may tell more.
 	Changed() <-chan struct{}
 }

@@ -138,7 +138,7 @@ func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
 		return w.watch(ctx)
 	}
 	if !w.holder {
-		through, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, []byte) {})
+		through, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
 		switch {
 		case low != w.mark:
 			return w.uncovered(ctx, low)

@@ -250,8 +250,8 @@ func (in *modelInstance) collect(after sseproto.ID, limit int) (messages []messa
 	if after.Less(in.w.base) {
 		from, limit = in.w.base, 0
 	}
-	through, low = in.log.Collect(from, limit, 1<<20, func(id sseproto.ID, channel string, data []byte) {
-		messages = append(messages, message{id, channel, string(data)})
+	through, low = in.log.Collect(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+		messages = append(messages, message{id, channel, strings.Clone(m.Data)})
 	})
 	if from != after {
 		if low == from {

@@ -13,26 +13,31 @@ import (
 func TestEncodingAllocatesNothing(t *testing.T) {
 	buf := make([]byte, 0, 64<<10)
 	oneLine := strings.Repeat("x", 1000)
-	asBytes := []byte(oneLine)
 	lines := "a\r\nb\rc\n\xff" + oneLine
-	frame := AppendEvent(nil, testID, "chat", lines)
+	typed := Message{Event: "chat", ID: "order-17", Retry: time.Second, Data: oneLine}
+	frame, oneLineFrame := AppendEvent(nil, testID, Message{Event: "chat", Data: lines}), AppendEvent(nil, testID, typed)
+	envelope := string(AppendEnvelope(nil, typed))
 	gap := Gap{ID: testID, Reason: ReasonOutage, Channel: "c", Requested: "1-1", Oldest: MaxID}
 	for name, f := range map[string]func(){
-		"one line": func() { AppendEvent(buf, testID, "", oneLine) },
-		"bytes":    func() { AppendEvent(buf, testID, "chat", asBytes) },
-		"lines":    func() { AppendEvent(buf, testID, "a\nb", lines) },
-		"data":     func() { AppendData(buf, frame) },
-		"lossless": func() { Lossless(asBytes) },
-		"retry":    func() { AppendRetry(buf, time.Second) },
-		"gap":      func() { AppendGap(buf, gap) },
+		"one line":      func() { AppendEvent(buf, testID, Message{Data: oneLine}) },
+		"typed":         func() { AppendEvent(buf, testID, typed) },
+		"lines":         func() { AppendEvent(buf, testID, Message{Event: "a\nb", Data: lines}) },
+		"parse":         func() { ParseFrame(oneLineFrame, nil, nil) },
+		"parse lines":   func() { ParseFrame(frame, nil, buf) },
+		"lossless":      func() { Lossless(oneLine) },
+		"wrap":          func() { AppendEnvelope(buf, typed) },
+		"unwrap":        func() { ParseEnvelope(envelope) },
+		"not to unwrap": func() { ParseEnvelope(`{"text":"Hello"}`) },
+		"retry":         func() { AppendRetry(buf, time.Second) },
+		"gap":           func() { AppendGap(buf, gap) },
 	} {
 		require.Zero(t, testing.AllocsPerRun(100, f), name)
 	}
 }
 
 func TestDecodingAllocatesNothing(t *testing.T) {
-	stream := AppendEvent([]byte(Heartbeat), testID, "chat", "a\nb")
-	stream = AppendEvent(stream, testID, "", strings.Repeat("x", 1000))
+	stream := AppendEvent([]byte(Heartbeat), testID, Message{Event: "chat", Data: "a\nb"})
+	stream = AppendEvent(stream, testID, Message{Data: strings.Repeat("x", 1000)})
 	events := 0
 	d := &Decoder{OnEvent: func(_, _, _ []byte) { events++ }}
 	require.Zero(t, testing.AllocsPerRun(100, func() {

@@ -1,6 +1,6 @@
 // Package sseproto turns bytes into values and values into bytes: HTTP/1.1 request
-// heads, the query of the stream path, answers, event stream frames, event IDs, and
-// the glob patterns of Redis. It has no sockets, clocks, goroutines or locks, and
+// heads, the query of the stream path, answers, event stream frames, event IDs, the
+// envelopes of typed events, and the glob patterns of Redis. It has no sockets, clocks, goroutines or locks, and
 // keeps no state between calls but what a caller holds (HeadScan, Decoder).
 //
 // What it promises:
@@ -16,7 +16,7 @@
 //     turned into LF and ill-formed UTF-8 into U+FFFD; Lossless tells when neither
 //     was there.
 //   - Encoding and parsing allocate nothing beyond the growth of dst. ChannelIDs
-//     makes one string for each channel.
+//     makes one string for each channel, ParseEnvelope one for each that has escapes.
 //
 // Who owns the bytes: AppendX extends dst and borrows its other arguments for the
 // call. ParseRequest returns slices of its input, valid as long as the input is.

@@ -29,64 +29,6 @@ const (
 	replacement = "\uFFFD"
 )
 
-// AppendEvent extends dst with the frame of one event: its id line, an event line
-// unless eventType is "" or "message", a data line for each line of data, and the
-// blank line that dispatches it (HTML §9.2.6).
-//
-// In data LF, CR and CRLF each end a line; invalid UTF-8 becomes U+FFFD, one for
-// each sequence that a browser would replace; all other bytes, NUL included, go
-// through. The space after each colon is the one that a client takes off, so data
-// keeps its own leading spaces. Empty data is dispatched too: the data field adds
-// its value and a LF to the data buffer, which is then not empty.
-//
-// In eventType CR, LF, NUL and invalid UTF-8 become U+FFFD.
-//
-// With n bytes of data the frame has at most 7(n+1) bytes beside the id and event
-// lines (data of n line ends). Both arguments are borrowed.
-func AppendEvent[T ~string | ~[]byte](dst []byte, id ID, eventType string, data T) []byte {
-	dst = append(dst, fieldID...)
-	dst = id.AppendTo(dst)
-	dst = append(dst, '\n')
-	if eventType != "" && eventType != EventMessage {
-		dst = appendEventType(dst, eventType)
-	}
-	s := viewOf(data)
-	if isOneLine(s) && utf8.ValidString(s) {
-		dst = append(dst, fieldData...)
-		dst = append(dst, s...)
-		return append(dst, "\n\n"...)
-	}
-	return append(appendLines(dst, s), '\n')
-}
-
-// Lossless reports whether AppendData gives data back byte for byte from the frame
-// that AppendEvent makes of it: data has no CR and is valid UTF-8.
-func Lossless[T ~string | ~[]byte](data T) bool {
-	s := viewOf(data)
-	return strings.IndexByte(s, '\r') < 0 && utf8.ValidString(s)
-}
-
-// AppendData extends dst with the data of a frame made by AppendEvent, as a client
-// sees it: the data lines joined by LF.
-func AppendData(dst, frame []byte) []byte {
-	rest := viewOf(frame)
-	lines := 0
-	for len(rest) > 0 {
-		line, after, _ := strings.Cut(rest, "\n")
-		rest = after
-		value, isData := strings.CutPrefix(line, fieldData)
-		if !isData {
-			continue
-		}
-		if lines > 0 {
-			dst = append(dst, '\n')
-		}
-		dst = append(dst, value...)
-		lines++
-	}
-	return dst
-}
-
 // AppendRetry extends dst with the reconnection time in whole milliseconds; below
 // zero counts as zero. It is a line without a blank line of its own: the field
 // takes effect when it is parsed, and a block of nothing else is shown as an empty

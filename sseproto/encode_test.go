@@ -14,6 +14,11 @@ import (
 
 var testID = ID{Ms: 1795431293042, Seq: 7}
 
+func dataOf(frame []byte) string {
+	m, _ := ParseFrame(frame, nil, nil)
+	return m.Data
+}
+
 // event is one that a Decoder reported, copied.
 type event struct{ id, eventType, data string }
 
@@ -39,8 +44,7 @@ func decodeAll(t testing.TB, stream string, size int) (events []event, d *Decode
 func TestAppendEventWritesTheFieldsOfAnEvent(t *testing.T) {
 	f := func(eventType, data, want string) {
 		t.Helper()
-		require.Equal(t, "kept"+want, string(AppendEvent([]byte("kept"), testID, eventType, data)))
-		require.Equal(t, want, string(AppendEvent(nil, testID, eventType, []byte(data))))
+		require.Equal(t, "kept"+want, string(AppendEvent([]byte("kept"), testID, Message{Event: eventType, Data: data})))
 	}
 	const id = "id: 1795431293042-7\n"
 	f("", "Hello", id+"data: Hello\n\n")
@@ -60,7 +64,7 @@ func TestAppendEventWritesTheFieldsOfAnEvent(t *testing.T) {
 func TestEventTypeCannotStartAnotherField(t *testing.T) {
 	f := func(eventType, want string) {
 		t.Helper()
-		events, _ := decodeAll(t, string(AppendEvent(nil, testID, eventType, "x")), 0)
+		events, _ := decodeAll(t, string(AppendEvent(nil, testID, Message{Event: eventType, Data: "x"})), 0)
 		require.Equal(t, []event{{testID.String(), want, "x"}}, events)
 	}
 	f("a\ndata: evil", "a\uFFFDdata: evil")
@@ -75,7 +79,7 @@ func TestEventTypeCannotStartAnotherField(t *testing.T) {
 func TestIllFormedSequencesBecomeWhatABrowserMakesOfThem(t *testing.T) {
 	f := func(in, want string) {
 		t.Helper()
-		require.Equal(t, want, string(AppendData(nil, AppendEvent(nil, testID, "", in))), "%q", in)
+		require.Equal(t, want, dataOf(AppendEvent(nil, testID, Message{Data: in})), "%q", in)
 		require.False(t, Lossless(in))
 	}
 	const r = replacement
@@ -93,7 +97,7 @@ func TestLosslessTellsWhetherDataComesBack(t *testing.T) {
 		t.Helper()
 		require.Equal(t, want, Lossless(data), "%q", data)
 		require.Equal(t, want, Lossless([]byte(data)), "%q", data)
-		back := string(AppendData(nil, AppendEvent(nil, testID, "x", data)))
+		back := dataOf(AppendEvent(nil, testID, Message{Event: "x", Data: data}))
 		require.Equal(t, want, back == data, "%q", data)
 	}
 	f("", true)
@@ -107,17 +111,12 @@ func TestLosslessTellsWhetherDataComesBack(t *testing.T) {
 	f("\xed\xa0\x80", false)
 }
 
-func TestAppendDataSkipsIDAndEventLines(t *testing.T) {
-	frame := AppendEvent(nil, testID, "data: not data", "a\n\nb")
-	require.Equal(t, ">a\n\nb", string(AppendData([]byte(">"), frame)))
-}
-
 func TestPayloadVectorsArriveAsClientsExpect(t *testing.T) {
 	runs := regexp.MustCompile(replacement + "+")
 	for _, c := range loadPayloads(t) {
 		t.Run(c.ID, func(t *testing.T) {
 			payload := c.payload(t)
-			frame := AppendEvent(nil, testID, "", payload)
+			frame := AppendEvent(nil, testID, Message{Data: payload})
 			require.True(t, utf8.Valid(frame))
 			for _, size := range []int{0, 1, 7, 4096} {
 				if size == 1 && len(frame) > 1<<18 {
@@ -150,7 +149,7 @@ func TestRetryIsOneLineInMilliseconds(t *testing.T) {
 func TestRetryAndHeartbeatShowNothingToTheClient(t *testing.T) {
 	stream := AppendRetry(nil, 2*time.Second)
 	stream = append(stream, Heartbeat...)
-	stream = AppendEvent(stream, testID, "", "x")
+	stream = AppendEvent(stream, testID, Message{Data: "x"})
 	stream = append(stream, Heartbeat...)
 	events, d := decodeAll(t, string(stream), 0)
 	require.Equal(t, []event{{testID.String(), EventMessage, "x"}}, events)
@@ -186,16 +185,15 @@ func FuzzEncode(f *testing.F) {
 		f.Add(c, c, uint8(1))
 	}
 	f.Fuzz(func(t *testing.T, eventType, data string, size uint8) {
-		frame := AppendEvent(nil, testID, eventType, data)
-		require.Equal(t, frame, AppendEvent(nil, testID, eventType, []byte(data)))
+		frame := AppendEvent(nil, testID, Message{Event: eventType, Data: data})
 		require.True(t, utf8.Valid(frame))
-		head := len(AppendEvent(nil, testID, eventType, "")) - len("data: \n\n")
+		head := len(AppendEvent(nil, testID, Message{Event: eventType})) - len("data: \n\n")
 		require.LessOrEqual(t, len(frame)-head, 7*(len(data)+1)+1)
 
 		events, _ := decodeAll(t, string(frame), int(size))
 		require.Len(t, events, 1)
 		require.Equal(t, testID.String(), events[0].id)
-		require.Equal(t, string(AppendData(nil, frame)), events[0].data)
+		require.Equal(t, dataOf(frame), events[0].data)
 		if Lossless(data) {
 			require.Equal(t, data, events[0].data)
 		} else {
@@ -227,7 +225,7 @@ func BenchmarkAppendEvent(b *testing.B) {
 				b.SetBytes(int64(bytes))
 				b.ReportAllocs()
 				for b.Loop() {
-					frame = AppendEvent(frame[:0], testID, "", data)
+					frame = AppendEvent(frame[:0], testID, Message{Data: data})
 				}
 			})
 		}

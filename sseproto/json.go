@@ -8,13 +8,18 @@ func appendMember(dst []byte, start int, name, value string) []byte {
 	if value == "" {
 		return dst
 	}
+	return appendJSONString(appendMemberName(dst, start, name), value)
+}
+
+// appendMemberName begins one more member of the object that is open in dst since
+// start.
+func appendMemberName(dst []byte, start int, name string) []byte {
 	if len(dst) > start {
 		dst = append(dst, ',')
 	}
 	dst = append(dst, '"')
 	dst = append(dst, name...)
-	dst = append(dst, `":`...)
-	return appendJSONString(dst, value)
+	return append(dst, `":`...)
 }
 
 // appendJSONString writes s as a JSON string (RFC 8259 §7) on one line: controls

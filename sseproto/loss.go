@@ -15,11 +15,12 @@ const (
 )
 
 // Replay receives what a history reader finds. Channel is the index in the
-// list of channels that was asked for. Byte slices are borrowed: valid until
-// the method returns.
+// list of channels that was asked for. The strings of a message are borrowed:
+// valid until the method returns.
 type Replay interface {
-	// Event is one stored message. Within a channel IDs ascend.
-	Event(channel int, id ID, eventType, data []byte)
+	// Event is one stored message. Within a channel IDs ascend. Somebody else may
+	// have stored it: it need not pass Check.
+	Event(channel int, id ID, m Message)
 	// Lost tells that messages of the channel in the asked range are gone, or
 	// may be. Oldest is the first position that is left, zero when none is known.
 	Lost(channel int, reason string, oldest ID)

@@ -15,3 +15,7 @@ func viewOf[T ~string | ~[]byte](b T) string {
 	// string has nothing else but the length, which the slice has next.
 	return *(*string)(unsafe.Pointer(&b))
 }
+
+// bytesOf returns s as a slice without a copy. It must not be written to. The build
+// tag sseproto_safe takes a copy instead.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

@@ -197,7 +197,7 @@ const publishTimeout = 3 * time.Second
 
 func (s *server) publish(ctx context.Context, channel, payload string) (admin.Receipt, error) {
 	if s.feed == nil {
-		return admin.Receipt{ID: s.engine.Log().Publish(channel, payload).String()}, nil
+		return admin.Receipt{ID: s.engine.Log().Publish(channel, sseproto.Message{Data: payload}).String()}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
