@@ -88,6 +88,7 @@ func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
 
 func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
 	s.count.gaps.Add(1)
+	s.log.gaps.note(GapRecord{At: s.began, Reason: reason, Streams: 1})
 	return sseproto.AppendGap(dst, sseproto.Gap{ID: id, Reason: reason, Requested: requested, Oldest: oldest})
 }
 
@@ -221,6 +222,9 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 		s.block(c)
 	default:
 		s.count.gaps.Add(r.gaps)
+		for _, loss := range r.told {
+			s.log.gaps.note(GapRecord{At: s.began, Channel: loss.channel, Reason: loss.reason, Streams: 1})
+		}
 		s.count.delivered.Add(r.events)
 		s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,53 @@ func (d *directory) nameOf(index uint32) (name string, ok bool) {
 	defer d.mu.Unlock()
 	name = d.at(index).name
 	return name, name != ""
+}
+
+// find returns the index of name, if it has a record.
+func (d *directory) find(name string) (index uint32, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	index, ok = d.index[name]
+	return index, ok
+}
+
+// subscribers is the number of subscriptions of the record at index.
+func (d *directory) subscribers(index uint32) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return int64(d.at(index).subs)
+}
+
+// subscriptions counts those of all names. The lock is given back now and then, as
+// appends need it.
+func (d *directory) subscriptions(names []string) (n int64) {
+	for part := range slices.Chunk(names, channelChunk) {
+		d.mu.Lock()
+		for _, name := range part {
+			if index, ok := d.index[name]; ok {
+				n += int64(d.at(index).subs)
+			}
+		}
+		d.mu.Unlock()
+	}
+	return n
+}
+
+// look visits a chunk of the records in use, from index from on, and returns where
+// to go on; 0 at the end. Visit is called with the lock held.
+func (d *directory) look(from uint32, visit func(index uint32, ch *channel)) (next uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next = min(from+channelChunk, d.used)
+	for i := from; i < next; i++ {
+		if ch := d.at(i); ch.name != "" {
+			visit(i, ch)
+		}
+	}
+	if next == d.used {
+		return 0
+	}
+	return next
 }
 
 // subscribed returns the names that have a subscriber.

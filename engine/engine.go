@@ -25,6 +25,7 @@ type Engine struct {
 
 	conns   atomic.Int64   // open client connections, handshakes included
 	turn    atomic.Uint32  // where the search for a shard starts
+	asking  chan struct{}  // one for each question that the shards are being asked
 	drained sync.WaitGroup // a shard counts until it has nothing open after the drain began
 }
 
@@ -36,8 +37,9 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeat: heartbeatOf(cfg.HeartbeatEvent)}
-	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards+1, cfg.History != nil, e.wakeShards)
+	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeat: heartbeatOf(cfg.HeartbeatEvent), asking: make(chan struct{}, maxAsking)}
+	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.History != nil, e.wakeShards)
+	e.log.gaps.streams = e.streams
 	e.log.envelope = cfg.Envelope
 	if cfg.History != nil {
 		e.replayer = newReplayer(ctx, e.log, &e.cfg)
@@ -96,7 +98,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stop()
 	stopReaders()
 	for _, s := range e.shards {
-		s.post(letter{stop: true})
+		s.post(letter{order: orderStop})
 	}
 	loops.Wait()
 	if e.replayer != nil {
@@ -110,7 +112,7 @@ func (e *Engine) drain() {
 	e.front.stopAccepting()
 	deadline := time.Now().Add(e.cfg.Drain)
 	for _, s := range e.shards {
-		s.post(letter{drain: deadline})
+		s.post(letter{order: orderDrain, by: deadline})
 	}
 	e.drained.Wait()
 	e.front.close() // from here on no attachment comes
@@ -165,8 +167,16 @@ func (e *Engine) fillFailed(err error, after, low sseproto.ID) {
 func (e *Engine) Stats() Stats {
 	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.stats()}
 	for _, s := range e.shards {
-		st.Streams += s.gauge.Load()
 		st.add(&s.count)
 	}
+	st.Streams = e.streams()
 	return st
+}
+
+// streams is the number of open event streams.
+func (e *Engine) streams() (n int64) {
+	for _, s := range e.shards {
+		n += s.gauge.Load()
+	}
+	return n
 }

@@ -269,6 +269,7 @@ func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	}
 	page.finish(st.low)
 	f.log.unstage(st, page)
+	f.log.noteTold(page)
 }
 
 // dispute warns those who left with an ID that was given out after the span
@@ -479,6 +480,35 @@ func (p *page) losses() (list []lostRange) {
 		}
 	}
 	return list
+}
+
+// toldLoss sums up the gap events of a page for one reason.
+type toldLoss struct {
+	reason   string
+	channel  string // "" when there are several
+	channels []string
+}
+
+// told sums up the gap events of the page.
+func (p *page) told() (list []toldLoss) {
+	for _, l := range p.losses() {
+		name := p.channels[l.channel]
+		k := slices.IndexFunc(list, func(t toldLoss) bool { return t.reason == l.reason })
+		if k < 0 {
+			list = append(list, toldLoss{reason: l.reason, channel: name, channels: []string{name}})
+			continue
+		}
+		list[k].channel, list[k].channels = "", append(list[k].channels, name)
+	}
+	return list
+}
+
+// noteTold records what live streams were told by a page.
+func (l *Log) noteTold(p *page) {
+	now := time.Now()
+	for _, t := range p.told() {
+		l.gaps.noteLive(now, t.reason, t.channel, l.dir.subscriptions(t.channels))
+	}
 }
 
 // restartFrom returns the position right before the first message of the page.

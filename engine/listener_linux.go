@@ -370,5 +370,14 @@ func addrOf(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// peerOf is the address of the peer of a connected socket; none of a unix socket.
+func peerOf(fd int) netip.AddrPort {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{} // it has just been reset
+	}
+	return addrOf(sa)
+}
+
 // shutdownWrite ends our side of a connection; the peer sees the end of the answer.
 func shutdownWrite(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) }

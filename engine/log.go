@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"ssed/sseproto"
@@ -91,7 +92,10 @@ type Log struct {
 	envelope     bool              // payloads of the feed may be envelopes
 	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
 	readers      []*reader
+	collector    *reader // of Collect
+	inspector    *reader // of who holds a place in inspecting
 	dir          *directory
+	inspecting   chan struct{} // capacity 1
 
 	// read by everybody, written under mu
 	head  atomic.Uint64 // the next position
@@ -107,7 +111,10 @@ type Log struct {
 	spans   spanList
 	stage   stage
 	local   localClock
+	heard   time.Time     // the last commit
 	changed chan struct{} // closed and replaced at each commit, open and close
+
+	gaps gapLedger // has a lock of its own
 
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
 	watchers  atomic.Int32                // who waits for it to move
@@ -134,16 +141,15 @@ type LogStats struct {
 	Watermark, Last         sseproto.ID
 }
 
-// newLog makes an empty log for the given number of readers.
-func newLog(ringBytes int64, segmentBytes, readers int, fills bool, onAppend func(mask uint64)) *Log {
+// newLog makes an empty log with a reader for each shard.
+func newLog(ringBytes int64, segmentBytes, shards int, fills bool, onAppend func(mask uint64)) *Log {
 	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, fills: fills, onAppend: onAppend, changed: make(chan struct{})}
 	l.stage.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
-	for range readers {
-		r := &reader{log: l}
-		r.cursor.Store(noPosition)
-		r.hold.Store(noPosition)
-		l.readers = append(l.readers, r)
+	for range shards {
+		l.addReader()
 	}
+	l.collector = l.addReader()
+	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
 	l.dir = newDirectory(l)
 	l.head.Store(1)
 	l.tail.Store(1)
@@ -151,6 +157,15 @@ func newLog(ringBytes int64, segmentBytes, readers int, fills bool, onAppend fun
 	l.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
 	l.watermark.Store(&sseproto.ID{})
 	return l
+}
+
+// addReader makes a reader. Only before the log is used.
+func (l *Log) addReader() *reader {
+	r := &reader{log: l}
+	r.cursor.Store(noPosition)
+	r.hold.Store(noPosition)
+	l.readers = append(l.readers, r)
+	return r
 }
 
 // Stats returns a snapshot.

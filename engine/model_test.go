@@ -27,6 +27,7 @@ type model struct {
 	written sseproto.ID     // how far the history is written
 	clients []*modelClient
 	linked  bool
+	ids     []string // of connections, most of which have ended
 	modelWorld
 }
 
@@ -140,6 +141,29 @@ func (m *model) poll(c *modelClient, wait time.Duration) {
 	}
 }
 
+// inspect is an operator who looks around and closes a connection, or tries one that
+// may be gone.
+func (m *model) inspect() {
+	list, _, err := m.e.Connections(m.t.Context(), "", "", 1+m.rng.IntN(40))
+	require.NoError(m.t, err)
+	for _, c := range list {
+		m.ids = append(m.ids, c.ID)
+		for _, name := range c.Channels {
+			require.Regexp(m.t, `^c\d+$`, name)
+		}
+	}
+	if len(m.ids) > 0 {
+		_, err = m.e.CloseConnection(m.t.Context(), m.ids[m.rng.IntN(len(m.ids))])
+		require.NoError(m.t, err)
+	}
+	top, err := m.e.TopChannels(m.t.Context(), ChannelOrder(m.rng.IntN(2)), 3)
+	require.NoError(m.t, err)
+	for _, c := range top {
+		_, err := m.e.Channel(m.t.Context(), c.Channel)
+		require.NoError(m.t, err)
+	}
+}
+
 func (m *model) take(c *modelClient, ev event) {
 	id, _, err := sseproto.ParseEventID(ev.id)
 	require.NoError(m.t, err)
@@ -224,6 +248,8 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 		case n < 920:
 			c := m.clients[m.rng.IntN(len(m.clients))]
 			c.frozen = !c.frozen
+		case n < 924:
+			m.inspect()
 		default:
 			if c := m.clients[m.rng.IntN(len(m.clients))]; !c.frozen {
 				m.poll(c, time.Microsecond)

@@ -128,6 +128,21 @@ func (p *peers) release(handle uint32, over RefuseReason) {
 	p.forgetLocked(now)
 }
 
+// name is the address of a handle that is not released: an IPv6 one by its /64.
+func (p *peers) name(handle uint32) string {
+	p.mu.Lock()
+	key := p.all[handle].key
+	p.mu.Unlock()
+	var bytes [16]byte
+	binary.BigEndian.PutUint64(bytes[:8], key.high)
+	binary.BigEndian.PutUint64(bytes[8:], key.low)
+	addr := netip.AddrFrom16(bytes)
+	if addr.Is4In6() {
+		return addr.Unmap().String()
+	}
+	return netip.PrefixFrom(addr, 64).String()
+}
+
 // len is the number of addresses known.
 func (p *peers) len() int {
 	p.mu.Lock()

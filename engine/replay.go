@@ -20,6 +20,7 @@ type replay struct {
 	upTo   sseproto.ID // where to go on behind it
 	events uint64
 	gaps   uint64
+	told   []toldLoss // what the gap events say
 	err    error
 
 	refs atomic.Int32
@@ -193,6 +194,7 @@ func (r *replay) settle() {
 		}
 	}
 	p.buf = sorted
+	r.told = p.told()
 }
 
 // awaitCoverage returns the ID from which the ring can serve, once no stretch is

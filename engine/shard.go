@@ -13,14 +13,24 @@ import (
 // ref names a slot as it was at some time.
 type ref struct{ slot, gen uint32 }
 
-// letter is something that another goroutine wants of a shard.
+// letter is something that another goroutine wants of a shard: the first field
+// that is set.
 type letter struct {
 	attach *attachment // a new connection
 	page   *replay     // what the history told for to
 	to     ref
-	drain  time.Time // close everything by then
-	stop   bool      // nothing more comes: end the loop
+	ask    ask // a question about its connections
+	order  order
+	by     time.Time // of orderDrain
 }
+
+// order concerns the loop as a whole.
+type order uint8
+
+const (
+	orderDrain order = iota + 1 // close everything by the time that the letter gives
+	orderStop                   // nothing more comes: end the loop
+)
 
 // shard is one event loop: its connections, their subscriptions, its cursor on
 // the log. Everything in it belongs to its goroutine except the inbox.
@@ -30,11 +40,15 @@ type shard struct {
 	log       *Log
 	reader    *reader
 	poller    *poller
+	number    int
 	bit       uint64                                    // its mark on channels
 	send      func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
 	sharesBit bool                                      // another shard has the same mark
+	firstGen  uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
+	ended     chan struct{}                             // closed at the end of the loop
 
 	// owned by the loop
+	began     time.Time // when the pass began
 	slots     table[slot]
 	subs      table[subscription]
 	freeSlot  uint32
@@ -52,6 +66,7 @@ type shard struct {
 	arrivals  []*attachment
 	newcomers []ref    // subscribed in this pass, not yet answered
 	pages     []letter // histories that came in this pass
+	asks      []ask    // questions that came in this pass
 	ahead     []waiting
 	pending   map[uint32]*pendingBytes
 	late      []ref // slots to be tried again in the next pass
@@ -82,6 +97,9 @@ func newShard(e *Engine, n int) (*shard, error) {
 		reader:    e.log.readers[n],
 		poller:    p,
 		send:      sendFd,
+		number:    n,
+		firstGen:  rand.Uint32(),
+		ended:     make(chan struct{}),
 		bit:       1 << (n % 64),
 		sharesBit: e.cfg.Shards > 64,
 		pending:   make(map[uint32]*pendingBytes),
@@ -108,8 +126,9 @@ func (s *shard) wake() {
 	}
 }
 
-// run is the event loop. It ends with a stop letter.
+// run is the event loop. It ends with the order to stop.
 func (s *shard) run() {
+	defer close(s.ended)
 	defer s.poller.close()
 	defer s.reader.cursor.Store(noPosition)
 	for {
@@ -135,6 +154,7 @@ func (s *shard) run() {
 
 // pass does what is to be done now, with one view of the log.
 func (s *shard) pass(events int, now time.Time) {
+	s.began = now
 	s.readInbox()
 	v := s.reader.open()
 	s.welcome(&v)
@@ -143,6 +163,7 @@ func (s *shard) pass(events int, now time.Time) {
 	s.scan(&v)
 	s.serveSmall(&v)
 	s.serveLarge(&v)
+	s.answerAsks()
 	s.tick(&v, now)
 	v.close()
 	s.batch.reset()
@@ -201,10 +222,12 @@ func (s *shard) readInbox() {
 			s.admit(l.attach)
 		case l.page != nil:
 			s.pages = append(s.pages, *l)
-		case l.stop:
+		case l.ask != nil:
+			s.asks = append(s.asks, l.ask)
+		case l.order == orderStop:
 			s.stopping = true
-		default:
-			s.wheel.deadline = l.drain
+		case l.order == orderDrain:
+			s.wheel.deadline = l.by
 		}
 		letters[k] = letter{}
 	}

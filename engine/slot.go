@@ -26,6 +26,7 @@ type slot struct {
 	sub     uint32    // first subscription; of a free slot: the next free one
 	expires uint32    // second of the engine's life at which it is closed; 0: never
 	peer    uint32    // handle of its address in the front
+	opened  uint32    // second of the engine's life at which it came
 	state   slotState // why it is not live
 	idle    uint8     // visits of the heartbeat since the last write
 	noise   uint8     // times that it sent something after its request
@@ -84,12 +85,12 @@ func (s *shard) newSlot(fd int) (uint32, *slot) {
 	i := s.freeSlot
 	if i == 0 {
 		i = s.slots.grow()
-		s.slots.at(i).gen = 1
+		s.slots.at(i).gen = s.firstGen
 	} else {
 		s.freeSlot = s.slots.at(i).sub
 	}
 	c := s.slots.at(i)
-	*c = slot{fd: int32(fd), gen: c.gen}
+	*c = slot{fd: int32(fd), gen: c.gen, opened: s.engine.second(s.began)}
 	s.open++
 	return i, c
 }

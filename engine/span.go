@@ -95,6 +95,7 @@ func (l *Log) tellLossLocked(low sseproto.ID) {
 		l.putFrameLocked(kindGap, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 		l.stats.gaps.Add(1)
 	}
+	l.noteTold(p)
 }
 
 // openLocked starts a span in the ring.
@@ -167,6 +168,7 @@ func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message) 
 func (l *Log) Commit(id, watermark sseproto.ID) {
 	l.mu.Lock()
 	defer l.unlock()
+	l.heard = time.Now()
 	if l.watermark.Load().Less(watermark) {
 		l.watermark.Store(&watermark)
 	}
@@ -207,7 +209,7 @@ func (l *Log) closeLocked(through sseproto.ID) {
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
 func (l *Log) Collect(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
-	r := l.readers[len(l.readers)-1]
+	r := l.collector
 	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()
 	defer r.cursor.Store(noPosition)

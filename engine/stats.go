@@ -15,10 +15,11 @@ const (
 	CloseExpired                     // its time was up: maximum age or end of authorisation
 	CloseAbuse                       // it went on sending after its request
 	CloseNoMemory                    // the kernel refused to watch the socket
+	CloseAdmin                       // an operator closed it
 	numCloseReasons
 )
 
-var closeReasonNames = [numCloseReasons]string{"client", "error", "slow", "history", "drain", "expired", "abuse", "no-memory"}
+var closeReasonNames = [numCloseReasons]string{"client", "error", "slow", "history", "drain", "expired", "abuse", "no-memory", "admin"}
 
 func (r CloseReason) String() string { return closeReasonNames[r] }
 

@@ -155,7 +155,7 @@ func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
 			continue
 		}
 		if c := s.slots.at(w.victim); c.fd >= 0 {
-			s.farewell(w.victim, c)
+			s.farewell(w.victim, c, CloseDrain)
 			quota--
 		}
 	}
@@ -163,10 +163,10 @@ func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
 
 // farewell closes a connection and tells when to come back, unless it is in the
 // middle of something.
-func (s *shard) farewell(i uint32, c *slot) {
+func (s *shard) farewell(i uint32, c *slot, reason CloseReason) {
 	if c.state&slotHeld == 0 {
 		line := sseproto.AppendRetry(nil, s.retryDelay())
 		_, _ = s.writeBytes(c, line)
 	}
-	s.closeSlot(i, CloseDrain)
+	s.closeSlot(i, reason)
 }

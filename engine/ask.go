@@ -1,0 +1,218 @@
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+)
+
+// An ask is a question about the connections of one shard. Its loop answers at the
+// end of a pass, in bounded time and without waiting for who asked.
+type ask interface{ answer(s *shard) }
+
+const (
+	// maxAsking bounds the questions that the shards are being asked at once; who
+	// comes beyond it waits. So many delay a pass, at some 50 µs each.
+	maxAsking = 4
+	// askSlots bounds the slots that are looked at for one question. At most 50 ns a
+	// slot, where its subscriptions are in no cache.
+	askSlots = 1000
+	// askFound bounds the connections described in one answer: a system call and two
+	// allocations each.
+	askFound = 100
+)
+
+// answerAsks answers what was asked since the last pass.
+func (s *shard) answerAsks() {
+	for k, a := range s.asks {
+		a.answer(s)
+		s.asks[k] = nil
+	}
+	s.asks = s.asks[:0]
+}
+
+// put asks a shard and waits for the answer on reply, which must have room for it:
+// nobody is there any more when ctx has ended first.
+func put[T any](ctx context.Context, e *Engine, s *shard, a ask, reply <-chan T) (answer T, err error) {
+	select {
+	case e.asking <- struct{}{}:
+		defer func() { <-e.asking }()
+	case <-ctx.Done():
+		return answer, ctx.Err()
+	}
+	s.post(letter{ask: a})
+	select {
+	case answer = <-reply:
+		return answer, nil
+	case <-ctx.Done():
+		return answer, ctx.Err()
+	case <-s.ended:
+	}
+	select {
+	case answer = <-reply: // with its last pass
+		return answer, nil
+	default:
+		return answer, ErrStopped
+	}
+}
+
+// listAsk asks for connections in the order of their slots.
+type listAsk struct {
+	ctx     context.Context
+	channel string // only its subscribers; "": all
+	after   uint32 // slot behind which to begin
+	limit   int    // at least 1
+	reply   chan listed
+}
+
+// listed is a part of the list.
+type listed struct {
+	found []foundSlot
+	last  uint32 // the list goes on behind this slot; 0: it is at its end
+}
+
+// foundSlot is what a shard knows of a connection.
+type foundSlot struct {
+	ref
+	client   string
+	channels []string
+	pos      uint64 // delivered up to
+	started  bool   // pos says something
+	blocked  bool
+	opened   uint32
+}
+
+func (a *listAsk) answer(s *shard) {
+	if a.ctx.Err() != nil {
+		return // nobody waits for it
+	}
+	ch := uint32(noChannel)
+	if a.channel != "" {
+		if ch = s.membersOf(a.channel); ch == noChannel {
+			a.reply <- listed{}
+			return
+		}
+	}
+	if ch != noChannel && s.members[ch].count <= askSlots {
+		a.reply <- a.pick(s, s.memberSlots(ch))
+		return
+	}
+	a.reply <- a.walk(s, ch)
+}
+
+// membersOf returns the index of a channel that has members here, or noChannel. It
+// keeps its meaning while the loop does nothing else.
+func (s *shard) membersOf(name string) uint32 {
+	if ch, ok := s.log.dir.find(name); ok && ch < uint32(len(s.members)) && s.members[ch].first != 0 {
+		return ch
+	}
+	return noChannel
+}
+
+// memberSlots returns the slots of a channel's members in ascending order.
+func (s *shard) memberSlots(ch uint32) []uint32 {
+	all := make([]uint32, 0, s.members[ch].count)
+	for n := s.members[ch].first; n != 0; n = s.subs.at(n).next {
+		all = append(all, s.subs.at(n).slot)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// pick answers from all slots that belong to the answer.
+func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
+	k, found := slices.BinarySearch(all, a.after)
+	if found {
+		k++
+	}
+	for ; k < len(all); k++ {
+		if len(l.found) == a.limit {
+			l.last = all[k-1]
+			break
+		}
+		l.found = append(l.found, s.describe(all[k]))
+	}
+	return l
+}
+
+// walk answers from the slots behind a.after.
+func (a *listAsk) walk(s *shard, ch uint32) (l listed) {
+	i := a.after + 1
+	end := min(s.slots.used, i+askSlots)
+	for ; i < end && len(l.found) < a.limit; i++ {
+		if c := s.slots.at(i); c.fd >= 0 && (ch == noChannel || s.subscribes(c, ch)) {
+			l.found = append(l.found, s.describe(i))
+		}
+	}
+	if i < s.slots.used {
+		l.last = i - 1
+	}
+	return l
+}
+
+func (s *shard) subscribes(c *slot, ch uint32) bool {
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		if s.subs.at(n).ch == ch {
+			return true
+		}
+	}
+	return false
+}
+
+// describe tells what is known of the connection in slot i.
+func (s *shard) describe(i uint32) foundSlot {
+	c := s.slots.at(i)
+	f := foundSlot{
+		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: c.pos, opened: c.opened,
+		started: c.state&(slotPending|slotResuming) == 0, blocked: c.state&slotBlocked != 0,
+	}
+	slices.Reverse(f.channels) // as they were asked for
+	if s.hasAll(c) {
+		f.pos = s.reader.cursor.Load() - 1
+	}
+	f.client = s.engine.front.clientName(peerOf(int(c.fd)), c.peer)
+	return f
+}
+
+// hasAll reports whether a slot's channels have nothing that it has not received.
+func (s *shard) hasAll(c *slot) bool {
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		if s.log.dir.at(s.subs.at(n).ch).last.Load() > c.pos {
+			return false
+		}
+	}
+	return true
+}
+
+// clientName tells who a connection from that address is, as far as that is still
+// known. Whom a trusted proxy speaks for is only known where addresses are limited:
+// an IPv4 address, or the first 64 bits of an IPv6 one.
+func (f *front) clientName(from netip.AddrPort, peer uint32) string {
+	switch {
+	case peer != 0 && f.clients.trusts(from.Addr()):
+		return f.peers.name(peer)
+	case from.IsValid():
+		return from.String()
+	}
+	return ""
+}
+
+// closeAsk asks to close one connection. The answer says whether it was there.
+type closeAsk struct {
+	ctx   context.Context
+	to    ref
+	reply chan bool
+}
+
+func (a *closeAsk) answer(s *shard) {
+	if a.ctx.Err() != nil {
+		return
+	}
+	i := a.to.slot
+	if i == 0 || i >= s.slots.used || s.slots.at(i).gen != a.to.gen || s.slots.at(i).fd < 0 {
+		a.reply <- false
+		return
+	}
+	s.farewell(i, s.slots.at(i), CloseAdmin)
+	a.reply <- true
+}

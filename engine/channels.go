@@ -1,0 +1,235 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// ChannelOrder is what a list of channels is sorted by, the largest first.
+type ChannelOrder uint8
+
+// The orders.
+const (
+	BySubscribers ChannelOrder = iota
+	ByRate
+)
+
+// ChannelInfo is what is known of a channel here.
+type ChannelInfo struct {
+	Channel     string
+	Subscribers int64       // streams of this process
+	Messages    int         // in the ring
+	Rate        float64     // messages a second over the last ten seconds, or less where the ring does not go back so far
+	Newest      sseproto.ID // the last message in the ring; zero: none
+}
+
+const (
+	// rateWindow is the stretch of time over which rates are measured.
+	rateWindow = 10 * time.Second
+	// leastWindow is what is left of it at least: IDs tell time in steps of a tick.
+	leastWindow = 100 * time.Millisecond
+	// maxTallied bounds the messages that are looked at for one answer, some 10 ms:
+	// a ring of 64 MiB holds fewer. Beyond it the window is shorter, and messages
+	// are counted up to it.
+	maxTallied = 1 << 20
+)
+
+// Channel tells about one channel; nothing but its name when it has neither
+// subscribers nor messages.
+func (e *Engine) Channel(ctx context.Context, name string) (ChannelInfo, error) {
+	info := ChannelInfo{Channel: name}
+	index, ok := e.log.dir.find(name)
+	if !ok {
+		return info, ctx.Err()
+	}
+	err := e.log.inspect(ctx, func(t *tally) error {
+		if found, ok := t.info(index); ok && found.Channel == name {
+			info = found
+		}
+		return nil
+	})
+	return info, err
+}
+
+// TopChannels lists up to limit channels, 1 to 1000, the first ones in that order.
+func (e *Engine) TopChannels(ctx context.Context, order ChannelOrder, limit int) (list []ChannelInfo, err error) {
+	limit = min(max(limit, 1), maxListed)
+	err = e.log.inspect(ctx, func(t *tally) error {
+		if order == ByRate {
+			t.countRecent()
+		}
+		ranked, err := t.rank(ctx, limit)
+		for _, r := range ranked {
+			if info, ok := t.info(r.index); ok {
+				list = append(list, info)
+			}
+		}
+		return err
+	})
+	return list, err
+}
+
+// inspect calls look with a view of the ring in which names keep their meaning. One
+// at a time; the log's lock is not held.
+func (l *Log) inspect(ctx context.Context, look func(*tally) error) error {
+	select {
+	case l.inspecting <- struct{}{}:
+		defer func() { <-l.inspecting }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r := l.inspector
+	r.cursor.Store(l.tail.Load()) // before the view, see Collect
+	defer r.cursor.Store(noPosition)
+	v := r.open()
+	defer v.close()
+	t := &tally{log: l, v: &v, left: maxTallied}
+	t.measure()
+	return look(t)
+}
+
+// tally counts messages of the ring by channel.
+type tally struct {
+	log    *Log
+	v      *view
+	from   sseproto.ID // rates count what is beyond it
+	over   time.Duration
+	left   int // entries that may still be looked at
+	recent []uint32
+}
+
+// measure sets the window of rates: up to now, and as far back as the ring is whole.
+func (t *tally) measure() {
+	now := t.log.nowMs()
+	t.from.Ms = now - min(now, uint64(rateWindow/time.Millisecond))
+	if cov := t.log.cover.Load(); cov.from != sseproto.MaxID && t.from.Less(cov.from) {
+		t.from = cov.from
+	}
+	if t.v.head-t.v.tail > maxTallied {
+		if e, _ := t.v.at(t.v.head - maxTallied); t.from.Less(e.id) {
+			t.from = e.id
+		}
+	}
+	t.over = max(time.Duration(now-min(now, t.from.Ms))*time.Millisecond, leastWindow)
+}
+
+// nowMs is the present on the clock that the IDs are from.
+func (l *Log) nowMs() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.local.ms != 0:
+		return max(l.spans.high.Ms, uint64(time.Now().UnixMilli()))
+	case l.heard.IsZero():
+		return l.spans.high.Ms
+	}
+	return l.spans.high.Ms + uint64(time.Since(l.heard)/time.Millisecond)
+}
+
+// countRecent counts the messages of every channel in the window.
+func (t *tally) countRecent() {
+	for pos := t.v.head; pos > t.v.tail; pos-- {
+		e, _ := t.v.at(pos - 1)
+		if !t.from.Less(e.id) {
+			return
+		}
+		if e.kind == kindGap {
+			continue
+		}
+		for uint32(len(t.recent)) <= e.ch {
+			t.recent = append(t.recent, make([]uint32, channelChunk)...)
+		}
+		t.recent[e.ch]++
+	}
+}
+
+// rankedChannel is a candidate for a list.
+type rankedChannel struct {
+	index, recent, subs uint32
+	name                string
+}
+
+// compare orders by recent messages, where they were counted, then by subscribers.
+func (r rankedChannel) compare(b rankedChannel) int {
+	return cmp.Or(cmp.Compare(b.recent, r.recent), cmp.Compare(b.subs, r.subs), strings.Compare(r.name, b.name))
+}
+
+// ranking keeps the first channels of those that it is given.
+type ranking struct {
+	limit int
+	best  []rankedChannel
+	last  *rankedChannel // of the first ones, when they are that many already
+}
+
+func (r *ranking) add(c rankedChannel) {
+	if r.last == nil || c.compare(*r.last) < 0 {
+		r.best = append(r.best, c)
+	}
+}
+
+func (r *ranking) cut() {
+	slices.SortFunc(r.best, rankedChannel.compare)
+	if len(r.best) >= r.limit {
+		r.best = r.best[:r.limit]
+		last := r.best[r.limit-1]
+		r.last = &last
+	}
+}
+
+// rank returns the first channels.
+func (t *tally) rank(ctx context.Context, limit int) ([]rankedChannel, error) {
+	first := ranking{limit: limit}
+	for next := uint32(noChannel + 1); next != 0; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		next = t.log.dir.look(next, func(index uint32, ch *channel) {
+			r := rankedChannel{index: index, subs: ch.subs, name: ch.name}
+			if index < uint32(len(t.recent)) {
+				r.recent = t.recent[index]
+			}
+			first.add(r)
+		})
+		if len(first.best) > 2*maxListed {
+			first.cut()
+		}
+	}
+	first.cut()
+	return first.best, nil
+}
+
+// info follows a channel back through the ring. Not ok: its record is gone.
+func (t *tally) info(index uint32) (info ChannelInfo, ok bool) {
+	if info.Channel, ok = t.log.dir.nameOf(index); !ok {
+		return info, false
+	}
+	info.Subscribers = t.log.dir.subscribers(index)
+	pos := t.log.dir.at(index).last.Load()
+	if pos >= t.v.head {
+		t.v.refresh()
+	}
+	recent := 0
+	for pos != 0 && pos >= t.v.tail && t.left > 0 {
+		t.left--
+		e, _ := t.v.at(pos)
+		if e.kind != kindGap {
+			if info.Messages++; info.Messages == 1 {
+				info.Newest = e.id
+			}
+			if t.from.Less(e.id) {
+				recent++
+			}
+		}
+		if e.prev == 0 {
+			break
+		}
+		pos -= uint64(e.prev)
+	}
+	info.Rate = float64(recent) / t.over.Seconds()
+	return info, true
+}
