@@ -73,6 +73,9 @@ func (e *Engine) discard() {
 // Log is what the feed writes to and the history writer reads from.
 func (e *Engine) Log() *Log { return e.log }
 
+// Config is what the engine runs with: defaults are filled in.
+func (e *Engine) Config() Config { return e.cfg }
+
 // Addrs are the addresses that the engine listens on.
 func (e *Engine) Addrs() []net.Addr { return e.front.addrs() }
 

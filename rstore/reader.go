@@ -66,10 +66,24 @@ func (s *Store) Range(ctx context.Context, channels []string, after, upTo ssepro
 	return nil
 }
 
-// rangeQuery is one call of Range.
+// Page reports up to limit stored events of a channel after a position, and what is
+// lost behind it, as Range does. Next is the position of the last event read when there
+// may be more, else zero. Safe for concurrent use.
+func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, limit int, r sseproto.Replay) (next sseproto.ID, err error) {
+	if limit < 1 || !after.Less(sseproto.MaxID) {
+		return next, nil
+	}
+	q := rangeQuery{Store: s, after: after, upTo: sseproto.MaxID, replay: r, limit: limit}
+	err = q.chunk(ctx, []string{channel}, 0)
+	return q.next, err
+}
+
+// rangeQuery is one call of Range or Page.
 type rangeQuery struct {
 	*Store
 	after, upTo sseproto.ID
+	limit       int         // of events, one channel and one page then; 0: all
+	next        sseproto.ID // where a page that is full ends
 	replay      sseproto.Replay
 	markers     []gap // that overlap the range
 	primed      bool  // markers and watermark were read
@@ -141,7 +155,12 @@ func (q *rangeQuery) pageCmds(b rueidis.Builder, key string, after sseproto.ID) 
 }
 
 // page holds what a channel normally has: MAXLEN ~ n leaves up to n and a node.
-func (q *rangeQuery) page() int64 { return int64(min(2*q.cfg.MaxLen+100, maxPage)) }
+func (q *rangeQuery) page() int64 {
+	if q.limit > 0 {
+		return int64(q.limit)
+	}
+	return int64(min(2*q.cfg.MaxLen+100, maxPage))
+}
 
 // errTooSlow: the pipeline was not answered within ConnWriteTimeout, which
 // holds for all of it. Over a slow line a smaller one may get through.
@@ -255,6 +274,10 @@ func (q *rangeQuery) channel(ctx context.Context, ch int, key, hole string, entr
 			}
 		}
 		if int64(len(list)) < q.page() || !cursor.Less(q.upTo) {
+			return nil
+		}
+		if q.limit > 0 {
+			q.next = cursor
 			return nil
 		}
 		res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands { return q.pageCmds(b, key, cursor) })

@@ -283,19 +283,32 @@ func TestLostRules(t *testing.T) {
 	check("no stream, within the ttl", none, now-100_000, "")
 	check("no stream, beyond the ttl", none, now-100_001, sseproto.ReasonExpired)
 	check("position ahead of the clock", none, now+5, "")
-	whole := streamState{exists: true, first: at(900_000), length: 5, added: 5}
+	whole := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 5}
 	check("stream goes back far enough", whole, 900_000, "")
 	check("nothing can have expired in between", whole, 801_000, "")
 	check("something can have expired in between", whole, 800_000, sseproto.ReasonExpired)
 	check("within the slack for messages that waited", whole, 800_500, sseproto.ReasonExpired)
-	cut := streamState{exists: true, first: at(900_000), length: 5, added: 6}
+	cut := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 6}
 	check("trimmed", cut, 899_999, sseproto.ReasonTrimmed)
 	check("trimmed before the position", cut, 900_000, "")
-	old := streamState{exists: true, first: at(900_000), length: 99, added: -1}
+	old := streamState{exists: true, first: at(900_000), last: at(950_000), length: 99, added: -1}
 	check("Redis 6, short", old, 899_999, "")
 	old.length = 100
 	check("Redis 6, full", old, 899_999, sseproto.ReasonTrimmed)
-	check("emptied by hand", streamState{exists: true, added: 3}, now, sseproto.ReasonTrimmed)
+	emptied := streamState{exists: true, last: at(950_000), added: 3}
+	check("emptied by hand", emptied, 949_999, sseproto.ReasonTrimmed)
+	check("emptied by hand, had all", emptied, 950_000, "")
+	deleted := streamState{exists: true, last: at(950_000), deleted: at(950_000)}
+	check("deleted", deleted, 949_999, sseproto.ReasonTrimmed)
+	check("deleted, had all", deleted, 950_000, "")
+	grown := streamState{exists: true, deleted: at(950_000), first: at(960_000), last: at(970_000), length: 2, added: 2}
+	check("deleted, with messages since", grown, 949_999, sseproto.ReasonTrimmed)
+	check("had all that was deleted", grown, 950_000, "")
+	grown.added = 3
+	check("had all that was deleted, trimmed since", grown, 950_000, sseproto.ReasonTrimmed)
+	holed := streamState{exists: true, first: at(900_000), last: at(950_000), deleted: at(920_000), length: 4, added: 5}
+	check("one deleted by hand in the middle", holed, 910_000, sseproto.ReasonTrimmed)
+	check("one deleted by hand before the position", holed, 920_000, "")
 }
 
 func FuzzParseMarker(f *testing.F) {

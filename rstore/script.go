@@ -24,11 +24,14 @@ var (
 	skipLua string
 	//go:embed dispute.lua
 	disputeLua string
+	//go:embed delete.lua
+	deleteLua string
 
 	appendScript  = newScript(appendLua)
 	leaseScript   = newScript(leaseLua)
 	skipScript    = newScript(skipLua)
 	disputeScript = newScript(disputeLua)
+	deleteScript  = newScript(deleteLua)
 )
 
 type script struct{ text, sha string }

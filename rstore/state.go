@@ -11,10 +11,12 @@ import (
 
 // streamState is what XINFO STREAM tells about a channel.
 type streamState struct {
-	exists bool
-	first  sseproto.ID // zero when the stream is empty
-	length int64
-	added  int64 // since the stream was made; -1 before Redis 7
+	exists  bool
+	first   sseproto.ID // zero when the stream is empty
+	last    sseproto.ID // that it ever had
+	deleted sseproto.ID // up to here entries were deleted one by one or by Delete
+	length  int64
+	added   int64 // since the stream was made or Delete; -1 before Redis 7
 }
 
 func parseState(r rueidis.RedisResult) (st streamState, err error) {
@@ -35,6 +37,15 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 			return st, fmt.Errorf("rstore: xinfo: entries-added: %w", err)
 		}
 	}
+	if deleted, ok := f["max-deleted-entry-id"]; ok {
+		if st.deleted, err = messageID(&deleted); err != nil {
+			return st, fmt.Errorf("rstore: xinfo: max-deleted-entry-id: %w", err)
+		}
+	}
+	last := f["last-generated-id"]
+	if st.last, err = messageID(&last); err != nil {
+		return st, fmt.Errorf("rstore: xinfo: last-generated-id: %w", err)
+	}
 	entry := f["first-entry"]
 	if entry.IsNil() {
 		return st, nil
@@ -48,7 +59,8 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 }
 
 // lost tells what may be missing right after a position. A stream that still
-// has an entry at or before it has everything since.
+// has an entry at or before it has everything since, but for what was deleted, and
+// so has one that never had an entry after it.
 //
 // A key expires the TTL after its last message was written, which is the TTL
 // after that message's ID or later. So messages after the position can have
@@ -59,15 +71,11 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 func (st streamState) lost(after sseproto.ID, maxLen int, ttl time.Duration, now uint64) string {
 	limit := uint64(max(1, ttl.Milliseconds()))
 	switch {
-	case !st.exists || st.first.IsZero():
-		if st.exists && st.added > 0 {
-			return sseproto.ReasonTrimmed
-		}
-	case !after.Less(st.first):
-		return ""
 	case st.trimmed(after, maxLen):
 		return sseproto.ReasonTrimmed
-	default:
+	case st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first)):
+		return ""
+	case st.length > 0:
 		now = min(now, st.first.Ms)
 		limit -= uint64(min(maxSlack, ttl/100).Milliseconds())
 	}
@@ -79,10 +87,14 @@ func (st streamState) lost(after sseproto.ID, maxLen int, ttl time.Duration, now
 
 // trimmed tells whether entries after the position were removed.
 func (st streamState) trimmed(after sseproto.ID, maxLen int) bool {
-	if !st.exists || !after.Less(st.first) {
+	switch {
+	case !st.exists || !after.Less(st.last):
 		return false
-	}
-	if st.added >= 0 {
+	case after.Less(st.deleted):
+		return true
+	case st.length > 0 && !after.Less(st.first):
+		return false
+	case st.added >= 0:
 		return st.added > st.length
 	}
 	return st.length >= int64(maxLen)

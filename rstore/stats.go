@@ -20,6 +20,8 @@ type Stats struct {
 	RefusedMessages uint64
 	// GapMarkers written by this instance, Disputes among them.
 	GapMarkers, Disputes uint64
+	// Deleted messages, by Delete on this instance.
+	Deleted uint64
 	// TakeOvers from another instance.
 	TakeOvers uint64
 	// Errors by kind.
@@ -45,7 +47,7 @@ type ErrorCounts struct {
 // counters is what Stats is made of; all fields are atomic.
 type counters struct {
 	appended, batches, advances, stale, epoch, refused atomic.Uint64
-	gaps, disputes, takeOvers                          atomic.Uint64
+	gaps, disputes, takeOvers, deleted                 atomic.Uint64
 	errLink, errMemory, errReadOnly, errOther          atomic.Uint64
 
 	writer atomic.Bool
@@ -59,7 +61,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Appended: c.appended.Load(), Batches: c.batches.Load(), Advances: c.advances.Load(),
 		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedMessages: c.refused.Load(),
-		GapMarkers: c.gaps.Load(), Disputes: c.disputes.Load(), TakeOvers: c.takeOvers.Load(),
+		GapMarkers: c.gaps.Load(), Disputes: c.disputes.Load(), TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(),
 		Errors: ErrorCounts{
 			Link: c.errLink.Load(), Memory: c.errMemory.Load(),
 			ReadOnly: c.errReadOnly.Load(), Other: c.errOther.Load(),

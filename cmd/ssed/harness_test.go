@@ -261,7 +261,7 @@ func (in *instance) publish(channel, payload string) (answer struct {
 	require.NoError(in.t, err)
 	defer resp.Body.Close()
 	require.NoError(in.t, json.NewDecoder(resp.Body).Decode(&answer))
-	require.Equal(in.t, http.StatusOK, resp.StatusCode, answer.Error)
+	require.Contains(in.t, []int{http.StatusOK, http.StatusAccepted}, resp.StatusCode, answer.Error)
 	return answer
 }
 

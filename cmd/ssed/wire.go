@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,7 +17,6 @@ import (
 	"ssed/internal/auth"
 	"ssed/rstore"
 	"ssed/rsub"
-	"ssed/sseproto"
 )
 
 // server is everything that runs in one process.
@@ -31,15 +29,20 @@ type server struct {
 	feed   *rsub.Feed    // nil: embedded
 	store  *rstore.Store // nil: embedded, or no history
 
+	started time.Time
+	process process
+	meter   meter
+
 	adminListener net.Listener // nil: none
 	adminServer   *http.Server
+	adminAPI      *admin.API
 
 	draining atomic.Bool
 }
 
 // serve runs until ctx ends and everything is drained, or something fails.
 func serve(ctx context.Context, cfg config, log *slog.Logger) error {
-	s := &server{cfg: cfg, log: log}
+	s := &server{cfg: cfg, log: log, started: time.Now()}
 	if err := s.open(); err != nil {
 		s.close()
 		return err
@@ -81,30 +84,6 @@ func (s *server) open() (err error) {
 	return s.openAdmin()
 }
 
-func (s *server) openRedis(history *lateHistory) (err error) {
-	cfg := s.cfg.redis
-	onFree := func() {}
-	if h := cfg.history; h != nil {
-		s.store, err = rstore.New(rstore.Config{
-			Client: cfg.client, Prefix: cfg.prefix, Instance: s.cfg.instance,
-			MaxLen: h.maxLen, TTL: h.ttl, BatchSize: h.batchSize, FlushInterval: h.flushInterval,
-			GapWait: h.gapWait, Logger: s.log,
-		}, s.engine.Log())
-		if err != nil {
-			return err
-		}
-		history.Store = s.store
-		onFree = s.store.Nudge
-	}
-	s.feed, err = rsub.New(rsub.Config{
-		Client: cfg.client, Patterns: cfg.patterns, Prefix: cfg.prefix, Instance: s.cfg.instance,
-		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
-		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
-		ClockOffset: cfg.clockOffset,
-	}, s.engine.Log())
-	return err
-}
-
 // spareProcs is how many threads may run Go code beside the event loops. A loop
 // with work keeps its place through system calls that the scheduler does not see;
 // without room beside them, the feed waits for a time slice of 10 ms. Measured on
@@ -124,63 +103,6 @@ func makeRoom(cfg *engine.Config) {
 	}
 }
 
-// lateHistory is the store, which is there before the engine runs.
-type lateHistory struct{ *rstore.Store }
-
-var (
-	_ engine.History = (*lateHistory)(nil)
-	_ rsub.Sink      = (*engine.Log)(nil)
-	_ rstore.Source  = (*engine.Log)(nil)
-)
-
-// Bounds of an admin connection. There is none on writing: a profile takes as
-// long as it was asked to.
-const (
-	adminHeadTimeout = 5 * time.Second
-	adminReadTimeout = 30 * time.Second
-	adminIdleTimeout = time.Minute
-	adminHeadBytes   = 16 << 10
-)
-
-func (s *server) openAdmin() (err error) {
-	if s.cfg.admin == "" {
-		return nil
-	}
-	s.adminListener, err = net.Listen("tcp", s.cfg.admin)
-	if err != nil {
-		return fmt.Errorf("--admin: %w", err)
-	}
-	host, _, _ := net.SplitHostPort(s.cfg.admin) // checked by config
-	s.adminServer = &http.Server{
-		Handler: admin.Handler(admin.Config{
-			Publish:         s.publish,
-			MaxMessageBytes: s.cfg.maxMessageBytes,
-			Ready:           s.ready,
-			Metrics:         metricsHandler(s),
-			Pprof:           s.cfg.adminPprof,
-			Token:           s.cfg.adminToken,
-			Host:            host,
-			Streams:         s.streamAddr(),
-		}),
-		ReadHeaderTimeout: adminHeadTimeout,
-		ReadTimeout:       adminReadTimeout,
-		IdleTimeout:       adminIdleTimeout,
-		MaxHeaderBytes:    adminHeadBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	return nil
-}
-
-// streamAddr is the first public TCP address, for the page.
-func (s *server) streamAddr() string {
-	for _, addr := range s.engine.Addrs() {
-		if addr.Network() == "tcp" {
-			return addr.String()
-		}
-	}
-	return ""
-}
-
 // ready is what /ready says on both listeners.
 func (s *server) ready() (ok bool, reason string) {
 	switch {
@@ -190,26 +112,6 @@ func (s *server) ready() (ok bool, reason string) {
 		return s.feed.State()
 	}
 	return true, ""
-}
-
-// publishTimeout bounds POST /publish in Redis mode.
-const publishTimeout = 3 * time.Second
-
-func (s *server) publish(ctx context.Context, channel, payload string) (admin.Receipt, error) {
-	if s.feed == nil {
-		return admin.Receipt{ID: s.engine.Log().Publish(channel, sseproto.Message{Data: payload}).String()}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	r, err := s.feed.Publish(ctx, channel, payload)
-	if err != nil {
-		return admin.Receipt{}, err
-	}
-	receipt := admin.Receipt{Receivers: &r.Receivers}
-	if r.ID != (sseproto.ID{}) {
-		receipt.ID = r.ID.String()
-	}
-	return receipt, nil
 }
 
 // logStart tells where everything is. A Redis URL is told without user and
@@ -284,20 +186,6 @@ func (s *server) run(ctx context.Context) error {
 	s.closeAdmin()
 	adm.Wait()
 	return errors.Join(err, feedErr, adminErr)
-}
-
-// adminGrace is for a scrape or a probe that is being answered.
-const adminGrace = 500 * time.Millisecond
-
-func (s *server) closeAdmin() {
-	if s.adminServer == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
-	defer cancel()
-	if s.adminServer.Shutdown(ctx) != nil {
-		_ = s.adminServer.Close() // what still runs is cut off
-	}
 }
 
 // close gives back what open has taken.

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
 )
 
 // published is what the last Publish got.
@@ -20,9 +21,10 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 	t.Helper()
 	last := new(published)
 	cfg := Config{
-		Publish: func(_ context.Context, channel, payload string) (Receipt, error) {
-			*last = published{channel, payload}
-			return Receipt{ID: "5-1"}, nil
+		Publish: func(_ context.Context, messages []Message) []Receipt {
+			require.Len(t, messages, 1)
+			*last = published{messages[0].Channel, messages[0].Data}
+			return []Receipt{{ID: sseproto.ID{Ms: 5, Seq: 1}, Embedded: true}}
 		},
 		MaxMessageBytes: 8,
 		Ready:           func() (bool, string) { return true, "" },
@@ -32,7 +34,7 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 	if change != nil {
 		change(&cfg)
 	}
-	return Handler(cfg), last
+	return New(cfg), last
 }
 
 func do(h http.Handler, method, target, body string, headers ...string) *http.Response {
@@ -100,25 +102,23 @@ func TestPublishTakesAnyBytesUpToTheLimit(t *testing.T) {
 	f("123456789", 413)
 }
 
-func TestPublishAnswersWithTheReceipt(t *testing.T) {
-	h, _ := handler(t, nil)
-	require.JSONEq(t, `{"id":"5-1"}`, bodyOf(t, do(h, "POST", "/publish?channel_id=a", "x")))
-	nobody := int64(0)
-	h, _ = handler(t, func(cfg *Config) {
-		cfg.Publish = func(context.Context, string, string) (Receipt, error) { return Receipt{Receivers: &nobody}, nil }
-	})
-	require.JSONEq(t, `{"receivers":0}`, bodyOf(t, do(h, "POST", "/publish?channel_id=a", "x")))
-	h, _ = handler(t, func(cfg *Config) {
-		cfg.Publish = func(context.Context, string, string) (Receipt, error) { return Receipt{}, errors.New("gone") }
-	})
-	require.Equal(t, 503, do(h, "POST", "/publish?channel_id=a", "x").StatusCode)
-}
-
 func TestOtherMethodsAreRefusedWithAllow(t *testing.T) {
 	h, _ := handler(t, nil)
-	r := do(h, "GET", "/publish?channel_id=a", "")
-	require.Equal(t, 405, r.StatusCode)
-	require.Equal(t, "POST", r.Header.Get("Allow"))
+	f := func(method, path string, want int, allow string) {
+		t.Helper()
+		r := do(h, method, path, "")
+		require.Equal(t, want, r.StatusCode)
+		require.Equal(t, allow, r.Header.Get("Allow"))
+		require.Equal(t, "application/json", r.Header.Get("Content-Type"))
+		var answer struct{ Error string }
+		require.NoError(t, json.Unmarshal([]byte(bodyOf(t, r)), &answer))
+		require.NotEmpty(t, answer.Error)
+	}
+	f("GET", "/publish?channel_id=a", 405, "POST")
+	f("PUT", "/api/history/a", 405, "DELETE, GET, HEAD")
+	f("POST", "/api/stats", 405, "GET, HEAD")
+	f("GET", "/api/nothing", 404, "")
+	f("GET", "/api/history/", 404, "")
 	require.Equal(t, 405, do(h, "POST", "/ready", "").StatusCode)
 	require.Equal(t, 404, do(h, "GET", "/nothing", "").StatusCode)
 	require.Equal(t, 404, do(h, "GET", "/debug/pprof/", "").StatusCode)

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"ssed/internal/admin"
+)
+
+// Bounds of an admin connection. There is none on writing: a profile takes as
+// long as it was asked to.
+const (
+	adminHeadTimeout = 5 * time.Second
+	adminReadTimeout = 30 * time.Second
+	adminIdleTimeout = time.Minute
+	adminHeadBytes   = 16 << 10
+)
+
+func (s *server) openAdmin() (err error) {
+	if s.cfg.admin == "" {
+		return nil
+	}
+	s.adminListener, err = net.Listen("tcp", s.cfg.admin)
+	if err != nil {
+		return fmt.Errorf("--admin: %w", err)
+	}
+	host, _, _ := net.SplitHostPort(s.cfg.admin) // checked by config
+	s.adminAPI = admin.New(s.adminConfig(host))
+	s.adminServer = &http.Server{
+		Handler:           s.adminAPI,
+		ReadHeaderTimeout: adminHeadTimeout,
+		ReadTimeout:       adminReadTimeout,
+		IdleTimeout:       adminIdleTimeout,
+		MaxHeaderBytes:    adminHeadBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return nil
+}
+
+func (s *server) adminConfig(host string) admin.Config {
+	cfg := admin.Config{
+		Stats:           s.snapshot,
+		Gaps:            func() []admin.Gap { return nil },
+		Self:            s.self,
+		Publish:         s.publish,
+		MaxMessageBytes: s.cfg.maxMessageBytes,
+		Ready:           s.ready,
+		Metrics:         metricsHandler(s),
+		Pprof:           s.cfg.adminPprof,
+		Token:           s.cfg.adminToken,
+		Host:            host,
+		Streams:         s.streamAddr(),
+	}
+	if s.store != nil {
+		cfg.History = storedHistory{s.store}
+	}
+	return cfg
+}
+
+// streamAddr is the first public TCP address, for the page.
+func (s *server) streamAddr() string {
+	for _, addr := range s.engine.Addrs() {
+		if addr.Network() == "tcp" {
+			return addr.String()
+		}
+	}
+	return ""
+}
+
+// adminGrace is for a scrape or a probe that is being answered.
+const adminGrace = 500 * time.Millisecond
+
+func (s *server) closeAdmin() {
+	if s.adminServer == nil {
+		return
+	}
+	s.adminAPI.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
+	defer cancel()
+	if s.adminServer.Shutdown(ctx) != nil {
+		_ = s.adminServer.Close() // what still runs is cut off
+	}
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+
+	"ssed/internal/admin"
+	"ssed/rstore"
+	"ssed/sseproto"
+)
+
+// storedHistory is the history for the admin listener.
+type storedHistory struct{ store *rstore.Store }
+
+// Page implements admin.History. From the zero position it begins with the oldest message
+// that is left: what there was before is no gap.
+func (h storedHistory) Page(ctx context.Context, channel string, after sseproto.ID, limit int) (admin.HistoryPage, error) {
+	page := historyPage{fromStart: after.IsZero()}
+	next, err := h.store.Page(ctx, channel, after, limit, &page)
+	page.Next = idText(next)
+	return page.HistoryPage, err
+}
+
+// Delete implements admin.History.
+func (h storedHistory) Delete(ctx context.Context, channel string) error {
+	return h.store.Delete(ctx, channel)
+}
+
+// historyPage collects a page.
+type historyPage struct {
+	admin.HistoryPage
+	fromStart bool
+}
+
+// Event implements sseproto.Replay.
+func (p *historyPage) Event(_ int, id sseproto.ID, eventType, data []byte) {
+	p.Events = append(p.Events, admin.HistoryEvent{ID: id.String(), Event: string(eventType), Data: string(data)})
+}
+
+// Lost implements sseproto.Replay.
+func (p *historyPage) Lost(_ int, reason string, oldest sseproto.ID) {
+	if !p.fromStart {
+		p.Gaps = append(p.Gaps, admin.HistoryGap{Reason: reason, Oldest: idText(oldest)})
+	}
+}
+
+// idText is "" for no position.
+func idText(id sseproto.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}

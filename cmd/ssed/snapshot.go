@@ -1,0 +1,86 @@
+package main
+
+import (
+	"time"
+
+	"ssed/engine"
+	"ssed/internal/admin"
+)
+
+// snapshot is what GET /api/stats tells.
+func (s *server) snapshot() admin.Stats {
+	now := time.Now()
+	ready, reason := s.ready()
+	stats := s.engine.Stats()
+	cfg := s.engine.Config()
+	out := admin.Stats{
+		Instance: s.cfg.instance, Version: version, Mode: admin.ModeEmbedded,
+		Started: s.started, Uptime: now.Sub(s.started).Seconds(), Now: now,
+		Ready: ready, Reason: reason, Draining: s.draining.Load(),
+		Streams: stats.Streams, Connections: stats.Connections, MaxConnections: cfg.MaxConnections,
+		Channels: stats.Channels,
+		Totals:   totals(&stats),
+		Closed:   closedByReason(&stats), Refused: refusedByReason(&stats.Front),
+		Ring: admin.Ring{
+			Bytes: stats.Log.RingBytes, LimitBytes: cfg.RingBytes,
+			Messages: stats.Log.Head - stats.Log.Tail,
+		},
+		Lag:     admin.Histogram{Bounds: []float64{}, Counts: []uint64{0}},
+		Shards:  []admin.Shard{},
+		Process: s.process.read(),
+	}
+	if s.feed != nil {
+		out.Mode = admin.ModeRedis
+		out.Redis = s.redisStats(&out.Totals, &stats.Log, now)
+	}
+	return out
+}
+
+func totals(s *engine.Stats) admin.Totals {
+	return admin.Totals{
+		Messages: s.Log.Appended, Deliveries: s.Delivered, SentBytes: s.SentBytes,
+		Accepted: s.Front.Accepted, Attached: s.Attached, Heartbeats: s.Heartbeats,
+		Gaps:          s.Gaps + s.Log.Gaps,
+		ResumedMemory: s.ResumedRing, ResumedHistory: s.ResumedHistory,
+	}
+}
+
+func closedByReason(s *engine.Stats) map[string]uint64 {
+	m := make(map[string]uint64)
+	for _, reason := range engine.CloseReasons() {
+		m[reason.String()] = s.Closed[reason]
+	}
+	return m
+}
+
+func refusedByReason(s *engine.FrontStats) map[string]uint64 {
+	m := make(map[string]uint64)
+	for _, reason := range engine.RefuseReasons() {
+		m[reason.String()] = s.Refused[reason]
+	}
+	return m
+}
+
+// redisStats also fills the totals that come from there.
+func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time) *admin.RedisStats {
+	feed := s.feed.Stats()
+	for _, n := range feed.Resyncs {
+		t.Resyncs += n
+	}
+	up, _ := s.feed.State()
+	out := &admin.RedisStats{Up: up, Links: feed.LinksSynced, Leading: feed.Leading, Resyncs: t.Resyncs}
+	if s.store == nil {
+		return out
+	}
+	store := s.store.Stats()
+	t.HistoryMessages, t.HistoryBatches = store.Appended, store.Batches
+	out.Writer = store.Writer
+	written := store.Watermark
+	if written.Less(log.Watermark) { // an instance that does not write hears of it with the ticks
+		written = log.Watermark
+	}
+	if !written.IsZero() {
+		out.WatermarkLag = max(0, float64(now.UnixMilli())-float64(written.Ms)) / 1000
+	}
+	return out
+}

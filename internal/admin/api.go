@@ -1,0 +1,142 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/pprof"
+	"sync"
+	"time"
+)
+
+// API is the handler of the admin listener.
+type API struct {
+	// Fixed after construction.
+	cfg      Config
+	handler  http.Handler
+	live     liveSeats
+	liveWait time.Duration // for a live stream that takes nothing
+
+	close  sync.Once
+	closed chan struct{} // ends the live streams
+}
+
+// New makes the handler.
+func New(cfg Config) *API {
+	a := &API{cfg: cfg, closed: make(chan struct{}), live: make(liveSeats, maxLive), liveWait: liveWriteTimeout}
+	mux := http.NewServeMux()
+	a.routes(mux)
+	a.handler = tokenGuard(cfg.Token, jsonErrors(mux))
+	return a
+}
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+
+// Close ends the live streams, and those that begin later at once: the shutdown
+// of a server waits for its answers.
+func (a *API) Close() { a.close.Do(func() { close(a.closed) }) }
+
+func (a *API) routes(mux *http.ServeMux) {
+	changing := func(pattern string, h http.HandlerFunc) {
+		mux.Handle(pattern, browserGuard(a.cfg.Host, h))
+	}
+	mux.Handle("GET /{$}", newPage(a.cfg.Streams))
+	mux.Handle("GET /metrics", a.cfg.Metrics)
+	mux.HandleFunc("GET /health", a.health)
+	mux.HandleFunc("GET /ready", a.ready)
+
+	mux.HandleFunc("GET /api/stats", a.stats)
+	mux.HandleFunc("GET /api/live", a.liveStream)
+	mux.HandleFunc("GET /api/gaps", a.gaps)
+	mux.HandleFunc("GET /api/instances", a.instances)
+	if a.cfg.Connections != nil {
+		mux.HandleFunc("GET /api/connections", a.connections)
+		changing("DELETE /api/connections/{id}", a.closeConnection)
+	}
+	if a.cfg.Channels != nil {
+		mux.HandleFunc("GET /api/channels", a.channels)
+		mux.HandleFunc("GET /api/channels/{channel}", a.channel)
+	}
+	mux.HandleFunc("GET /api/history/{channel}", a.history)
+	changing("DELETE /api/history/{channel}", a.deleteHistory)
+
+	changing("POST /publish", a.publish)
+	changing("POST /api/send", a.send)
+	changing("POST /api/batch", a.batch)
+
+	if a.cfg.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+}
+
+func (a *API) health(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
+	if ok, reason := a.cfg.Ready(); !ok {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": reason})
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+// jsonErrors makes JSON of the answers that the mux gives by itself: 404 and 405.
+func jsonErrors(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(&plainError{ResponseWriter: w}, r)
+	})
+}
+
+// plainError replaces the text of an error by JSON.
+type plainError struct {
+	http.ResponseWriter
+	replaced bool
+}
+
+func (p *plainError) WriteHeader(status int) {
+	if status < http.StatusBadRequest {
+		p.ResponseWriter.WriteHeader(status)
+		return
+	}
+	p.replaced = true
+	writeError(p.ResponseWriter, status, http.StatusText(status))
+}
+
+func (p *plainError) Write(b []byte) (int, error) {
+	if p.replaced {
+		return len(b), nil
+	}
+	return p.ResponseWriter.Write(b)
+}
+
+func writeError(w http.ResponseWriter, status int, reason string) {
+	writeJSON(w, status, map[string]string{"error": reason})
+}
+
+func writeJSON(w http.ResponseWriter, status int, value any) {
+	setJSONHeaders(w.Header(), "application/json")
+	w.WriteHeader(status)
+	_ = newEncoder(w).Encode(value) // fails only when the client has gone
+}
+
+func setJSONHeaders(h http.Header, contentType string) {
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+// newEncoder leaves <, > and & as they are: answers are never taken for HTML.
+func newEncoder(w http.ResponseWriter) *json.Encoder {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e
+}

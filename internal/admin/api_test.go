@@ -1,0 +1,255 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// world stands for an instance: it keeps what it was asked and answers from its fields.
+type world struct {
+	channel, after string
+	order          ChannelOrder
+	limit          int
+	closed         []string
+	deleted        []string
+
+	err      error
+	fleetErr error
+	page     HistoryPage
+	from     sseproto.ID
+}
+
+func (w *world) Connections(_ context.Context, channel, after string, limit int) ([]Connection, string, error) {
+	w.channel, w.after, w.limit = channel, after, limit
+	if channel == "empty" {
+		return nil, "", w.err
+	}
+	opened := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return []Connection{{ID: "0-7", Client: "192.0.2.1", Channels: []string{"a"}, Position: "5-1", Opened: &opened}}, "0-7", w.err
+}
+
+func (w *world) CloseConnection(_ context.Context, id string) (bool, error) {
+	w.closed = append(w.closed, id)
+	return id == "0-7", w.err
+}
+
+func (w *world) TopChannels(_ context.Context, order ChannelOrder, limit int) ([]Channel, error) {
+	w.order, w.limit = order, limit
+	return nil, w.err
+}
+
+func (w *world) Channel(_ context.Context, name string) (Channel, error) {
+	return Channel{Channel: name, Subscribers: 3}, w.err
+}
+
+func (w *world) Instances(context.Context) ([]Instance, error) {
+	return []Instance{{Instance: "one", Self: true}, {Instance: "two"}}, w.fleetErr
+}
+
+func (w *world) Subscribers(context.Context, string) (Spread, error) {
+	return Spread{Subscribers: 5, Asked: 2, Answered: 1}, w.fleetErr
+}
+
+func (w *world) Page(_ context.Context, channel string, after sseproto.ID, limit int) (HistoryPage, error) {
+	w.channel, w.from, w.limit = channel, after, limit
+	return w.page, w.err
+}
+
+func (w *world) Delete(_ context.Context, channel string) error {
+	w.deleted = append(w.deleted, channel)
+	return w.err
+}
+
+func newWorld(t *testing.T, change func(*Config)) (*world, func(method, target string) (status int, body string)) {
+	t.Helper()
+	w := new(world)
+	h, _ := handler(t, func(cfg *Config) {
+		cfg.Connections, cfg.Channels, cfg.Fleet, cfg.History = w, w, w, w
+		cfg.Stats = func() Stats { return Stats{Instance: "one", Lag: Histogram{Bounds: []float64{1}, Counts: []uint64{0, 0}}} }
+		cfg.Gaps = func() []Gap { return nil }
+		if change != nil {
+			change(cfg)
+		}
+	})
+	return w, func(method, target string) (int, string) {
+		t.Helper()
+		r := do(h, method, target, "")
+		require.True(t, r.StatusCode == 204 || r.Header.Get("Content-Type") == "application/json")
+		require.True(t, r.StatusCode == 204 || r.Header.Get("Cache-Control") == "no-store")
+		return r.StatusCode, bodyOf(t, r)
+	}
+}
+
+func TestListsAreNeverNull(t *testing.T) {
+	_, ask := newWorld(t, nil)
+	f := func(target, want string) {
+		t.Helper()
+		status, body := ask("GET", target)
+		require.Equal(t, 200, status)
+		require.JSONEq(t, want, body)
+	}
+	f("/api/gaps", `{"gaps":[]}`)
+	f("/api/channels", `{"channels":[]}`)
+	f("/api/connections?channel_id=empty", `{"connections":[],"next":""}`)
+	f("/api/history/a", `{"channel":"a","events":[],"gaps":[],"next":""}`)
+}
+
+func TestLimitsAreCheckedAndUnknownParametersIgnored(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	for _, path := range []string{"/api/connections", "/api/channels", "/api/history/a"} {
+		for _, bad := range []string{"0", "-1", "1001", "x", "1.5", "", "99999999999999999999"} {
+			status, body := ask("GET", path+"?limit="+bad)
+			require.Equal(t, 400, status, "%s %q", path, bad)
+			require.Contains(t, body, "limit must be")
+		}
+		status, _ := ask("GET", path+"?limit=1000&foo=bar&limit=x")
+		require.Equal(t, 200, status)
+		require.Equal(t, 1000, w.limit)
+		status, _ = ask("GET", path+"?limit=%zz")
+		require.Equal(t, 400, status)
+	}
+	f := func(path string, want int) {
+		t.Helper()
+		ask("GET", path)
+		require.Equal(t, want, w.limit)
+	}
+	f("/api/connections", 100)
+	f("/api/channels", 50)
+	f("/api/history/a", 100)
+}
+
+func TestConnectionsAreListedAndClosed(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	status, body := ask("GET", "/api/connections?channel_id=a%2Fb&after=0-3&limit=5")
+	require.Equal(t, 200, status)
+	require.Equal(t, world{channel: "a/b", after: "0-3", limit: 5}, *w)
+	require.JSONEq(t, `{"connections":[{"id":"0-7","client":"192.0.2.1","channels":["a"],"position":"5-1","blocked":false,
+		"opened":"2026-01-02T03:04:05Z"}],"next":"0-7"}`, body)
+	status, _ = ask("GET", "/api/connections?channel_id=")
+	require.Equal(t, 400, status)
+	status, _ = ask("GET", "/api/connections?after="+strings.Repeat("1", 100))
+	require.Equal(t, 400, status)
+
+	status, body = ask("DELETE", "/api/connections/0-7")
+	require.Equal(t, 204, status)
+	require.Empty(t, body)
+	status, _ = ask("DELETE", "/api/connections/0-8")
+	require.Equal(t, 404, status)
+	require.Equal(t, []string{"0-7", "0-8"}, w.closed)
+	w.err = errors.New("draining")
+	status, body = ask("DELETE", "/api/connections/0-7")
+	require.Equal(t, 503, status)
+	require.JSONEq(t, `{"error":"draining"}`, body)
+}
+
+func TestChannelsAreOrderedAsAsked(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	f := func(query string, status int, want ChannelOrder) {
+		t.Helper()
+		w.order = ""
+		got, _ := ask("GET", "/api/channels"+query)
+		require.Equal(t, status, got)
+		require.Equal(t, want, w.order)
+	}
+	f("", 200, BySubscribers)
+	f("?sort=rate", 200, ByRate)
+	f("?sort=subscribers", 200, BySubscribers)
+	f("?sort=name", 400, "")
+	f("?sort=", 400, "")
+}
+
+func TestChannelTellsOfTheFleetWhereThereIsOne(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	status, body := ask("GET", "/api/channels/a%2Fb%20c")
+	require.Equal(t, 200, status)
+	require.JSONEq(t, `{"channel":"a/b c","subscribers":3,"messages":0,"rate":0,"newest":"",
+		"fleet":{"subscribers":5,"instances":[],"asked":2,"answered":1}}`, body)
+	w.fleetErr = errors.New("no Redis")
+	status, body = ask("GET", "/api/channels/a")
+	require.Equal(t, 200, status, "what is known here is told")
+	require.Contains(t, body, `"fleet":null`)
+	status, _ = ask("GET", "/api/channels/"+strings.Repeat("x", 256))
+	require.Equal(t, 400, status)
+	status, _ = ask("GET", "/api/channels/a%00")
+	require.Equal(t, 400, status)
+}
+
+func TestInstancesAreTheFleetOrThisOne(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	_, body := ask("GET", "/api/instances")
+	require.Equal(t, 2, strings.Count(body, `"instance":`))
+	w.fleetErr = errors.New("no Redis")
+	status, _ := ask("GET", "/api/instances")
+	require.Equal(t, 503, status)
+	_, ask = newWorld(t, func(cfg *Config) {
+		cfg.Fleet, cfg.Self = nil, func() Instance { return Instance{Instance: "alone", Self: true} }
+	})
+	_, body = ask("GET", "/api/instances")
+	require.Contains(t, body, `{"instances":[{"instance":"alone",`)
+}
+
+func TestHistoryIsReadAndDeleted(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	w.page = HistoryPage{
+		Events: []HistoryEvent{{ID: "5-1", Event: "message", Data: "<x>"}},
+		Gaps:   []HistoryGap{{Reason: "trimmed", Oldest: "5-1"}}, Next: "5-1",
+	}
+	status, body := ask("GET", "/api/history/a%2Fb?after=4-2&limit=1")
+	require.Equal(t, 200, status)
+	require.Equal(t, "a/b", w.channel)
+	require.Equal(t, sseproto.ID{Ms: 4, Seq: 2}, w.from)
+	require.JSONEq(t, `{"channel":"a/b","events":[{"id":"5-1","event":"message","data":"<x>"}],
+		"gaps":[{"reason":"trimmed","oldest":"5-1"}],"next":"5-1"}`, body)
+	status, _ = ask("GET", "/api/history/a?after=x")
+	require.Equal(t, 400, status)
+	status, _ = ask("DELETE", "/api/history/a%2Fb")
+	require.Equal(t, 204, status)
+	require.Equal(t, []string{"a/b"}, w.deleted)
+	w.err = errors.New("no Redis")
+	for _, method := range []string{"GET", "DELETE"} {
+		status, _ = ask(method, "/api/history/a")
+		require.Equal(t, 503, status)
+	}
+	_, ask = newWorld(t, func(cfg *Config) { cfg.History = nil })
+	for _, method := range []string{"GET", "DELETE"} {
+		status, body = ask(method, "/api/history/a")
+		require.Equal(t, 404, status)
+		require.Contains(t, body, "no history")
+	}
+}
+
+func TestForeignPagesCannotChangeAnything(t *testing.T) {
+	w := new(world)
+	h, last := handler(t, func(cfg *Config) { cfg.Connections, cfg.History = w, w })
+	for method, paths := range map[string][]string{
+		"POST":   {"/publish?channel_id=a", "/api/send", "/api/batch"},
+		"DELETE": {"/api/connections/0-7", "/api/history/a"},
+	} {
+		for _, path := range paths {
+			require.Equal(t, 403, do(h, method, path, "{}", "Origin", "https://evil.example").StatusCode, path)
+			require.Equal(t, 403, do(h, method, path, "{}", "Sec-Fetch-Site", "cross-site").StatusCode, path)
+		}
+	}
+	require.Zero(t, *last)
+	require.Empty(t, w.closed)
+	require.Empty(t, w.deleted)
+}
+
+func TestHeadAsksForTheHeadAlone(t *testing.T) {
+	_, ask := newWorld(t, nil)
+	for _, path := range []string{"/api/stats", "/api/gaps", "/api/instances", "/api/connections", "/api/channels", "/api/channels/a", "/api/history/a"} {
+		status, _ := ask("HEAD", path)
+		require.Equal(t, 200, status, path)
+	}
+	h, _ := handler(t, nil)
+	r := do(h, "HEAD", "/api/live", "")
+	require.Equal(t, 200, r.StatusCode)
+	require.Equal(t, "text/event-stream", r.Header.Get("Content-Type"))
+}

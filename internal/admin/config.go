@@ -1,0 +1,84 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+
+	"ssed/sseproto"
+)
+
+// Config says what the handler stands on. Functions are called from many
+// goroutines at a time.
+type Config struct {
+	// Stats takes a snapshot of this instance.
+	Stats func() Stats
+	// Gaps lists the last gaps, newest first.
+	Gaps func() []Gap
+	// Connections are the open streams of this instance.
+	Connections Connections
+	// Channels are the channels of this instance.
+	Channels Channels
+	// Fleet is all instances. Nil: this one is alone.
+	Fleet Fleet
+	// Self describes this instance, where there is no Fleet.
+	Self func() Instance
+	// History is what is stored. Nil: nothing is.
+	History History
+
+	// Publish sends messages in order and tells of each what became of it: as many
+	// receipts as messages. It bounds its own time.
+	Publish func(ctx context.Context, messages []Message) []Receipt
+	// MaxMessageBytes bounds the data of a message.
+	MaxMessageBytes int
+	// Untyped is why messages can have data only, "" when they can have a type, an
+	// ID and a retry too.
+	Untyped string
+
+	// Ready tells whether this instance serves streams, and if not, why.
+	Ready func() (ok bool, reason string)
+	// Metrics answers GET /metrics.
+	Metrics http.Handler
+	// Token is demanded of all requests but those to /health and /ready. Empty: none.
+	Token string
+	// Pprof adds /debug/pprof.
+	Pprof bool
+	// Host is the host part of the listener's address. The page works under it,
+	// under localhost and under every IP address.
+	Host string
+	// Streams is the public address "host:port" for the page; the host may be empty
+	// or unspecified. Empty: there is no TCP listener.
+	Streams string
+}
+
+// Connections lists and closes streams.
+type Connections interface {
+	// Connections returns up to limit streams of a channel ("": all), from behind
+	// the one at which the last page ended. Next is where this one ends, "" at the end.
+	Connections(ctx context.Context, channel, after string, limit int) (list []Connection, next string, err error)
+	// CloseConnection closes a stream, unless it has gone.
+	CloseConnection(ctx context.Context, id string) (found bool, err error)
+}
+
+// Channels tells about channels.
+type Channels interface {
+	// TopChannels returns the first channels in the order.
+	TopChannels(ctx context.Context, order ChannelOrder, limit int) ([]Channel, error)
+	// Channel tells about one, which may be empty.
+	Channel(ctx context.Context, name string) (Channel, error)
+}
+
+// Fleet knows the other instances.
+type Fleet interface {
+	// Instances returns all instances that are there, this one among them.
+	Instances(ctx context.Context) ([]Instance, error)
+	// Subscribers asks all instances how many streams a channel has.
+	Subscribers(ctx context.Context, channel string) (Spread, error)
+}
+
+// History reads and deletes what is stored of a channel.
+type History interface {
+	// Page returns up to limit messages after a position, and whether there are more.
+	Page(ctx context.Context, channel string, after sseproto.ID, limit int) (HistoryPage, error)
+	// Delete removes all that is stored. Clients that come back to it are told.
+	Delete(ctx context.Context, channel string) error
+}

@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const (
+	// maxLive is how many may watch at once: a few operators with a few tabs each.
+	// Every one costs a snapshot per second.
+	maxLive = 32
+	// livePeriod is the time between two events.
+	livePeriod = time.Second
+	// liveWriteTimeout is how long a client may take nothing: then it has gone.
+	liveWriteTimeout = 10 * time.Second
+)
+
+// liveSeats has room for one element per live stream.
+type liveSeats chan struct{}
+
+func (s liveSeats) take() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s liveSeats) leave() { <-s }
+
+// liveStream sends the numbers each second, and gaps as they happen, until the
+// client leaves or stops reading, or Close.
+func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
+	if !a.live.take() {
+		w.Header().Set("Retry-After", "5")
+		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d live streams are open already", maxLive))
+		return
+	}
+	defer a.live.leave()
+	setJSONHeaders(w.Header(), "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no")
+	if r.Method == http.MethodHead {
+		return
+	}
+	l := liveWriter{control: http.NewResponseController(w), w: w, wait: a.liveWait}
+	// The deadline of the server for reading a request would end the stream.
+	if l.control.SetReadDeadline(time.Time{}) != nil {
+		writeError(w, http.StatusInternalServerError, "this connection cannot stream")
+		return
+	}
+	seen := newestGap(a.cfg.Gaps())
+	ticker := time.NewTicker(livePeriod)
+	defer ticker.Stop()
+	for l.send("stats", a.cfg.Stats()) {
+		select {
+		case <-ticker.C:
+		case <-r.Context().Done():
+			return
+		case <-a.closed:
+			return
+		}
+		gaps := a.cfg.Gaps()
+		for i := len(gaps) - 1; i >= 0; i-- {
+			if gaps[i].At.After(seen) && !l.send("gap", gaps[i]) {
+				return
+			}
+		}
+		seen = newestGap(gaps)
+	}
+}
+
+// newestGap is the time of the newest record: those after it are new.
+func newestGap(gaps []Gap) time.Time {
+	if len(gaps) == 0 {
+		return time.Time{}
+	}
+	return gaps[0].At
+}
+
+// liveWriter writes events to one client.
+type liveWriter struct {
+	control *http.ResponseController
+	w       http.ResponseWriter
+	wait    time.Duration
+	buf     bytes.Buffer
+}
+
+// send reports whether the client took it.
+func (l *liveWriter) send(event string, value any) bool {
+	l.buf.Reset()
+	fmt.Fprintf(&l.buf, "event: %s\ndata: ", event)
+	if json.NewEncoder(&l.buf).Encode(value) != nil { // with a line end
+		return false
+	}
+	l.buf.WriteByte('\n')
+	if l.control.SetWriteDeadline(time.Now().Add(l.wait)) != nil {
+		return false
+	}
+	if _, err := l.w.Write(l.buf.Bytes()); err != nil {
+		return false
+	}
+	return l.control.Flush() == nil
+}

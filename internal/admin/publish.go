@@ -1,0 +1,275 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"ssed/sseproto"
+)
+
+const (
+	// maxBatchLines bounds what one batch publishes; Redis takes as many in one
+	// pipeline.
+	maxBatchLines = 1000
+	// maxBatchBytes bounds the body of a batch, unless one message may be larger.
+	maxBatchBytes = 8 << 20
+	// jsonOverhead is how much longer data can get as a JSON string: \u0000 for a byte.
+	jsonOverhead = 6
+	// maxFieldBytes is room for the other members of a JSON object.
+	maxFieldBytes = 4 << 10
+)
+
+// Message is one to be published.
+type Message struct {
+	Channel string
+	Event   string        // type; "": plain
+	ID      string        // the publisher's own; "": none
+	Retry   time.Duration // reconnection time to tell with it; 0: none
+	Data    string
+}
+
+// Receipt tells what became of a message.
+type Receipt struct {
+	// ID is its position, zero when it is not known in time.
+	ID sseproto.ID
+	// Receivers is how many subscriptions Redis had; meaningless in embedded mode.
+	Receivers int64
+	// Embedded: there are no receivers to tell of.
+	Embedded bool
+	// Err: it may not have been published.
+	Err error
+}
+
+// body is the answer to a receipt.
+func (r Receipt) body() (status int, answer any) {
+	if r.Err != nil {
+		status, text := verdict(r.Err)
+		return status, map[string]string{"error": text}
+	}
+	var b struct {
+		ID        string `json:"id,omitempty"`
+		Receivers *int64 `json:"receivers,omitempty"`
+	}
+	status = http.StatusAccepted
+	if !r.ID.IsZero() {
+		status, b.ID = http.StatusOK, r.ID.String()
+	}
+	if !r.Embedded {
+		b.Receivers = &r.Receivers
+	}
+	return status, b
+}
+
+func (a *API) publish(w http.ResponseWriter, r *http.Request) {
+	m, err := a.messageOf(w, r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a.publishOne(w, r, m)
+}
+
+func (a *API) publishOne(w http.ResponseWriter, r *http.Request, m Message) {
+	status, answer := a.cfg.Publish(r.Context(), []Message{m})[0].body()
+	writeJSON(w, status, answer)
+}
+
+// messageOf reads a message of which the query has all but the data.
+func (a *API) messageOf(w http.ResponseWriter, r *http.Request) (m Message, err error) {
+	if m.Channel, err = channelOf(r.URL.RawQuery); err != nil {
+		return m, err
+	}
+	q := queryOf(r)
+	m.Event, _ = q.get("event")
+	m.ID, _ = q.get("id")
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.cfg.MaxMessageBytes)))
+	if err != nil {
+		return m, bodyError(err)
+	}
+	m.Data = string(body)
+	return m, a.check(m)
+}
+
+var (
+	errTooLarge = Refuse(http.StatusRequestEntityTooLarge, "the message is larger than --max-message-bytes")
+	errBody     = Refuse(http.StatusBadRequest, "the body could not be read")
+)
+
+func bodyError(err error) error {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return errTooLarge
+	}
+	return errBody
+}
+
+// errControl is about ssed's own control channel: a forged message there could
+// stop the feed. "__" is also where Redis puts its own announcements.
+var errControl = Refuse(http.StatusBadRequest, "channels that start with __ are never delivered")
+
+// channelOf reads channel_id by the rules of the stream.
+func channelOf(query string) (string, error) {
+	ids, err := sseproto.ChannelIDs(nil, []byte(query), 1)
+	if err != nil {
+		return "", err
+	}
+	return ids[0], checkChannel(ids[0])
+}
+
+func checkChannel(name string) error {
+	switch {
+	case !isChannel(name):
+		return Refuse(http.StatusBadRequest, sseproto.ParamChannelID+" "+channelRule)
+	case strings.HasPrefix(name, "__"):
+		return errControl
+	}
+	return nil
+}
+
+// check tells why a message cannot be published.
+func (a *API) check(m Message) error {
+	if len(m.Data) > a.cfg.MaxMessageBytes {
+		return errTooLarge
+	}
+	if a.cfg.Untyped != "" && (m.Event != "" || m.ID != "" || m.Retry != 0) {
+		return Refuse(http.StatusBadRequest, a.cfg.Untyped)
+	}
+	return nil
+}
+
+// sendBody is a message as JSON.
+type sendBody struct {
+	Channel string          `json:"channel_id"`
+	Event   string          `json:"event_type"`
+	ID      string          `json:"id"`
+	Retry   json.Number     `json:"retry"` // milliseconds
+	Data    json.RawMessage `json:"data"`  // a string, or JSON that is sent as its text
+}
+
+func (a *API) send(w http.ResponseWriter, r *http.Request) {
+	limit := jsonOverhead*int64(a.cfg.MaxMessageBytes) + maxFieldBytes
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		fail(w, bodyError(err))
+		return
+	}
+	m, err := a.decode(body)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a.publishOne(w, r, m)
+}
+
+// decode reads one JSON object and nothing else.
+func (a *API) decode(text []byte) (m Message, err error) {
+	var b sendBody
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if d.Decode(&b) != nil || d.InputOffset() != int64(len(bytes.TrimRight(text, " \t\r\n"))) {
+		return m, errForm
+	}
+	m = Message{Channel: b.Channel, Event: b.Event, ID: b.ID}
+	if m.Data, err = dataOf(b.Data); err != nil {
+		return m, err
+	}
+	if m.Retry, err = retryOf(b.Retry); err != nil {
+		return m, err
+	}
+	if err = checkChannel(m.Channel); err != nil {
+		return m, err
+	}
+	return m, a.check(m)
+}
+
+var (
+	errForm  = Refuse(http.StatusBadRequest, "not one JSON object with channel_id, data and, if wanted, event_type, id and retry")
+	errData  = Refuse(http.StatusBadRequest, "data is missing")
+	errRetry = Refuse(http.StatusBadRequest, "retry must be a whole number of milliseconds")
+)
+
+func dataOf(raw json.RawMessage) (string, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return "", errData
+	}
+	if raw[0] != '"' {
+		return string(raw), nil
+	}
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return "", errForm
+	}
+	return text, nil
+}
+
+func retryOf(n json.Number) (time.Duration, error) {
+	if n == "" {
+		return 0, nil
+	}
+	ms, err := n.Int64()
+	if err != nil || ms < 0 || ms > int64(maxRetry/time.Millisecond) {
+		return 0, errRetry
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// maxRetry keeps milliseconds within a Duration; what is sensible is checked later.
+const maxRetry = 100 * 365 * 24 * time.Hour
+
+// batch publishes a message per line and answers each line with one. A line that
+// cannot be published does not keep the others back.
+func (a *API) batch(w http.ResponseWriter, r *http.Request) {
+	lines, err := a.batchLines(w, r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	receipts := make([]Receipt, len(lines))
+	var good []Message
+	var places []int
+	for i, line := range lines {
+		m, err := a.decode(line)
+		if err != nil {
+			receipts[i].Err = err
+			continue
+		}
+		good, places = append(good, m), append(places, i)
+	}
+	if len(good) > 0 {
+		for i, receipt := range a.cfg.Publish(r.Context(), good) {
+			receipts[places[i]] = receipt
+		}
+	}
+	setJSONHeaders(w.Header(), "application/x-ndjson")
+	out := newEncoder(w)
+	for _, receipt := range receipts {
+		_, answer := receipt.body()
+		_ = out.Encode(answer) // fails only when the client has gone
+	}
+}
+
+// batchLines reads the body. Empty lines do not count.
+func (a *API) batchLines(w http.ResponseWriter, r *http.Request) (lines [][]byte, err error) {
+	limit := max(maxBatchBytes, jsonOverhead*int64(a.cfg.MaxMessageBytes)+maxFieldBytes)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d bytes", limit))
+	} else if err != nil {
+		return nil, errBody
+	}
+	for line := range bytes.Lines(body) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if len(lines) == maxBatchLines {
+			return nil, Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d lines", maxBatchLines))
+		}
+		lines = append(lines, line)
+	}
+	return lines, nil
+}

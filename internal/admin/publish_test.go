@@ -1,0 +1,177 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// numbered numbers messages and keeps them.
+func numbered(t *testing.T, change func(*Config)) (http.Handler, *[]Message) {
+	t.Helper()
+	got := new([]Message)
+	h, _ := handler(t, func(cfg *Config) {
+		cfg.MaxMessageBytes = 64
+		cfg.Publish = func(_ context.Context, messages []Message) []Receipt {
+			receipts := make([]Receipt, len(messages))
+			for i := range messages {
+				receipts[i] = Receipt{ID: sseproto.ID{Ms: 5, Seq: uint64(len(*got) + i)}, Receivers: 2}
+			}
+			*got = append(*got, messages...)
+			return receipts
+		}
+		if change != nil {
+			change(cfg)
+		}
+	})
+	return h, got
+}
+
+func TestPublishAnswersWithTheReceipt(t *testing.T) {
+	f := func(receipt Receipt, status int, body string) {
+		t.Helper()
+		h, _ := handler(t, func(cfg *Config) {
+			cfg.Publish = func(context.Context, []Message) []Receipt { return []Receipt{receipt} }
+		})
+		r := do(h, "POST", "/publish?channel_id=a", "x")
+		require.Equal(t, status, r.StatusCode)
+		require.JSONEq(t, body, bodyOf(t, r))
+		r = do(h, "POST", "/api/send", `{"channel_id":"a","data":"x"}`)
+		require.Equal(t, status, r.StatusCode)
+		require.JSONEq(t, body, bodyOf(t, r))
+	}
+	id := sseproto.ID{Ms: 5, Seq: 1}
+	f(Receipt{ID: id, Embedded: true}, 200, `{"id":"5-1"}`)
+	f(Receipt{ID: id, Receivers: 3}, 200, `{"id":"5-1","receivers":3}`)
+	f(Receipt{Receivers: 3}, 202, `{"receivers":3}`)
+	f(Receipt{}, 202, `{"receivers":0}`)
+	f(Receipt{Err: errors.New("not confirmed")}, 503, `{"error":"not confirmed"}`)
+	f(Receipt{Err: Refuse(413, "too large")}, 413, `{"error":"too large"}`)
+}
+
+func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
+	h, got := numbered(t, nil)
+	r := do(h, "POST", "/publish?channel_id=a&event=order&id=o-17&other=x", "hello")
+	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
+	require.Equal(t, []Message{{Channel: "a", Event: "order", ID: "o-17", Data: "hello"}}, *got)
+}
+
+func TestSendTakesOneStrictObject(t *testing.T) {
+	h, got := numbered(t, nil)
+	f := func(body string, want Message) {
+		t.Helper()
+		*got = nil
+		r := do(h, "POST", "/api/send", body)
+		require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
+		require.Equal(t, []Message{want}, *got)
+	}
+	f(`{"channel_id":"a","data":"x"}`, Message{Channel: "a", Data: "x"})
+	f(" {\"channel_id\":\"a\",\"data\":\"\"}\r\n", Message{Channel: "a"})
+	f(`{"channel_id":"a","event_type":"t","data":"é\n","id":"7","retry":1500}`,
+		Message{Channel: "a", Event: "t", ID: "7", Retry: 1500 * time.Millisecond, Data: "é\n"})
+	f(`{"channel_id":"a","data":{"n": [1, 2]}}`, Message{Channel: "a", Data: `{"n": [1, 2]}`})
+	f(`{"channel_id":"a","data":17}`, Message{Channel: "a", Data: "17"})
+	f(`{"channel_id":"a","data":"`+strings.Repeat(`\u0041`, 64)+`"}`, Message{Channel: "a", Data: strings.Repeat("A", 64)})
+
+	refused := func(status int, body string) {
+		t.Helper()
+		*got = nil
+		r := do(h, "POST", "/api/send", body)
+		require.Equal(t, status, r.StatusCode, body)
+		require.Contains(t, bodyOf(t, r), `"error"`)
+		require.Empty(t, *got)
+	}
+	for _, body := range []string{
+		"", "x", "[]", "null", `{"channel_id":"a"}`, `{"data":"x"}`, `{"channel_id":"","data":"x"}`, `{"channel_id":"a","data":null}`,
+		`{"channel_id":"a","data":"x"}{}`, `{"channel_id":"a","data":"x"} x`, `{"channel_id":"a","data":"x","unknown":1}`,
+		`{"channel_id":7,"data":"x"}`, `{"channel_id":"__ssed:x","data":"x"}`, `{"channel_id":"a\u0000","data":"x"}`,
+		`{"channel_id":"a","data":"x","retry":-1}`, `{"channel_id":"a","data":"x","retry":1.5}`, `{"channel_id":"a","data":"x","retry":1e30}`,
+		`{"channel_id":"a","data":"x","retry":99999999999999999}`, `{"channel_id":"` + strings.Repeat("x", 256) + `","data":"x"}`,
+	} {
+		refused(400, body)
+	}
+	refused(413, `{"channel_id":"a","data":"`+strings.Repeat("A", 65)+`"}`)
+	refused(413, `{"channel_id":"a","data":"`+strings.Repeat("A", 10_000)+`"}`)
+}
+
+func TestFieldsOfAMessageAreRefusedWhereTheyCannotBeSent(t *testing.T) {
+	h, got := numbered(t, func(cfg *Config) { cfg.Untyped = "needs --envelope json" })
+	f := func(status int, path, body string) {
+		t.Helper()
+		r := do(h, "POST", path, body)
+		require.Equal(t, status, r.StatusCode)
+		if status != 200 {
+			require.JSONEq(t, `{"error":"needs --envelope json"}`, bodyOf(t, r))
+		}
+	}
+	f(400, "/publish?channel_id=a&event=x", "")
+	f(400, "/publish?channel_id=a&id=x", "")
+	f(400, "/api/send", `{"channel_id":"a","data":"","event_type":"x"}`)
+	f(400, "/api/send", `{"channel_id":"a","data":"","id":"x"}`)
+	f(400, "/api/send", `{"channel_id":"a","data":"","retry":5}`)
+	require.Empty(t, *got)
+	f(200, "/publish?channel_id=a&event=", "")
+	f(200, "/api/send", `{"channel_id":"a","data":"","event_type":"","id":"","retry":0}`)
+}
+
+// lines of a batch and of its answer.
+func lines(format string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, format+"\n", i)
+	}
+	return b.String()
+}
+
+func TestBatchAnswersLineByLine(t *testing.T) {
+	h, got := numbered(t, nil)
+	r := do(h, "POST", "/api/batch", `{"channel_id":"a","data":"1"}
+oops
+
+{"channel_id":"b","data":"2"}
+{"channel_id":"__x","data":"2"}
+{"channel_id":"a","data":"3"}`)
+	require.Equal(t, 200, r.StatusCode)
+	require.Equal(t, "application/x-ndjson", r.Header.Get("Content-Type"))
+	answers := strings.Split(strings.TrimSpace(bodyOf(t, r)), "\n")
+	require.Len(t, answers, 5, "one per line that is not empty")
+	for i, want := range []string{"5-0", "", "5-1", "", "5-2"} {
+		var answer struct{ ID, Error string }
+		require.NoError(t, json.Unmarshal([]byte(answers[i]), &answer))
+		require.Equal(t, want, answer.ID)
+		require.Equal(t, want == "", answer.Error != "")
+	}
+	require.Equal(t, []Message{{Channel: "a", Data: "1"}, {Channel: "b", Data: "2"}, {Channel: "a", Data: "3"}}, *got)
+}
+
+func TestBatchIsBounded(t *testing.T) {
+	h, got := numbered(t, nil)
+	f := func(status int, body string) {
+		t.Helper()
+		*got = nil
+		r := do(h, "POST", "/api/batch", body)
+		require.Equal(t, status, r.StatusCode)
+		text := bodyOf(t, r)
+		if status == 200 {
+			require.Equal(t, len(*got), strings.Count(text, "\n"))
+		} else {
+			require.Empty(t, *got, "all or nothing")
+		}
+	}
+	f(200, "")
+	require.Empty(t, *got)
+	f(200, lines(`{"channel_id":"a","data":"%d"}`, maxBatchLines))
+	require.Len(t, *got, maxBatchLines)
+	f(413, lines(`{"channel_id":"a","data":"%d"}`, maxBatchLines+1))
+	f(200, `{"channel_id":"a","data":"x"}`+strings.Repeat("\n", 5000))
+	f(413, strings.Repeat(" ", maxBatchBytes+1))
+}

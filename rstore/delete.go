@@ -1,0 +1,19 @@
+package rstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// Delete removes all that is stored of a channel. Who resumes from before the last
+// deleted message is told (sseproto.ReasonTrimmed), who had them all is not. What
+// instances still have in memory they go on serving to resumes until it leaves their
+// rings. A channel without history is no error, and a second call does no harm.
+func (s *Store) Delete(ctx context.Context, channel string) error {
+	a := s.run(ctx, deleteScript, call{keys: []string{s.keys.clock, s.keys.prefix + channel}})[0]
+	if a.err != nil {
+		return fmt.Errorf("rstore: deleting a history: %w", a.err)
+	}
+	s.count.deleted.Add(uint64(a.n))
+	return nil
+}
