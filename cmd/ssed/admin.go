@@ -55,11 +55,15 @@ func (s *server) adminConfig(host string) admin.Config {
 		Host:            host,
 		Streams:         s.streamAddr(),
 	}
+	cfg.Untyped = untyped
 	if s.store != nil {
 		cfg.History = storedHistory{s.store}
 	}
 	return cfg
 }
+
+// untyped is what publishers of typed messages are told.
+const untyped = "event, id and retry need --envelope json on the instances"
 
 // streamAddr is the first public TCP address, for the page.
 func (s *server) streamAddr() string {

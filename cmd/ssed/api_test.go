@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/admin"
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// api calls the admin listener and decodes the answer into out, unless that is nil.
+func (in *instance) api(method, path, body string, wantStatus int, out any) {
+	in.t.Helper()
+	req, err := http.NewRequest(method, in.admin+path, strings.NewReader(body))
+	require.NoError(in.t, err)
+	resp, err := httpClient.Do(req)
+	require.NoError(in.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(in.t, err)
+	require.Equal(in.t, wantStatus, resp.StatusCode, "%s %s: %s", method, path, text)
+	if out != nil {
+		require.NoError(in.t, json.Unmarshal(text, out), "%s", text)
+	}
+}
+
+func TestStatsTellWhatHappened(t *testing.T) {
+	in := start(t, "--ring-bytes", "1MiB", "--max-connections", "50")
+	s := connect(t, in, "", "a")
+	var sent struct{ ID string }
+	in.api("POST", "/api/send", `{"channel_id":"a","data":"hello"}`, 200, &sent)
+	s.want("hello")
+	require.Equal(t, sent.ID, s.lastID)
+	var stats admin.Stats
+	in.eventually("counted", func() bool {
+		in.api("GET", "/api/stats", "", 200, &stats)
+		return stats.Totals.Deliveries == 1
+	})
+	require.Equal(t, admin.ModeEmbedded, stats.Mode)
+	require.Nil(t, stats.Redis)
+	require.True(t, stats.Ready)
+	require.EqualValues(t, 1, stats.Streams)
+	require.Equal(t, 50, stats.MaxConnections)
+	require.EqualValues(t, 1, stats.Totals.Messages)
+	require.EqualValues(t, 1, stats.Totals.Attached)
+	require.EqualValues(t, 1, stats.Ring.Messages)
+	require.EqualValues(t, 1<<20, stats.Ring.LimitBytes)
+	require.Positive(t, stats.Process.CPU)
+	require.Positive(t, stats.Process.RSS)
+	require.Positive(t, stats.Process.Heap)
+	require.Positive(t, stats.Process.Goroutines)
+	require.InDelta(t, in.openFiles(), stats.Process.OpenFiles, 8)
+	require.WithinDuration(t, time.Now(), stats.Now, time.Minute)
+	require.InDelta(t, stats.Now.Sub(stats.Started).Seconds(), stats.Uptime, 0.1)
+
+	s.close()
+	in.eventually("closed", func() bool {
+		in.api("GET", "/api/stats", "", 200, &stats)
+		return stats.Closed["client"] == 1
+	})
+	var fleet struct{ Instances []admin.Instance }
+	in.api("GET", "/api/instances", "", 200, &fleet)
+	require.Len(t, fleet.Instances, 1)
+	require.True(t, fleet.Instances[0].Self)
+}
+
+// TestPublishingTellsTheIDThatTheClientsGet: with Redis too, from any instance.
+func TestPublishingTellsTheIDThatTheClientsGet(t *testing.T) {
+	r := redistest.Start(t)
+	one, two := startRedis(t, r), startRedis(t, r)
+	s := connect(t, two, "", "a", "b")
+	for _, in := range []*instance{one, two} {
+		answer := in.publish("a", "posted")
+		s.want("posted")
+		require.Equal(t, s.lastID, answer.ID)
+		require.EqualValues(t, 2, *answer.Receivers)
+		var sent struct{ ID string }
+		in.api("POST", "/api/send", `{"channel_id":"b","data":{"n":1}}`, 200, &sent)
+		s.want(`{"n":1}`)
+		require.Equal(t, s.lastID, sent.ID)
+	}
+	var batch strings.Builder
+	for range 300 {
+		batch.WriteString(`{"channel_id":"a","data":"x"}` + "\n")
+	}
+	resp, err := httpClient.Post(one.admin+"/api/batch", "application/x-ndjson", strings.NewReader(batch.String()))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	answers := json.NewDecoder(resp.Body)
+	for range 300 {
+		var answer struct{ ID string }
+		require.NoError(t, answers.Decode(&answer))
+		s.want("x")
+		require.Equal(t, s.lastID, answer.ID)
+	}
+}
+
+func TestTypedMessagesAreRefusedWithoutEnvelope(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms")
+	var answer struct{ Error string }
+	in.api("POST", "/publish?channel_id=a&event=x", "data", 400, &answer)
+	require.Contains(t, answer.Error, "--envelope json")
+}
+
+// TestDeletedHistoryIsNotReplayed by an instance that has it not in memory.
+func TestDeletedHistoryIsNotReplayed(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r)
+	p := newPublisher(t, r)
+	s := connect(t, in, "", "a")
+	p.numbers("a", 0, 5)
+	s.wantNumbers(0, 1)
+	from := s.lastID
+	s.wantNumbers(1, 5)
+	in.written(r, s.lastID)
+	later := startRedis(t, r)
+
+	var page admin.HistoryPage
+	later.api("GET", "/api/history/a?limit=3", "", 200, &page)
+	require.Len(t, page.Events, 3)
+	require.Empty(t, page.Gaps)
+	require.Equal(t, page.Events[2].ID, page.Next)
+	require.Equal(t, from, page.Events[0].ID)
+	later.api("GET", "/api/history/a?after="+page.Next, "", 200, &page)
+	require.Len(t, page.Events, 2)
+	require.Empty(t, page.Next)
+
+	later.api("DELETE", "/api/history/a", "", 204, nil)
+	later.api("GET", "/api/history/a", "", 200, &page)
+	require.Empty(t, page.Events)
+	later.api("GET", "/api/history/a?after="+from, "", 200, &page)
+	require.Equal(t, []admin.HistoryGap{{Reason: sseproto.ReasonTrimmed}}, page.Gaps)
+	s = connect(t, later, from, "a")
+	s.wantGap(sseproto.ReasonTrimmed)
+	p.publish("a", "new")
+	s.want("new")
+}
+
+// TestShutdownDoesNotWaitForLiveStreams.
+func TestShutdownDoesNotWaitForLiveStreams(t *testing.T) {
+	in := start(t)
+	resp, err := httpClient.Get(in.admin + "/api/live")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	line, err := bufio.NewReader(resp.Body).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "event: stats\n", line)
+	began := time.Now()
+	in.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
+	require.Less(t, time.Since(began), adminGrace+2*time.Second)
+	_, err = io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err, "it ended as it should")
+}
