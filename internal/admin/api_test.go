@@ -72,7 +72,9 @@ func newWorld(t *testing.T, change func(*Config)) (*world, func(method, target s
 	w := new(world)
 	h, _ := handler(t, func(cfg *Config) {
 		cfg.Connections, cfg.Channels, cfg.Fleet, cfg.History = w, w, w, w
-		cfg.Stats = func() Stats { return Stats{Instance: "one", Lag: Histogram{Bounds: []float64{1}, Counts: []uint64{0, 0}}} }
+		cfg.Stats = func() Stats {
+			return Stats{Instance: "one", Lag: Histogram{Bounds: []float64{1}, Counts: []uint64{0, 0}}}
+		}
 		cfg.Gaps = func() []Gap { return nil }
 		if change != nil {
 			change(cfg)
