@@ -55,7 +55,9 @@ func (s *server) adminConfig(host string) admin.Config {
 		Host:            host,
 		Streams:         s.streamAddr(),
 	}
-	cfg.Untyped = untyped
+	if s.feed != nil && !s.cfg.engine.Envelope {
+		cfg.Untyped = untyped
+	}
 	if s.store != nil {
 		cfg.History = storedHistory{s.store}
 	}

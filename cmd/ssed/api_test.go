@@ -112,6 +112,20 @@ func TestTypedMessagesAreRefusedWithoutEnvelope(t *testing.T) {
 	require.Contains(t, answer.Error, "--envelope json")
 }
 
+func TestEmbeddedSendsTypedMessages(t *testing.T) {
+	in := start(t)
+	s := connect(t, in, "", "a")
+	var sent struct{ ID string }
+	in.api("POST", "/publish?channel_id=a&event=order&id=o-17", "data", 200, &sent)
+	m, ok := s.next()
+	require.True(t, ok)
+	require.Equal(t, message{"order", sent.ID + "/o-17", "data"}, m)
+	in.api("POST", "/api/send", `{"channel_id":"a","data":"x","retry":1234}`, 200, &sent)
+	s.want("x")
+	require.EqualValues(t, 1234, s.retry.Load())
+	in.api("POST", "/publish?channel_id=a&event=gap", "data", 400, nil)
+}
+
 // TestDeletedHistoryIsNotReplayed by an instance that has it not in memory.
 func TestDeletedHistoryIsNotReplayed(t *testing.T) {
 	r := redistest.Start(t)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"ssed/internal/admin"
 	"ssed/rstore"
@@ -32,8 +33,11 @@ type historyPage struct {
 }
 
 // Event implements sseproto.Replay.
-func (p *historyPage) Event(_ int, id sseproto.ID, eventType, data []byte) {
-	p.Events = append(p.Events, admin.HistoryEvent{ID: id.String(), Event: string(eventType), Data: string(data)})
+func (p *historyPage) Event(_ int, id sseproto.ID, m sseproto.Message) {
+	p.Events = append(p.Events, admin.HistoryEvent{
+		ID: id.String(), Event: strings.Clone(m.Event), Data: strings.Clone(m.Data),
+		PublisherID: strings.Clone(m.ID), Retry: m.Retry.Milliseconds(),
+	})
 }
 
 // Lost implements sseproto.Replay.

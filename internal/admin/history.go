@@ -20,6 +20,7 @@ type HistoryEvent struct {
 	Event       string `json:"event"`
 	Data        string `json:"data"`
 	PublisherID string `json:"publisher_id,omitempty"`
+	Retry       int64  `json:"retry,omitempty"` // milliseconds
 }
 
 // HistoryGap tells that messages after the position asked for are gone.

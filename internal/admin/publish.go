@@ -28,10 +28,7 @@ const (
 // Message is one to be published.
 type Message struct {
 	Channel string
-	Event   string        // type; "": plain
-	ID      string        // the publisher's own; "": none
-	Retry   time.Duration // reconnection time to tell with it; 0: none
-	Data    string
+	sseproto.Message
 }
 
 // Receipt tells what became of a message.
@@ -139,7 +136,7 @@ func (a *API) check(m Message) error {
 	if a.cfg.Untyped != "" && (m.Event != "" || m.ID != "" || m.Retry != 0) {
 		return Refuse(http.StatusBadRequest, a.cfg.Untyped)
 	}
-	return nil
+	return m.Check()
 }
 
 // sendBody is a message as JSON.
@@ -174,7 +171,7 @@ func (a *API) decode(text []byte) (m Message, err error) {
 	if d.Decode(&b) != nil || d.InputOffset() != int64(len(bytes.TrimRight(text, " \t\r\n"))) {
 		return m, errForm
 	}
-	m = Message{Channel: b.Channel, Event: b.Event, ID: b.ID}
+	m = Message{Channel: b.Channel, Message: sseproto.Message{Event: b.Event, ID: b.ID}}
 	if m.Data, err = dataOf(b.Data); err != nil {
 		return m, err
 	}
@@ -188,9 +185,8 @@ func (a *API) decode(text []byte) (m Message, err error) {
 }
 
 var (
-	errForm  = Refuse(http.StatusBadRequest, "not one JSON object with channel_id, data and, if wanted, event_type, id and retry")
-	errData  = Refuse(http.StatusBadRequest, "data is missing")
-	errRetry = Refuse(http.StatusBadRequest, "retry must be a whole number of milliseconds")
+	errForm = Refuse(http.StatusBadRequest, "not one JSON object with channel_id, data and, if wanted, event_type, id and retry")
+	errData = Refuse(http.StatusBadRequest, "data is missing")
 )
 
 func dataOf(raw json.RawMessage) (string, error) {
@@ -212,14 +208,11 @@ func retryOf(n json.Number) (time.Duration, error) {
 		return 0, nil
 	}
 	ms, err := n.Int64()
-	if err != nil || ms < 0 || ms > int64(maxRetry/time.Millisecond) {
-		return 0, errRetry
+	if err != nil || ms < 0 || ms > int64(sseproto.MaxRetry/time.Millisecond) {
+		return 0, sseproto.ErrBadRetry
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }
-
-// maxRetry keeps milliseconds within a Duration; what is sensible is checked later.
-const maxRetry = 100 * 365 * 24 * time.Hour
 
 // batch publishes a message per line and answers each line with one. A line that
 // cannot be published does not keep the others back.

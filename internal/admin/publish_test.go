@@ -15,6 +15,8 @@ import (
 	"ssed/sseproto"
 )
 
+func on(channel string, m sseproto.Message) Message { return Message{channel, m} }
+
 // numbered numbers messages and keeps them.
 func numbered(t *testing.T, change func(*Config)) (http.Handler, *[]Message) {
 	t.Helper()
@@ -62,7 +64,7 @@ func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
 	h, got := numbered(t, nil)
 	r := do(h, "POST", "/publish?channel_id=a&event=order&id=o-17&other=x", "hello")
 	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
-	require.Equal(t, []Message{{Channel: "a", Event: "order", ID: "o-17", Data: "hello"}}, *got)
+	require.Equal(t, []Message{on("a", sseproto.Message{Event: "order", ID: "o-17", Data: "hello"})}, *got)
 }
 
 func TestSendTakesOneStrictObject(t *testing.T) {
@@ -74,13 +76,13 @@ func TestSendTakesOneStrictObject(t *testing.T) {
 		require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
 		require.Equal(t, []Message{want}, *got)
 	}
-	f(`{"channel_id":"a","data":"x"}`, Message{Channel: "a", Data: "x"})
-	f(" {\"channel_id\":\"a\",\"data\":\"\"}\r\n", Message{Channel: "a"})
+	f(`{"channel_id":"a","data":"x"}`, on("a", sseproto.Message{Data: "x"}))
+	f(" {\"channel_id\":\"a\",\"data\":\"\"}\r\n", on("a", sseproto.Message{}))
 	f(`{"channel_id":"a","event_type":"t","data":"é\n","id":"7","retry":1500}`,
-		Message{Channel: "a", Event: "t", ID: "7", Retry: 1500 * time.Millisecond, Data: "é\n"})
-	f(`{"channel_id":"a","data":{"n": [1, 2]}}`, Message{Channel: "a", Data: `{"n": [1, 2]}`})
-	f(`{"channel_id":"a","data":17}`, Message{Channel: "a", Data: "17"})
-	f(`{"channel_id":"a","data":"`+strings.Repeat(`\u0041`, 64)+`"}`, Message{Channel: "a", Data: strings.Repeat("A", 64)})
+		on("a", sseproto.Message{Event: "t", ID: "7", Retry: 1500 * time.Millisecond, Data: "é\n"}))
+	f(`{"channel_id":"a","data":{"n": [1, 2]}}`, on("a", sseproto.Message{Data: `{"n": [1, 2]}`}))
+	f(`{"channel_id":"a","data":17}`, on("a", sseproto.Message{Data: "17"}))
+	f(`{"channel_id":"a","data":"`+strings.Repeat(`\u0041`, 64)+`"}`, on("a", sseproto.Message{Data: strings.Repeat("A", 64)}))
 
 	refused := func(status int, body string) {
 		t.Helper()
@@ -95,7 +97,10 @@ func TestSendTakesOneStrictObject(t *testing.T) {
 		`{"channel_id":"a","data":"x"}{}`, `{"channel_id":"a","data":"x"} x`, `{"channel_id":"a","data":"x","unknown":1}`,
 		`{"channel_id":7,"data":"x"}`, `{"channel_id":"__ssed:x","data":"x"}`, `{"channel_id":"a\u0000","data":"x"}`,
 		`{"channel_id":"a","data":"x","retry":-1}`, `{"channel_id":"a","data":"x","retry":1.5}`, `{"channel_id":"a","data":"x","retry":1e30}`,
-		`{"channel_id":"a","data":"x","retry":99999999999999999}`, `{"channel_id":"` + strings.Repeat("x", 256) + `","data":"x"}`,
+		`{"channel_id":"a","data":"x","retry":99999999999999999}`, `{"channel_id":"a","data":"x","retry":86400001}`,
+		`{"channel_id":"a","data":"x","event_type":"gap"}`, `{"channel_id":"a","data":"x","event_type":"a
+b"}`, `{"channel_id":"a","data":"x","id":"a b"}`,
+		`{"channel_id":"` + strings.Repeat("x", 256) + `","data":"x"}`,
 	} {
 		refused(400, body)
 	}
@@ -150,7 +155,9 @@ oops
 		require.Equal(t, want, answer.ID)
 		require.Equal(t, want == "", answer.Error != "")
 	}
-	require.Equal(t, []Message{{Channel: "a", Data: "1"}, {Channel: "b", Data: "2"}, {Channel: "a", Data: "3"}}, *got)
+	require.Equal(t, []Message{
+		on("a", sseproto.Message{Data: "1"}), on("b", sseproto.Message{Data: "2"}), on("a", sseproto.Message{Data: "3"}),
+	}, *got)
 }
 
 func TestBatchIsBounded(t *testing.T) {
