@@ -42,9 +42,12 @@ func (s *server) openAdmin() (err error) {
 }
 
 func (s *server) adminConfig(host string) admin.Config {
+	view := inspector{s.engine}
 	cfg := admin.Config{
 		Stats:           s.snapshot,
-		Gaps:            func() []admin.Gap { return nil },
+		Gaps:            view.gaps,
+		Connections:     view,
+		Channels:        view,
 		Self:            s.self,
 		Publish:         s.publish,
 		MaxMessageBytes: s.cfg.maxMessageBytes,

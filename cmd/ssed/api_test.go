@@ -160,6 +160,69 @@ func TestDeletedHistoryIsNotReplayed(t *testing.T) {
 	s.want("new")
 }
 
+// TestConnectionsAreListedAndClosedByHand: the client is told when to come back.
+func TestConnectionsAreListedAndClosedByHand(t *testing.T) {
+	in := start(t, "--shards", "2")
+	for range 5 {
+		connect(t, in, "", "a")
+	}
+	s := connect(t, in, "", "b/c", "a")
+	var page struct {
+		Connections []admin.Connection
+		Next        string
+	}
+	in.api("GET", "/api/connections?channel_id=b%2Fc", "", 200, &page)
+	require.Len(t, page.Connections, 1)
+	require.Empty(t, page.Next)
+	c := page.Connections[0]
+	require.ElementsMatch(t, []string{"a", "b/c"}, c.Channels)
+	require.WithinDuration(t, time.Now(), *c.Opened, time.Minute)
+	seen := make(map[string]bool)
+	for path := "/api/connections?limit=2"; ; path = "/api/connections?limit=2&after=" + page.Next {
+		in.api("GET", path, "", 200, &page)
+		for _, c := range page.Connections {
+			seen[c.ID] = true
+		}
+		if page.Next == "" {
+			break
+		}
+	}
+	require.Len(t, seen, 6)
+	in.api("GET", "/api/connections?after=x", "", 400, nil)
+
+	in.publish("b/c", "last words")
+	s.want("last words")
+	in.api("DELETE", "/api/connections/"+c.ID, "", 204, nil)
+	s.wantEnd()
+	in.api("DELETE", "/api/connections/"+c.ID, "", 404, nil)
+	in.api("DELETE", "/api/connections/nonsense", "", 404, nil)
+
+	var list struct{ Channels []admin.Channel }
+	in.api("GET", "/api/channels?limit=1", "", 200, &list)
+	require.Equal(t, "a", list.Channels[0].Channel)
+	require.EqualValues(t, 5, list.Channels[0].Subscribers)
+	var one struct {
+		admin.Channel
+		Fleet *admin.Spread
+	}
+	in.api("GET", "/api/channels/b%2Fc", "", 200, &one)
+	require.EqualValues(t, 1, one.Messages)
+	require.Equal(t, s.lastID, one.Newest)
+	require.Nil(t, one.Fleet)
+}
+
+// TestGapsAreRecorded.
+func TestGapsAreRecorded(t *testing.T) {
+	in := start(t)
+	connect(t, in, "no-such-id", "a").wantGap(sseproto.ReasonUnknownID)
+	var list struct{ Gaps []admin.Gap }
+	in.api("GET", "/api/gaps", "", 200, &list)
+	require.Len(t, list.Gaps, 1)
+	require.Equal(t, sseproto.ReasonUnknownID, list.Gaps[0].Reason)
+	require.False(t, list.Gaps[0].Live)
+	require.Equal(t, 1, list.Gaps[0].Streams)
+}
+
 // TestShutdownDoesNotWaitForLiveStreams.
 func TestShutdownDoesNotWaitForLiveStreams(t *testing.T) {
 	in := start(t)

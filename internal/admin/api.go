@@ -49,14 +49,10 @@ func (a *API) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/live", a.liveStream)
 	mux.HandleFunc("GET /api/gaps", a.gaps)
 	mux.HandleFunc("GET /api/instances", a.instances)
-	if a.cfg.Connections != nil {
-		mux.HandleFunc("GET /api/connections", a.connections)
-		changing("DELETE /api/connections/{id}", a.closeConnection)
-	}
-	if a.cfg.Channels != nil {
-		mux.HandleFunc("GET /api/channels", a.channels)
-		mux.HandleFunc("GET /api/channels/{channel}", a.channel)
-	}
+	mux.HandleFunc("GET /api/connections", a.connections)
+	changing("DELETE /api/connections/{id}", a.closeConnection)
+	mux.HandleFunc("GET /api/channels", a.channels)
+	mux.HandleFunc("GET /api/channels/{channel}", a.channel)
 	mux.HandleFunc("GET /api/history/{channel}", a.history)
 	changing("DELETE /api/history/{channel}", a.deleteHistory)
 

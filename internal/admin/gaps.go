@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Gap is a gap event that was sent to clients.
+// Gap records gap events that were sent to clients. While further ones of its kind come,
+// Streams grows; At, Reason and Live stay.
 type Gap struct {
 	At      time.Time `json:"at"`
 	Channel string    `json:"channel"` // "": all channels

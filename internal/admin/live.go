@@ -52,7 +52,8 @@ func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusInternalServerError, "this connection cannot stream")
 		return
 	}
-	seen := newestGap(a.cfg.Gaps())
+	told := make(toldGaps)
+	told.note(a.cfg.Gaps())
 	ticker := time.NewTicker(livePeriod)
 	defer ticker.Stop()
 	for l.send("stats", a.cfg.Stats()) {
@@ -65,20 +66,34 @@ func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
 		}
 		gaps := a.cfg.Gaps()
 		for i := len(gaps) - 1; i >= 0; i-- {
-			if gaps[i].At.After(seen) && !l.send("gap", gaps[i]) {
+			if told.isNews(gaps[i]) && !l.send("gap", gaps[i]) {
 				return
 			}
 		}
-		seen = newestGap(gaps)
+		told.note(gaps)
 	}
 }
 
-// newestGap is the time of the newest record: those after it are new.
-func newestGap(gaps []Gap) time.Time {
-	if len(gaps) == 0 {
-		return time.Time{}
+// toldGaps is how many streams the records told of that a client knows. A record
+// that grows is told again: it is the same by its time, reason and kind.
+type toldGaps map[gapKey]int
+
+type gapKey struct {
+	at     int64
+	reason string
+	live   bool
+}
+
+func (g Gap) key() gapKey { return gapKey{g.At.UnixNano(), g.Reason, g.Live} }
+
+func (t toldGaps) isNews(g Gap) bool { return t[g.key()] != g.Streams }
+
+// note takes the place of what was known by what there is.
+func (t toldGaps) note(gaps []Gap) {
+	clear(t)
+	for _, g := range gaps {
+		t[g.key()] = g.Streams
 	}
-	return gaps[0].At
 }
 
 // liveWriter writes events to one client.

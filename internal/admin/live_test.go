@@ -49,6 +49,13 @@ func (s *liveServer) happened(g Gap) {
 	s.gaps = append([]Gap{g}, s.gaps...)
 }
 
+// grow makes the newest gap concern one stream more.
+func (s *liveServer) grow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gaps[0].Streams++
+}
+
 // watch opens GET /api/live.
 func (s *liveServer) watch(t *testing.T) (*bufio.Reader, *http.Response) {
 	t.Helper()
@@ -82,7 +89,7 @@ func event(t *testing.T, r *bufio.Reader) (name, data string) {
 
 func TestLiveBeginsAtOnceAndTellsNewGapsOnly(t *testing.T) {
 	s := newLiveServer(t, 0)
-	before := Gap{At: time.Now().Add(-time.Minute), Channel: "old", Reason: "outage"}
+	before := Gap{At: time.Now().Add(-time.Minute), Channel: "old", Reason: "outage", Streams: 3}
 	s.happened(before)
 	r, resp := s.watch(t)
 	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
@@ -111,6 +118,13 @@ func TestLiveBeginsAtOnceAndTellsNewGapsOnly(t *testing.T) {
 	require.Equal(t, "b", gaps[1].Channel)
 	name, _ = event(t, r)
 	require.Equal(t, "stats", name, "each gap once")
+
+	s.grow()
+	for name != "gap" {
+		name, data = event(t, r)
+	}
+	require.Contains(t, data, `"channel":"b"`)
+	require.Contains(t, data, `"streams":3`)
 }
 
 // TestLiveOutlastsTheReadTimeout: net/http ends a request whose connection reaches its

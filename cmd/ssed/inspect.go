@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"ssed/engine"
+	"ssed/internal/admin"
+)
+
+// inspector is the engine for the admin listener.
+type inspector struct{ engine *engine.Engine }
+
+var errCursor = admin.Refuse(http.StatusBadRequest, "after must be the next of another page")
+
+// Connections implements admin.Connections.
+func (i inspector) Connections(ctx context.Context, channel, after string, limit int) ([]admin.Connection, string, error) {
+	found, next, err := i.engine.Connections(ctx, channel, after, limit)
+	if errors.Is(err, engine.ErrBadCursor) {
+		err = errCursor
+	}
+	list := make([]admin.Connection, len(found))
+	for n, c := range found {
+		list[n] = admin.Connection{
+			ID: c.ID, Client: c.Client, Channels: c.Channels,
+			Position: idText(c.Position), Blocked: c.Blocked, Opened: known(c.Opened),
+		}
+	}
+	return list, next, err
+}
+
+// CloseConnection implements admin.Connections.
+func (i inspector) CloseConnection(ctx context.Context, id string) (found bool, err error) {
+	return i.engine.CloseConnection(ctx, id)
+}
+
+// TopChannels implements admin.Channels.
+func (i inspector) TopChannels(ctx context.Context, order admin.ChannelOrder, limit int) ([]admin.Channel, error) {
+	by := engine.BySubscribers
+	if order == admin.ByRate {
+		by = engine.ByRate
+	}
+	found, err := i.engine.TopChannels(ctx, by, limit)
+	list := make([]admin.Channel, len(found))
+	for n, c := range found {
+		list[n] = channelOf(c)
+	}
+	return list, err
+}
+
+// Channel implements admin.Channels.
+func (i inspector) Channel(ctx context.Context, name string) (admin.Channel, error) {
+	c, err := i.engine.Channel(ctx, name)
+	return channelOf(c), err
+}
+
+func (i inspector) gaps() []admin.Gap {
+	recent := i.engine.RecentGaps()
+	list := make([]admin.Gap, len(recent))
+	for n, g := range recent {
+		list[n] = admin.Gap{At: g.At, Channel: g.Channel, Reason: g.Reason, Live: g.Live, Streams: g.Streams}
+	}
+	return list
+}
+
+func channelOf(c engine.ChannelInfo) admin.Channel {
+	return admin.Channel{
+		Channel: c.Channel, Subscribers: c.Subscribers, Messages: c.Messages,
+		Rate: c.Rate, Newest: idText(c.Newest),
+	}
+}
+
+// known is nil for the zero time.
+func known(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
