@@ -27,7 +27,7 @@ E2E_PYTHON := bin/e2e-python/installed
 
 .PHONY: help
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: need-go ## Build bin/ssed
@@ -98,9 +98,17 @@ million: need-test build ## As many connections as this machine holds, at most a
 chaos: need-test build ## Check the guarantee under faults, about eight minutes (CHAOSFLAGS='--scenario links --seed 7')
 	go run ./loadtest/chaos --ssed-bin bin/ssed $(CHAOSFLAGS)
 
+.PHONY: release
+release: need-go ## Build dist/: static programs, packages, SBOMs and checksums of the commit that is checked out
+	deploy/release.sh dist
+
+.PHONY: release-check
+release-check: need-go ## Build a release twice from fresh clones, compare, run what came out
+	deploy/release.sh check
+
 .PHONY: clean
 clean: ## Remove what make built
-	rm -rf bin internal/e2e/clients/node_modules
+	rm -rf bin dist internal/e2e/clients/node_modules
 
 # It ends with the list of what it tried, with versions.
 .PHONY: e2e

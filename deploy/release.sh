@@ -1,0 +1,147 @@
+#!/bin/bash
+# Builds a release of the commit that is checked out:
+#
+#   deploy/release.sh [DIRECTORY]        the files, into dist/
+#   deploy/release.sh check              built twice from fresh clones, compared, tried
+#
+# The same commit gives the same bytes wherever it is built with the same Go: no path, time,
+# user, umask or host gets into them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export GOTOOLCHAIN=local LC_ALL=C TZ=UTC
+
+readonly nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
+readonly sbom=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+readonly architectures="amd64 arm64"
+
+main() {
+	case "${1:-}" in
+	check) check ;;
+	*) release "${1:-dist}" ;;
+	esac
+}
+
+# release fills a directory.
+release() {
+	local out=$1 arch
+	require_commit
+	VERSION=$(version)
+	export SOURCE_DATE_EPOCH VERSION
+	SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+	umask 022
+	rm -rf "$out"
+	mkdir -p "$out"
+	for arch in $architectures; do
+		work=$(mktemp -d)
+		trap 'rm -rf "$work"' EXIT
+		build "$arch" "$work"
+		archive "$arch" "$work" "$out"
+		package "$arch" "$work" "$out"
+		components "$arch" "$work" "$out"
+		rm -rf "$work"
+	done
+	(cd "$out" && sha256sum -- ssed* >SHA256SUMS)
+	cat "$out/SHA256SUMS"
+}
+
+# require_commit refuses a tree with changes: nobody could build that again.
+require_commit() {
+	if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
+		echo 'release: there are changes that are not committed' >&2
+		exit 1
+	fi
+}
+
+# version is the tag without its v, or 0.0.0 and the commit. With a fixed length of the
+# hash, because git makes it longer where a repository has more objects.
+version() {
+	local tag
+	if tag=$(git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null); then
+		echo "${tag#v}"
+	else
+		echo "0.0.0+git$(TZ=UTC git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd).$(git rev-parse HEAD | cut -c1-12)"
+	fi
+}
+
+# build makes a static program. The commit is in it ("go version -m ssed").
+build() {
+	CGO_ENABLED=0 GOOS=linux GOARCH=$1 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=true \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$2/ssed" ./cmd/ssed
+}
+
+archive() {
+	local name=ssed-$VERSION-linux-$1
+	local dir=$2/$name
+	mkdir -p "$dir"
+	cp "$2/ssed" "$dir"
+	git archive HEAD README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md LICENSE-MIT LICENSE-APACHE \
+		docs deploy | tar -x -C "$dir"
+	tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
+		--mode=u=rwX,go=rX -C "$2" -c "$name" | gzip -n -9 >"$3/$name.tar.gz"
+}
+
+package() {
+	gzip -n -9 -c deploy/ssed.1 >"$2/ssed.1.gz"
+	gzip -n -9 -c CHANGELOG.md >"$2/changelog.gz"
+	{
+		printf 'ssed is under the MIT licence or the Apache License 2.0, at your option.\n\n'
+		cat LICENSE-MIT
+		printf '\nThe Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0.\n'
+	} >"$2/copyright"
+	STAGE=$2 DEB_ARCH=$1 DEB_VERSION=$VERSION go run $nfpm package --config deploy/deb/nfpm.yaml --packager deb \
+		--target "$3/ssed_${VERSION}_$1.deb" >/dev/null
+}
+
+# components writes which modules are in the program, read from the program.
+components() {
+	go run $sbom bin -json -noserial -notimestamp -version "v$VERSION" \
+		-output "$3/ssed-$VERSION-linux-$1.cdx.json" "$2/ssed" 2>"$2/sbom.log" || {
+		cat "$2/sbom.log" >&2
+		return 1
+	}
+}
+
+# check builds in two directories that differ in all that must not matter, the second
+# time with an empty build cache, and tries what came out.
+check() {
+	require_commit
+	top=$(mktemp -d)
+	trap 'rm -rf "$top"' EXIT
+	local second="$top/another/place/with a space"
+	git clone -q . "$top/a"
+	git clone -q . "$second"
+	echo 'building twice, once from nothing: a few minutes'
+	(umask 077 && "$top/a/deploy/release.sh" "$top/one" >/dev/null)
+	GOCACHE=$top/cache "$second/deploy/release.sh" "$top/two" >/dev/null
+	diff "$top/one/SHA256SUMS" "$top/two/SHA256SUMS"
+	(cd "$top/two" && sha256sum --quiet -c SHA256SUMS)
+	try "$top/one" "$top/root"
+	cat "$top/one/SHA256SUMS"
+	echo 'release-check: the same twice, and it runs'
+}
+
+# try unpacks what is for this machine and runs it in an empty root, where a program that
+# needs a library or a file would not start.
+try() {
+	local arch deb version
+	arch=$(go env GOARCH)
+	deb=$(echo "$1"/ssed_*_"$arch".deb)
+	version=$(dpkg-deb -f "$deb" Version)
+	dpkg-deb -x "$deb" "$2"
+	tar -xzf "$1/ssed-$version-linux-$arch.tar.gz" -C "$2" --strip-components=1
+	cmp "$2/ssed" "$2/usr/bin/ssed"
+	"$2/usr/bin/ssed" --version | grep -qF "ssed $version "
+	"$2/usr/bin/ssed" config --config "$2/etc/ssed/ssed.yaml" >/dev/null
+	if [ "$(id -u)" -eq 0 ]; then
+		chroot "$2" /usr/bin/ssed --version >/dev/null
+	fi
+	for arch in $architectures; do
+		tar -xzOf "$1/ssed-$version-linux-$arch.tar.gz" "ssed-$version-linux-$arch/ssed" >"$2/program"
+		for setting in CGO_ENABLED=0 "GOARCH=$arch" "vcs.revision=$(git rev-parse HEAD)" vcs.modified=false; do
+			go version -m "$2/program" | grep -qF "$setting"
+		done
+		grep -q '"name": "github.com/redis/rueidis"' "$1/ssed-$version-linux-$arch.cdx.json"
+	done
+}
+
+main "$@"
