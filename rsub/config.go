@@ -41,6 +41,10 @@ type Config struct {
 	Client rueidis.ClientOption
 	// Patterns are subscribed to with PSUBSCRIBE. At least one.
 	Patterns []string
+	// Rules names what else must be alike on all instances of a prefix, because the
+	// same message would become different events without it: it is part of the
+	// fingerprint. Empty: nothing.
+	Rules string
 	// Prefix is the prefix of the streams; the clock key and the control channel
 	// have it in their names. Instances that work together have the same one.
 	Prefix string

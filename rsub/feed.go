@@ -64,7 +64,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		began:    time.Now(),
 		clients:  newClients(cfg.Client),
 	}
-	f.description = f.patterns.describe()
+	f.description = f.patterns.describe(cfg.Rules)
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.receipts = newReceipts(&f.counters, cfg.Feeds)
@@ -138,7 +138,7 @@ func (f *Feed) Stats() Stats {
 	return s
 }
 
-// Fingerprint returns the fingerprint of the patterns, short and readable.
+// Fingerprint returns the fingerprint of the patterns and rules, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
 
 // elapsed is the time since New, which no change of the clock disturbs.

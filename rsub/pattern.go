@@ -56,13 +56,17 @@ func (ps patternSet) match(channel string) bool {
 }
 
 // describe returns the readable form of all that decides which messages are
-// counted.
-func (ps patternSet) describe() string {
+// counted, and of the rules by which they are delivered.
+func (ps patternSet) describe(rules string) string {
 	quoted := make([]string, len(ps))
 	for i, p := range ps {
 		quoted[i] = fmt.Sprintf("%q", p)
 	}
-	return fmt.Sprintf("numbering=%d exclude=%q patterns=[%s]", numbering, reservedPrefix+"*", strings.Join(quoted, " "))
+	text := fmt.Sprintf("numbering=%d exclude=%q patterns=[%s]", numbering, reservedPrefix+"*", strings.Join(quoted, " "))
+	if rules != "" {
+		text += " " + rules
+	}
+	return text
 }
 
 // fingerprint returns the short form of a description that goes with each tick.

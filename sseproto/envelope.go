@@ -66,6 +66,18 @@ func AppendEnvelope(dst []byte, m Message) []byte {
 	return append(appendJSONString(dst, m.Data), '}')
 }
 
+// AppendPayload extends dst with what is to be published, so that instances that read
+// envelopes deliver m: its data alone where that says all and is not taken for an
+// envelope itself, else the envelope of m.
+func AppendPayload(dst []byte, m Message) []byte {
+	if m.ID == "" && m.Retry == 0 && (m.Event == "" || m.Event == EventMessage) {
+		if _, isEnvelope := ParseEnvelope(m.Data); !isEnvelope {
+			return append(dst, m.Data...)
+		}
+	}
+	return AppendEnvelope(dst, m)
+}
+
 // envelope is the JSON values of the members of an object; "" for none.
 type envelope struct{ data, event, id, retry string }
 

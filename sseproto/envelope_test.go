@@ -109,6 +109,21 @@ func TestEnvelopeOfAMessage(t *testing.T) {
 	f(Message{Data: "a\xffb"}, "{\"data\":\"a\uFFFDb\"}")
 }
 
+func TestPayloadIsDataAloneWhereThatSaysAll(t *testing.T) {
+	f := func(m Message, want string) {
+		t.Helper()
+		payload := string(AppendPayload([]byte("kept"), m))
+		require.Equal(t, "kept"+want, payload)
+	}
+	f(Message{Data: "Hello \xff"}, "Hello \xff")
+	f(Message{Event: "message", Data: `{"text":"x"}`}, `{"text":"x"}`)
+	f(Message{Data: `{"data":"x"}`}, `{"data":"{\"data\":\"x\"}"}`)
+	f(Message{Data: `{"data":"x","event":"gap"}`}, `{"data":"x","event":"gap"}`)
+	f(Message{Event: "e", Data: "x"}, `{"event":"e","data":"x"}`)
+	f(Message{ID: "i"}, `{"id":"i","data":""}`)
+	f(Message{Retry: time.Second}, `{"retry":1000,"data":""}`)
+}
+
 // TestEnvelopesTakeTimeInProportion: each of these would be slow if a part of it was
 // looked at again and again.
 func TestEnvelopesTakeTimeInProportion(t *testing.T) {

@@ -81,6 +81,14 @@ func (f *flags) config() (config, error) {
 	return cfg, errors.Join(p...)
 }
 
+// rules names what instances on one prefix must have alike beside the patterns.
+func (c *config) rules() string {
+	if c.engine.Envelope {
+		return "envelope=json"
+	}
+	return ""
+}
+
 func (f *flags) engineConfig(p *problems) engine.Config {
 	retryMin, retryMax := p.retry(f.Retry)
 	rate, burst := p.rate("--connect-rate-per-ip", f.ConnectRate)
@@ -89,6 +97,7 @@ func (f *flags) engineConfig(p *problems) engine.Config {
 		SocketMode:       p.mode("--listen-mode", f.ListenMode),
 		ReusePort:        p.toggle("--reuse-port", f.ReusePort),
 		Shards:           p.optionalCount("--shards", f.Shards),
+		Envelope:         p.choice("--envelope", f.Envelope, "off", "json") == "json",
 		RingBytes:        p.bytes("--ring-bytes", f.RingBytes, 1, 1<<50),
 		MaxConnections:   p.optionalCount("--max-connections", f.MaxConnections),
 		MaxPerAddress:    p.number("--max-connections-per-ip", f.MaxPerAddress),

@@ -77,6 +77,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--shards":                      "x",
 		"--redis-url-file":              missing,
 		"--patterns":                    "",
+		"--envelope":                    "xml",
 		"--stream-prefix":               "a b",
 		"--instance":                    "two words",
 		"--redis-feeds":                 "none",

@@ -130,6 +130,8 @@ func (ch scrape) access(s *auth.Stats) {
 func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_messages_total", "Messages taken into memory.", s.Appended)
 	ch.counter("ssed_log_frame_bytes_total", "Bytes of their frames.", s.AppendedBytes)
+	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Unwrapped, "outcome", "read")
+	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Refused, "outcome", "refused")
 	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
 	ch.counter("ssed_log_spans_total", "Contiguous stretches that began: one at start, one for each resync.", s.Spans)
 	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost link.", s.Filled)

@@ -44,13 +44,13 @@ func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.
 	return receipts
 }
 
-// payload is what goes to Redis. With envelopes plain data has one too: it might
-// look like an envelope itself.
+// payload is what goes to Redis. With envelopes plain data that looks like one has
+// one too.
 func (s *server) payload(m admin.Message) string {
 	if !s.cfg.engine.Envelope {
 		return m.Data
 	}
-	return string(sseproto.AppendEnvelope(nil, m.Message))
+	return string(sseproto.AppendPayload(nil, m.Message))
 }
 
 // publishHere numbers by the clock of this process.

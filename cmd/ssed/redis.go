@@ -23,7 +23,7 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 		onFree = s.store.Nudge
 	}
 	s.feed, err = rsub.New(rsub.Config{
-		Client: cfg.client, Patterns: cfg.patterns, Prefix: cfg.prefix, Instance: s.cfg.instance,
+		Client: cfg.client, Patterns: cfg.patterns, Rules: s.cfg.rules(), Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
 		ClockOffset: cfg.clockOffset,
