@@ -65,9 +65,7 @@ func (s *nullShard) pass() {
 	for s.busy() {
 		v := s.reader.open()
 		s.retry(&v)
-		s.scan(&v)
-		s.serveSmall(&v)
-		s.serveLarge(&v)
+		s.fanOut(&v)
 		v.close()
 	}
 }

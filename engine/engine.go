@@ -150,6 +150,11 @@ func (e *Engine) wakeShards(mask uint64) {
 	}
 }
 
+// moment is a time as nanoseconds of the engine's life.
+type moment int64
+
+func (e *Engine) moment(t time.Time) moment { return moment(t.Sub(e.started)) }
+
 // second turns a time into whole seconds of the engine's life, at least 1; the
 // zero time is 0.
 func (e *Engine) second(t time.Time) uint32 {

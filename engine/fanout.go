@@ -1,5 +1,7 @@
 package engine
 
+import "time"
+
 // A job brings the new messages of one channel to its members in this shard. It
 // lives over several passes when there are many members.
 type job struct {
@@ -7,7 +9,9 @@ type job struct {
 	next     uint32 // subscription to serve next; 0: all served
 	from, to uint64 // positions of the first and last message that it brings
 	started  bool
-	again    bool // newer messages were scanned after it started
+	again    bool   // newer messages were scanned after it started
+	came     moment // before which none of them was in the log
+	later    moment // the same for the newer ones
 }
 
 // leave keeps the job's place when subscription n goes away.
@@ -30,6 +34,22 @@ const (
 	// catchUpBytes bounds what one connection gets in one turn when it is behind.
 	catchUpBytes = 1 << 20
 )
+
+// fanOut brings new messages to their subscribers, as many as one pass may, and
+// notes how long the messages had waited when they were written.
+func (s *shard) fanOut(v *view) {
+	s.clock.advance(s.reader.cursor.Load(), v.head, s.engine.moment(s.began))
+	s.scan(v)
+	start := s.count.delivered.Load()
+	s.serveSmall(v)
+	small := s.count.delivered.Load()
+	came := s.serveLarge(v)
+	if end := s.count.delivered.Load(); end > start {
+		now := s.engine.moment(time.Now())
+		s.count.lag.observe(now-s.clock.came, small-start)
+		s.count.lag.observe(now-came, end-small)
+	}
+}
 
 // scan looks at new messages and makes or extends jobs for channels with members.
 func (s *shard) scan(v *view) {
@@ -56,15 +76,16 @@ func (s *shard) assign(ch uint32, pos uint64) {
 	m := &s.members[ch]
 	if m.job != 0 {
 		j := &s.jobs[m.job-1]
-		if j.started {
-			j.again = true
-		} else {
+		switch {
+		case j.started && !j.again:
+			j.again, j.later = true, s.clock.came
+		case !j.started:
 			j.to = pos
 		}
 		return
 	}
 	n := s.takeJob()
-	s.jobs[n] = job{ch: ch, from: pos, to: pos}
+	s.jobs[n] = job{ch: ch, from: pos, to: pos, came: s.clock.came}
 	m.job = n + 1
 	if m.count <= smallChannel {
 		s.small = append(s.small, n)
@@ -96,22 +117,25 @@ func (s *shard) serveSmall(v *view) {
 	s.small = s.small[:0]
 }
 
-// serveLarge does a slice of the large job that waits longest.
-func (s *shard) serveLarge(v *view) {
+// serveLarge does a slice of the large job that waits longest, and returns when its
+// messages came.
+func (s *shard) serveLarge(v *view) (came moment) {
 	n, ok := s.large.pop()
 	if !ok {
-		return
+		return 0
 	}
+	came = s.jobs[n].came
 	if !s.serve(v, n, sliceWrites) || s.finish(n) {
 		s.large.push(n)
 	}
+	return came
 }
 
 // finish ends a job whose members are all served, unless there is more for them.
 func (s *shard) finish(n uint32) (again bool) {
 	j := &s.jobs[n]
 	if m := &s.members[j.ch]; j.again && m.count > 0 {
-		*j = job{ch: j.ch, from: j.to + 1, to: s.reader.cursor.Load() - 1}
+		*j = job{ch: j.ch, from: j.to + 1, to: s.reader.cursor.Load() - 1, came: j.later}
 		return true
 	}
 	s.members[j.ch].job = 0
@@ -243,8 +267,19 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 
 // block marks a slot whose socket is full.
 func (s *shard) block(c *slot) {
-	c.state |= slotBlocked
+	if c.state&slotBlocked == 0 {
+		c.state |= slotBlocked
+		s.count.slow.Add(1)
+	}
 	s.count.blocked.Add(1)
+}
+
+// unmarkBlocked is the opposite of block, when its socket has room or goes away.
+func (s *shard) unmarkBlocked(c *slot) {
+	if c.state&slotBlocked != 0 {
+		c.state &^= slotBlocked
+		s.count.slow.Add(-1)
+	}
 }
 
 // write is one system call on a stream.

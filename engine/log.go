@@ -42,8 +42,9 @@ type segment struct {
 	pooled  bool // of the common size: worth keeping
 
 	// guarded by Log.mu
-	used int // bytes of buf
-	n    int // entries
+	used int       // bytes of buf
+	n    int       // entries
+	born time.Time // when the first of them came
 }
 
 func (s *segment) bytes() int64 { return int64(len(s.buf)) + int64(len(s.entries)*entryBytes) }
@@ -129,14 +130,15 @@ type logCounters struct {
 
 // LogStats is a snapshot of the log.
 type LogStats struct {
-	Appended, AppendedBytes uint64 // messages from the feed, and the bytes of their data
-	Unwrapped, Refused      uint64 // envelopes that were taken apart, and those that say what is not allowed and were taken as they are
-	Evicted                 uint64 // messages that left the ring
-	Spans                   uint64 // contiguous stretches opened
-	Filled                  uint64 // messages read back after a lost link
-	Gaps                    uint64 // gap events put to live subscribers
-	Abandoned               uint64 // read-backs given up: history too slow, or too much to hold
-	RingBytes               int64
+	Appended, AppendedBytes uint64        // messages from the feed, and the bytes of their data
+	Unwrapped, Refused      uint64        // envelopes that were taken apart, and those that say what is not allowed and were taken as they are
+	Evicted                 uint64        // messages that left the ring
+	Spans                   uint64        // contiguous stretches opened
+	Filled                  uint64        // messages read back after a lost link
+	Gaps                    uint64        // gap events put to live subscribers
+	Abandoned               uint64        // read-backs given up: history too slow, or too much to hold
+	RingBytes, LimitBytes   int64         // memory in use, and its bound
+	Oldest                  time.Duration // age of the oldest message in the ring; 0: it is empty
 	Head, Tail              uint64
 	Watermark, Last         sseproto.ID
 }
@@ -177,8 +179,16 @@ func (l *Log) Stats() LogStats {
 		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
 		Spans: l.stats.spans.Load(), Filled: l.stats.filled.Load(), Gaps: l.stats.gaps.Load(),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
-		Watermark: *l.watermark.Load(), Last: l.spans.high,
+		Watermark: *l.watermark.Load(), Last: l.spans.high, LimitBytes: l.ringBytes, Oldest: l.oldestLocked(),
 	}
+}
+
+// oldestLocked is the age of the oldest message in the ring.
+func (l *Log) oldestLocked() time.Duration {
+	if refs := *l.index.Load(); len(refs) > 0 && refs[0].seg.n > 0 {
+		return time.Since(refs[0].seg.born)
+	}
+	return 0
 }
 
 // Position is the position of the newest message; 0 before the first.
@@ -289,6 +299,7 @@ func (l *Log) roomLocked(payload int) *segment {
 // forget old ones until it is within its bound.
 func (l *Log) segmentLocked(size int) *segment {
 	seg := l.takeSegmentLocked(size)
+	seg.born = time.Now()
 	refs := *l.index.Load()
 	if n := len(refs); n > 0 && refs[n-1].seg.n == 0 {
 		l.size -= refs[n-1].seg.bytes()

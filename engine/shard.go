@@ -49,6 +49,7 @@ type shard struct {
 
 	// owned by the loop
 	began     time.Time // when the pass began
+	clock     loopClock
 	slots     table[slot]
 	subs      table[subscription]
 	freeSlot  uint32
@@ -78,7 +79,8 @@ type shard struct {
 	count     counters
 
 	// shared
-	asleep atomic.Bool // the loop is in, or on its way into, a wait
+	asleep atomic.Bool  // the loop is in, or on its way into, a wait
+	woken  atomic.Int64 // moment at which somebody ended its sleep, see loopClock
 	gauge  atomic.Int64
 
 	mu    sync.Mutex
@@ -122,6 +124,7 @@ func (s *shard) post(l letter) {
 // wake makes the loop look around if it sleeps.
 func (s *shard) wake() {
 	if s.asleep.Load() && s.asleep.CompareAndSwap(true, false) {
+		s.woken.Store(int64(s.engine.moment(time.Now())))
 		s.poller.wake()
 	}
 }
@@ -137,10 +140,14 @@ func (s *shard) run() {
 			// A loop with work never blocks. Without this the feed would wait for the
 			// scheduler's time slice of 10 ms where there are as many shards as cores.
 			runtime.Gosched()
+		} else {
+			s.fallAsleep()
 		}
 		events := s.poller.wait(wait)
 		s.asleep.Store(false)
-		s.pass(events, time.Now())
+		now := time.Now()
+		s.wakeUp(wait != 0, now)
+		s.pass(events, now)
 		s.gauge.Store(int64(s.open))
 		if s.wheel.draining() && s.open == 0 {
 			s.drained.Do(s.engine.drained.Done)
@@ -160,9 +167,7 @@ func (s *shard) pass(events int, now time.Time) {
 	s.welcome(&v)
 	s.handle(&v, events)
 	s.retry(&v)
-	s.scan(&v)
-	s.serveSmall(&v)
-	s.serveLarge(&v)
+	s.fanOut(&v)
 	s.answerAsks()
 	s.tick(&v, now)
 	v.close()
@@ -268,7 +273,7 @@ func (s *shard) unblock(v *view, i uint32, c *slot) {
 		s.closeSlot(i, CloseSlow)
 		return
 	}
-	c.state &^= slotBlocked
+	s.unmarkBlocked(c)
 	s.proceed(v, i, c)
 }
 
@@ -370,6 +375,7 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	c := s.slots.at(i)
 	s.unsubscribeAll(i)
 	s.dropPending(i, c)
+	s.unmarkBlocked(c)
 	fd, peer := int(c.fd), c.peer
 	s.dropSlot(i)
 	s.count.closed[reason].Add(1)

@@ -1,6 +1,9 @@
 package engine
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // CloseReason names why a connection ended; the label of the close counter.
 type CloseReason uint8
@@ -45,6 +48,9 @@ type counters struct {
 	resumedHist atomic.Uint64 // … that needed the history
 	gaps        atomic.Uint64 // gap events sent at attach
 	reattached  atomic.Uint64 // fell behind together with their shard, went through the history
+	slow        atomic.Int64  // streams whose socket is full
+	busy        atomic.Int64  // nanoseconds that the loop was not asleep
+	lag         lagCounters
 	closed      [numCloseReasons]atomic.Uint64
 }
 
@@ -53,11 +59,21 @@ type Stats struct {
 	Streams     int64 // open event streams
 	Connections int64 // open client connections, handshakes included
 	Channels    int64 // channels with a subscriber or a message in the ring
+	Slow        int64 // streams whose socket is full now
 
 	Delivered, SentBytes, Writes, Blocked, Heartbeats uint64
 	Attached, ResumedRing, ResumedHistory, Gaps       uint64
 	Reattached                                        uint64
 	Closed                                            [numCloseReasons]uint64
+
+	// DeliveryLag has one observation for each message given to a stream whose socket
+	// had room: the time from the message's entry into the log to the end of the
+	// writes of that turn of the event loop. It errs upwards, by what a turn takes,
+	// where the loop was at work when the message came. What waits for a full socket
+	// is not in it, nor what a resume gets.
+	DeliveryLag Histogram
+	// ShardBusy is for each event loop the time that it was not asleep.
+	ShardBusy []time.Duration
 
 	Log   LogStats
 	Front FrontStats
@@ -74,6 +90,9 @@ func (s *Stats) add(c *counters) {
 	s.ResumedHistory += c.resumedHist.Load()
 	s.Gaps += c.gaps.Load()
 	s.Reattached += c.reattached.Load()
+	s.Slow += c.slow.Load()
+	s.ShardBusy = append(s.ShardBusy, time.Duration(c.busy.Load()))
+	s.DeliveryLag.add(&c.lag)
 	for i := range c.closed {
 		s.Closed[i] += c.closed[i].Load()
 	}

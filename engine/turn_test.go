@@ -28,7 +28,7 @@ func shardByHand(t *testing.T, change func(*Config)) byHand {
 	if change != nil {
 		change(&cfg)
 	}
-	e := &Engine{cfg: cfg.withDefaults(), front: &front{peers: newPeers(0, 0, 0)}}
+	e := &Engine{cfg: cfg.withDefaults(), started: time.Now(), front: &front{peers: newPeers(0, 0, 0)}}
 	e.log = newLog(e.cfg.RingBytes, e.cfg.SegmentBytes, 2, false, e.wakeShards)
 	s, err := newShard(e, 0)
 	require.NoError(t, err)
