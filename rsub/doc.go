@@ -14,7 +14,8 @@
 // # What the sink is told
 //
 // OpenSpan at the first tick of a subscription, Append for every message,
-// Commit at every further tick, CloseSpan when the subscription is lost. Within a
+// Commit at every further tick, CloseSpan when the subscription was lost and what
+// of it counts is known: see Loss. Within a
 // span nothing is missing. Messages before the first tick have no position and
 // are not given on. With two feeds a span lives as long as one of them does.
 //
@@ -34,6 +35,10 @@
 // before the end of the stream is a prefix without holes. A tick of another node
 // means that the connection hangs on a demoted primary, whose messages come by
 // replication and with holes: the span ends with the last tick of its own node.
+// A connection that is lost may have hung there too, with that tick still unread.
+// So its span is held until the next one begins: if that is of another node, the
+// lost one ends with its last tick as well, which takes back at most what came
+// within one interval. A restart of Redis is another node.
 // A connection on which a published tick does not come back is cut. All of them
 // are made again, for ever, with backoff; State tells what is missing meanwhile.
 //

@@ -101,13 +101,15 @@ func requireSameWhereCovered(t *testing.T, in *instance, all []message) {
 		if s.open {
 			through = s.last()
 		}
-		var want []message
-		for _, m := range all {
-			if s.low.Less(m.id) && !through.Less(m.id) {
-				want = append(want, m)
+		within := func(list []message) (part []message) {
+			for _, m := range list {
+				if s.low.Less(m.id) && !through.Less(m.id) {
+					part = append(part, m)
+				}
 			}
+			return part
 		}
-		require.Equal(t, want, s.messages, "span after %v", s.low)
+		require.Equal(t, within(all), within(s.messages), "span after %v", s.low)
 	}
 }
 
@@ -208,14 +210,19 @@ func (p *proxy) muteSubscribers() {
 	}
 }
 
-func (p *proxy) close() {
-	p.l.Close()
+// cut ends all present connections.
+func (p *proxy) cut() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, c := range p.conns {
 		c.client.Close()
 		c.server.Close()
 	}
-	p.mu.Unlock()
+}
+
+func (p *proxy) close() {
+	p.l.Close()
+	p.cut()
 	p.wg.Wait()
 }
 

@@ -20,8 +20,10 @@ type Sink interface {
 	// Commit tells that all messages up to id, a tick, have the same IDs on every
 	// instance. Watermark is how far the history is written.
 	Commit(id, watermark sseproto.ID)
-	// CloseSpan ends the stretch. What came up to through counts: everything at a
-	// disconnect, less when the connection hung on a demoted primary.
+	// CloseSpan ends the stretch. What came up to through counts: everything when the
+	// next one is of the same server, else only what was committed, because the
+	// connection may have hung on a demoted primary. So it is called right before
+	// OpenSpan, or at the end of Run, and not when the connection is lost.
 	CloseSpan(through sseproto.ID)
 }
 
@@ -70,7 +72,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f.receipts = newReceipts(&f.counters, cfg.Feeds)
 	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1)}
 	if cfg.Feeds == 1 {
-		f.links = []*link{newLink(f, direct{sink})}
+		f.links = []*link{newLink(f, &direct{sink: sink})}
 		return f, nil
 	}
 	f.merger = newMerger(sink, cfg.Feeds)
@@ -93,6 +95,9 @@ func (f *Feed) Run(ctx context.Context) error {
 	err := f.ticker.run(ctx)
 	cancel()
 	wg.Wait()
+	for _, l := range f.links {
+		l.out.finish()
+	}
 	f.clients.close()
 	return err
 }

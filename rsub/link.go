@@ -50,7 +50,7 @@ type link struct {
 
 	// Atomic.
 	linked   atomic.Pointer[string] // run_id of the connection, once it is subscribed; nil while there is none
-	received atomic.Uint64          // messages of any kind, to tell slow from silent
+	received atomic.Uint64          // messages but for reserved ones, to tell slow from silent
 	synced   atomic.Bool
 	tickAt   atomic.Int64 // Feed.elapsed of the last good tick
 	tickT    atomic.Uint64
@@ -267,16 +267,21 @@ func (l *link) cut(cause Cause) {
 // finish ends the span after the last hook.
 func (l *link) finish(cause Cause) {
 	l.unclaim()
-	rollback := cause == CauseNode || cause == CauseReadOnly
-	if st := l.seq.stop(cause, rollback); st.action == end {
-		l.ended(st)
-	}
+	l.ended(l.seq.stop(cause, cause == CauseNode || cause == CauseReadOnly))
 }
 
+// ended passes the end of a span on, if there was one.
 func (l *link) ended(st step) {
+	switch st.action {
+	case end:
+		l.out.end(st.id)
+	case lose:
+		l.out.lose(st.id)
+	default:
+		return
+	}
 	l.synced.Store(false)
 	l.feed.counters.resyncs[st.cause].Add(1)
-	l.out.end(st.id)
 }
 
 // onSubscription counts the confirmations, which come in order with the messages.
@@ -294,14 +299,16 @@ func (l *link) onSubscription(s rueidis.PubSubSubscription) {
 
 // onMessage is the way of every message. It allocates nothing.
 func (l *link) onMessage(m rueidis.PubSubMessage) {
-	l.received.Add(1)
 	c := &l.feed.counters
+	if m.Pattern != "" && Reserved(m.Channel) {
+		// No sign of life: a sentinel says hello on every server, the wrong one too.
+		c.reserved.Add(1)
+		return
+	}
+	l.received.Add(1)
 	switch {
 	case m.Pattern == "":
 		l.onControl(m.Message)
-		return
-	case Reserved(m.Channel):
-		c.reserved.Add(1)
 		return
 	case !l.feed.patterns.canonical(m.Pattern, m.Channel):
 		c.overlaps.Add(1)
@@ -357,7 +364,7 @@ func (l *link) onTick(t tick) {
 	case commit:
 		l.good(t, st)
 		l.out.commit(st.id, t.watermark)
-	case end:
+	case end, lose:
 		l.ended(st)
 		l.refused(st, t)
 	case refuse:

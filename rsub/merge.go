@@ -13,18 +13,47 @@ type output interface {
 	open(node string, low sseproto.ID)
 	append(id sseproto.ID, channel, payload string)
 	commit(id, watermark sseproto.ID)
-	// end closes the span; through is behind the last append or commit when
-	// what came after it is not to be trusted.
+	// end closes the span, of which only what came up to through counts.
 	end(through sseproto.ID)
+	// lose tells that the span has ended with through. What came since the last good
+	// tick may be of another node, whose tick was not read any more: it counts if the
+	// next span is of the same node, so the span is held open until then.
+	lose(through sseproto.ID)
+	// finish closes a span that is still held: there is no next one to judge it by.
+	finish()
 }
 
 // direct gives a single link to the sink.
-type direct struct{ sink Sink }
+type direct struct {
+	sink    Sink
+	node    string // of the span
+	held    bool   // lost and not closed yet
+	through sseproto.ID
+}
 
-func (d direct) open(_ string, low sseproto.ID)                 { d.sink.OpenSpan(low) }
-func (d direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
-func (d direct) commit(id, watermark sseproto.ID)               { d.sink.Commit(id, watermark) }
-func (d direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
+func (d *direct) open(node string, low sseproto.ID) {
+	d.settle(node)
+	d.node = node
+	d.sink.OpenSpan(low)
+}
+
+func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
+func (d *direct) commit(id, watermark sseproto.ID)               { d.sink.Commit(id, watermark) }
+func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
+func (d *direct) lose(through sseproto.ID)                       { d.held, d.through = true, through }
+func (d *direct) finish()                                        { d.settle("") }
+
+// settle closes a held span when the node of the next one is known.
+func (d *direct) settle(next string) {
+	if !d.held {
+		return
+	}
+	d.held = false
+	if next != d.node {
+		d.through.Seq = 0 // the last good tick
+	}
+	d.sink.CloseSpan(d.through)
+}
 
 // What a waiting port may hold until the others have come up to where it began.
 // It waits for the time between two reads of the same tick, as a rule less than
@@ -44,7 +73,8 @@ type merger struct {
 
 	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
 	ports     []*port
-	spanOpen  bool
+	spanOpen  bool        // some port covers it
+	held      bool        // lost and not closed yet
 	node      string      // of the span
 	head      sseproto.ID // greatest position that the sink knows
 	committed sseproto.ID
@@ -129,13 +159,31 @@ func (p *port) commit(id, watermark sseproto.ID) {
 func (p *port) end(through sseproto.ID) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	was, distrust := p.state, through.Less(p.last)
-	p.state = closed
-	p.release()
-	if was == covering && (distrust || !p.m.coveredLocked()) {
-		p.m.endLocked(through, distrust)
+	if p.closeLocked() == covering {
+		p.m.cutLocked(through)
 	}
 	p.m.promoteLocked()
+}
+
+func (p *port) lose(sseproto.ID) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.closeLocked() == covering && !p.m.coveredLocked() {
+		p.m.spanOpen, p.m.held = false, true
+	}
+	p.m.promoteLocked()
+}
+
+func (p *port) closeLocked() (was portState) {
+	was, p.state = p.state, closed
+	p.release()
+	return was
+}
+
+func (p *port) finish() {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.m.settleLocked("")
 }
 
 // hold keeps an event of a waiting port. The strings are not copied: rueidis
@@ -179,13 +227,11 @@ func (m *merger) coveredLocked() bool {
 	return false
 }
 
-// endLocked ends the span. With distrust what came after through does not
-// count, from whichever link it came, and the other links begin anew at their
-// next tick: they hang on the same node.
-func (m *merger) endLocked(through sseproto.ID, distrust bool) {
-	if !distrust {
-		through = m.head
-	} else if through.Less(m.committed) {
+// cutLocked ends the span. What came after through does not count, from whichever
+// link it came, and the other links begin anew at their next tick: they hang on the
+// same node.
+func (m *merger) cutLocked(through sseproto.ID) {
+	if through.Less(m.committed) {
 		through = m.committed
 	}
 	for _, p := range m.ports {
@@ -194,6 +240,19 @@ func (m *merger) endLocked(through sseproto.ID, distrust bool) {
 		}
 	}
 	m.spanOpen = false
+	m.sink.CloseSpan(through)
+}
+
+// settleLocked closes a held span when the node of the next one is known.
+func (m *merger) settleLocked(next string) {
+	if !m.held {
+		return
+	}
+	m.held = false
+	through := m.head
+	if next != m.node {
+		through = m.committed
+	}
 	m.sink.CloseSpan(through)
 }
 
@@ -211,6 +270,7 @@ func (m *merger) promoteLocked() {
 			p.release()
 			p.state = detached
 		case !m.spanOpen:
+			m.settleLocked(p.node)
 			m.spanOpen, m.node = true, p.node
 			m.head, m.committed = p.low, p.low
 			m.sink.OpenSpan(p.low)

@@ -58,7 +58,7 @@ func (l *modelLink) read(e entry) {
 
 func (l *modelLink) lose() {
 	if l.sync {
-		l.p.end(l.last)
+		l.p.lose(l.last)
 	}
 	l.up, l.sync = false, false
 }
@@ -134,20 +134,22 @@ func TestSpanOutlivesEitherLinkButNotBoth(t *testing.T) {
 	a.open("n", id(10, 0))
 	b.open("n", id(10, 0))
 	a.append(id(10, 1), "c", "1")
-	a.end(id(10, 1))
+	a.lose(id(10, 1))
 	require.True(t, sink.now().open, "b will bring everything after 10-0")
 	b.append(id(10, 1), "c", "1")
 	b.append(id(10, 2), "c", "2")
 	a.open("n", id(11, 0))
 	b.commit(id(11, 0), id(0, 0))
 	a.append(id(11, 1), "c", "3")
-	b.end(id(11, 0))
+	b.lose(id(11, 0))
 	require.True(t, sink.now().open)
-	a.end(id(11, 1))
-	require.False(t, sink.now().open)
-	require.Equal(t, id(11, 1), sink.now().through)
+	a.lose(id(11, 1))
+	require.True(t, sink.now().open, "held until the next node is known")
+	b.open("n", id(12, 0))
+	require.Equal(t, id(11, 1), sink.spans[0].through, "the same one: everything counts")
+	require.Equal(t, id(12, 0), sink.now().low)
 	spans, messages, commits := sink.counts()
-	require.Equal(t, []int{1, 3, 1}, []int{spans, messages, commits})
+	require.Equal(t, []int{2, 3, 1}, []int{spans, messages, commits})
 }
 
 func TestLinkAheadIsHeldAndTakesOverWithoutLoss(t *testing.T) {
@@ -158,7 +160,7 @@ func TestLinkAheadIsHeldAndTakesOverWithoutLoss(t *testing.T) {
 	_, messages, _ := sink.counts()
 	require.Zero(t, messages, "a has not come up to 20-0")
 	a.append(id(10, 1), "c", "before")
-	a.end(id(10, 1)) // what lies between 10-1 and 20-0 is lost
+	a.lose(id(10, 1)) // what lies between 10-1 and 20-0 is lost
 	require.Len(t, sink.spans, 2)
 	require.Equal(t, id(10, 1), sink.spans[0].through)
 	require.Equal(t, id(20, 0), sink.spans[1].low)
@@ -189,11 +191,12 @@ func TestLinksOfTwoNodesAreNotMixed(t *testing.T) {
 	a.append(id(10, 1), "c", "of the old node")
 	require.Equal(t, "of the old node", sink.now().messages[0].payload)
 	a.append(id(10, 2), "c", "x")
-	a.end(id(10, 2))
-	require.False(t, sink.now().open, "its order lies behind what the sink has")
+	a.lose(id(10, 2))
+	require.Len(t, sink.spans, 1, "its order lies behind what the sink has")
 	b.commit(id(11, 0), id(0, 0))
-	require.True(t, sink.now().open)
+	require.Len(t, sink.spans, 2)
 	require.Equal(t, id(11, 0), sink.now().low)
+	require.Equal(t, id(10, 0), sink.spans[0].through, "another node follows: only what was committed counts")
 }
 
 func TestLinkThatHoldsTooMuchBeginsAnew(t *testing.T) {
@@ -207,6 +210,49 @@ func TestLinkThatHoldsTooMuchBeginsAnew(t *testing.T) {
 	require.Nil(t, b.held)
 	b.commit(id(21, 0), id(0, 0))
 	require.Equal(t, waiting, b.state)
-	a.end(id(10, 0))
+	a.lose(id(10, 0))
 	require.Equal(t, id(21, 0), sink.now().low)
+}
+
+// TestLostSpanIsJudgedByTheNextNode: with one link and with two.
+func TestLostSpanIsJudgedByTheNextNode(t *testing.T) {
+	f := func(name, next string, want sseproto.ID) {
+		for feeds := 1; feeds <= 2; feeds++ {
+			t.Run(fmt.Sprintf("%s, %d links", name, feeds), func(t *testing.T) {
+				sink, _, a, b := newPorts()
+				outs := []output{a, b}
+				if feeds == 1 {
+					outs = []output{&direct{sink: sink}}
+				}
+				for _, out := range outs {
+					out.open("n", id(10, 0))
+				}
+				for _, out := range outs {
+					out.append(id(10, 1), "c", "1")
+					out.commit(id(20, 0), sseproto.ID{})
+				}
+				outs[0].append(id(20, 1), "c", "last")
+				outs[0].lose(id(20, 1))
+				if feeds == 2 {
+					outs[1].lose(id(20, 0)) // has not read it, which says nothing about it
+				}
+				require.True(t, sink.isOpen())
+				if next == "" {
+					outs[0].finish()
+				} else {
+					outs[0].open(next, id(30, 0))
+					require.Len(t, sink.spans, 2)
+				}
+				require.False(t, sink.spans[0].open)
+				require.Equal(t, want, sink.spans[0].through)
+				for _, out := range outs {
+					out.finish()
+				}
+				require.Empty(t, sink.wrong())
+			})
+		}
+	}
+	f("the same node", "n", id(20, 1))
+	f("another node", "m", id(20, 0))
+	f("the end", "", id(20, 0))
 }

@@ -93,7 +93,29 @@ func (in *modelInstance) cutLink(c *modelConn, cause Cause) {
 	c.node = nil
 	c.link.linked.Store(nil)
 	c.link.finish(cause)
+	if in.w.plant == hastyClose {
+		in.closeHeld()
+	}
 	c.link.tickT.Store(0)
+}
+
+// heldNode returns the node of the span that is lost and not closed yet.
+func (in *modelInstance) heldNode() (node string, held bool) {
+	if m := in.feed.merger; m != nil {
+		return m.node, m.held
+	}
+	d := in.conns[0].link.out.(*direct)
+	return d.node, d.held
+}
+
+// closeHeld closes a held span as if the next one were of the same node.
+func (in *modelInstance) closeHeld() {
+	if m := in.feed.merger; m != nil {
+		m.settleLocked(m.node)
+		return
+	}
+	d := in.conns[0].link.out.(*direct)
+	d.settle(d.node)
 }
 
 // read takes the next event of a connection.

@@ -37,8 +37,8 @@ func (w *modelWorld) attach(in *modelInstance) {
 	w.readers = append(w.readers, r)
 }
 
-// hop lets a client go to another instance. It stays while its instance hangs on
-// a demoted primary: see model_test.go.
+// hop lets a client go to another instance. It stays while its instance may have
+// messages of a demoted primary: see model_test.go.
 func (w *modelWorld) hop(r *modelReader, to *modelInstance) {
 	if r.at.astray() {
 		return
@@ -46,14 +46,16 @@ func (w *modelWorld) hop(r *modelReader, to *modelInstance) {
 	r.at, r.live, r.pos, r.waited = to, false, r.eventID, 0
 }
 
-// astray reports whether messages may have come from a demoted primary.
+// astray reports whether messages may have come from a demoted primary: a connection
+// stands to it, or has ended and its span is not judged yet.
 func (in *modelInstance) astray() bool {
 	for _, c := range in.conns {
 		if c.node != nil && c.node != in.w.redis.primary() {
 			return true
 		}
 	}
-	return false
+	node, held := in.heldNode()
+	return held && node != in.w.redis.primary().id
 }
 
 func (r *modelReader) take(m message) {

@@ -370,6 +370,34 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 	waitSynced(t, in)
 }
 
+// TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode: what came after the last
+// tick may have come from another node by replication, whose tick was still to be read.
+func TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			first, second := redistest.Start(t), redistest.Start(t)
+			p := startProxy(t, first.Addr())
+			in := start(t, "redis://"+p.addr(), "in", withFeeds(feeds), func(c *Config) {
+				c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour // no ticks but those of joins
+			})
+			eventually(t, func() bool { return in.Stats().LinksSynced == feeds }, "not synced")
+			flush(t, first, "first", in)
+			p.cut()
+			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 && in.Stats().LinksSynced == feeds }, "not back")
+			flush(t, first, "second", in)
+			p.lead(second.Addr())
+			p.cut()
+			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 3 && in.Stats().LinksSynced == feeds }, "not back")
+			flush(t, second, "third", in)
+			in.sink.mu.Lock()
+			defer in.sink.mu.Unlock()
+			same, other := in.sink.spans[0], in.sink.spans[1]
+			require.Equal(t, same.messages[0].id, same.through)
+			require.True(t, other.through.Less(other.messages[0].id), "%v is not before %v", other.through, other.messages[0].id)
+		})
+	}
+}
+
 // TestLinkFollowsTheCommandsToAnotherNode: after a failover the commands reach the
 // new primary while the link stands to the old one, which is well and says nothing.
 func TestLinkFollowsTheCommandsToAnotherNode(t *testing.T) {

@@ -19,14 +19,15 @@ const (
 	refuse               // the tick is no mark; cause tells why
 	open                 // a span begins at id
 	commit               // the span goes on, all up to id is committed
-	end                  // the span ends, what came up to id counts
+	end                  // the span ends, only what came up to id, the last good tick, counts
+	lose                 // the span ends with id; whether what came since the last good tick counts, the next span tells
 )
 
 // step is what follows from an event.
 type step struct {
 	action   action
 	id       sseproto.ID
-	cause    Cause // for refuse and end
+	cause    Cause // for refuse, end and lose
 	newEpoch bool  // Redis lost its data since the last tick
 	differs  bool  // the caller of the tick saw another interval than we did
 	own      interval
@@ -101,8 +102,8 @@ func (s *sequencer) compare(check interval) (own interval, differs bool) {
 	return own, known && own != check
 }
 
-// stop ends the span, if there is one. What came counts, or with rollback only
-// what came up to the last good tick.
+// stop ends the span, if there is one; with rollback it is known that what came
+// after the last good tick does not count.
 func (s *sequencer) stop(cause Cause, rollback bool) step {
 	was := s.state
 	s.state = down
@@ -112,5 +113,5 @@ func (s *sequencer) stop(cause Cause, rollback bool) step {
 	case rollback:
 		return step{action: end, id: sseproto.ID{Ms: s.last.Ms}, cause: cause}
 	}
-	return step{action: end, id: s.last, cause: cause}
+	return step{action: lose, id: s.last, cause: cause}
 }

@@ -61,9 +61,9 @@ func TestTicksThatAreNoMarks(t *testing.T) {
 	f("another node rolls back to the last good tick", func(tk *tick) { tk.node = "n2" },
 		step{action: end, id: id(10, 0), cause: CauseNode}, down)
 	f("the same t again ends the span", func(tk *tick) { tk.t = 10 },
-		step{action: end, id: id(10, 2), cause: CauseOrder}, unsynced)
+		step{action: lose, id: id(10, 2), cause: CauseOrder}, unsynced)
 	f("a smaller t of a new epoch ends the span", func(tk *tick) { tk.t, tk.epoch = 9, "e2" },
-		step{action: end, id: id(10, 2), cause: CauseOrder}, unsynced)
+		step{action: lose, id: id(10, 2), cause: CauseOrder}, unsynced)
 	f("a foreign tick of another node is only foreign", func(tk *tick) { tk.node, tk.fingerprint = "n2", "g" },
 		step{action: refuse, cause: CauseForeign}, synced)
 }
@@ -81,7 +81,7 @@ func TestNewEpochContinuesTheSpan(t *testing.T) {
 
 func TestDisconnectKeepsWhatCameAndPositionsNeverGoBack(t *testing.T) {
 	s := synchronised()
-	require.Equal(t, step{action: end, id: id(10, 2), cause: CauseDisconnect}, s.stop(CauseDisconnect, false))
+	require.Equal(t, step{action: lose, id: id(10, 2), cause: CauseDisconnect}, s.stop(CauseDisconnect, false))
 	require.Equal(t, refuse, s.stop(CauseDisconnect, false).action, "nothing to end any more")
 	_, ok := s.message("c", "x")
 	require.False(t, ok)
