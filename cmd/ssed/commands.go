@@ -13,6 +13,8 @@ import (
 // one is for serve.
 type commandLine struct {
 	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve streams. What is given without a command is for this one."`
+	Tail   tailCommand   `cmd:"" help:"Follow channels at a terminal."`
+	Pub    pubCommand    `cmd:"" help:"Publish at a terminal."`
 	Config configCommand `cmd:"" help:"Print the effective configuration as a file, and where each value comes from."`
 
 	Version bool `help:"Print the version and exit." env:"-"`

@@ -21,6 +21,8 @@
 //	file.go       the configuration file
 //	config.go     text → checked configuration of every package
 //	effective.go  ssed config
+//	tail.go       ssed tail
+//	pub.go        ssed pub
 //	wire.go       what runs, what it is given, in which order it stops
 //	metrics.go    every metric name, read from the packages' Stats
 package main

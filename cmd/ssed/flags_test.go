@@ -300,6 +300,47 @@ func TestDocsTellTheFlagsOfHelp(t *testing.T) {
 	requireTable(t, "../../docs/FLAGS.md", "flags", flagsTable(t))
 }
 
+func TestDocsTellTheCommandsOfHelp(t *testing.T) {
+	const path = "../../docs/COMMAND.md"
+	table := "\n| command | |\n|---|---|\n"
+	for _, command := range commands(t) {
+		table += fmt.Sprintf("| `ssed %s` | %s |\n", command.Name, command.Help)
+	}
+	requireTable(t, path, "commands", table+"\n")
+	for _, command := range commands(t) {
+		if own := ownFlagsTable(command); own != "" {
+			requireTable(t, path, command.Name+" flags", own)
+		}
+	}
+}
+
+// ownFlagsTable is about the flags that no other document tells of.
+func ownFlagsTable(command *kong.Node) string {
+	var rows strings.Builder
+	for _, f := range command.Flags {
+		if f.Hidden || f.Group != nil {
+			continue
+		}
+		name := "`--" + f.Name + "`"
+		if f.Short != 0 {
+			name += ", `-" + string(f.Short) + "`"
+		}
+		from := ""
+		if len(f.Tag.Envs) > 0 {
+			from = "`" + f.Tag.Envs[0] + "`"
+		}
+		value := f.Default
+		if value != "" {
+			value = "`" + value + "`"
+		}
+		fmt.Fprintf(&rows, "| %s | %s | %s | %s |\n", name, from, value, f.Help)
+	}
+	if rows.Len() == 0 {
+		return ""
+	}
+	return "\n| flag | environment | default | |\n|---|---|---|---|\n" + rows.String() + "\n"
+}
+
 // requireTable compares what a file has between its markers; go test -run DocsTell
 // ./cmd/ssed -update writes it.
 func requireTable(t *testing.T, path, marker, want string) {

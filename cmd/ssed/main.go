@@ -38,6 +38,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	switch inv.command {
+	case "tail":
+		return c.Tail.run(stdout, stderr)
+	case "pub":
+		return c.Pub.run(inv, os.Stdin, stdout, stderr)
 	case "config":
 		return c.Config.run(inv, stdout, stderr)
 	default:

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/rsub"
+	"ssed/sseproto"
+)
+
+// pubCommand is ssed pub.
+type pubCommand struct {
+	Channel string  `arg:"" help:"Where to publish."`
+	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input."`
+
+	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes."`
+	Event string `env:"-" placeholder:"TYPE" help:"Type of the event."`
+	ID    string `name:"id" env:"-" placeholder:"ID" help:"An ID of your own, which clients get behind that of ssed."`
+
+	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Admin listener that takes the message, unless there is a Redis URL."`
+	AdminToken     string `placeholder:"TEXT" help:"What the admin listener demands. Give it by environment or file."`
+	AdminTokenFile string `placeholder:"PATH" help:"File that holds the token."`
+	RedisURL       string `name:"redis-url" placeholder:"URL" help:"Publish on this Redis instead."`
+	RedisURLFile   string `name:"redis-url-file" placeholder:"PATH" help:"File that holds the URL."`
+	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
+
+	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file of \"ssed serve\", of which the values of these flags are taken."`
+
+	envelopes bool // Envelope, checked
+}
+
+// Help implements kong.HelpProvider.
+func (pubCommand) Help() string {
+	return `Prints the ID of each message on a line, or with Redis, which does not know it, how many subscriptions got the message. When that is none, the message is gone and the exit code 1.`
+}
+
+// outgoing takes a message and returns what to print for it.
+type outgoing func(ctx context.Context, m sseproto.Message) (receipt string, err error)
+
+var errNobody = errors.New("no instance was linked to Redis: the message is gone")
+
+func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Writer) int {
+	send, closeSender, err := c.sender(inv)
+	if err != nil {
+		return usageError(stderr, err)
+	}
+	defer closeSender()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	publish := func(data string) error {
+		receipt, err := send(ctx, sseproto.Message{Event: c.Event, ID: c.ID, Data: data})
+		if receipt != "" {
+			_, printErr := fmt.Fprintln(stdout, receipt)
+			err = errors.Join(err, printErr)
+		}
+		return err
+	}
+	if err := c.messages(ctx, stdin, publish); err != nil {
+		return failed(stderr, err)
+	}
+	return exitOK
+}
+
+func (c *pubCommand) fromInput() bool { return c.Data == nil || *c.Data == "-" }
+
+// maxInput is the largest --max-message-bytes.
+const maxInput = 256 << 20
+
+var errTooLong = fmt.Errorf("a message is longer than %d bytes", maxInput)
+
+// messages calls publish for the argument, for standard input, or for each of its lines.
+func (c *pubCommand) messages(ctx context.Context, stdin io.Reader, publish func(string) error) error {
+	if !c.fromInput() {
+		return publish(*c.Data)
+	}
+	// A read of a terminal does not end with ctx: closing ends what can be ended.
+	if f, ok := stdin.(*os.File); ok {
+		defer context.AfterFunc(ctx, func() { _ = f.Close() })()
+	}
+	if !c.Lines {
+		data, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+		if err == nil && len(data) > maxInput {
+			err = errTooLong
+		}
+		if err != nil {
+			return err
+		}
+		return publish(string(data))
+	}
+	lines := bufio.NewScanner(stdin)
+	lines.Buffer(nil, maxInput)
+	for lines.Scan() {
+		if err := publish(lines.Text()); err != nil {
+			return err
+		}
+	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return errTooLong
+	}
+	return lines.Err()
+}
+
+// sender checks everything and chooses the way.
+func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(), err error) {
+	var p problems
+	if c.ConfigFile != "" {
+		if err := inv.applyFile(c.ConfigFile); err != nil {
+			p = append(p, err)
+		}
+	}
+	c.check(&p)
+	token := p.adminToken(c.AdminToken, c.AdminTokenFile)
+	option, direct := p.redis(c.RedisURL, c.RedisURLFile)
+	// Who names the admin listener here means it, whatever Redis the environment has.
+	if inv.origin("admin-url") == fromFlag && inv.origin("redis-url") != fromFlag && inv.origin("redis-url-file") != fromFlag {
+		direct = false
+	}
+	base := p.httpURL("--admin-url", c.AdminURL)
+	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
+	if direct && !c.envelopes && c.Event+c.ID != "" {
+		p.add("--envelope", "--event and --id need json here and on the instances: without it Redis carries data alone")
+	}
+	switch {
+	case len(p) > 0:
+		return nil, nil, errors.Join(p...)
+	case direct:
+		send, closeSender = c.byRedis(option)
+	default:
+		send, closeSender = c.byAdmin(base, token)
+	}
+	return send, closeSender, nil
+}
+
+func (c *pubCommand) check(p *problems) {
+	switch {
+	case c.Channel == "" || len(c.Channel) > 255:
+		p.add("CHANNEL", "%.50q is not 1 to 255 bytes", c.Channel)
+	case rsub.Reserved(c.Channel):
+		p.add("CHANNEL", "channels that start with __ are never delivered")
+	}
+	if c.Lines && !c.fromInput() {
+		p.add("--lines", "it is for standard input, and there is a message already")
+	}
+	if err := (sseproto.Message{Event: c.Event}).Check(); err != nil {
+		p.add("--event", "%w", err)
+	}
+	if err := (sseproto.Message{ID: c.ID}).Check(); err != nil {
+		p.add("--id", "%w", err)
+	}
+}
+
+// pubTimeout bounds one message: the admin listener takes 3 s at most for its own part.
+const pubTimeout = 10 * time.Second
+
+// byRedis connects at the first message.
+func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeSender func()) {
+	option.DisableCache, option.ForceSingleClient = true, len(option.InitAddress) == 1 && option.Sentinel.MasterSet == ""
+	var client rueidis.Client
+	send = func(ctx context.Context, m sseproto.Message) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, pubTimeout)
+		defer cancel()
+		if client == nil {
+			var err error
+			if client, err = rueidis.NewClient(option); err != nil {
+				return "", err
+			}
+		}
+		payload := m.Data
+		if c.envelopes {
+			payload = string(sseproto.AppendPayload(nil, m))
+		}
+		n, err := client.Do(ctx, client.B().Publish().Channel(c.Channel).Message(payload).Build()).AsInt64()
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			err = errNobody
+		}
+		return receivers(n), err
+	}
+	return send, func() {
+		if client != nil {
+			client.Close()
+		}
+	}
+}
+
+func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }
+
+// byAdmin uses POST /publish.
+func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeSender func()) {
+	client := &http.Client{Timeout: pubTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}
+	target := base.JoinPath("publish")
+	query := url.Values{"channel_id": {c.Channel}}
+	for name, value := range map[string]string{"event": c.Event, "id": c.ID} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	target.RawQuery = query.Encode()
+	send = func(ctx context.Context, m sseproto.Message) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), strings.NewReader(m.Data))
+		if err != nil {
+			return "", err
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := client.Do(req)
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			return "", fmt.Errorf("--admin-url: %w", e.Err) // without the URL, which may hold a password
+		} else if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		return readReceipt(resp)
+	}
+	return send, client.CloseIdleConnections
+}
+
+// maxReceiptBytes is far more than an answer of the admin listener to a message.
+const maxReceiptBytes = 16 << 10
+
+func readReceipt(resp *http.Response) (string, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReceiptBytes))
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		ID        string
+		Receivers *int64
+		Error     string
+	}
+	decodeErr := json.Unmarshal(bytes.TrimSpace(body), &answer)
+	switch {
+	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted:
+		return "", fmt.Errorf("the admin listener answered %s: %s", resp.Status, visible(answer.Error))
+	case decodeErr != nil:
+		return "", errors.New("the answer is not that of an admin listener: is --admin-url right?")
+	case answer.Receivers != nil && *answer.Receivers == 0:
+		return receivers(0), errNobody
+	case answer.ID != "" || answer.Receivers == nil:
+		return answer.ID, nil
+	}
+	return receivers(*answer.Receivers), nil
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"ssed/internal/follow"
+	"ssed/sseproto"
+)
+
+// tailCommand is ssed tail.
+type tailCommand struct {
+	Channels []string `arg:"" name:"channel" help:"Channels to follow."`
+
+	URL       string `name:"url" default:"http://127.0.0.1:8080" placeholder:"URL" help:"Where the streams are; without a path, /sse/connect there."`
+	TokenFile string `placeholder:"PATH" help:"File with a token, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
+	Since     string `env:"-" placeholder:"ID" help:"Begin after this event. Default: with what comes now."`
+	Count     string `short:"n" env:"-" placeholder:"N" help:"End after so many events. Default: never."`
+	JSON      bool   `name:"json" env:"-" help:"Print a line of JSON for each event: id, event, data."`
+}
+
+// envToken has no flag: a command line is visible to other users.
+const envToken = "SSED_TOKEN"
+
+// Help implements kong.HelpProvider.
+func (tailCommand) Help() string {
+	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does; that, and gaps, are told on standard error. On a terminal control characters are shown as \x1b.`
+}
+
+func (c *tailCommand) run(stdout, stderr io.Writer) int {
+	cfg, count, err := c.config()
+	if err != nil {
+		return usageError(stderr, err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	out := printer{out: stdout, notes: stderr, json: c.JSON, left: count, done: done, visible: isTerminal(stdout)}
+	cfg.OnEvent, cfg.OnNote = out.event, out.note
+	last, err := follow.Run(ctx, cfg)
+	switch {
+	case out.err != nil:
+		return failed(stderr, out.err)
+	case count > 0 && out.left == 0:
+		return exitOK
+	case err != nil:
+		return failed(stderr, err)
+	case last != "":
+		out.note("the last ID was " + last)
+	}
+	if count > 0 {
+		return failed(stderr, fmt.Errorf("%d of %d events did not come", out.left, count))
+	}
+	return exitOK
+}
+
+func (c *tailCommand) config() (cfg follow.Config, count int, err error) {
+	var p problems
+	cfg = follow.Config{
+		URL:   p.streamURL("--url", c.URL, c.Channels),
+		Token: p.clientToken("--token-file", c.TokenFile),
+		Since: c.Since,
+	}
+	if _, err := sseproto.ParseID(positionOf(c.Since)); c.Since != "" && err != nil {
+		p.add("--since", "%.100q is not the ID of an event, such as 1795431293042-7", c.Since)
+	}
+	return cfg, p.optionalCount("--count", c.Count), errors.Join(p...)
+}
+
+// positionOf is the ID without the publisher's own behind it.
+func positionOf(id string) string {
+	position, _, _ := strings.Cut(id, "/")
+	return position
+}
+
+// streamURL adds the path and the channels.
+func (p *problems) streamURL(flag, text string, channels []string) string {
+	u := p.httpURL(flag, text)
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/sse/connect"
+	}
+	query := u.Query()
+	for _, channel := range channels {
+		if channel == "" {
+			p.add("CHANNEL", "it is empty")
+		}
+		query.Add("channel_id", channel)
+	}
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+// httpURL never repeats the text: it may hold a password.
+func (p *problems) httpURL(flag, text string) *url.URL {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		p.add(flag, "not a URL such as http://127.0.0.1:8080 or https://example.com")
+		return &url.URL{}
+	}
+	u.Fragment = ""
+	return u
+}
+
+// clientToken reads the token of a client from a file or the environment.
+func (p *problems) clientToken(flag, path string) string {
+	token := os.Getenv(envToken)
+	if path != "" {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			p.add(flag, "%w", err)
+			return ""
+		}
+		token = strings.TrimSpace(string(content))
+	}
+	if strings.ContainsFunc(token, isNotPrintableASCII) {
+		p.add(flag, "the token has other than printable ASCII characters")
+	}
+	return token
+}
+
+// failed tells why a command could not do its work.
+func failed(stderr io.Writer, err error) int {
+	fmt.Fprintln(stderr, "ssed:", err)
+	return exitFailed
+}
+
+// printer writes events to the terminal or a pipe.
+type printer struct {
+	out, notes io.Writer
+	json       bool
+	visible    bool // control characters are shown, not sent
+	left       int  // events until the end; not positive: there is none
+	done       func()
+
+	ended bool
+	err   error // of out
+}
+
+func (p *printer) end() {
+	p.ended = true
+	p.done()
+}
+
+func (p *printer) note(text string) { fmt.Fprintln(p.notes, "ssed tail:", text) }
+
+func (p *printer) event(id, eventType, data string) {
+	gap := eventType == sseproto.EventGap
+	switch {
+	case p.ended: // what came with the last one
+		return
+	case gap:
+		p.note("gap: " + visible(data))
+	}
+	switch {
+	case p.json:
+		line, _ := json.Marshal(struct { // strings only
+			ID    string `json:"id"`
+			Event string `json:"event"`
+			Data  string `json:"data"`
+		}{id, eventType, data})
+		p.write(string(line))
+	case gap:
+	case p.visible:
+		p.write(visible(data))
+	default:
+		p.write(data)
+	}
+	if !gap {
+		if p.left--; p.left == 0 {
+			p.end()
+		}
+	}
+}
+
+// sseproto.EventGap is the type of the event that tells of lost messages.
+
+func (p *printer) write(line string) {
+	if _, err := io.WriteString(p.out, line+"\n"); err != nil {
+		p.err = err
+		p.end()
+	}
+}
+
+// visible replaces what could make a terminal do more than show text: whoever may
+// publish on a channel should not be able to rewrite the screen of who watches it.
+func visible(text string) string {
+	isControl := func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r >= 0x7f && r < 0xa0 }
+	if !strings.ContainsFunc(text, isControl) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if !isControl(r) {
+			b.WriteRune(r)
+			continue
+		}
+		b.WriteString(`\x` + strconv.FormatInt(0x100+int64(r), 16)[1:])
+	}
+	return b.String()
+}

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// child is a command that runs beside the test.
+type child struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	lines  chan string // of standard output; closed at its end
+	mu     sync.Mutex
+	stderr bytes.Buffer // guarded by mu
+}
+
+// Write takes standard error.
+func (p *child) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.Write(b)
+}
+
+func (p *child) errors() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.String()
+}
+
+func spawn(t *testing.T, env []string, args ...string) *child {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	p := &child{t: t, cmd: exec.CommandContext(ctx, program, args...), lines: make(chan string, 1000)}
+	p.cmd.Env, p.cmd.Stderr = environment(env...), p
+	out, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.lines)
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			p.lines <- scan.Text()
+		}
+	}()
+	return p
+}
+
+// rest returns the lines until the end, and the exit code.
+func (p *child) rest() (lines []string, code int) {
+	for line := range p.lines {
+		lines = append(lines, line)
+	}
+	_ = p.cmd.Wait() // the state tells
+	return lines, p.cmd.ProcessState.ExitCode()
+}
+
+func (in *instance) waitStreams(n int) {
+	in.t.Helper()
+	in.eventually(fmt.Sprint(n, " streams"), func() bool { return in.metric("ssed_streams") == float64(n) })
+}
+
+func TestTailPrintsWhatIsPublished(t *testing.T) {
+	in := start(t)
+	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "3", "a", "b c")
+	in.waitStreams(1)
+	in.publish("a", "one")
+	in.publish("b c", "two\nlines")
+	in.publish("other", "not for it")
+	in.publish("a", "three\x1b[31m")
+	in.publish("a", "too late")
+	lines, code := tail.rest()
+	require.Equal(t, exitOK, code, tail.errors())
+	require.Equal(t, []string{"one", "two", "lines", "three\x1b[31m"}, lines)
+}
+
+func TestTailPrintsLinesOfJSONAndBeginsSinceAnID(t *testing.T) {
+	in := start(t)
+	first := in.publish("a", "one").ID
+	second := in.publish("a", "two").ID
+	lines, code := spawn(t, nil, "tail", "--url", in.public, "--count=1", "--json", "--since", first, "a").rest()
+	require.Equal(t, exitOK, code)
+	require.Equal(t, []string{`{"id":"` + second + `","event":"message","data":"two"}`}, lines)
+	lines, code = spawn(t, nil, "tail", "--url", in.public, "-n1", "--json", "--since", first+"/order-1", "a").rest()
+	require.Equal(t, exitOK, code)
+	require.Contains(t, lines[0], second)
+}
+
+func TestTailComesBackWithTheLastID(t *testing.T) {
+	in := start(t, "--max-age=1s", "--retry=1ms")
+	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "40", "a")
+	in.waitStreams(1)
+	var want []string
+	for i := range 40 {
+		n := i / 20
+		in.eventually("a further stream", func() bool { return in.metric("ssed_stream_attached_total") > float64(n) })
+		want = append(want, strconv.Itoa(i))
+		in.publish("a", want[i])
+	}
+	lines, code := tail.rest()
+	require.Equal(t, exitOK, code, tail.errors())
+	require.Equal(t, want, lines)
+	require.Contains(t, tail.errors(), "the server ended the stream; trying again in ")
+	require.NotContains(t, tail.errors(), "gap")
+}
+
+func TestTailTellsGaps(t *testing.T) {
+	in := start(t)
+	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "1", "--since", "1-1", "a")
+	in.waitStreams(1)
+	in.publish("a", "one")
+	lines, code := tail.rest()
+	require.Equal(t, exitOK, code)
+	require.Equal(t, []string{"one"}, lines)
+	require.Contains(t, tail.errors(), `ssed tail: gap: {"reason":`)
+
+	tail = spawn(t, nil, "tail", "--url", in.public, "-n", "1", "--json", "--since", "1-1", "a")
+	lines, _ = tail.rest() // what is in memory, behind the gap
+	require.Len(t, lines, 2)
+	require.Contains(t, lines[0], `"event":"gap"`)
+}
+
+func TestTailEndsByASignalAndTellsTheLastID(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want int
+	}{{nil, exitOK}, {[]string{"-n", "2"}, exitFailed}} {
+		in := start(t)
+		tail := spawn(t, nil, append([]string{"tail", "--url", in.public, "a"}, c.args...)...)
+		in.waitStreams(1)
+		id := in.publish("a", "one").ID
+		require.Equal(t, "one", <-tail.lines)
+		require.NoError(t, tail.cmd.Process.Signal(syscall.SIGINT))
+		_, code := tail.rest()
+		require.Equal(t, c.want, code)
+		require.Contains(t, tail.errors(), "the last ID was "+id)
+	}
+}
+
+func TestTailSendsItsToken(t *testing.T) {
+	in := start(t, "--auth=jwt", "--auth-jwt-secret-file="+secretFile(t, testSecret))
+	token := tokenFor(t, jwt.MapClaims{"channels": []string{"a"}, "exp": time.Now().Add(time.Hour).Unix()})
+	for _, c := range []struct{ env, args []string }{
+		{[]string{"SSED_TOKEN=" + token}, nil},
+		{nil, []string{"--token-file", writeFile(t, "token", token+"\n")}},
+	} {
+		tail := spawn(t, c.env, append([]string{"tail", "--url", in.public, "-n1", "a"}, c.args...)...)
+		in.waitStreams(1)
+		in.publish("a", "one")
+		_, code := tail.rest()
+		require.Equal(t, exitOK, code, tail.errors())
+	}
+	tail := spawn(t, nil, "tail", "--url", in.public, "a")
+	_, code := tail.rest()
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, tail.errors(), "401 Unauthorized")
+}
+
+func TestTailOfNothingFails(t *testing.T) {
+	port, err := redistest.FreePort()
+	require.NoError(t, err)
+	tail := spawn(t, nil, "tail", "--url", fmt.Sprintf("http://user:s3cret@127.0.0.1:%d", port), "a")
+	_, code := tail.rest()
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, tail.errors(), "connection refused")
+	require.NotContains(t, tail.errors(), "s3cret")
+}
+
+func TestTailAndPubNameEveryBadValue(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	f := func(args []string, want ...string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, nil, args...)
+		require.Equal(t, exitUsage, code)
+		for _, name := range want {
+			require.Contains(t, stderr, "ssed: "+name+": ")
+		}
+	}
+	f([]string{"tail", "--url=ftp://s3cret", "--since=x", "--count=none", "--token-file=" + missing, ""},
+		"--url", "--since", "--count", "--token-file", "CHANNEL")
+	f([]string{"pub", "__ssed", "x", "--admin-url=nowhere", "--admin-token=short", "--redis-url=http://x", "--event=a\nb", "--id=a b", "--lines", "--config=" + missing},
+		"CHANNEL", "--admin-url", "--admin-token", "--redis-url", "--event", "--id", "--lines", "--config")
+	f([]string{"pub", "a", "x", "--redis-url=redis://127.0.0.1:1", "--event=ping"}, "--envelope")
+	for _, args := range [][]string{{"tail"}, {"pub"}, {"pub", "a", "b", "c"}, {"tail", "a", "--drain=1s"}} {
+		code, _, _ := runProgram(t, nil, args...)
+		require.Equal(t, exitUsage, code)
+	}
+}
+
+// runInput runs ssed with standard input to its end.
+func runInput(t *testing.T, env []string, input string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	var out, errOut bytes.Buffer
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environment(env...), strings.NewReader(input), &out, &errOut
+	_ = cmd.Run() // the state tells
+	return cmd.ProcessState.ExitCode(), out.String(), errOut.String()
+}
+
+func TestPubByTheAdminListenerPrintsTheID(t *testing.T) {
+	token := writeFile(t, "token", "0123456789abcdef\n")
+	in := start(t, "--admin-token-file", token)
+	tail := spawn(t, nil, "tail", "--url", in.public, "--json", "-n", "6", "a")
+	in.eventually("the stream", func() bool { return strings.Contains(in.metricsWith("0123456789abcdef"), "\nssed_streams 1\n") })
+	var ids []string
+	pub := func(input string, args ...string) {
+		t.Helper()
+		args = append([]string{"pub", "--admin-url", in.admin, "--admin-token-file", token, "a"}, args...)
+		code, stdout, stderr := runInput(t, nil, input, args...)
+		require.Equal(t, exitOK, code, stderr)
+		ids = append(ids, strings.Fields(stdout)...)
+	}
+	pub("", "argument")
+	pub("", "")
+	pub("all of\nthe input\n", "-")
+	pub("input")
+	pub("first\nsecond\n", "--lines")
+	lines, code := tail.rest()
+	require.Equal(t, exitOK, code)
+	for i, data := range []string{"argument", "", "all of\nthe input\n", "input", "first", "second"} {
+		text, _ := json.Marshal(data)
+		require.Equal(t, `{"id":"`+ids[i]+`","event":"message","data":`+string(text)+`}`, lines[i])
+	}
+
+	code, stdout, stderr := runProgram(t, []string{"SSED_ADMIN_TOKEN=fedcba9876543210"}, "pub", "--admin-url", in.admin, "a", "x")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "401")
+	require.NotContains(t, stdout+stderr, "fedcba")
+}
+
+// metricsWith is GET /metrics of an admin listener with a token.
+func (in *instance) metricsWith(token string) string {
+	req, err := http.NewRequestWithContext(in.t.Context(), http.MethodGet, in.admin+"/metrics", nil)
+	require.NoError(in.t, err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := httpClient.Do(req)
+	require.NoError(in.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(in.t, err)
+	return string(text)
+}
+
+func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
+	r := redistest.Start(t)
+	config := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nhistory-max: 7\n")
+	code, stdout, stderr := runProgram(t, nil, "pub", "--config", config, "a", "x")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, "receivers: 0\n", stdout)
+	require.Contains(t, stderr, "the message is gone")
+
+	in := startRedis(t, r)
+	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "3", "a")
+	in.waitStreams(1)
+	code, stdout, stderr = runInput(t, []string{"SSED_REDIS_URL=" + r.URL()}, "one\ntwo\n", "pub", "--lines", "a")
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, "receivers: 1\nreceivers: 1\n", stdout)
+	// The flag means this one, whatever the environment has.
+	code, _, stderr = runProgram(t, []string{"SSED_REDIS_URL=redis://127.0.0.1:1"}, "pub", "--admin-url", in.admin, "a", "three")
+	require.Equal(t, exitOK, code, stderr)
+	lines, _ := tail.rest()
+	require.Equal(t, []string{"one", "two", "three"}, lines)
+}
+
+func TestPubOnRedisPutsTypeAndIDIntoAnEnvelope(t *testing.T) {
+	r := redistest.Start(t)
+	client := newPublisher(t, r).client
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	got, received := make(chan string, 2), make(chan struct{})
+	t.Cleanup(func() { cancel(); <-received })
+	go func() {
+		defer close(received)
+		_ = client.Receive(ctx, client.B().Subscribe().Channel("a").Build(), func(m rueidis.PubSubMessage) { got <- m.Message })
+	}()
+	for subscribers := int64(0); subscribers == 0; {
+		answer, err := r.Do("PUBSUB", "NUMSUB", "a")
+		require.NoError(t, err)
+		subscribers = answer.([]any)[1].(int64)
+	}
+	code, _, stderr := runProgram(t, nil, "pub", "--redis-url", r.URL(), "--envelope=json", "--event=order", "--id=o-17", "a", `{"x":1}`)
+	require.Equal(t, exitOK, code, stderr)
+	m, ok := sseproto.ParseEnvelope(<-got)
+	require.True(t, ok)
+	require.Equal(t, sseproto.Message{Event: "order", ID: "o-17", Data: `{"x":1}`}, m)
+	// What would be taken for an envelope is not one.
+	code, _, stderr = runProgram(t, nil, "pub", "--redis-url", r.URL(), "--envelope=json", "a", `{"data":"x"}`)
+	require.Equal(t, exitOK, code, stderr)
+	m, ok = sseproto.ParseEnvelope(<-got)
+	require.True(t, ok)
+	require.Equal(t, sseproto.Message{Data: `{"data":"x"}`}, m)
+}
+
+func TestControlCharactersAreShownOnATerminal(t *testing.T) {
+	master, slave := openTerminal(t)
+	in := start(t)
+	cmd := exec.Command(program, "tail", "--url", in.public, "-n", "1", "a")
+	cmd.Env, cmd.Stdout = environment(), slave
+	require.NoError(t, cmd.Start())
+	in.waitStreams(1)
+	in.publish("a", "a\x1b]0;title\x07\u009b1m\ttab\u00e9")
+	line, err := bufio.NewReader(master).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "a\\x1b]0;title\\x07\\x9b1m\ttab\u00e9", strings.TrimRight(line, "\r\n"))
+	require.NoError(t, cmd.Wait())
+}
+
+// openTerminal makes a pseudo terminal: what is written to slave is read from master.
+func openTerminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { master.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { slave.Close() })
+	termios, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	require.NoError(t, err)
+	termios.Oflag &^= unix.OPOST // no tabs made of spaces
+	require.NoError(t, unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, termios))
+	return master, slave
+}
