@@ -1,6 +1,7 @@
 package rstore
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,25 @@ type Stats struct {
 	// Lag is for how long committed messages have been waiting to be written
 	// by this instance, 0 when none do or when it is not the writer.
 	Lag time.Duration
+	// BatchSizes counts batches by their messages: as many as SizeBounds, and one
+	// beyond all of them. BatchMessages is the sum.
+	BatchSizes    []uint64
+	BatchMessages uint64
+	// WriteTimes counts the round trips to Redis with batches or advances, answered
+	// or not: as many as TimeBounds, and one beyond all of them. Up to eight batches
+	// go in one. WriteTime is the sum.
+	WriteTimes []uint64
+	WriteTime  time.Duration
+}
+
+// SizeBounds are the upper bounds of the counts in Stats.BatchSizes, not to be changed.
+var SizeBounds = [...]uint64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000}
+
+// TimeBounds are the upper bounds of the counts in Stats.WriteTimes, not to be changed.
+var TimeBounds = [...]time.Duration{
+	500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+	10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 10 * time.Second,
 }
 
 // ErrorCounts counts failed script runs.
@@ -49,6 +69,11 @@ type counters struct {
 	appended, batches, advances, stale, epoch, refused atomic.Uint64
 	gaps, disputes, takeOvers, deleted                 atomic.Uint64
 	errLink, errMemory, errReadOnly, errOther          atomic.Uint64
+
+	sizes        [len(SizeBounds) + 1]atomic.Uint64
+	sizeSum      atomic.Uint64
+	times        [len(TimeBounds) + 1]atomic.Uint64
+	timeSumNanos atomic.Int64
 
 	writer atomic.Bool
 	mark   atomic.Pointer[sseproto.ID]
@@ -67,6 +92,8 @@ func (s *Store) Stats() Stats {
 			ReadOnly: c.errReadOnly.Load(), Other: c.errOther.Load(),
 		},
 		Writer: c.writer.Load(), Watermark: s.Watermark(),
+		BatchSizes: snapshot(c.sizes[:]), BatchMessages: c.sizeSum.Load(),
+		WriteTimes: snapshot(c.times[:]), WriteTime: time.Duration(c.timeSumNanos.Load()),
 	}
 	if since := c.behind.Load(); since != 0 {
 		st.Lag = max(0, time.Since(time.Unix(0, since)))
@@ -81,6 +108,29 @@ func (s *Store) Watermark() sseproto.ID {
 		return *id
 	}
 	return sseproto.ID{}
+}
+
+func snapshot(counts []atomic.Uint64) []uint64 {
+	all := make([]uint64, len(counts))
+	for i := range counts {
+		all[i] = counts[i].Load()
+	}
+	return all
+}
+
+// batch counts a batch of n messages, at least one.
+func (c *counters) batch(n int) {
+	c.batches.Add(1)
+	bucket, _ := slices.BinarySearch(SizeBounds[:], uint64(n))
+	c.sizes[bucket].Add(1)
+	c.sizeSum.Add(uint64(n))
+}
+
+// wrote counts a round trip.
+func (c *counters) wrote(took time.Duration) {
+	bucket, _ := slices.BinarySearch(TimeBounds[:], took)
+	c.times[bucket].Add(1)
+	c.timeSumNanos.Add(int64(took))
 }
 
 func (c *counters) failed(code string) {

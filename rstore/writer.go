@@ -175,7 +175,10 @@ func (w *writer) append(ctx context.Context, batches []*batch) (again bool, wait
 	for i, b := range batches {
 		calls[i] = w.appendCall(w.epoch, b)
 	}
-	for i, a := range w.run(ctx, appendScript, calls...) {
+	sent := time.Now()
+	answers := w.run(ctx, appendScript, calls...)
+	w.count.wrote(time.Since(sent))
+	for i, a := range answers {
 		if again, wait, ok := w.settle(a, batches[i]); !ok {
 			return again, wait
 		}
@@ -203,7 +206,7 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 	switch a.status {
 	case statusOK:
 		if b.n > 0 {
-			w.count.batches.Add(1)
+			w.count.batch(b.n)
 		} else {
 			w.count.advances.Add(1)
 		}

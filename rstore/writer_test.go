@@ -3,6 +3,7 @@ package rstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,13 @@ func TestLongStreamsAreTrimmed(t *testing.T) {
 	require.Equal(t, w.id(0, 1000), got[len(got)-1].id)
 }
 
+func sum(counts []uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
 // 5,000 messages are 50 batches of 100, whatever the number of channels.
 func TestBatchesAreFull(t *testing.T) {
 	w := newWorld(t)
@@ -90,6 +98,14 @@ func TestBatchesAreFull(t *testing.T) {
 	w.waitMark(s, w.id(1, 0))
 	require.EqualValues(t, 5000, s.Stats().Appended)
 	require.LessOrEqual(t, s.Stats().Batches, uint64(51))
+	st := s.Stats()
+	require.GreaterOrEqual(t, st.BatchSizes[slices.Index(SizeBounds[:], 100)], uint64(49), "up to 100")
+	require.Equal(t, st.Batches, sum(st.BatchSizes))
+	require.EqualValues(t, 5000, st.BatchMessages)
+	require.GreaterOrEqual(t, sum(st.WriteTimes), st.Batches/pipelineDepth)
+	require.Positive(t, st.WriteTime)
+	require.Len(t, st.BatchSizes, len(SizeBounds)+1)
+	require.Len(t, st.WriteTimes, len(TimeBounds)+1)
 	info, err := w.do("INFO", "commandstats").ToString()
 	require.NoError(t, err)
 	var calls int

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,10 +50,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if c.s.feed != nil {
 		feed := c.s.feed.Stats()
 		out.feed(&feed)
+		up, _ := c.s.feed.State()
+		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
 	}
 	if c.s.store != nil {
 		store := c.s.store.Stats()
 		out.history(&store)
+		out.watermark(&store, &stats.Log)
 	}
 }
 
@@ -96,6 +100,12 @@ func (ch scrape) streams(s *engine.Stats) {
 	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedRing, "from", "memory")
 	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedHistory, "from", "history")
 	ch.counter("ssed_stream_gaps_total", "Gap events sent when a stream began.", s.Gaps)
+	ch.gauge("ssed_slow_streams", "Streams whose socket is full now.", float64(s.Slow))
+	ch.histogram("ssed_delivery_lag_seconds", "Time from a message's entry into memory to the end of the writes that gave it to a socket with room, for each delivery.",
+		s.DeliveryLag.SumSeconds, s.DeliveryLag.Counts, seconds(s.DeliveryLag.Bounds))
+	for i, busy := range s.ShardBusy {
+		ch.put(prometheus.CounterValue, "ssed_shard_busy_seconds_total", "Time that an event loop was not asleep.", busy.Seconds(), []string{"shard", strconv.Itoa(i)})
+	}
 	ch.counter("ssed_stream_reattached_total", "Streams that fell behind with their event loop and went through the history.", s.Reattached)
 	for _, reason := range engine.CloseReasons() {
 		ch.counter("ssed_stream_closed_total", "Streams that ended, by reason.", s.Closed[reason], "reason", reason.String())
@@ -138,6 +148,8 @@ func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_gaps_total", "Gap events put to live streams.", s.Gaps)
 	ch.counter("ssed_log_abandoned_total", "Read-backs given up: the history was too slow or too much was lost.", s.Abandoned)
 	ch.gauge("ssed_log_bytes", "Memory of the log in use, of --ring-bytes.", float64(s.RingBytes))
+	ch.gauge("ssed_log_limit_bytes", "Its bound, --ring-bytes.", float64(s.LimitBytes))
+	ch.gauge("ssed_log_oldest_seconds", "Age of the oldest message in memory; 0 when there is none.", s.Oldest.Seconds())
 	ch.gauge("ssed_log_messages", "Messages in memory.", float64(s.Head-s.Tail))
 }
 
@@ -165,25 +177,40 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.gauge("ssed_feed_leading", "1 while this instance sends the marks.", oneIf(s.Leading))
 	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)
 	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.CheckMismatches)
-	ch.lag(s)
+	ch.histogram("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.",
+		s.LagSum.Seconds(), s.LagCounts[:], seconds(rsub.LagBounds[:]))
 }
 
-// lag is a histogram.
-func (ch scrape) lag(s *rsub.Stats) {
-	buckets := make(map[float64]uint64, len(rsub.LagBounds))
+// histogram takes one count for each bound and one for what is beyond them.
+func (ch scrape) histogram(name, help string, sum float64, counts []uint64, bounds []float64) {
+	buckets := make(map[float64]uint64, len(bounds))
 	var count uint64
-	for i, bound := range rsub.LagBounds {
-		count += s.LagCounts[i]
-		buckets[bound.Seconds()] = count
+	for i, bound := range bounds {
+		count += counts[i]
+		buckets[bound] = count
 	}
-	count += s.LagCounts[len(rsub.LagBounds)]
-	desc := prometheus.NewDesc("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.", nil, nil)
-	ch <- prometheus.MustNewConstHistogram(desc, count, s.LagSum.Seconds(), buckets)
+	count += counts[len(bounds)]
+	ch <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, nil, nil), count, sum, buckets)
+}
+
+func seconds(bounds []time.Duration) []float64 {
+	all := make([]float64, len(bounds))
+	for i, bound := range bounds {
+		all[i] = bound.Seconds()
+	}
+	return all
 }
 
 func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_messages_total", "Messages written by this instance.", s.Appended)
 	ch.counter("ssed_history_batches_total", "Batches in which they were written.", s.Batches)
+	sizes := make([]float64, len(rstore.SizeBounds))
+	for i, bound := range rstore.SizeBounds {
+		sizes[i] = float64(bound)
+	}
+	ch.histogram("ssed_history_batch_messages", "Messages in a batch.", float64(s.BatchMessages), s.BatchSizes, sizes)
+	ch.histogram("ssed_history_write_seconds", "Round trip to Redis with batches, up to eight at once.",
+		s.WriteTime.Seconds(), s.WriteTimes, seconds(rstore.TimeBounds[:]))
 	ch.counter("ssed_history_advances_total", "Times that quiet time alone was recorded.", s.Advances)
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedStale, "reason", "stale")
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedEpoch, "reason", "epoch")
@@ -199,4 +226,15 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.gauge("ssed_history_lag_seconds", "For how long messages have been waiting to be written; 0 on instances that do not write.", s.Lag.Seconds())
 	ch.gauge("ssed_history_watermark_timestamp_seconds", "Time up to which the history is written, by the clock of Redis.",
 		(time.Duration(s.Watermark.Ms) * time.Millisecond).Seconds())
+}
+
+// watermark tells by how much the history is behind, on every instance. Both ends are
+// times of Redis' clock; an instance that does not write hears of one with the marks.
+func (ch scrape) watermark(s *rstore.Stats, log *engine.LogStats) {
+	written := max(s.Watermark.Ms, log.Watermark.Ms)
+	lag := time.Duration(log.Last.Ms-min(log.Last.Ms, written)) * time.Millisecond
+	if written == 0 {
+		lag = 0 // not known yet
+	}
+	ch.gauge("ssed_history_watermark_lag_seconds", "How far the history is behind what this instance has received; it is told once per mark.", lag.Seconds())
 }

@@ -213,6 +213,30 @@ func TestTenThousandMessagesArriveInOrder(t *testing.T) {
 	}
 }
 
+func TestMetricsTellOfDeliveriesAndHistory(t *testing.T) {
+	const n = 200
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--shards", "1", "--ring-bytes", "1MiB")
+	s := connect(t, in, "", "a")
+	newPublisher(t, r).numbers("a", 0, n)
+	for i := range n {
+		s.want(strconv.Itoa(i))
+	}
+	in.eventually("the history is written", func() bool { return in.metric("ssed_history_batch_messages_sum") == n })
+	require.EqualValues(t, in.metric("ssed_history_batches_total"), in.metric("ssed_history_batch_messages_count"))
+	require.Positive(t, in.metric("ssed_history_write_seconds_sum"))
+	require.EqualValues(t, n, in.metric("ssed_delivery_lag_seconds_count"))
+	require.Less(t, in.metric("ssed_delivery_lag_seconds_sum"), n*patience.Seconds())
+	require.Positive(t, in.metric(`ssed_shard_busy_seconds_total{shard="0"}`))
+	require.EqualValues(t, 1, in.metric("ssed_redis_up"))
+	require.EqualValues(t, 0, in.metric("ssed_slow_streams"))
+	require.EqualValues(t, 1<<20, in.metric("ssed_log_limit_bytes"))
+	require.Positive(t, in.metric("ssed_log_oldest_seconds"))
+	in.eventually("the watermark follows", func() bool { return in.metric("ssed_history_watermark_lag_seconds") < 1 })
+	r.Stop()
+	in.eventually("the loss of Redis is seen", func() bool { return in.metric("ssed_redis_up") == 0 })
+}
+
 // TestLateRedisIsWaitedFor: without Redis the process runs, says that it is not
 // ready and why, and sends browsers away softly.
 func TestLateRedisIsWaitedFor(t *testing.T) {

@@ -18,15 +18,17 @@ func (s *server) snapshot() admin.Stats {
 		Started: s.started, Uptime: now.Sub(s.started).Seconds(), Now: now,
 		Ready: ready, Reason: reason, Draining: s.draining.Load(),
 		Streams: stats.Streams, Connections: stats.Connections, MaxConnections: cfg.MaxConnections,
-		Channels: stats.Channels,
+		Channels: stats.Channels, Slow: stats.Slow,
 		Totals:   totals(&stats),
 		Closed:   closedByReason(&stats), Refused: refusedByReason(&stats.Front),
 		Ring: admin.Ring{
-			Bytes: stats.Log.RingBytes, LimitBytes: cfg.RingBytes,
-			Messages: stats.Log.Head - stats.Log.Tail,
+			Bytes: stats.Log.RingBytes, LimitBytes: stats.Log.LimitBytes,
+			Messages: stats.Log.Head - stats.Log.Tail, Oldest: stats.Log.Oldest.Seconds(),
 		},
-		Lag:     admin.Histogram{Bounds: []float64{}, Counts: []uint64{0}},
-		Shards:  []admin.Shard{},
+		Lag: admin.Histogram{
+			Bounds: seconds(stats.DeliveryLag.Bounds), Counts: stats.DeliveryLag.Counts, Sum: stats.DeliveryLag.SumSeconds,
+		},
+		Shards:  shardTimes(stats.ShardBusy),
 		Process: s.process.read(),
 	}
 	if s.feed != nil {
@@ -34,6 +36,14 @@ func (s *server) snapshot() admin.Stats {
 		out.Redis = s.redisStats(&out.Totals, &stats.Log, now)
 	}
 	return out
+}
+
+func shardTimes(busy []time.Duration) []admin.Shard {
+	all := make([]admin.Shard, len(busy))
+	for i, b := range busy {
+		all[i].Busy = b.Seconds()
+	}
+	return all
 }
 
 func totals(s *engine.Stats) admin.Totals {
