@@ -34,8 +34,8 @@ build: need-go ## Build bin/ssed
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ssed ./cmd/ssed
 
 .PHONY: run
-run: build ## Run without Redis; a page shows it live
-	@echo 'page      http://localhost:9090/'
+run: build ## Run without Redis; the dashboard shows it live
+	@echo 'dashboard http://localhost:9090/'
 	@echo 'stream    curl -N "http://localhost:8080/sse/connect?channel_id=user123"'
 	@echo 'publish   curl -d "Hello!" "http://localhost:9090/publish?channel_id=user123"'
 	@echo 'Ctrl+C ends it.'

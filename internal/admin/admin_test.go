@@ -167,32 +167,6 @@ func TestPprofIsServedOnlyWhenAsked(t *testing.T) {
 	require.Equal(t, 200, do(h, "GET", "/debug/pprof/goroutine?debug=1", "").StatusCode)
 }
 
-func TestPageNeedsNothingFromElsewhere(t *testing.T) {
-	h, _ := handler(t, nil)
-	r := do(h, "GET", "/", "")
-	page := bodyOf(t, r)
-	require.Equal(t, 200, r.StatusCode)
-	require.NotContains(t, page, "http://")
-	require.NotContains(t, page, "https://")
-	require.NotContains(t, page, "innerHTML")
-	policy := r.Header.Get("Content-Security-Policy")
-	require.Contains(t, policy, "script-src "+inlineHash([]byte(page), "script"))
-	require.Contains(t, policy, "style-src "+inlineHash([]byte(page), "style"))
-	require.NotContains(t, policy, "unsafe")
-}
-
-func TestPageIsToldWhereStreamsAre(t *testing.T) {
-	f := func(streams, want string) {
-		t.Helper()
-		h, _ := handler(t, func(cfg *Config) { cfg.Streams = streams })
-		require.Contains(t, bodyOf(t, do(h, "GET", "/", "")), `value="`+want+`"`)
-	}
-	f(":8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;}`)
-	f("[::]:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;}`)
-	f("127.0.0.2:81", `{&#34;host&#34;:&#34;127.0.0.2&#34;,&#34;port&#34;:&#34;81&#34;}`)
-	f("", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;&#34;}`)
-}
-
 func TestTokenIsDemandedButOfProbes(t *testing.T) {
 	const token = "0123456789abcdef"
 	h, last := handler(t, func(cfg *Config) { cfg.Token = token; cfg.Pprof = true })

@@ -1,19 +1,25 @@
 package admin
 
 import (
-	"bytes"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"html"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 )
 
-//go:embed page.html
-var pageText []byte
+// dashboard holds the page in the parts that one reads it by. They are joined when
+// the process starts: there is no build step.
+//
+//go:embed dashboard
+var dashboard embed.FS
+
+// scripts in the order in which they build on each other.
+var scripts = []string{"base.js", "live.js", "plot.js", "overview.js", "connections.js", "watch.js", "channel.js", "main.js"}
 
 // streamAddr is where the page finds the streams. An empty Host is the one under
 // which the page itself was opened.
@@ -31,13 +37,9 @@ func newPage(streams string) http.Handler {
 			addr.Host = host
 		}
 	}
-	settings, err := json.Marshal(addr)
-	if err != nil {
-		panic(err) // two strings always have a JSON form
-	}
-	page := bytes.Replace(pageText, []byte("{{settings}}"), []byte(html.EscapeString(string(settings))), 1)
-	policy := "default-src 'none'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" +
-		"; script-src " + inlineHash(pageText, "script") + "; style-src " + inlineHash(pageText, "style")
+	style, script := joined("style.css"), joined(scripts...)
+	page := []byte(strings.NewReplacer("{{style}}", style, "{{script}}", script, "{{settings}}", settingsOf(addr)).Replace(joined("page.html")))
+	policy := pagePolicy(addr, style, script)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
@@ -49,10 +51,41 @@ func newPage(streams string) http.Handler {
 	})
 }
 
-// inlineHash returns the CSP source of the one inline element of that name.
-func inlineHash(page []byte, element string) string {
-	_, rest, _ := bytes.Cut(page, []byte("<"+element+">"))
-	text, _, _ := bytes.Cut(rest, []byte("</"+element+">"))
-	sum := sha256.Sum256(text)
+// pagePolicy lets the page run what it brought along, and reach its own origin and
+// the port of the streams, under whatever host name the operator came by.
+func pagePolicy(streams streamAddr, style, script string) string {
+	reach := "'self'"
+	if streams.Port != "" {
+		reach += " *:" + streams.Port
+	}
+	return "default-src 'none'; connect-src " + reach + "; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" +
+		"; script-src " + inlineHash(script) + "; style-src " + inlineHash(style)
+}
+
+// settingsOf returns the address as the value of an attribute.
+func settingsOf(streams streamAddr) string {
+	text, err := json.Marshal(streams)
+	if err != nil {
+		panic(err) // two strings always have a JSON form
+	}
+	return html.EscapeString(string(text))
+}
+
+// joined returns parts of the page one after the other.
+func joined(names ...string) string {
+	var b strings.Builder
+	for _, name := range names {
+		text, err := dashboard.ReadFile("dashboard/" + name)
+		if err != nil {
+			panic(err) // embedded: the program was built without it
+		}
+		b.Write(text)
+	}
+	return b.String()
+}
+
+// inlineHash returns the CSP source of an inline element with that text.
+func inlineHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
