@@ -59,7 +59,7 @@ func (s *Store) Nudge() {
 }
 
 // Run writes until ctx ends, then flushes once more, for at most two seconds,
-// and gives the lease up. It retries for ever and returns the cause of ctx's end.
+// even if it never had the lease, and gives the lease up. It retries for ever and returns the cause of ctx's end.
 func (s *Store) Run(ctx context.Context) error {
 	w := &writer{Store: s}
 	timer := time.NewTimer(0)
@@ -138,7 +138,7 @@ func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
 		return w.watch(ctx)
 	}
 	if !w.holder {
-		through, low := w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
+		through, low := w.glance()
 		switch {
 		case low != w.mark:
 			return w.uncovered(ctx, low)
@@ -291,22 +291,39 @@ func (w *writer) recovered() {
 	w.failures = 0
 }
 
-// finish writes what is committed and gives the lease up.
+// finish writes what is committed and gives the lease up. An instance that does not
+// write takes the lease for that, unless the watermark moves: then the one that has
+// it is alive, and writes the same.
 func (w *writer) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	for w.holder && ctx.Err() == nil {
-		batches, low := w.collectMany(w.mark)
-		if low != w.mark || len(batches) == 0 {
-			break
+	w.flushed = time.Time{} // what there is now is all there will be
+	if !w.holder {
+		w.watch(ctx) // the last look may be a poll ago
+	}
+	for ctx.Err() == nil && w.epoch != "" && w.leaves() {
+		epoch, mark, waited := w.epoch, w.mark, !w.holder
+		if again, wait := w.advance(ctx); !again {
+			pause(ctx, min(wait, w.cfg.poll()/4))
 		}
-		if again, wait := w.append(ctx, batches); !again && w.failures > 0 {
-			pause(ctx, wait)
+		if waited && !w.holder && epoch == w.epoch && mark.Less(w.mark) {
+			break
 		}
 	}
 	if w.holder {
 		w.free(ctx)
 	}
+}
+
+// glance asks the log what follows the watermark without taking it.
+func (w *writer) glance() (through, low sseproto.ID) {
+	return w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
+}
+
+// leaves reports whether the log has something that the history lacks.
+func (w *writer) leaves() bool {
+	through, low := w.glance()
+	return low != sseproto.MaxID && (low != w.mark || through != w.mark)
 }
 
 // pause waits for d or the end of ctx.

@@ -721,3 +721,62 @@ func TestClosedStoreSaysSo(t *testing.T) {
 	require.ErrorIs(t, s.Range(t.Context(), []string{"x"}, sseproto.ID{}, w.id(1, 0), newRecorder()), ErrClosed)
 	require.ErrorIs(t, s.Dispute(t.Context(), sseproto.ID{}, w.id(1, 0)), ErrClosed)
 }
+
+// TestLastOneWritesWhatNobodyElseWould: an instance that never held the lease has a
+// burst in its log when it is stopped, and who had the lease is gone.
+func TestLastOneWritesWhatNobodyElseWould(t *testing.T) {
+	f := func(name string, prepare func(w *world, k keys), markers int) {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.clock("e1")
+			log := newTestLog(w.id(0, 0))
+			a := w.store(w.config("a"), log)
+			prepare(w, a.keys)
+			all := w.burst(1, 1500, 3)
+			log.commit(w.id(2, 0), all...)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(context.Canceled) // before it could take anything
+			require.ErrorIs(t, a.Run(ctx), context.Canceled)
+			w.requireHistory(all)
+			require.Equal(t, w.id(2, 0), a.Watermark())
+			require.Len(t, w.markers(), markers)
+			held, err := w.do("EXISTS", a.keys.lease).AsBool()
+			require.NoError(t, err)
+			require.False(t, held, "the lease is given up")
+		})
+	}
+	stand := func(w *world, k keys) {
+		require.NoError(t, w.do("HSET", k.clock, "watermark", w.id(0, 0).String()).Error())
+	}
+	f("nobody has the lease", stand, 0)
+	f("the lease of a dead one runs out", func(w *world, k keys) {
+		stand(w, k)
+		require.NoError(t, w.do("SET", k.lease, "dead", "PX", "300").Error())
+	}, 0)
+	f("the history is empty", func(*world, keys) {}, 1)
+}
+
+func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	cfg := w.config("a")
+	cfg.LeaseTTL = time.Hour
+	a := w.store(cfg, log)
+	w.start(a)
+	log.commit(w.id(1, 0))
+	w.waitMark(a, w.id(1, 0))
+	cfg.Instance = "b"
+	all := w.burst(1, 600, 3)
+	log.commit(w.id(2, 0), all...)
+	b := w.store(cfg, log)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(context.Canceled)
+	require.ErrorIs(t, b.Run(ctx), context.Canceled)
+	w.waitMark(a, w.id(2, 0))
+	w.requireHistory(all)
+	holder, err := w.do("GET", a.keys.lease).ToString()
+	require.NoError(t, err)
+	require.Equal(t, "a", holder)
+	require.Zero(t, b.Stats().Batches)
+}
