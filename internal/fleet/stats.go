@@ -1,0 +1,25 @@
+package fleet
+
+import "sync/atomic"
+
+// Stats is a snapshot of counters since New.
+type Stats struct {
+	Beats, BeatErrors     uint64 // reports taken by Redis, and not
+	Asked                 uint64 // questions of this instance
+	Busy                  uint64 // questions of this instance that were not asked: too many at once
+	Answers, AnswerErrors uint64 // questions of others that were answered, and not
+	Dropped               uint64 // questions of others beyond the bound
+}
+
+type counters struct {
+	beats, beatErrors, asked, busy, answers, answerErrors, dropped atomic.Uint64
+}
+
+// Stats returns the counters. Safe for concurrent use.
+func (f *Fleet) Stats() Stats {
+	c := &f.counters
+	return Stats{
+		Beats: c.beats.Load(), BeatErrors: c.beatErrors.Load(), Asked: c.asked.Load(), Busy: c.busy.Load(),
+		Answers: c.answers.Load(), AnswerErrors: c.answerErrors.Load(), Dropped: c.dropped.Load(),
+	}
+}
