@@ -131,6 +131,7 @@ func (f *Feed) State() (synced bool, reason string) {
 // Stats returns the counters.
 func (f *Feed) Stats() Stats {
 	s := f.counters.snapshot()
+	s.ClockSkew = time.Duration(f.clockSkew.Load()) * time.Millisecond
 	s.Delivered = s.Numbered - s.Oversize
 	if f.merger != nil {
 		s.Delivered = f.merger.passed.Load()

@@ -70,6 +70,10 @@ type Stats struct {
 	ReceiptsRefused uint64 // whose number was not waited for: too many waited already
 	Notices         uint64 // control messages given to Config.OnNotice
 
+	// ClockSkew is by how much the clock here is ahead of that of Redis, as this
+	// instance last saw it when it sent a tick; 0 before.
+	ClockSkew time.Duration
+
 	// Lag is the time from the tick script to the arrival of its tick, measured
 	// against the clock of Redis as last seen by this instance.
 	LastLag   time.Duration

@@ -61,6 +61,9 @@ func (s *server) adminConfig(host string) admin.Config {
 	if s.feed != nil && !s.cfg.engine.Envelope {
 		cfg.Untyped = untyped
 	}
+	if s.fleet != nil {
+		cfg.Fleet = fleetView{s}
+	}
 	if s.store != nil {
 		cfg.History = storedHistory{s.store}
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -221,6 +223,64 @@ func TestGapsAreRecorded(t *testing.T) {
 	require.Equal(t, sseproto.ReasonUnknownID, list.Gaps[0].Reason)
 	require.False(t, list.Gaps[0].Live)
 	require.Equal(t, 1, list.Gaps[0].Streams)
+}
+
+// TestFleetIsSeenFromEveryInstance: also by instances that began later, without those
+// that were killed, and with one that is frozen.
+func TestFleetIsSeenFromEveryInstance(t *testing.T) {
+	r := redistest.Start(t)
+	one, two, three := startRedis(t, r, "--instance", "one"), startRedis(t, r, "--instance", "two"), startRedis(t, r, "--instance", "three")
+	// Reports are of different moments: that of the start says that it is not ready.
+	sees := func(in *instance, names ...string) (list []admin.Instance) {
+		t.Helper()
+		in.eventually(strings.Join(names, " "), func() bool {
+			var fleet struct{ Instances []admin.Instance }
+			in.api("GET", "/api/instances", "", 200, &fleet)
+			list = fleet.Instances
+			return slices.EqualFunc(list, names, func(m admin.Instance, name string) bool { return m.Instance == name && m.Ready })
+		})
+		return list
+	}
+	for _, in := range []*instance{one, two, three} {
+		list := sees(in, "one", "three", "two")
+		writers, leaders := 0, 0
+		for _, m := range list {
+			require.Positive(t, m.RSS)
+			require.Equal(t, "v0.0.0-test", m.Version)
+			require.WithinDuration(t, time.Now(), m.Seen, time.Minute)
+			writers, leaders = writers+int(oneIf(m.Writer)), leaders+int(oneIf(m.Leading))
+		}
+		require.LessOrEqual(t, writers, 2)
+		require.LessOrEqual(t, leaders, 2)
+	}
+
+	connect(t, one, "", "a b")
+	connect(t, two, "", "a b")
+	connect(t, two, "", "a b")
+	subscribers := func(in *instance) admin.Spread {
+		t.Helper()
+		var answer struct{ Fleet admin.Spread }
+		in.api("GET", "/api/channels/a%20b", "", 200, &answer)
+		return answer.Fleet
+	}
+	all := admin.Spread{Subscribers: 3, Asked: 3, Answered: 3, Instances: []admin.InstanceShare{{Instance: "one", Subscribers: 1}, {Instance: "three"}, {Instance: "two", Subscribers: 2}}}
+	three.eventually("the answers of all", func() bool { return reflect.DeepEqual(all, subscribers(three)) })
+
+	two.signal(syscall.SIGSTOP)
+	partial := subscribers(three)
+	require.Equal(t, 3, partial.Asked)
+	require.Equal(t, 2, partial.Answered)
+	require.EqualValues(t, 1, partial.Subscribers)
+	one.kill()
+	sees(three, "three") // the keys of both have expired
+	two.signal(syscall.SIGCONT)
+	sees(three, "three", "two")
+	two.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, two.wait())
+	var fleet struct{ Instances []admin.Instance }
+	three.api("GET", "/api/instances", "", 200, &fleet)
+	require.Len(t, fleet.Instances, 1, "who leaves is gone at once")
+	require.True(t, fleet.Instances[0].Self)
 }
 
 // TestShutdownDoesNotWaitForLiveStreams.

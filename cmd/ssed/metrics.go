@@ -12,6 +12,7 @@ import (
 
 	"ssed/engine"
 	"ssed/internal/auth"
+	"ssed/internal/fleet"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -52,6 +53,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		out.feed(&feed)
 		up, _ := c.s.feed.State()
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
+	}
+	if c.s.fleet != nil {
+		fleet := c.s.fleet.Stats()
+		out.fleet(&fleet)
 	}
 	if c.s.store != nil {
 		store := c.s.store.Stats()
@@ -201,6 +206,16 @@ func seconds(bounds []time.Duration) []float64 {
 	return all
 }
 
+func (ch scrape) fleet(s *fleet.Stats) {
+	ch.counter("ssed_fleet_reports_total", "Times that this instance told the others that it is there.", s.Beats)
+	ch.counter("ssed_fleet_report_errors_total", "Times that it could not.", s.BeatErrors)
+	ch.counter("ssed_fleet_questions_total", "Questions to the other instances, by the admin API here.", s.Asked)
+	ch.counter("ssed_fleet_answers_total", "Questions of other instances that were answered.", s.Answers)
+	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.AnswerErrors, "reason", "error")
+	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Dropped, "reason", "flood")
+	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Busy, "reason", "busy")
+}
+
 func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_messages_total", "Messages written by this instance.", s.Appended)
 	ch.counter("ssed_history_batches_total", "Batches in which they were written.", s.Batches)
@@ -215,6 +230,7 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedStale, "reason", "stale")
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedEpoch, "reason", "epoch")
 	ch.counter("ssed_history_refused_messages_total", "Messages that their stream did not take.", s.RefusedMessages)
+	ch.counter("ssed_history_deleted_messages_total", "Messages deleted by DELETE /api/history here.", s.Deleted)
 	ch.counter("ssed_history_gaps_total", "Gap markers written: stretches that no instance saw.", s.GapMarkers)
 	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Disputes)
 	ch.counter("ssed_history_takeovers_total", "Times that this instance became the writer.", s.TakeOvers)

@@ -6,7 +6,7 @@ import (
 	"ssed/rsub"
 )
 
-// openRedis makes the history and the feed around the engine's log.
+// openRedis makes the history and the feed around the engine's log, and the fleet.
 func (s *server) openRedis(history *lateHistory) (err error) {
 	cfg := s.cfg.redis
 	onFree := func() {}
@@ -22,11 +22,12 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 		history.Store = s.store
 		onFree = s.store.Nudge
 	}
+	s.openFleet()
 	s.feed, err = rsub.New(rsub.Config{
 		Client: cfg.client, Patterns: cfg.patterns, Rules: s.cfg.rules(), Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
-		ClockOffset: cfg.clockOffset,
+		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset,
 	}, s.engine.Log())
 	return err
 }

@@ -78,7 +78,10 @@ func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time
 		t.Resyncs += n
 	}
 	up, _ := s.feed.State()
-	out := &admin.RedisStats{Up: up, Links: feed.LinksSynced, Leading: feed.Leading, Resyncs: t.Resyncs}
+	out := &admin.RedisStats{
+		Up: up, Links: feed.LinksSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
+		ClockSkew: feed.ClockSkew.Seconds(),
+	}
 	if s.store == nil {
 		return out
 	}
@@ -90,7 +93,8 @@ func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time
 		written = log.Watermark
 	}
 	if !written.IsZero() {
-		out.WatermarkLag = max(0, float64(now.UnixMilli())-float64(written.Ms)) / 1000
+		behind := now.Add(-feed.ClockSkew).Sub(time.UnixMilli(int64(written.Ms)))
+		out.WatermarkLag = max(0, behind.Seconds())
 	}
 	return out
 }

@@ -15,6 +15,7 @@ import (
 	"ssed/engine"
 	"ssed/internal/admin"
 	"ssed/internal/auth"
+	"ssed/internal/fleet"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -28,6 +29,7 @@ type server struct {
 	engine *engine.Engine
 	feed   *rsub.Feed    // nil: embedded
 	store  *rstore.Store // nil: embedded, or no history
+	fleet  *fleet.Fleet  // nil: embedded
 
 	started time.Time
 	process process
@@ -165,6 +167,9 @@ func (s *server) run(ctx context.Context) error {
 				stopEngine(feedErr)
 			}
 		})
+	}
+	if s.fleet != nil {
+		feed.Go(func() { s.fleet.Run(feedCtx) })
 	}
 	if s.store != nil {
 		store.Go(func() { _ = s.store.Run(storeCtx) }) // always the cause of storeCtx

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"ssed/internal/admin"
+	"ssed/internal/fleet"
+)
+
+// openFleet makes what tells other instances of this one, and this one of them.
+func (s *server) openFleet() {
+	s.fleet = fleet.New(fleet.Config{
+		Client: s.cfg.redis.client, Prefix: s.cfg.redis.prefix, Instance: s.cfg.instance,
+		Report: s.report, Subscribers: s.subscribers,
+		Notify: func(ctx context.Context, words ...string) error { return s.feed.Notify(ctx, words...) },
+		Logger: s.log,
+	})
+}
+
+// report is what others are told.
+func (s *server) report() []byte {
+	text, err := json.Marshal(s.self())
+	if err != nil {
+		panic(err) // text, numbers and times always have a JSON form
+	}
+	return text
+}
+
+func (s *server) subscribers(ctx context.Context, channel string) (int64, error) {
+	info, err := s.engine.Channel(ctx, channel)
+	return info.Subscribers, err
+}
+
+// fleetView is the fleet for the admin listener.
+type fleetView struct{ *server }
+
+// Instances implements admin.Fleet. What this instance tells of itself is of now.
+func (v fleetView) Instances(ctx context.Context) ([]admin.Instance, error) {
+	members, err := v.fleet.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	self := v.self()
+	list, listed := make([]admin.Instance, 0, len(members)+1), false
+	for _, m := range members {
+		if m.Name == self.Instance {
+			list, listed = append(list, self), true
+			continue
+		}
+		var in admin.Instance
+		if err := json.Unmarshal(m.Report, &in); err != nil {
+			return nil, fmt.Errorf("report of %q: %w", m.Name, err)
+		}
+		in.Instance, in.Seen, in.Self = m.Name, m.Seen, false
+		list = append(list, in)
+	}
+	if !listed {
+		list = append(list, self)
+	}
+	return list, nil
+}
+
+// Subscribers implements admin.Fleet.
+func (v fleetView) Subscribers(ctx context.Context, channel string) (admin.Spread, error) {
+	found, err := v.fleet.Subscribers(ctx, channel)
+	out := admin.Spread{Asked: found.Asked, Answered: len(found.Shares)}
+	for _, share := range found.Shares {
+		out.Subscribers += share.Subscribers
+		out.Instances = append(out.Instances, admin.InstanceShare{Instance: share.Instance, Subscribers: share.Subscribers})
+	}
+	return out, err
+}
