@@ -2,6 +2,7 @@ package engine
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/valyala/bytebufferpool"
@@ -32,11 +33,14 @@ func (s *shard) admit(a *attachment) {
 	c.pos, c.peer = a.since, a.peer
 	c.expires = s.engine.second(a.expires)
 	c.idle = uint8(s.rng.UintN(beatVisits)) // spreads the heartbeats of a storm of connects
-	if len(a.channels) > 1 {
-		c.state |= slotMany
-	}
 	for _, name := range a.channels {
 		s.subscribe(i, name)
+	}
+	if all := s.engine.cfg.BroadcastChannel; all != "" && !slices.Contains(a.channels, all) {
+		s.subscribe(i, all)
+	}
+	if s.subs.at(c.sub).sibling != 0 {
+		c.state |= slotMany
 	}
 	s.count.attached.Add(1)
 	s.arrivals = append(s.arrivals, a)

@@ -111,6 +111,26 @@ func BenchmarkFanOutNullBurst(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots*burst), "ns/delivery")
 }
 
+// BenchmarkBroadcastChannelNull is what everybody gets beside a channel of its own.
+func BenchmarkBroadcastChannelNull(b *testing.B) {
+	const slots = 100_000
+	s := newNullShard(b)
+	before := heapBytes()
+	for i := range slots {
+		slot, c := s.newSlot(int(s.null.Fd()))
+		c.pos, c.state = s.log.Position(), slotMany
+		s.subscribe(slot, fmt.Sprint("own", i))
+		s.subscribe(slot, "all")
+	}
+	perSlot := float64(heapBytes()-before) / slots
+	for b.Loop() {
+		s.feed.publish("all", benchPayload)
+		s.pass()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots), "ns/delivery")
+	b.ReportMetric(perSlot, "B/slot")
+}
+
 func BenchmarkSpreadNull(b *testing.B) {
 	const slots, channels = 1_000_000, 100_000
 	s := newNullShard(b)

@@ -79,6 +79,10 @@ type Config struct {
 	AuthTimeout time.Duration
 	// MaxChannels bounds the channels of one connection. Default 32.
 	MaxChannels int
+	// BroadcastChannel is a channel that every stream gets beside its own, whatever the
+	// Authorizer says of channels; it does not count for MaxChannels. It costs 20 bytes
+	// per connection. "": none.
+	BroadcastChannel string
 	// HandshakeTimeout bounds the time from accept to a complete request head. Default 5 s.
 	HandshakeTimeout time.Duration
 	// Heartbeat is the longest silence on a stream. Default 15 s; negative: none.
@@ -229,6 +233,9 @@ const maxEventTypeBytes = 64
 func (cfg *Config) validateStreams(bad func(format string, args ...any)) {
 	if cfg.MaxAge != 0 && cfg.MaxAge < time.Second {
 		bad("--max-age: %v is less than 1s", cfg.MaxAge)
+	}
+	if name := cfg.BroadcastChannel; len(name) > sseproto.MaxChannelBytes || strings.ContainsRune(name, 0) {
+		bad("--broadcast-channel: %.70q is not at most %d bytes without NUL", name, sseproto.MaxChannelBytes)
 	}
 	switch name := cfg.HeartbeatEvent; {
 	case len(name) > maxEventTypeBytes || !utf8.ValidString(name) || strings.ContainsAny(name, "\x00\r\n"):

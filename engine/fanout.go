@@ -167,11 +167,23 @@ func (s *shard) deliver(v *view, i uint32, j *job, b *batch) {
 	c := s.slots.at(i)
 	switch {
 	case c.state&slotHeld != 0 || c.pos >= j.to:
-	case c.state&slotMany == 0 && c.pos < j.from && b.whole:
+	case c.pos < j.from && b.whole && (c.state&slotMany == 0 || s.isQuietBeside(c, j.ch)):
 		s.writeBatch(i, c, b, j.to)
 	default:
 		s.catchUp(v, i, c)
 	}
+}
+
+// isQuietBeside reports whether a slot that subscribes to several channels misses
+// nothing of the others. What is added to them meanwhile comes later in the log than
+// all that was scanned.
+func (s *shard) isQuietBeside(c *slot, ch uint32) bool {
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		if other := s.subs.at(n).ch; other != ch && s.log.dir.at(other).last.Load() > c.pos {
+			return false
+		}
+	}
+	return true
 }
 
 // batch is a run of messages of one channel, gathered once and written to every

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"ssed/engine"
 	"ssed/internal/auth"
 	"ssed/rsub"
+	"ssed/sseproto"
 )
 
 // config is the checked command line.
@@ -109,6 +111,7 @@ func (f *flags) engineConfig(p *problems) engine.Config {
 		MaxAge:           p.duration("--max-age", f.MaxAge, 0),
 		HeartbeatEvent:   f.HeartbeatEvent,
 		MaxChannels:      p.count("--max-channels-per-connection", f.MaxChannels),
+		BroadcastChannel: p.broadcast(f.Broadcast, f.Patterns),
 		HandshakeTimeout: p.duration("--handshake-timeout", f.HandshakeTimeout, time.Millisecond),
 		Heartbeat:        p.heartbeat(f.Heartbeat),
 		RetryMin:         retryMin,
@@ -415,6 +418,20 @@ func (p *problems) patterns(list []string) []string {
 		}
 	}
 	return list
+}
+
+// broadcast checks that the channel's messages arrive at all; its form the engine
+// checks.
+func (p *problems) broadcast(name string, patterns []string) string {
+	matches := func(pattern string) bool { return sseproto.MatchGlob(pattern, name) }
+	switch {
+	case name == "":
+	case rsub.Reserved(name):
+		p.add("--broadcast-channel", "%.70q: channels that start with __ are never delivered", name)
+	case !slices.ContainsFunc(patterns, matches):
+		p.add("--broadcast-channel", "%.70q matches none of --patterns", name)
+	}
+	return name
 }
 
 // prefix also becomes a part of the control keys and of the control channel.

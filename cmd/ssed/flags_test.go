@@ -72,6 +72,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--retry":                       "5s-2s",
 		"--heartbeat":                   "1ms",
 		"--max-channels-per-connection": "2000",
+		"--broadcast-channel":           "__all",
 		"--max-message-bytes":           "1MB",
 		"--ring-bytes":                  "1KiB",
 		"--shards":                      "x",

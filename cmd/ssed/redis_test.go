@@ -166,6 +166,38 @@ func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
 	require.EqualValues(t, 1, in.metric(`ssed_stream_resumed_total{from="history"}`))
 }
 
+func TestBroadcastChannelReachesEveryStream(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--patterns", "a*,filler*,everybody",
+		"--broadcast-channel", "everybody", "--channels-allow", "a*,filler", "--max-channels-per-connection", "1")
+	p := newPublisher(t, r)
+	one, two := connect(t, in, "", "a1"), connect(t, in, "", "a2")
+	p.publish("a1", "for one")
+	p.publish("everybody", "news")
+	p.publish("a2", "for two")
+	one.want("for one", "news")
+	two.want("news", "for two")
+	from := two.lastID
+	two.close()
+	p.publish("everybody", "more news")
+	p.publish("a2", "more")
+	one.want("more news")
+	connect(t, in, from, "a2").want("more news", "more")
+	in.written(r, one.lastID)
+	forget(t, in, r, p)
+	history := connect(t, in, from, "a2")
+	history.want("more news", "more")
+	p.publish("everybody", "the end")
+	history.want("the end")
+	require.EqualValues(t, 1, in.metric(`ssed_stream_resumed_total{from="history"}`))
+}
+
+func TestBroadcastChannelMustBeAmongThePatterns(t *testing.T) {
+	code, _, stderr := runProgram(t, nil, "--broadcast-channel", "everybody", "--patterns", "user:*,news")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--broadcast-channel: \"everybody\" matches none of --patterns")
+}
+
 func TestTrimmedHistoryIsTold(t *testing.T) {
 	const n = 1000
 	in, _, from := leaveBehind(t, n, "100")

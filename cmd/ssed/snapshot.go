@@ -19,8 +19,8 @@ func (s *server) snapshot() admin.Stats {
 		Ready: ready, Reason: reason, Draining: s.draining.Load(),
 		Streams: stats.Streams, Connections: stats.Connections, MaxConnections: cfg.MaxConnections,
 		Channels: stats.Channels, Slow: stats.Slow,
-		Totals:   totals(&stats),
-		Closed:   closedByReason(&stats), Refused: refusedByReason(&stats.Front),
+		Totals: totals(&stats),
+		Closed: closedByReason(&stats), Refused: refusedByReason(&stats.Front),
 		Ring: admin.Ring{
 			Bytes: stats.Log.RingBytes, LimitBytes: stats.Log.LimitBytes,
 			Messages: stats.Log.Head - stats.Log.Tail, Oldest: stats.Log.Oldest.Seconds(),
