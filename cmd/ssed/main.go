@@ -18,6 +18,12 @@ import (
 // version is set by the linker, see Makefile.
 var version string
 
+func init() {
+	if version == "" {
+		version = buildVersion()
+	}
+}
+
 const (
 	exitOK     = 0
 	exitFailed = 1
@@ -91,17 +97,22 @@ func usageError(stderr io.Writer, err error) int {
 }
 
 func versionText() string {
-	text := version
+	return fmt.Sprintf("%s %s %s/%s", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// buildVersion is what the toolchain noted of a build without the Makefile: the
+// version of the module, better the commit.
+func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
-	if text == "" && ok {
-		text = info.Main.Version
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				text = s.Value
-			}
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
 		}
 	}
-	return fmt.Sprintf("%s %s %s/%s", text, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return info.Main.Version
 }
 
 func newLogger(cfg config, w io.Writer) *slog.Logger {
