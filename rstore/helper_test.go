@@ -31,8 +31,6 @@ type message struct {
 	data    string
 }
 
-func (m message) given() sseproto.Message { return sseproto.Message{Data: m.data} }
-
 // span is a stretch the log covers: (low, end], or open-ended.
 type span struct {
 	low, end sseproto.ID
@@ -47,6 +45,7 @@ type testLog struct {
 	spans     []span
 	committed sseproto.ID
 	changed   chan struct{}
+	typed     map[sseproto.ID]sseproto.Message // what more a publisher gave; fixed before the first commit
 
 	// after runs when Collect has read and before it returns, without the lock.
 	after func()
@@ -106,6 +105,13 @@ func (l *testLog) hole(low sseproto.ID) {
 	l.signalLocked()
 }
 
+func (l *testLog) given(m *message) sseproto.Message {
+	if typed, ok := l.typed[m.id]; ok {
+		return typed
+	}
+	return sseproto.Message{Data: m.data}
+}
+
 func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message)) (through, low sseproto.ID) {
 	l.mu.Lock()
 	if l.after != nil {
@@ -138,7 +144,7 @@ func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sse
 			if n > 0 && (n >= limit || size+len(m.data) > maxBytes) {
 				return last, after
 			}
-			visit(m.id, m.channel, m.given())
+			visit(m.id, m.channel, l.given(&m))
 			n, size, last = n+1, size+len(m.data), m.id
 		}
 		return through, after
@@ -277,6 +283,7 @@ func (w *world) markers() []gap {
 // recorder is a Replay that keeps what it is told.
 type recorder struct {
 	events map[int][]message
+	whole  []sseproto.Message
 	types  []string
 	lost   map[int][]string
 	oldest map[int]sseproto.ID
@@ -290,6 +297,9 @@ func newRecorder() *recorder {
 func (r *recorder) Event(ch int, id sseproto.ID, m sseproto.Message) {
 	r.events[ch] = append(r.events[ch], message{id: id, data: strings.Clone(m.Data)})
 	r.types = append(r.types, strings.Clone(m.Event))
+	r.whole = append(r.whole, sseproto.Message{
+		Event: strings.Clone(m.Event), ID: strings.Clone(m.ID), Retry: m.Retry, Data: strings.Clone(m.Data),
+	})
 	r.order = append(r.order, ch)
 }
 
