@@ -29,7 +29,7 @@ const page = `<!doctype html><title>e2e</title><script>
 const seen = [];
 function listen(url, withCredentials) {
 	const source = new EventSource(url, {withCredentials});
-	for (const type of ["message", "gap", "open", "error"]) {
+	for (const type of ["message", "gap", "order.paid", "open", "error"]) {
 		source.addEventListener(type, (e) => seen.push({
 			Event: type, ID: e.lastEventId ?? "", Data: e.data ?? "", State: source.readyState,
 		}));
@@ -201,6 +201,7 @@ func TestBrowser(t *testing.T) {
 		{"HoldsManyStreamsOverHTTP2", browserHoldsManyStreamsOverHTTP2},
 		{"OutlastsAnInstanceThatIsNotReady", browserOutlastsAnInstanceNotReady},
 		{"ShowsGaps", browserShowsGaps},
+		{"KnowsTypedEvents", browserKnowsTypedEvents},
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
@@ -406,6 +407,33 @@ func browserShowsGaps(t *testing.T, b *browser) {
 	require.Equal(t, "nonsense", gap.Requested)
 	publish(t, r, "a", "behind the gap")
 	p.want("behind the gap")
+}
+
+// browserKnowsTypedEvents: the listener of the type is called, and the publisher's id
+// comes back with the position when the browser reconnects.
+func browserKnowsTypedEvents(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--envelope", "json")
+	l := newLink(t, in.public)
+	p := b.open(t, servePages(t))
+	p.listen(streamURL(l.host(), "a"), false)
+	p.waitOpen()
+	publish(t, r, "a", `{"event":"order.paid","id":"order/17","retry":20,"data":{"total":5}}`)
+	e := p.take(t)
+	require.Equal(t, "order.paid", e.Event)
+	require.Equal(t, `{"total":5}`, e.Data)
+	_, publisher, err := sseproto.ParseEventID(e.ID)
+	require.NoError(t, err)
+	require.Equal(t, "order/17", publisher)
+
+	begun := l.count(&l.streams)
+	l.cut(false)
+	publish(t, r, "a", "meanwhile")
+	l.waitStreams(begun + 1)
+	_, header := l.lastGet()
+	require.Equal(t, e.ID, header.Get("Last-Event-ID"))
+	p.want("meanwhile")
+	tested.add("Chromium typed events", "listener of the type called; the publisher's id sent back in Last-Event-ID")
 }
 
 // browserMovesOver: behind HAProxy the page notices nothing of a restart.
