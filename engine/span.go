@@ -125,7 +125,10 @@ func (l *Log) last() sseproto.ID {
 // Append adds a message of the open span. The strings are copied. It never
 // blocks on readers.
 func (l *Log) Append(id sseproto.ID, channel, payload string) {
-	m := l.read(payload) // before the lock: it can take as long as all the rest
+	m := sseproto.Message{Data: payload}
+	if l.envelope {
+		m = l.read(payload) // before the lock: it can take as long as all the rest
+	}
 	l.mu.Lock()
 	defer l.unlock()
 	if l.stage.active() {
@@ -135,18 +138,16 @@ func (l *Log) Append(id sseproto.ID, channel, payload string) {
 	l.appendLocked(id, channel, &m)
 }
 
-// read turns a payload of the feed into a message. It has its number by then: what
+// read turns a payload that may be an envelope into a message. It has its number by then: what
 // is in a payload never changes which messages are counted.
 func (l *Log) read(payload string) sseproto.Message {
-	if l.envelope {
-		m, ok := sseproto.ParseEnvelope(payload)
-		if ok {
-			l.stats.unwrapped.Add(1)
-			return m
-		}
-		if m.Check() != nil {
-			l.stats.refused.Add(1)
-		}
+	m, ok := sseproto.ParseEnvelope(payload)
+	if ok {
+		l.stats.unwrapped.Add(1)
+		return m
+	}
+	if m.Check() != nil {
+		l.stats.refused.Add(1)
 	}
 	return sseproto.Message{Data: payload}
 }
