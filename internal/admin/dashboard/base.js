@@ -160,10 +160,11 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) poll
 
 // table shows rows under a host element. Rows are kept by key, so that the focus, a
 // selection and the scroll position survive a refresh.
-// columns: {label, class, fill(cell, row), once}; once: filled only when the row is new.
+// columns: {label, class, fill(cell, row), once, unseen}; once: filled only when the row
+// is new; unseen: the label is for screen readers.
 function table(host, { label, columns, key, empty }) {
   const body = make("tbody");
-  const head = make("tr", null, ...columns.map((c) => make("th", { scope: "col", class: c.class }, c.label)));
+  const head = make("tr", null, ...columns.map((c) => make("th", { scope: "col", class: c.class }, c.unseen ? make("span", { class: "unseen" }, c.label) : c.label)));
   const grid = make("table", { "aria-label": label }, make("thead", null, head), body);
   const note = make("p", { class: "empty busy" }, "Loading");
   const shown = new Map();

@@ -38,19 +38,17 @@ const fleetText = (f) => f.answered < f.asked ? `${f.answered} of ${f.asked} ins
 
 async function publish() {
   const answer = $("publish-answer");
-  const message = { channel_id: watch.channel, data: $("publish-data").value };
+  const channel = watch.channel, said = (kind, text) => { if (watch.channel === channel) { answer.className = kind; answer.textContent = text; } };
+  const message = { channel_id: channel, data: $("publish-data").value };
   if ($("publish-event").value) message.event_type = $("publish-event").value;
   if ($("publish-id").value) message.id = $("publish-id").value;
-  answer.className = "";
-  answer.textContent = "publishing…";
+  said("", "publishing…");
   try {
     const { status, value } = await api("/api/send", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(message) });
-    answer.className = "good";
-    answer.textContent = status === 202 ? `taken, not numbered in time; Redis gave it to ${several(value.receivers, "receiver")}` : `published as ${value.id}`;
+    said("good", status === 202 ? `taken, not numbered in time; Redis gave it to ${several(value.receivers, "receiver")}` : `published as ${value.id}`);
     channelPolls.forEach((p) => p.now());
   } catch (error) {
-    answer.className = "bad";
-    answer.textContent = error.message;
+    said("bad", error.message);
   }
 }
 
@@ -61,7 +59,8 @@ $("publish").addEventListener("keydown", (e) => {
 
 /* History */
 
-const historyPages = pager($("history-pager"), () => { historyList.reset(); channelPolls.forEach((p) => p.now()); });
+const historyPages = pager($("history-pager"), () => { historyList.reset(); channelPolls.forEach((p) => p.now()); },
+  async (after) => (await loadHistoryPage(after)).next);
 const historyList = table($("history"), {
   label: "History, oldest first",
   key: (e) => e.gap ? "gap " + e.reason + e.oldest : e.id,
@@ -87,10 +86,14 @@ function fillEntryData(td, e) {
   td.append(" ", more);
 }
 
+async function loadHistoryPage(after, signal) {
+  const path = "/api/history/" + encodeURIComponent(watch.channel);
+  return (await api(place(path, { limit: String(HISTORY_PAGE), after }), { signal })).value;
+}
+
 async function loadHistory(signal) {
   if (document.body.dataset.mode !== "redis") return null;
-  const path = "/api/history/" + encodeURIComponent(watch.channel);
-  const { value } = await api(place(path, { limit: String(HISTORY_PAGE), after: historyPages.after }), { signal });
+  const value = await loadHistoryPage(historyPages.after, signal);
   const gaps = (value.gaps ?? []).map((g) => ({ ...g, gap: true }));
   historyPages.show(value.events.length, value.next);
   $("history-delete").disabled = value.events.length === 0 && historyPages.after === "";

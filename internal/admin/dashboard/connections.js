@@ -4,18 +4,31 @@
 const PAGE_SIZE = 100;
 
 // pager goes through pages whose answer names the next one; the way back is kept.
-function pager(host, load) {
+// following(after) may return what a page names as the next: then one can go to the last.
+function pager(host, load, following) {
   let starts = [""], next = "";
+  async function goToLast() {
+    last.disabled = true;
+    try {
+      while (next) {
+        const after = next;
+        next = await following(after);
+        starts.push(after);
+      }
+    } catch { /* as far as it went; the load says why */ }
+    load();
+  }
   const back = make("button", { type: "button", class: "small", click: () => { starts.pop(); load(); } }, "Back");
   const on = make("button", { type: "button", class: "small", click: () => { starts.push(next); load(); } }, "Next");
+  const last = make("button", { type: "button", class: "small", click: goToLast }, "Newest");
   const where = make("span");
-  host.replaceChildren(where, back, on);
+  host.replaceChildren(where, back, on, following ? last : "");
   return {
     get after() { return starts.at(-1); },
-    show(rows, following) {
-      next = following ?? "";
+    show(rows, nextPage) {
+      next = nextPage ?? "";
       back.disabled = starts.length === 1;
-      on.disabled = !next;
+      on.disabled = last.disabled = !next;
       host.hidden = back.disabled && on.disabled;
       setText(where, rows > 0 ? `page ${starts.length}` : "");
     },
@@ -38,7 +51,7 @@ function connectionList(host, pagerHost, channelOf) {
       { label: "Channels", class: "name", fill: fillChannels },
       { label: "Delivered up to", class: "nowrap full", fill: (td, c) => td.append(make("span", { class: "mono muted" }, c.position || "–")) },
       { label: "Open for", class: "right full", fill: (td, c) => td.append(c.openFor) },
-      { label: "", class: "right act", once: true, fill: (td, c) => td.append(make("button", { type: "button", class: "small danger", "aria-label": "Close the connection of " + c.client, click: () => close(c) }, "Close…")) },
+      { label: "Close", unseen: true, class: "right act", once: true, fill: (td, c) => td.append(make("button", { type: "button", class: "small danger", "aria-label": "Close the connection of " + c.client, click: () => close(c) }, "Close…")) },
     ],
     empty: "No connection to this instance.",
   });

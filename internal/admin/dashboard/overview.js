@@ -26,7 +26,7 @@ function tile(host, label) {
 const tiles = Object.fromEntries([
   ["state", "State"], ["streams", "Streams"], ["connects", "Connects"], ["messages", "Messages in"],
   ["deliveries", "Deliveries"], ["sent", "Sent"], ["lag", "Delivery lag, p50 and p99"], ["ring", "Ring in memory"],
-  ["history", "History lag"], ["redis", "Redis"], ["gaps", "Gaps"], ["process", "Process"],
+  ["history", "History lag"], ["redis", "Redis"], ["gaps", "Gaps"], ["process", "Process CPU"],
 ].map(([id, label]) => [id, tile($("tiles"), label)]));
 tiles.history.element.classList.add("redis");
 tiles.redis.element.classList.add("redis");
@@ -69,6 +69,7 @@ function drawFrame() {
   if (!s) return;
   setText($("instance"), visible(s.instance));
   setText($("version"), s.version);
+  setText($("top-sum"), several(s.channels, "channel"));
   setText($("started"), "started " + day.format(Date.parse(s.started)));
 }
 
@@ -136,6 +137,8 @@ document.querySelectorAll("[data-sort]").forEach((button) => button.addEventList
 
 /* Fleet */
 
+const SILENT_MS = 15_000; // instances report every few seconds
+
 const fleet = table($("fleet"), {
   label: "Instances",
   key: (i) => i.instance,
@@ -157,6 +160,7 @@ function fillInstance(td, i) {
   if (i.self) below.append(tag("this one"));
   if (i.writer) below.append(tag("writes history"));
   if (i.leading) below.append(tag("leads clock"));
+  if (i.silent) below.append(tag("silent for " + i.silent, "warn"));
   td.append(make("span", { class: "mono" }, visible(i.instance)), below);
   td.title = "started " + day.format(Date.parse(i.started));
 }
@@ -167,7 +171,7 @@ async function loadFleet(signal) {
   const list = value.instances;
   const versions = new Set(list.map((i) => i.version));
   setText($("fleet-sum"), `${several(list.length, "instance")}, ${several(list.reduce((n, i) => n + i.streams, 0), "stream")}` + (versions.size > 1 ? `, ${versions.size} versions` : ""));
-  return list;
+  return list.map((i) => ({ ...i, silent: serverNow() - Date.parse(i.seen) > SILENT_MS ? age(Date.parse(i.seen), serverNow()) : "" }));
 }
 
 /* Gaps */

@@ -84,7 +84,7 @@ function defaultAddress() {
   return location.protocol + "//" + host + ":" + settings.port + "/sse/connect";
 }
 
-const watch = { stop: null, channel: "", pending: [], events: 0, drawing: 0 };
+const watch = { stop: null, channel: "", pending: [], full: false, events: 0, drawing: 0 };
 
 function setWatch(kind, text) {
   $("watch-state").className = "pill " + kind;
@@ -122,11 +122,12 @@ function noteEvent(event) {
   watch.events++;
   watch.pending.push({ ...event, at: Date.now(), cut: event.data.length - MAX_SHOWN });
   if (watch.pending.length > MAX_ROWS) watch.pending.shift();
-  watch.drawing ||= setTimeout(drawWatch, 100); // ten times a second is all that an eye can follow
+  watch.drawing ||= setTimeout(drawWatch, watch.full ? 500 : 100); // nobody reads faster
 }
 
 function drawWatch() {
   watch.drawing = 0;
+  watch.full = watch.pending.length === MAX_ROWS;
   for (const e of watch.pending.splice(0)) {
     noteRow(make("li", { class: e.type === "gap" ? "gap" : "" },
       make("span", { class: "at" }, clock.format(e.at)), make("span", { class: "id" }, e.id),
