@@ -1,0 +1,545 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/heapprofiler"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+func TestDashboard(t *testing.T) {
+	b := startBrowser(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *browser)
+	}{
+		{"MovesWithTheTraffic", dashboardMoves},
+		{"IsLightAndDark", dashboardLightAndDark},
+		{"FitsAPhone", dashboardFitsAPhone},
+		{"PublishesAndWatches", dashboardPublishesAndWatches},
+		{"ShowsAndDeletesHistory", dashboardHistory},
+		{"ClosesAConnection", dashboardClosesConnection},
+		{"ShowsTextAsText", dashboardShowsText},
+		{"ShowsStoredTextAsText", dashboardShowsStoredText},
+		{"ComesBackAfterARestart", dashboardComesBack},
+		{"AsksForTheToken", dashboardAsksForToken},
+		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
+		{"HoldsTenThousand", dashboardHoldsTenThousand},
+		{"HoldsAnHour", dashboardHoldsAnHour},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
+	}
+}
+
+// dashboard is the page of an instance in a tab.
+type dashboard struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu         sync.Mutex
+	complaints []string        // guarded by mu: what the browser put on its console
+	hosts      map[string]bool // guarded by mu: where the page went
+}
+
+// openDashboard opens the page at a place of its own, such as "#/connections".
+func (b *browser) openDashboard(t *testing.T, origin, place string) *dashboard {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(b.ctx)
+	t.Cleanup(cancel)
+	d := &dashboard{t: t, ctx: ctx, hosts: map[string]bool{}}
+	require.NoError(t, chromedp.Listen(ctx, d.note))
+	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(1440, 900), chromedp.Navigate(origin+"/"+place)))
+	return d
+}
+
+// openLive is openDashboard, when the first numbers have come.
+func (b *browser) openLive(t *testing.T, in *instance, place string) *dashboard {
+	t.Helper()
+	d := b.openDashboard(t, "http://"+in.admin, place)
+	d.until("live", `$("live").textContent === "live"`)
+	return d
+}
+
+func (d *dashboard) note(event any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch e := event.(type) {
+	case *runtime.EventExceptionThrown:
+		d.complaints = append(d.complaints, e.ExceptionDetails.Text+" "+e.ExceptionDetails.Exception.Description)
+	case *runtime.EventConsoleAPICalled:
+		d.complaints = append(d.complaints, "console: "+string(e.Type))
+	case *log.EventEntryAdded:
+		if e.Entry.Level != log.EntryLevelVerbose { // advice, such as about forms with passwords
+			d.complaints = append(d.complaints, e.Entry.Text+" "+e.Entry.URL)
+		}
+	case *network.EventRequestWillBeSent:
+		if place, err := url.Parse(e.Request.URL); err == nil && place.Host != "" {
+			d.hosts[place.Host] = true
+		}
+	}
+}
+
+// wantQuiet checks that the browser had nothing to complain of, a violated policy
+// for one, and that the page went nowhere else.
+func (d *dashboard) wantQuiet(hosts ...string) {
+	d.t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	require.Empty(d.t, d.complaints[:min(5, len(d.complaints))])
+	for host := range d.hosts {
+		require.Contains(d.t, hosts, host)
+	}
+}
+
+// tell sends a command of the DevTools protocol.
+func tell[P, R any](d *dashboard, command cdp.Command[P, R], params P) R {
+	d.t.Helper()
+	answer, err := chromedp.Call(d.ctx, command, params)
+	require.NoError(d.t, err)
+	return answer
+}
+
+// ask evaluates an expression in the page.
+func ask[T any](d *dashboard, expression string) T {
+	d.t.Helper()
+	v, err := chromedp.Run(d.ctx, chromedp.Evaluate[T](expression))
+	require.NoError(d.t, err, expression)
+	return v
+}
+
+// run evaluates statements, and waits for what they await.
+func (d *dashboard) run(statements string) {
+	d.t.Helper()
+	_, err := chromedp.Run(d.ctx, chromedp.Evaluate[bool]("(async () => {"+statements+"; return true})()", chromedp.EvalAwaitPromise))
+	require.NoError(d.t, err, statements)
+}
+
+func (d *dashboard) until(what, condition string) {
+	d.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ask[bool](d, condition) {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("not reached: %s\n%s", what, ask[string](d, "document.body.innerText"))
+		}
+		<-time.After(pollInterval)
+	}
+}
+
+// untilText waits until the text of an element, which may come to be, contains a text.
+func (d *dashboard) untilText(selector, text string) {
+	d.t.Helper()
+	d.until(fmt.Sprintf("%q in %s", text, selector),
+		fmt.Sprintf(`[...document.querySelectorAll(%s)].some((e) => e.textContent.includes(%s))`, quoted(selector), quoted(text)))
+}
+
+func (d *dashboard) click(selector string) {
+	d.t.Helper()
+	require.NoError(d.t, chromedp.Do(d.ctx, chromedp.Click(chromedp.CSS(selector))), selector)
+}
+
+func (d *dashboard) fill(selector, text string) {
+	d.t.Helper()
+	require.NoError(d.t, chromedp.Do(d.ctx, chromedp.SetValue(chromedp.CSS(selector), text)), selector)
+}
+
+// quoted is a text as JavaScript writes it.
+func quoted(text string) string {
+	b, err := json.Marshal(text)
+	if err != nil {
+		panic(err) // strings always have a JSON form
+	}
+	return string(b)
+}
+
+func channelPlace(channel string) string { return "#/channel/" + url.PathEscape(channel) }
+
+func dashboardMoves(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in, other := startReady(t, r), startReady(t, r)
+	for range 5 {
+		openStream(t, streamURL(in.public, "news"))
+	}
+	openStream(t, streamURL(other.public, "news"))
+	in.waitStreams(5)
+	startNumbers(t, r, 5*time.Millisecond, "news")
+	d := b.openLive(t, in, "")
+	d.until("rates", `live.sample.messages > 1 && live.sample.deliveries > 4 * live.sample.messages && live.sample.bytes > 0`)
+	d.until("lag", `live.sample.p99 > 0 && live.sample.p99 >= live.sample.p50`)
+	d.until("streams", `document.querySelector("#tiles .tile:nth-child(2) .value").textContent === "5"`)
+	d.until("lines", `[...document.querySelectorAll(".plot")].every((p) => /^M[\d.]+ [\d.]+L/.test(p.querySelector(".line").getAttribute("d")))`)
+	d.untilText("#top tbody tr", "news")
+	d.untilText("#top tbody td", "5")
+	d.until("the fleet", `document.querySelectorAll("#fleet tbody tr").length === 2`)
+	d.untilText("#fleet-sum", "6 streams")
+	require.Empty(t, ask[string](d, `$("plots-time").textContent`))
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.Focus(chromedp.CSS(".plot:nth-child(3)")), chromedp.KeyEvent(kb.ArrowLeft)))
+	d.until("the time under the cursor", `/^\d\d:\d\d:\d\d$/.test($("plots-time").textContent)`)
+	d.click("#plots-table")
+	d.until("a table", `document.querySelectorAll("#plots-values tbody tr").length > 0 && $("plots").hidden`)
+	d.click("#plots-table")
+	openStream(t, streamURL(in.public, "news", "last_event_id", "nonsense"))
+	d.untilText("#gaps tbody tr", sseproto.ReasonUnknownID)
+	d.until("a mark of the gap in every plot", `[...document.querySelectorAll(".plot")].every((p) => p.querySelector(".gap-mark"))`)
+	d.wantQuiet(in.admin)
+}
+
+func dashboardLightAndDark(t *testing.T, b *browser) {
+	in := start(t)
+	d := b.openLive(t, in, "")
+	scheme := func(name string) {
+		tell(d, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+		})
+	}
+	ground := func() string { return ask[string](d, `getComputedStyle(document.body).backgroundColor`) }
+	scheme("light")
+	light := ground()
+	scheme("dark")
+	dark := ground()
+	require.NotEqual(t, light, dark)
+	d.click("#theme")
+	require.Equal(t, light, ground(), "chosen, whatever the system says")
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.Reload()))
+	require.Equal(t, light, ground(), "kept")
+	scheme("light")
+	d.click("#theme")
+	require.Equal(t, dark, ground())
+	d.wantQuiet(in.admin)
+}
+
+func dashboardFitsAPhone(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	channel := strings.Repeat("long-name:", 20)
+	openStream(t, streamURL(in.public, channel))
+	in.waitStreams(1)
+	publish(t, r, channel, strings.Repeat("x", 500))
+	d := b.openLive(t, in, "")
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile)))
+	fits := func() {
+		t.Helper()
+		require.LessOrEqual(t, ask[int](d, `document.documentElement.scrollWidth`), 390)
+	}
+	d.untilText("#top tbody tr", channel)
+	fits()
+	d.run(`location.hash = "#/connections"`)
+	d.untilText("#all-list tbody tr", channel)
+	fits()
+	d.run("location.hash = " + quoted(channelPlace(channel)))
+	d.untilText("#channel-connections tbody tr", channel)
+	d.untilText("#history tbody tr", "xxx")
+	fits()
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardPublishesAndWatches(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in, other := startReady(t, r), startReady(t, r)
+	const channel = "orders/ü 1%"
+	s := openStream(t, streamURL(other.public, channel))
+	other.waitStreams(1)
+	d := b.openLive(t, in, "")
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.KeyEvent("/")))
+	require.Equal(t, "open-name", ask[string](d, `document.activeElement.id`))
+	d.fill("#open-name", channel)
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.KeyEvent(kb.Enter)))
+	d.untilText("#channel-name", channel)
+	d.untilText("#watch-state", "watching")
+	d.untilText("#channel-tiles .tile:nth-child(1) .value", "1")
+	d.untilText("#channel-tiles .tile:nth-child(2) .value", "2")
+	d.untilText("#channel-tiles .tile:nth-child(2) .sub", "on 2 instances")
+	d.fill("#publish-data", "from the page")
+	d.click("#publish .primary")
+	d.untilText("#publish-answer", "published as ")
+	s.want("from the page")
+	d.untilText("#watch-list pre", "from the page")
+	publish(t, r, channel, "from Redis")
+	d.untilText("#watch-list li:first-child pre", "from Redis")
+	s.want("from Redis")
+	d.untilText("#history tbody tr:last-child", "from Redis")
+	d.click("#watch-toggle")
+	in.waitStreams(0)
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardHistory(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	const kept = 70 // two pages
+	for i := range kept {
+		publish(t, r, "a", "message "+strconv.Itoa(i))
+	}
+	d := b.openLive(t, in, channelPlace("a"))
+	rows := func(n int, first string) {
+		t.Helper()
+		d.until(fmt.Sprintf("%d entries from %s", n, first), fmt.Sprintf(
+			`document.querySelectorAll("#history tbody tr").length === %d && document.querySelector("#history tbody tr td:last-child").textContent === %s`, n, quoted(first)))
+	}
+	rows(50, "message 0")
+	d.click("#history-pager button:nth-of-type(2)")
+	rows(kept-50, "message 50")
+	d.click("#history-pager button:nth-of-type(1)")
+	rows(50, "message 0")
+	length := func() any {
+		n, err := r.Do("XLEN", "sse:stream:a")
+		require.NoError(t, err)
+		return n
+	}
+	d.click("#history-delete")
+	d.click("#confirm button[value=cancel]")
+	d.until("no dialog", `!$("confirm").open`)
+	require.EqualValues(t, kept, length())
+	d.click("#history-delete")
+	d.click("#confirm-ok")
+	d.untilText("#history .empty:not([hidden])", "No history")
+	require.EqualValues(t, 0, length())
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardClosesConnection(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	s := openStreamBy(t, clientFrom(clientAddress), streamURL(in.public, "a"), nil)
+	stays := openStream(t, streamURL(in.public, "a"))
+	in.waitStreams(2)
+	ended := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(ended)
+	}()
+	d := b.openLive(t, in, "#/connections")
+	button := fmt.Sprintf(`[aria-label^="Close the connection of %s"]`, clientAddress)
+	d.until("both", `document.querySelectorAll("#all-list tbody tr").length === 2`)
+	d.click(button)
+	d.untilText("#confirm-text", clientAddress)
+	require.NoError(t, chromedp.Do(d.ctx, chromedp.KeyEvent(kb.Escape)))
+	d.until("no dialog", `!$("confirm").open`)
+	in.waitStreams(2)
+	d.click(button)
+	d.click("#confirm-ok")
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the stream goes on")
+	}
+	in.waitStreams(1)
+	d.until("one left", `document.querySelectorAll("#all-list tbody tr").length === 1`)
+	publish(t, r, "a", "still here")
+	stays.want("still here")
+	d.wantQuiet(in.admin)
+}
+
+// dashboardShowsText: names, types, IDs and data come from anyone.
+func dashboardShowsText(t *testing.T, b *browser) {
+	const markup = `<img src=x onerror="hacked=1"><script>hacked=1</script>`
+	in := start(t)
+	in.waitReady()
+	openStream(t, streamURL(in.public, markup))
+	d := b.openLive(t, in, channelPlace(markup))
+	in.waitStreams(2)
+	d.untilText("#channel-name", markup)
+	d.fill("#publish-data", markup)
+	d.fill("#publish-event", markup)
+	d.fill("#publish-id", `<img/src=x/onerror=hacked=1>`)
+	d.click("#publish .primary")
+	d.untilText("#publish-answer", "published as ")
+	d.untilText("#watch-list pre", markup)
+	d.untilText("#watch-list .tag", markup)
+	d.untilText("#watch-list .id", "<img/src")
+	d.untilText("#channel-connections tbody tr", markup)
+	d.run(`location.hash = "#/connections"`)
+	d.untilText("#all-list tbody tr", markup)
+	d.run(`location.hash = "#/"`)
+	d.untilText("#top tbody tr", markup)
+	d.run(`takeGap({at: live.stats.now, channel: ` + quoted(markup) + `, reason: ` + quoted(markup) + `, live: true, streams: 1})`)
+	d.untilText("#gaps tbody tr", markup)
+	require.False(t, ask[bool](d, `"hacked" in window || document.querySelector("img") !== null || document.scripts.length !== 1`))
+	d.wantQuiet(in.admin, in.public)
+}
+
+// dashboardShowsStoredText is dashboardShowsText for what went through Redis.
+func dashboardShowsStoredText(t *testing.T, b *browser) {
+	const markup = `<img src=x onerror="hacked=1"><script>hacked=1</script>`
+	r := redistest.Start(t)
+	in := startReady(t, r, "--instance", `<img/src=x/onerror=hacked=1>`)
+	publish(t, r, markup, markup)
+	d := b.openLive(t, in, channelPlace(markup))
+	d.untilText("#history tbody td.data", markup)
+	d.run(`location.hash = "#/"`)
+	d.untilText("#fleet tbody tr", "<img/src")
+	require.False(t, ask[bool](d, `"hacked" in window || document.querySelector("img") !== null || document.scripts.length !== 1`))
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardComesBack(t *testing.T, b *browser) {
+	flags := []string{"--admin", freeHost(t), "--listen", freeHost(t)}
+	in := start(t, flags...)
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-state", "watching")
+	d.wantQuiet(in.admin, in.public)
+	in.signal(sigterm)
+	require.Zero(t, in.wait(t))
+	d.untilText("#live", "disconnected")
+	d.until("a banner", `!$("lost").hidden && $("lost").textContent.startsWith("Disconnected since ")`)
+	d.untilText("#watch-state", "reconnecting")
+	start(t, flags...)
+	d.until("live again", `$("live").textContent === "live" && $("lost").hidden`)
+	d.untilText("#watch-state", "watching")
+	d.until("no rates over the restart", `live.samples.every((s) => s.connects === null || s.connects >= 0)`)
+	d.fill("#publish-data", "after the restart")
+	d.click("#publish .primary")
+	d.untilText("#watch-list pre", "after the restart")
+}
+
+func dashboardAsksForToken(t *testing.T, b *browser) {
+	const token = "0123456789abcdef"
+	in := start(t, "--admin-token", token)
+	d := b.openDashboard(t, "http://operator:"+token+"@"+in.admin, channelPlace("a"))
+	d.until("live", `$("live").textContent === "live"`)
+	d.untilText("#watch-state", "watching")
+	d.click("#publish .primary")
+	d.untilText("#watch-list pre", "Hello!")
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardEmbedded(t *testing.T, b *browser) {
+	in := start(t)
+	d := b.openLive(t, in, "")
+	d.untilText("#top .empty:not([hidden])", "No channel")
+	d.untilText("#gaps .empty:not([hidden])", "No client")
+	require.Zero(t, ask[int](d, `[...document.querySelectorAll(".redis")].filter((e) => e.offsetParent !== null).length`))
+	d.click("#top .empty a")
+	d.untilText("#channel-name", "user123")
+	d.untilText("#watch-state", "watching")
+	require.Zero(t, ask[int](d, `[...document.querySelectorAll(".redis")].filter((e) => e.offsetParent !== null).length`))
+	d.click("#publish .primary")
+	d.untilText("#watch-list pre", "Hello!")
+	d.wantQuiet(in.admin, in.public)
+}
+
+// holdStreams opens streams, each of a channel of its own, that nobody reads.
+func holdStreams(t *testing.T, host string, n int) {
+	t.Helper()
+	const dialers = 50
+	connections := make([]net.Conn, n)
+	t.Cleanup(func() {
+		for _, c := range connections {
+			if c != nil {
+				c.Close()
+			}
+		}
+	})
+	errs := make([]error, dialers)
+	var wg sync.WaitGroup
+	for d := range dialers {
+		wg.Go(func() {
+			for i := d; i < n && errs[d] == nil; i += dialers {
+				if connections[i], errs[d] = net.Dial("tcp", host); errs[d] == nil {
+					_, errs[d] = fmt.Fprintf(connections[i], "GET /sse/connect?channel_id=c%d HTTP/1.1\r\nHost: x\r\n\r\n", i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}
+
+func dashboardHoldsTenThousand(t *testing.T, b *browser) {
+	const streams = 10_000
+	in := start(t)
+	holdStreams(t, in.public, streams)
+	in.waitStreams(streams)
+	d := b.openLive(t, in, "")
+	d.run(`window.longest = 0; new PerformanceObserver((l) => { for (const e of l.getEntries()) longest = Math.max(longest, e.duration) }).observe({type: "longtask"})`)
+	var lines strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&lines, "{\"channel_id\":\"c%d\",\"data\":\"x\"}\n", i)
+	}
+	resp, err := httpClient.Post("http://"+in.admin+"/api/batch", "application/x-ndjson", strings.NewReader(lines.String()))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	d.until("the tile", `document.querySelector("#tiles .tile:nth-child(2) .value").textContent === "10,000"`)
+	d.until("top channels", `document.querySelectorAll("#top tbody tr").length === 50`)
+	d.until("some seconds", `live.samples.length > 5`)
+	d.run(`location.hash = "#/connections"`)
+	seen := map[string]bool{}
+	for page := range 5 {
+		d.untilText("#all-pager", "page "+strconv.Itoa(page+1))
+		d.until("a page of connections", `document.querySelectorAll("#all-list tbody tr").length === 100`)
+		for _, channel := range ask[[]string](d, `[...document.querySelectorAll("#all-list tbody td:nth-child(2)")].map((e) => e.textContent)`) {
+			seen[channel] = true
+		}
+		d.click("#all-pager button:last-child")
+	}
+	require.Len(t, seen, 500, "each connection on one page")
+	require.Less(t, ask[float64](d, "longest"), 500.0, "milliseconds in which the page did not answer")
+	d.wantQuiet(in.admin)
+}
+
+// dashboardHoldsAnHour puts the numbers of an hour, its gaps and a busy watch through
+// the page.
+func dashboardHoldsAnHour(t *testing.T, b *browser) {
+	in := start(t)
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-state", "watching")
+	d.run(`
+		live.source.close();
+		window.now = Date.parse(live.stats.now);
+		window.pass = async (seconds) => {
+			for (let i = 0; i < seconds; i++) {
+				const stats = structuredClone(live.stats);
+				stats.now = new Date(now += 1000).toISOString();
+				stats.uptime_seconds += 1;
+				stats.totals.messages += 100 + i % 7;
+				takeStats(stats);
+				takeGap({at: stats.now, channel: "c" + i, reason: "trimmed", live: false, streams: 1});
+				for (let n = 0; n < 20; n++) noteEvent({id: now + "-" + n, type: "message", data: "x".repeat(30_000) + n});
+				if (i % 60 === 0) {
+					location.hash = i % 120 === 0 ? "#/" : "#/channel/a";
+					await new Promise(requestAnimationFrame);
+				}
+			}
+			clearWatch();
+			location.hash = "#/";
+			await new Promise(requestAnimationFrame);
+		}`)
+	measure := func() (heap float64, nodes int) {
+		tell(d, heapprofiler.CollectGarbage, cdp.Empty{})
+		usage := tell(d, runtime.GetHeapUsage, cdp.Empty{})
+		return usage.UsedSize, ask[int](d, `document.querySelectorAll("*").length`)
+	}
+	d.run("await pass(1200)")
+	heap, nodes := measure()
+	d.run("await pass(2400)")
+	after, nodesAfter := measure()
+	require.InDelta(t, nodes, nodesAfter, 200, "elements on the page")
+	require.Less(t, after-heap, float64(1<<20), "bytes that forty minutes added to %.0f", heap)
+	require.LessOrEqual(t, ask[int](d, "live.samples.length"), 700)
+	require.Equal(t, 64, ask[int](d, "live.gaps.length"))
+	d.wantQuiet(in.admin, in.public)
+}
