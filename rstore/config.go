@@ -143,6 +143,7 @@ type keys struct {
 	clock   string // hash: epoch, watermark, writer, offers, who is there; shared with the tick script
 	lease   string // string with an expiry: the instance that writes
 	gaps    string // list of gap markers, oldest first
+	inbox   string // list: what the tick script has published of the inbox and where, see inbox.lua of rsub
 	holes   string // hash: stream key → stretch in which the stream refused messages
 	control string // Pub/Sub channel
 }
@@ -154,6 +155,7 @@ func makeKeys(prefix string) keys {
 		clock:   tag + ":clock",
 		lease:   tag + ":writer",
 		gaps:    tag + ":gaps",
+		inbox:   tag + ":inbox",
 		holes:   tag + ":holes",
 		control: "__ssed:" + tag,
 	}

@@ -20,11 +20,12 @@ const startReason = "start"
 func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
 	g := gap{stretch{w.mark, low}, w.skipReason()}
 	a := w.run(ctx, skipScript, call{
-		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps},
+		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps, w.keys.inbox},
 		args: []string{
 			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 			millis(w.cfg.there()), millis(w.cfg.assembled()),
+			w.keys.prefix, strconv.Itoa(w.cfg.MaxLen), millis(w.cfg.TTL),
 		},
 	})[0]
 	if a.err != nil {
@@ -40,6 +41,7 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 	switch a.status {
 	case statusOK:
 		w.marked(g)
+		w.count.saved.Add(uint64(a.n))
 		w.tookOver(a)
 		return true, 0
 	case statusWait:

@@ -1,11 +1,13 @@
 -- Offers to go on from a position above the watermark. When nobody moved the
 -- watermark for the wait, the lowest offer wins: gap marker, watermark, lease.
 -- It wins at once when everybody who is there has offered: nobody has more.
--- KEYS: clock, lease, gaps.
+-- KEYS: clock, lease, gaps, notes of the inbox.
 -- ARGV: epoch, expected watermark, offered position, instance, wait ms,
 --       lease ttl ms, reason, most markers, how long an instance counts as
---       there (ms), how long after an outage it is known who is there (ms).
--- Answer: as append.lua; for 'wait' the sixth is the ms left.
+--       there (ms), how long after an outage it is known who is there (ms),
+--       stream prefix, maxlen, ttl ms.
+-- Answer: as append.lua; for 'wait' the sixth is the ms left, else how many
+--         messages of the stretch the inbox still had.
 local epoch, mark, writer = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 if epoch == '' or epoch ~= ARGV[1] then
@@ -49,7 +51,34 @@ end
 
 -- The marker first: should the rest fail, a marker too many is no loss.
 add_marker(KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
+
+-- What came through the inbox (inbox.lua of rsub) is there until the watermark has
+-- passed it, and a note tells its position: into its stream with it. Nothing in a
+-- stream lies beyond the watermark, so it goes to the end. Where it does not (a key
+-- of another type) the marker tells of that too.
+local ttl = tonumber(ARGV[13]) + math.max(0, tonumber(string.match(low, '^%d+')) - now)
+local saved = 0
+local function save(key, id, at)
+  local entry = redis.pcall('XRANGE', key, id, id)[1]
+  if not entry then return end -- withdrawn; or the key is no stream any more
+  local f = {}
+  for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
+  local stream = ARGV[11] .. (f.channel or '')
+  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, 'event_type', 'message', 'data', f.data or '')
+  if type(added) == 'table' then return end
+  redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
+  saved = saved + 1
+end
+for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
+  local t, ids, key = string.match(note, '^(%d+) (%S+) (.*)$')
+  local n = 0
+  for id in string.gmatch(ids, '[^,]+') do
+    n = n + 1
+    local at = t .. '-' .. n
+    if less(mark, at) and not less(low, at) then save(key, id, at) end
+  end
+end
 redis.call('HSET', KEYS[1], 'watermark', low, 'writer', instance)
 redis.call('HDEL', KEYS[1], 'offer', 'offer_by', 'offer_at', 'offer_mark', 'offered')
 redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])
-return {'ok', epoch, low, instance, writer, 0, 0, ''}
+return {'ok', epoch, low, instance, writer, saved, 0, ''}

@@ -23,6 +23,9 @@ type Stats struct {
 	GapMarkers, Disputes uint64
 	// Deleted messages, by Delete on this instance.
 	Deleted uint64
+	// SavedMessages of stretches that were given up went into the history
+	// nevertheless, because they had come through the inbox.
+	SavedMessages uint64
 	// TakeOvers from another instance.
 	TakeOvers uint64
 	// Errors by kind.
@@ -67,7 +70,7 @@ type ErrorCounts struct {
 // counters is what Stats is made of; all fields are atomic.
 type counters struct {
 	appended, batches, advances, stale, epoch, refused atomic.Uint64
-	gaps, disputes, takeOvers, deleted                 atomic.Uint64
+	gaps, disputes, saved, takeOvers, deleted          atomic.Uint64
 	errLink, errMemory, errReadOnly, errOther          atomic.Uint64
 
 	sizes        [len(SizeBounds) + 1]atomic.Uint64
@@ -86,7 +89,8 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Appended: c.appended.Load(), Batches: c.batches.Load(), Advances: c.advances.Load(),
 		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedMessages: c.refused.Load(),
-		GapMarkers: c.gaps.Load(), Disputes: c.disputes.Load(), TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(),
+		GapMarkers: c.gaps.Load(), Disputes: c.disputes.Load(), SavedMessages: c.saved.Load(),
+		TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(),
 		Errors: ErrorCounts{
 			Link: c.errLink.Load(), Memory: c.errMemory.Load(),
 			ReadOnly: c.errReadOnly.Load(), Other: c.errOther.Load(),

@@ -61,6 +61,11 @@ type Config struct {
 	// MaxMessageBytes is the size of the largest payload that is delivered. 0 is
 	// no limit. A larger one keeps its number and is dropped and counted.
 	MaxMessageBytes int
+	// Inbox is the key of a stream to which backends XADD, with the fields channel
+	// and data; the instance that leads the ticks publishes its entries behind them,
+	// each once. "" is none. It needs a history, for an entry stays in the stream
+	// until the history is written beyond it. On the same server as the clock.
+	Inbox string
 	// Logger gets what an operator should know, throttled. nil is slog.Default.
 	Logger *slog.Logger
 	// OnFree is called when an instance has given up the lease of the history

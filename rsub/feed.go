@@ -70,7 +70,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.receipts = newReceipts(&f.counters, cfg.Feeds)
-	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1)}
+	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1), inbox: inbox{feed: f}}
 	if cfg.Feeds == 1 {
 		f.links = []*link{newLink(f, &direct{sink: sink})}
 		return f, nil
@@ -133,6 +133,7 @@ func (f *Feed) Stats() Stats {
 	s := f.counters.snapshot()
 	s.ClockSkew = time.Duration(f.clockSkew.Load()) * time.Millisecond
 	s.Delivered = s.Numbered - s.Oversize
+	s.Inbox = f.ticker.inbox.counts.snapshot()
 	if f.merger != nil {
 		s.Delivered = f.merger.passed.Load()
 	}

@@ -74,6 +74,8 @@ type Stats struct {
 	// instance last saw it when it sent a tick; 0 before.
 	ClockSkew time.Duration
 
+	Inbox InboxStats
+
 	// Lag is the time from the tick script to the arrival of its tick, measured
 	// against the clock of Redis as last seen by this instance.
 	LastLag   time.Duration

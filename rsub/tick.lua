@@ -1,14 +1,21 @@
-#!lua flags=allow-oom
 -- Publishes a tick, if the caller may, and keeps the clock.
--- KEYS 1 the clock (hash)
+-- KEYS 1 the clock (hash); with an inbox:
+--      2 notes of the inbox  3 the inbox  4 where refused entries go
 -- ARGV 1 mode: "lead" publishes if the caller leads or nobody does, "join"
 --        publishes always, "leave" gives the lead up
 --      2 caller  3 length of the lead, ms  4 greatest t that the caller saw
 --      5 epoch, for a clock without one  6 fingerprint  7 its readable form
 --      8 check  9 control channel  10 added to TIME, ms (fault injection)
 --      11 how long after the end of the lead a fingerprint still counts, ms
--- Returns {"tick", t, time, leader, node} | {"led", t, time, leader, node} |
+--      with an inbox, whose bounds are:
+--      12 messages and 13 bytes of a batch  14 batches  15 refused entries
+--      16 bytes of a payload, 0 for any; and 17 "1": payloads are envelopes
+--      18 id and 19 verdict of an entry, and so on
+-- Returns {"tick", t, time, leader, node, …} | {"led", t, time, leader, node} |
 --         {"foreign", fingerprint, readable} | {"left"}
+-- For … of the leader with an inbox: failure, length, batches under way, moved,
+-- acknowledged, how many were refused, why each, then six words for each entry that
+-- wants a verdict: id, channel, "1" if it has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until')
 local time = redis.call('TIME')
@@ -45,5 +52,30 @@ if free then
   redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends))
 end
 redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
-redis.call('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
-return {'tick', t, text(now), leader, node}
+
+local answer = {'tick', t, text(now), leader, node}
+local batch, report = {}, nil
+if #KEYS > 1 and leader == caller then
+  local verdicts = {}
+  for i = 18, #ARGV, 2 do verdicts[ARGV[i]] = ARGV[i + 1] end
+  local ok
+  ok, batch, report = pcall(serve_inbox, {
+    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], watermark = watermark, verdicts = verdicts, t = t,
+    most = tonumber(ARGV[12]), bytes = tonumber(ARGV[13]), batches = tonumber(ARGV[14]),
+    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1', may_move = true,
+  })
+  if not ok then -- ticks go on whatever is wrong with the inbox
+    report, batch = {failure = type(batch) == 'table' and batch.err or tostring(batch)}, {}
+  end
+end
+
+local receivers = redis.pcall('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
+if receivers == 0 or type(receivers) == 'table' then
+  -- Nobody would number the batch: it stays where it is.
+  if #batch > 0 then redis.call('RPOP', KEYS[2]) end
+  batch = {}
+  if receivers ~= 0 then return receivers end
+end
+for _, message in ipairs(batch) do redis.call('PUBLISH', message[1], message[2]) end
+if report then append_report(answer, report, #batch) end
+return answer

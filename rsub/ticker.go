@@ -15,10 +15,15 @@ import (
 	"github.com/redis/rueidis"
 )
 
-//go:embed tick.lua
-var tickLua string
+var (
+	//go:embed tick.lua
+	tickLua string
+	//go:embed inbox.lua
+	inboxLua string
 
-var tickScript = rueidis.NewLuaScript(tickLua)
+	// The flag lets it run when maxmemory is reached.
+	tickScript = rueidis.NewLuaScript("#!lua flags=allow-oom\n" + inboxLua + tickLua)
+)
 
 // Modes of the tick script.
 const (
@@ -36,6 +41,8 @@ const (
 	foreignFor = 5 * time.Second
 	// maxTickBackoff bounds the pause between failing script calls.
 	maxTickBackoff = 500 * time.Millisecond
+	// tickWords come first in the answer of the script.
+	tickWords = 5
 	// leaveTimeout bounds the last call, which only spares the others a pause.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -53,6 +60,7 @@ type ticker struct {
 
 	leading  bool
 	failures int
+	inbox    inbox
 }
 
 // join asks for a tick now. It does not block.
@@ -99,7 +107,7 @@ func (t *ticker) pause() time.Duration {
 	case t.failures > 0:
 		return jitter(min(interval<<min(t.failures-1, 10), maxTickBackoff))
 	case t.leading:
-		return interval
+		return t.inbox.pause(interval)
 	}
 	// The lead is counted in whole milliseconds of another clock: a tenth of an
 	// interval keeps this instance from asking just before it has run out.
@@ -145,7 +153,8 @@ func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) (
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(foreignFor.Milliseconds(), 10),
 	}
-	return tickScript.Exec(ctx, client, []string{f.clock}, args).AsStrSlice()
+	keys := append([]string{f.clock}, t.inbox.keys()...)
+	return tickScript.Exec(ctx, client, keys, append(args, t.inbox.args()...)).AsStrSlice()
 }
 
 // take reads the answer of the script.
@@ -154,7 +163,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	switch {
 	case len(words) == 3 && words[0] == "foreign":
 		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrForeign, words[1], words[2], f.fingerprint, f.description)
-	case len(words) != 5 || words[0] != "tick" && words[0] != "led":
+	case len(words) < tickWords || words[0] != "tick" && words[0] != "led":
 		return errReply
 	}
 	at, err := strconv.ParseUint(words[1], 10, 64)
@@ -169,6 +178,9 @@ func (t *ticker) take(words []string, before time.Time) error {
 	f.trouble.Store(nil)
 	t.failures = 0
 	t.lead(words[3] == f.cfg.Instance)
+	if err := t.inbox.take(words[tickWords:]); err != nil {
+		return err
+	}
 	if words[0] == "tick" {
 		f.counters.ticksSent.Add(1)
 	}

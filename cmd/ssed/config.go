@@ -50,6 +50,7 @@ type redisConfig struct {
 	probeTimeout time.Duration
 	clockOffset  time.Duration
 	history      *historyConfig // nil: off
+	inbox        string         // "": none
 }
 
 type historyConfig struct {
@@ -159,6 +160,7 @@ func (f *flags) redisConfig(p *problems) *redisConfig {
 	if p.choice("--history", f.History, "on", "off") == "on" {
 		cfg.history = history
 	}
+	cfg.inbox = p.inbox(f.Inbox, cfg)
 	var ok bool
 	if cfg.client, ok = p.redis(f.RedisURL, f.RedisURLFile); !ok {
 		return nil
@@ -438,6 +440,26 @@ func (p *problems) broadcast(name string, patterns []string) string {
 func (p *problems) prefix(text string) string {
 	if text == "" || len(text) > 200 || strings.ContainsFunc(text, isNotPrintableASCII) || strings.ContainsAny(text, "{}") {
 		p.add("--stream-prefix", "%q is not 1 to 200 printable ASCII characters without spaces or braces", text)
+	}
+	return text
+}
+
+// defaultInbox is the default of --inbox, which without a history is none.
+const defaultInbox = "sse:inbox"
+
+// inbox reads a key of Redis that is none of ssed's own.
+func (p *problems) inbox(text string, cfg *redisConfig) string {
+	switch {
+	case text == "" || text == "off":
+		return ""
+	case len(text) > 255 || strings.ContainsFunc(text, isNotPrintableASCII):
+		p.add("--inbox", "%.50q is not 1 to 255 printable ASCII characters without spaces", text)
+	case strings.HasPrefix(text, cfg.prefix) || strings.HasPrefix(text, "{"+cfg.prefix+"}"):
+		p.add("--inbox", "%q begins like the keys of the history", text)
+	case cfg.history == nil && text != defaultInbox:
+		p.add("--inbox", "it takes --history=on: entries are kept until the history has them")
+	case cfg.history == nil:
+		return ""
 	}
 	return text
 }

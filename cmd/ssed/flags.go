@@ -57,6 +57,7 @@ type flags struct {
 	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"A link on which no mark arrived for so long is cut and made anew; meanwhile ssed is not ready."`
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
+	Inbox          string `group:"history" default:"sse:inbox" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance. off turns it off; it takes --history=on."`
 	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel, approximately (MAXLEN ~)."`
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"A channel's history is deleted after so long without a message."`
 	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Messages written to Redis at once."`

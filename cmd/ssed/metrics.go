@@ -184,6 +184,26 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.CheckMismatches)
 	ch.histogram("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.",
 		s.LagSum.Seconds(), s.LagCounts[:], seconds(rsub.LagBounds[:]))
+	ch.inbox(&s.Inbox)
+}
+
+func (ch scrape) inbox(s *rsub.InboxStats) {
+	ch.counter("ssed_inbox_moved_total", "Entries of the inbox that this instance has published.", s.Moved)
+	ch.counter("ssed_inbox_acknowledged_total", "Entries of the inbox that this instance has removed, because the history has them.", s.Acknowledged)
+	for _, reason := range rsub.InboxReasons() {
+		ch.counter("ssed_inbox_refused_total", "Entries of the inbox that this instance has set aside, by reason.", s.Refused[reason], "reason", reason)
+	}
+	ch.counter("ssed_inbox_failures_total", "Times that Redis refused to work on the inbox.", s.Failures)
+	ch.gauge("ssed_inbox_entries", "Entries of the inbox that are not in the history yet; 0 on instances that do not lead.", float64(s.Length))
+	ch.gauge("ssed_inbox_batches", "Batches of them that are published already.", float64(s.Batches))
+	ch.gauge("ssed_inbox_oldest_timestamp_seconds", "When the first entry was added that waits to be published, by the clock of Redis; 0 when none waits.", unixSeconds(s.Oldest))
+}
+
+func unixSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
 }
 
 // histogram takes one count for each bound and one for what is beyond them.
@@ -233,6 +253,7 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_deleted_messages_total", "Messages deleted by DELETE /api/history here.", s.Deleted)
 	ch.counter("ssed_history_gaps_total", "Gap markers written: stretches that no instance saw.", s.GapMarkers)
 	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Disputes)
+	ch.counter("ssed_history_saved_messages_total", "Messages of given-up stretches that the inbox still had.", s.SavedMessages)
 	ch.counter("ssed_history_takeovers_total", "Times that this instance became the writer.", s.TakeOvers)
 	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Link, "reason", "link")
 	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Memory, "reason", "memory")

@@ -27,7 +27,7 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 		Client: cfg.client, Patterns: cfg.patterns, Rules: s.cfg.rules(), Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
-		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset,
+		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset, Inbox: cfg.inbox,
 	}, s.engine.Log())
 	return err
 }

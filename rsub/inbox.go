@@ -1,0 +1,258 @@
+package rsub
+
+import (
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// Bounds of the inbox.
+const (
+	// inboxBatch and inboxBatchBytes bound what one tick moves, for Redis does
+	// nothing else meanwhile: about 2 ms for a full batch of small messages.
+	inboxBatch      = 500
+	inboxBatchBytes = 1 << 20
+	// inboxBatches is how many batches may be moved and not yet in the history. All
+	// together stay below the 8 MiB that a subscriber may have waiting for a minute
+	// (client-output-buffer-limit pubsub), and keep the writer busy while the next
+	// tick is on its way.
+	inboxBatches = 4
+	// inboxRefused is how many refused entries are kept for somebody to look at.
+	inboxRefused = 1000
+	// inboxPace is the pause between ticks while there is something to move but less
+	// than a batch: single entries wait a fifth of a tick interval, and instances
+	// have fifty ticks a second at most to read for it.
+	inboxPace = 20 * time.Millisecond
+	// maxChannelBytes is the longest channel that a client can ask for.
+	maxChannelBytes = 255
+)
+
+// Reasons for which entries of the inbox are refused, as they stand in the stream
+// of refused ones. The last three are found by the script.
+const (
+	refusedFields   = "fields"   // no channel or no data
+	refusedChannel  = "channel"  // reserved, too long, or none of the patterns has it
+	refusedEnvelope = "envelope" // an event type, id or retry, which take envelopes
+	refusedSize     = "size"     // over Config.MaxMessageBytes
+	refusedDenied   = "denied"   // the user may not publish on the channel
+	refusedUTF8     = "utf8"     // data of an envelope that is not UTF-8
+)
+
+var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedSize, refusedDenied, refusedUTF8}
+
+// InboxReasons returns the reasons for which entries of the inbox are refused, the
+// keys of InboxStats.Refused.
+func InboxReasons() []string { return inboxReasons[:] }
+
+// inbox is what the leader of the ticks knows of the inbox. Owned by ticker.run but
+// for the counters.
+type inbox struct {
+	feed     *Feed
+	verdicts []string // id and verdict of what comes next, in order
+	pace     pace
+
+	counts   inboxCounts
+	logEntry throttle
+	logFail  throttle
+}
+
+// pace is how soon there should be another tick for the sake of the inbox.
+type pace uint8
+
+const (
+	paceInterval pace = iota // nothing to move, or it cannot be moved
+	paceSoon                 // less than a batch, or the history has to catch up
+	paceNow                  // a whole batch, or the first entry after a silence
+)
+
+// keys returns the keys of the script behind the clock.
+func (in *inbox) keys() []string {
+	key := in.feed.cfg.Inbox
+	if key == "" {
+		return nil
+	}
+	return []string{"{" + in.feed.cfg.Prefix + "}:inbox", key, key + ":refused"}
+}
+
+// args returns the arguments of the script behind those of the clock.
+func (in *inbox) args() []string {
+	cfg := &in.feed.cfg
+	if cfg.Inbox == "" {
+		return nil
+	}
+	envelope := "0"
+	args := []string{
+		strconv.Itoa(inboxBatch), strconv.Itoa(inboxBatchBytes), strconv.Itoa(inboxBatches), strconv.Itoa(inboxRefused),
+		strconv.Itoa(cfg.MaxMessageBytes), envelope,
+	}
+	return append(args, in.verdicts...)
+}
+
+const (
+	// reportWords come first in the report of the script: failure, length, batches,
+	// moved, acknowledged, refused.
+	reportWords = 6
+	// askedWords are told of each entry that wants a verdict: id, channel, whether
+	// it has data, event_type, id, retry.
+	askedWords = 6
+)
+
+// take reads the report of the script. There is none when another instance leads.
+func (in *inbox) take(words []string) error {
+	if len(words) == 0 {
+		in.idle()
+		return nil
+	}
+	if len(words) < reportWords {
+		return errReply
+	}
+	var n [reportWords - 1]int64
+	for i := range n {
+		var err error
+		if n[i], err = strconv.ParseInt(words[1+i], 10, 64); err != nil {
+			return errReply
+		}
+	}
+	length, batches, moved, acknowledged, refused := n[0], n[1], n[2], n[3], int(n[4])
+	failure, words := words[0], words[reportWords:]
+	if refused < 0 || len(words) < refused || (len(words)-refused)%askedWords != 0 {
+		return errReply
+	}
+	in.counts.moved.Add(uint64(moved))
+	in.counts.acknowledged.Add(uint64(acknowledged))
+	in.tellRefused(words[:refused])
+	if failure != "" {
+		in.failed(failure)
+		return nil
+	}
+	in.counts.length.Store(length)
+	in.counts.batches.Store(batches)
+	asked := words[refused:]
+	in.pace = in.paceOf(len(asked)/askedWords, int(batches), moved+int64(refused) > 0)
+	in.judge(asked)
+	return nil
+}
+
+// paceOf tells how soon the entries asked about want to be moved, when so many
+// batches are under way and progress was made with those asked about before.
+func (in *inbox) paceOf(asked, batches int, progress bool) pace {
+	silent := len(in.verdicts) == 0
+	switch {
+	case asked == 0:
+		return paceInterval
+	case batches >= inboxBatches:
+		return paceSoon
+	case silent, progress && asked >= inboxBatch:
+		return paceNow
+	case progress:
+		return paceSoon
+	}
+	return paceInterval
+}
+
+// judge finds the verdicts for the entries that the script has asked about.
+func (in *inbox) judge(asked []string) {
+	in.verdicts = in.verdicts[:0]
+	in.counts.oldest.Store(0)
+	if len(asked) > 0 {
+		if id, err := sseproto.ParseID(asked[0]); err == nil {
+			in.counts.oldest.Store(id.Ms)
+		}
+	}
+	for ; len(asked) > 0; asked = asked[askedWords:] {
+		in.verdicts = append(in.verdicts, asked[0], in.verdict(asked[1], asked[2] != "", asked[3], asked[4], asked[5]))
+	}
+}
+
+// verdict returns why an entry cannot be delivered, or "".
+func (in *inbox) verdict(channel string, hasData bool, event, id, retry string) string {
+	switch {
+	case channel == "" || !hasData:
+		return refusedFields
+	case len(channel) > maxChannelBytes || Reserved(channel) || !in.feed.patterns.match(channel):
+		return refusedChannel
+	case event != "" || id != "" || retry != "":
+		return refusedEnvelope
+	}
+	return ""
+}
+
+// idle forgets what was known: another instance leads, or nobody can.
+func (in *inbox) idle() {
+	in.verdicts, in.pace = in.verdicts[:0], paceInterval
+	in.counts.length.Store(0)
+	in.counts.batches.Store(0)
+	in.counts.oldest.Store(0)
+}
+
+// pause returns how long to wait until the next tick, which is due after interval.
+func (in *inbox) pause(interval time.Duration) time.Duration {
+	switch in.pace {
+	case paceNow:
+		return 0
+	case paceSoon:
+		return min(inboxPace, interval)
+	}
+	return interval
+}
+
+func (in *inbox) failed(text string) {
+	in.idle()
+	in.counts.failures.Add(1)
+	if dropped, ok := in.logFail.allow(); ok {
+		in.feed.cfg.Logger.Error("rsub: the inbox cannot be worked on", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)
+	}
+}
+
+func (in *inbox) tellRefused(reasons []string) {
+	for _, reason := range reasons {
+		in.counts.refuse(reason)
+		if dropped, ok := in.logEntry.allow(); ok {
+			in.feed.cfg.Logger.Warn("rsub: entry of the inbox refused", "kept", in.feed.cfg.Inbox+":refused", "reason", reason, "dropped", dropped)
+		}
+	}
+}
+
+// InboxStats is what this instance has done with the inbox while it led the ticks.
+// What tells a state is zero where another one leads.
+type InboxStats struct {
+	Moved        uint64            // entries published
+	Acknowledged uint64            // entries removed because the history has them, whoever published them
+	Refused      map[string]uint64 // entries set aside, by reason
+	Failures     uint64            // times that Redis refused to work on the inbox
+	Length       int64             // entries of the inbox, those included that are moved and not yet in the history
+	Batches      int64             // in how many batches the latter were moved
+	Oldest       time.Time         // when the first entry that waits to be moved was added, by the clock of Redis; zero for none
+}
+
+// inboxCounts are the live form of InboxStats; all fields are atomic.
+type inboxCounts struct {
+	moved, acknowledged, failures atomic.Uint64
+	refused                       [len(inboxReasons)]atomic.Uint64
+	length, batches               atomic.Int64
+	oldest                        atomic.Uint64 // ms
+}
+
+func (c *inboxCounts) snapshot() InboxStats {
+	s := InboxStats{
+		Moved: c.moved.Load(), Acknowledged: c.acknowledged.Load(), Failures: c.failures.Load(),
+		Length: c.length.Load(), Batches: c.batches.Load(), Refused: make(map[string]uint64),
+	}
+	if ms := c.oldest.Load(); ms != 0 {
+		s.Oldest = time.UnixMilli(int64(ms))
+	}
+	for i, reason := range inboxReasons {
+		s.Refused[reason] = c.refused[i].Load()
+	}
+	return s
+}
+
+// refuse counts a refused entry; one for a reason of a later version is not counted.
+func (c *inboxCounts) refuse(reason string) {
+	if i := slices.Index(inboxReasons[:], reason); i >= 0 {
+		c.refused[i].Add(1)
+	}
+}
