@@ -62,19 +62,19 @@ if #KEYS > 1 and leader == caller then
   ok, batch, report = pcall(serve_inbox, {
     notes = KEYS[2], key = KEYS[3], aside = KEYS[4], watermark = watermark, verdicts = verdicts, t = t,
     most = tonumber(ARGV[12]), bytes = tonumber(ARGV[13]), batches = tonumber(ARGV[14]),
-    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1', may_move = true,
+    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1',
+    -- What nobody is there to number stays where it is.
+    may_move = redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0,
   })
   if not ok then -- ticks go on whatever is wrong with the inbox
     report, batch = {failure = type(batch) == 'table' and batch.err or tostring(batch)}, {}
   end
 end
 
-local receivers = redis.pcall('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
-if receivers == 0 or type(receivers) == 'table' then
-  -- Nobody would number the batch: it stays where it is.
+local failed = redis.pcall('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
+if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end
-  batch = {}
-  if receivers ~= 0 then return receivers end
+  return failed
 end
 for _, message in ipairs(batch) do redis.call('PUBLISH', message[1], message[2]) end
 if report then append_report(answer, report, #batch) end

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+)
+
+// add XADDs from, from+1, …, to-1 to the inbox, a thousand in a pipeline.
+func (p *publisher) add(channel string, from, to int) {
+	p.t.Helper()
+	for from < to {
+		var cmds rueidis.Commands
+		for ; from < to && len(cmds) < 1000; from++ {
+			cmds = append(cmds, p.client.B().Xadd().Key(defaultInbox).Id("*").FieldValue().
+				FieldValue("channel", channel).FieldValue("data", strconv.Itoa(from)).Build())
+		}
+		for _, result := range p.client.DoMulti(context.Background(), cmds...) {
+			require.NoError(p.t, result.Error())
+		}
+	}
+}
+
+// inboxEmpty waits until the history has all of the inbox.
+func (in *instance) inboxEmpty(r *redistest.Server) {
+	in.t.Helper()
+	in.eventually("an empty inbox", func() bool {
+		length, err := r.Do("XLEN", defaultInbox)
+		return err == nil && length == int64(0)
+	})
+}
+
+// historyData returns what the stream of a channel holds.
+func historyData(t testing.TB, r *redistest.Server, channel string) (data []string) {
+	t.Helper()
+	reply, err := r.Do("XRANGE", "sse:stream:"+channel, "-", "+")
+	require.NoError(t, err)
+	for _, entry := range reply.([]any) {
+		fields := entry.([]any)[1].([]any)
+		for i := 0; i < len(fields); i += 2 {
+			if fields[i] == "data" {
+				data = append(data, fields[i+1].(string))
+			}
+		}
+	}
+	return data
+}
+
+func numbered(n int) (texts []string) {
+	for i := range n {
+		texts = append(texts, strconv.Itoa(i))
+	}
+	return texts
+}
+
+func TestInboxWaitsForTheFirstInstance(t *testing.T) {
+	r := redistest.Start(t)
+	p := newPublisher(t, r)
+	p.add("a", 0, 500)
+	in := startRedis(t, r, "--history-max", "1000")
+	in.inboxEmpty(r)
+	require.Equal(t, numbered(500), historyData(t, r, "a"))
+	s := connect(t, in, "", "a")
+	p.add("a", 500, 505)
+	s.wantNumbers(500, 505)
+	require.EqualValues(t, 505, in.metric("ssed_inbox_moved_total"))
+	connect(t, in, "1-0", "a").wantAfterGap("0")
+}
+
+// TestInboxOutlivesWhoMovesIt: the instance that leads is killed, again and again,
+// while entries come in; streams of another one get each once, in order.
+func TestInboxOutlivesWhoMovesIt(t *testing.T) {
+	const n = 12_000
+	r := redistest.Start(t)
+	stays := startRedis(t, r, "--history-max", "100000")
+	s := connect(t, stays, "", "a")
+	p := newPublisher(t, r)
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
+		for i := range n / 20 {
+			p.add("a", 20*i, 20*i+20)
+		}
+	})
+	next := 0
+	for round := range 4 {
+		goes := startRedis(t, r, "--history-max", "100000")
+		_, err := r.Do("HSET", "{sse:stream:}:clock", "leader_until", "0")
+		require.NoError(t, err)
+		goes.eventually("messages", func() bool { return goes.metric("ssed_log_messages_total") > 200 })
+		goes.kill()
+		s.wantNumbers(next, (round+1)*n/4)
+		next = (round + 1) * n / 4
+	}
+	stays.inboxEmpty(r)
+	require.Equal(t, numbered(n), historyData(t, r, "a"))
+}
+
+// TestInboxOutlivesRedis: a Redis that keeps its data is killed while entries are
+// under way. The history has each once, in order; streams get them, or a gap event.
+func TestInboxOutlivesRedis(t *testing.T) {
+	r := redistest.Start(t, "--appendonly", "yes")
+	in := startRedis(t, r, "--history-max", "100000", "--gap-wait", "250ms")
+	sent := 0
+	for round := range 4 {
+		p := newPublisher(t, r)
+		p.add("a", sent, sent+3000)
+		sent += 3000
+		if round%2 == 0 {
+			in.eventually("something moved", func() bool { return in.metric("ssed_inbox_moved_total") > float64(sent-3000) })
+		}
+		r.Kill()
+		require.NoError(t, r.Restart())
+	}
+	in.eventually("ready", in.isReady)
+	in.inboxEmpty(r)
+	require.Equal(t, numbered(sent), historyData(t, r, "a"))
+}
+
+// TestLinksLostUnderTheInbox: what is moved while nobody is subscribed is read back
+// from the history by the streams.
+func TestLinksLostUnderTheInbox(t *testing.T) {
+	const n = 10_000
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--history-max", "100000", "--gap-wait", "250ms")
+	s := connect(t, in, "", "a")
+	p := newPublisher(t, r)
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
+		for i := range n / 10 {
+			p.add("a", 10*i, 10*i+10)
+		}
+	})
+	for cuts := range 5 {
+		killFirstSubscriber(t, r)
+		in.eventually("linked again", func() bool {
+			return in.metric("ssed_log_spans_total") >= float64(2+cuts) && in.metric("ssed_feed_links") == 1
+		})
+	}
+	for i := range n {
+		s.wantAfterGap(fmt.Sprint(i))
+	}
+}

@@ -1,0 +1,473 @@
+package rsub
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine"
+	"ssed/internal/redistest"
+	"ssed/rstore"
+	"ssed/sseproto"
+)
+
+const (
+	testInbox = "sse:inbox"
+	testNotes = "{" + testPrefix + "}:inbox"
+)
+
+func withInbox(c *Config) { c.Inbox = testInbox }
+
+// gateway is all of an instance but its clients: feed, log and history.
+type gateway struct {
+	*Feed
+	store *rstore.Store
+	stop  func()
+}
+
+func startGateway(t *testing.T, s *redistest.Server, name string, options ...option) *gateway {
+	t.Helper()
+	e, err := engine.New(engine.Config{Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: quiet})
+	require.NoError(t, err)
+	named := func(c *Config) { c.Client.ClientName = "gateway" }
+	cfg := testConfig(t, s.URL(), name, append([]option{withInbox, named}, options...)...)
+	g := &gateway{}
+	g.store, err = rstore.New(rstore.Config{
+		Client: cfg.Client, Prefix: cfg.Prefix, Instance: name, MaxLen: 100_000, Logger: quiet,
+	}, e.Log())
+	require.NoError(t, err)
+	g.Feed, err = New(cfg, e.Log())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = e.Run(ctx) })
+	wg.Go(func() { _ = g.Run(ctx) })
+	wg.Go(func() { _ = g.store.Run(ctx) })
+	g.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+		g.store.Close()
+	})
+	t.Cleanup(g.stop)
+	return g
+}
+
+// add puts an entry into the inbox and returns its ID.
+func add(t testing.TB, s *redistest.Server, fields ...string) string {
+	t.Helper()
+	return do(t, s, append([]string{"XADD", testInbox, "*"}, fields...)...).(string)
+}
+
+// addMany puts entries from, from+1, …, to-1 into the inbox, in one pipeline.
+func addMany(t testing.TB, s *redistest.Server, channel, tag string, from, to int) {
+	t.Helper()
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr()}, ForceSingleClient: true, DisableCache: true, PipelineMultiplex: -1})
+	require.NoError(t, err)
+	defer client.Close()
+	var cmds rueidis.Commands
+	for i := from; i < to; i++ {
+		cmds = append(cmds, client.B().Xadd().Key(testInbox).Id("*").FieldValue().
+			FieldValue("channel", channel).FieldValue("data", tag+strconv.Itoa(i)).Build())
+	}
+	for _, res := range client.DoMulti(context.Background(), cmds...) {
+		require.NoError(t, res.Error())
+	}
+}
+
+// streamOf returns what the stream of a channel has.
+func streamOf(t testing.TB, s *redistest.Server, channel string) (list []message) {
+	t.Helper()
+	for _, e := range do(t, s, "XRANGE", testPrefix+channel, "-", "+").([]any) {
+		entry := e.([]any)
+		id, err := sseproto.ParseID(entry[0].(string))
+		require.NoError(t, err)
+		fields := entry[1].([]any)
+		at := slices.Index(fields, any("data"))
+		list = append(list, message{id, channel, fields[at+1].(string)})
+	}
+	return list
+}
+
+func payloads(list []message) []string {
+	texts := make([]string, len(list))
+	for i, m := range list {
+		texts[i] = m.payload
+	}
+	return texts
+}
+
+func numbers(tag string, from, to int) (texts []string) {
+	for i := from; i < to; i++ {
+		texts = append(texts, tag+strconv.Itoa(i))
+	}
+	return texts
+}
+
+// waitEmpty waits until all of the inbox is in the history.
+func waitEmpty(t testing.TB, s *redistest.Server) {
+	t.Helper()
+	eventually(t, func() bool {
+		return do(t, s, "XLEN", testInbox) == int64(0) && do(t, s, "LLEN", testNotes) == int64(0)
+	}, "entries are left in the inbox")
+}
+
+func TestInboxIsKeptWhileNoInstanceRuns(t *testing.T) {
+	s := redistest.Start(t)
+	addMany(t, s, "a", "", 0, 1234)
+	addMany(t, s, "b", "", 0, 10)
+	addMany(t, s, "a", "", 1234, 1300)
+	g := startGateway(t, s, "g")
+	waitEmpty(t, s)
+	require.Equal(t, numbers("", 0, 1300), payloads(streamOf(t, s, "a")))
+	require.Equal(t, numbers("", 0, 10), payloads(streamOf(t, s, "b")))
+	last := streamOf(t, s, "b")
+	require.True(t, streamOf(t, s, "a")[1233].id.Less(last[0].id), "the order of the inbox, over all channels")
+	st := g.Stats().Inbox
+	require.Equal(t, uint64(1310), st.Moved)
+	require.Equal(t, uint64(1310), st.Acknowledged)
+	require.Zero(t, st.Length)
+	require.Zero(t, st.Oldest)
+	require.Zero(t, st.Failures)
+}
+
+func TestInboxEntryGetsThePositionThatAllInstancesSee(t *testing.T) {
+	s := redistest.Start(t)
+	g := startGateway(t, s, "g")
+	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
+	witness := start(t, s.URL(), "witness")
+	waitSynced(t, witness)
+	for i := range 20 {
+		do(t, s, "PUBLISH", "a", fmt.Sprint("plain", i))
+		add(t, s, "channel", "a", "data", fmt.Sprint("kept", i), "trace", "ignored")
+	}
+	waitEmpty(t, s)
+	flush(t, s, "end", witness)
+	all := witness.sink.all()
+	require.Equal(t, all[:40], streamOf(t, s, "a"))
+}
+
+// TestUndeliverableEntriesAreSetAside and do not hold up what comes after them.
+func TestUndeliverableEntriesAreSetAside(t *testing.T) {
+	s := redistest.Start(t)
+	add(t, s, "channel", "ok:1", "data", "first")
+	want := []string{}
+	refuse := func(reason string, fields ...string) {
+		want = append(want, add(t, s, fields...)+" "+reason)
+	}
+	refuse(refusedFields, "channel", "ok:1")
+	refuse(refusedFields, "data", "x")
+	refuse(refusedFields, "channel", "", "data", "x")
+	refuse(refusedChannel, "channel", "other", "data", "x")
+	refuse(refusedChannel, "channel", "__ok", "data", "x")
+	refuse(refusedChannel, "channel", "ok:"+strings.Repeat("x", 300), "data", "x")
+	refuse(refusedSize, "channel", "ok:1", "data", strings.Repeat("x", 101))
+	refuse(refusedEnvelope, "channel", "ok:1", "data", "x", "event_type", "greeting")
+	add(t, s, "channel", "ok:1", "data", strings.Repeat("y", 100))
+	g := startGateway(t, s, "g", withPatterns("ok:*"), func(c *Config) { c.MaxMessageBytes = 100 })
+	waitEmpty(t, s)
+	require.Equal(t, []string{"first", strings.Repeat("y", 100)}, payloads(streamOf(t, s, "ok:1")))
+	var got []string
+	for _, e := range do(t, s, "XRANGE", testInbox+":refused", "-", "+").([]any) {
+		fields := e.([]any)[1].([]any)
+		require.Equal(t, []any{"inbox_id", "reason"}, []any{fields[0], fields[2]})
+		got = append(got, fields[1].(string)+" "+fields[3].(string))
+	}
+	require.Equal(t, want, got)
+	refused := g.Stats().Inbox.Refused
+	require.Equal(t, uint64(3), refused[refusedFields])
+	require.Equal(t, uint64(3), refused[refusedChannel])
+	require.Equal(t, uint64(1), refused[refusedSize])
+	require.Equal(t, uint64(1), refused[refusedEnvelope])
+}
+
+func TestEntriesOnChannelsThatTheUserMayNotUseAreSetAside(t *testing.T) {
+	s := redistest.Start(t)
+	do(t, s, "ACL", "SETUSER", "ssed", "on", ">secret", "+@all", "~*", "&__*", "&open:*", "(+psubscribe &*)")
+	add(t, s, "channel", "closed", "data", "x")
+	add(t, s, "channel", "open:1", "data", "y")
+	startGateway(t, s, "g", withPatterns("open:*", "closed"), func(c *Config) {
+		c.Client.Username, c.Client.Password = "ssed", "secret"
+	})
+	waitEmpty(t, s)
+	require.Equal(t, []string{"y"}, payloads(streamOf(t, s, "open:1")))
+	require.EqualValues(t, 1, do(t, s, "XLEN", testInbox+":refused"))
+}
+
+// TestInboxOfAnotherTypeDoesNotStopTicks: whatever is wrong with it.
+func TestInboxOfAnotherTypeDoesNotStopTicks(t *testing.T) {
+	s := redistest.Start(t)
+	do(t, s, "SET", testInbox, "not a stream")
+	g := startGateway(t, s, "g")
+	eventually(t, func() bool { st := g.Stats(); return st.Inbox.Failures > 2 && st.TicksSeen > 5 }, "no failures, or no ticks")
+	do(t, s, "DEL", testInbox)
+	add(t, s, "channel", "a", "data", "x")
+	waitEmpty(t, s)
+	require.Equal(t, []string{"x"}, payloads(streamOf(t, s, "a")))
+}
+
+func TestInboxIsMovedWhenMemoryIsFull(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox)
+	waitSynced(t, in)
+	add(t, s, "channel", "a", "data", "x")
+	do(t, s, "CONFIG", "SET", "maxmemory", "1")
+	eventually(t, func() bool { return in.has("x") }, "not moved")
+	do(t, s, "CONFIG", "SET", "maxmemory", "0")
+	last, _ := in.seen.latest()
+	do(t, s, "HSET", in.clock, "watermark", fmt.Sprintf("%d-1000", last)) // the history goes on
+	do(t, s, "CONFIG", "SET", "maxmemory", "1")
+	waitEmpty(t, s)
+}
+
+// manual is a feed that does not run: its script is called by hand, its answers
+// are taken or thrown away.
+func manual(t *testing.T, s *redistest.Server, name string, options ...option) *Feed {
+	t.Helper()
+	f, err := New(testConfig(t, s.URL(), name, append([]option{withInbox}, options...)...), discard{})
+	require.NoError(t, err)
+	t.Cleanup(f.clients.close)
+	return f
+}
+
+func (f *Feed) tickByHand(t *testing.T, mode string, takeAnswer bool) {
+	t.Helper()
+	client, err := f.clients.get(context.Background())
+	require.NoError(t, err)
+	words, err := f.ticker.exec(context.Background(), client, mode)
+	require.NoError(t, err)
+	if takeAnswer {
+		require.NoError(t, f.ticker.take(words, time.Now()))
+	}
+}
+
+// TestNothingIsMovedTwice: answers are lost, calls are repeated, several instances
+// believe that they lead, each with verdicts that are old by then.
+func TestNothingIsMovedTwice(t *testing.T) {
+	s := redistest.Start(t)
+	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
+	waitSynced(t, sub)
+	a, b := manual(t, s, "a"), manual(t, s, "b")
+	lead := func(name string) { do(t, s, "HSET", a.clock, "leader", name) }
+	written := func() {
+		do(t, s, "HSET", a.clock, "watermark", do(t, s, "HGET", a.clock, "t").(string)+"-1000")
+	}
+	addMany(t, s, "a", "", 0, 10)
+	for _, f := range []*Feed{a, b} { // both learn what there is
+		lead(f.cfg.Instance)
+		f.tickByHand(t, modeLead, true)
+		require.Len(t, f.ticker.inbox.verdicts, 20)
+	}
+	b.tickByHand(t, modeLead, false) // moved, the answer is lost
+	b.tickByHand(t, modeLead, false) // sent again
+	lead("a")
+	a.tickByHand(t, modeLead, false) // another leader, with the same verdicts
+	addMany(t, s, "a", "", 10, 20)
+	a.tickByHand(t, modeLead, true) // learns of the new ones
+	require.Len(t, a.ticker.inbox.verdicts, 20)
+	written()
+	lead("b")
+	b.tickByHand(t, modeLead, false) // forgets what is written; has verdicts of that only
+	require.EqualValues(t, 10, do(t, s, "XLEN", testInbox))
+	lead("a")
+	a.tickByHand(t, modeLead, false)
+	a.tickByHand(t, modeLead, true)
+	written()
+	a.tickByHand(t, modeLead, true)
+	require.EqualValues(t, 0, do(t, s, "XLEN", testInbox))
+	flush(t, s, "end", sub)
+	require.Equal(t, append(numbers("", 0, 20), "end"), payloads(sub.sink.all()))
+}
+
+func TestNothingIsMovedWhileNobodyIsSubscribed(t *testing.T) {
+	s := redistest.Start(t)
+	f := manual(t, s, "f")
+	addMany(t, s, "a", "", 0, 3)
+	for range 3 {
+		f.tickByHand(t, modeLead, true)
+	}
+	require.Zero(t, f.Stats().Inbox.Moved)
+	require.EqualValues(t, 0, do(t, s, "LLEN", testNotes))
+	require.EqualValues(t, 3, f.Stats().Inbox.Length)
+	require.WithinDuration(t, time.Now(), f.Stats().Inbox.Oldest, time.Minute)
+	require.Equal(t, f.cfg.TickInterval, f.ticker.inbox.pause(f.cfg.TickInterval), "it does not spin")
+}
+
+// TestOnlySoMuchIsUnderWay: without a history nothing is acknowledged, and what is
+// moved without that is bounded, in messages and in bytes.
+func TestOnlySoMuchIsUnderWay(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox)
+	waitSynced(t, in)
+	addMany(t, s, "a", "", 0, inboxBatch*inboxBatches+100)
+	eventually(t, func() bool { return in.Stats().Inbox.Batches == inboxBatches }, "not moved")
+	_, _, ticks := in.sink.counts()
+	eventually(t, func() bool { _, _, n := in.sink.counts(); return n > ticks+5 }, "no ticks")
+	require.LessOrEqual(t, in.Stats().Inbox.Moved, uint64(inboxBatch*inboxBatches))
+	require.Equal(t, int64(inboxBatch*inboxBatches+100), in.Stats().Inbox.Length)
+	_, moved, _ := in.sink.counts()
+	require.EqualValues(t, in.Stats().Inbox.Moved, moved)
+}
+
+// TestBatchIsBoundedInBytes: an entry of any size goes by itself.
+func TestBatchIsBoundedInBytes(t *testing.T) {
+	s := redistest.Start(t)
+	sizes := []int{inboxBatchBytes / 2, inboxBatchBytes / 2, 3 * inboxBatchBytes, 1, inboxBatchBytes}
+	for _, size := range sizes {
+		add(t, s, "channel", "a", "data", strings.Repeat("x", size))
+	}
+	in := start(t, s.URL(), "in", withInbox)
+	eventually(t, func() bool { return len(in.sink.all()) == len(sizes) }, "not moved")
+	var batches []int
+	for _, m := range in.sink.all() {
+		if m.id.Seq == 1 {
+			batches = append(batches, 0)
+		}
+		batches[len(batches)-1] += len(m.payload)
+	}
+	require.Equal(t, []int{inboxBatchBytes, 3 * inboxBatchBytes, 1, inboxBatchBytes}, batches)
+}
+
+// TestGivenUpStretchComesFromTheInbox: an instance published a batch and is gone
+// before it was written. The next one gives that stretch up, and the history has the
+// messages nevertheless, in the positions that they had.
+func TestGivenUpStretchComesFromTheInbox(t *testing.T) {
+	for _, had := range []int{0, 3, 10} { // in the history already
+		t.Run(fmt.Sprint(had), func(t *testing.T) {
+			s := redistest.Start(t)
+			in := start(t, s.URL(), "in", withInbox) // without a history
+			waitSynced(t, in)
+			addMany(t, s, "a", "", 0, 10)
+			eventually(t, func() bool { return len(in.sink.all()) == 10 }, "not moved")
+			all := in.sink.all()
+			require.NoError(t, in.stop())
+			for _, m := range all[:had] {
+				do(t, s, "XADD", testPrefix+"a", m.id.String(), "event_type", "message", "data", m.payload)
+				do(t, s, "HSET", in.clock, "watermark", m.id.String())
+			}
+			addMany(t, s, "a", "", 10, 15)
+			g := startGateway(t, s, "g")
+			waitEmpty(t, s)
+			got := streamOf(t, s, "a")
+			require.Equal(t, all, got[:10], "the positions that the others saw")
+			require.Equal(t, numbers("", 0, 15), payloads(got))
+			require.EqualValues(t, 1, do(t, s, "LLEN", "{"+testPrefix+"}:gaps"))
+			require.EqualValues(t, 10-had, g.store.Stats().SavedMessages)
+		})
+	}
+}
+
+// TestWithdrawnEntryLeavesTheOthersInPlace: somebody deletes an entry that is
+// published and not yet written.
+func TestWithdrawnEntryLeavesTheOthersInPlace(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox)
+	waitSynced(t, in)
+	var ids []string
+	for i := range 5 {
+		ids = append(ids, add(t, s, "channel", "a", "data", strconv.Itoa(i)))
+	}
+	eventually(t, func() bool { return len(in.sink.all()) == 5 }, "not moved")
+	all := in.sink.all()
+	require.NoError(t, in.stop())
+	do(t, s, "XDEL", testInbox, ids[0], ids[2])
+	startGateway(t, s, "g")
+	waitEmpty(t, s)
+	require.Equal(t, []message{all[1], all[3], all[4]}, streamOf(t, s, "a"))
+}
+
+func TestFlushAllTakesTheInboxWithIt(t *testing.T) {
+	s := redistest.Start(t)
+	g := startGateway(t, s, "g")
+	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
+	stop := background(t, func(i int) { addMany(t, s, "a", "", 100*i, 100*i+100) })
+	for range 3 {
+		moved := g.Stats().Inbox.Moved
+		eventually(t, func() bool { return g.Stats().Inbox.Moved > moved+500 }, "not moved")
+		do(t, s, "FLUSHALL")
+	}
+	stop()
+	waitEmpty(t, s)
+	requireOrdered(t, streamOf(t, s, "a"))
+}
+
+// requireOrdered checks that numbered messages come once and ascending.
+func requireOrdered(t *testing.T, list []message) {
+	t.Helper()
+	last := -1
+	for _, m := range list {
+		n, err := strconv.Atoi(m.payload)
+		require.NoError(t, err)
+		require.Greater(t, n, last)
+		last = n
+	}
+}
+
+// TestInboxUnderFaults: several leaders at once, lost links and commands, instances
+// that go and come. The history has every entry once and in order.
+func TestInboxUnderFaults(t *testing.T) {
+	s := redistest.Start(t)
+	gateways := []*gateway{startGateway(t, s, "g0"), startGateway(t, s, "g1"), startGateway(t, s, "g2")}
+	const publishers = 3
+	sent := make([]int, publishers)
+	var stops []func()
+	for p := range publishers {
+		stops = append(stops, background(t, func(i int) {
+			addMany(t, s, fmt.Sprint("ch", p), "", 40*i, 40*i+40)
+			sent[p] = 40*i + 40
+		}))
+	}
+	moved := func() (n uint64) {
+		for _, g := range gateways {
+			n += g.Stats().Inbox.Moved
+		}
+		return n
+	}
+	for round := range 24 {
+		was := moved()
+		eventually(t, func() bool { return moved() > was }, "nothing is moved")
+		switch round % 6 {
+		case 0:
+			do(t, s, "CLIENT", "KILL", "TYPE", "pubsub") // nobody has what comes now
+		case 1:
+			killNamed(t, s)
+		case 2: // all lead
+			for range 20 {
+				do(t, s, "HSET", gateways[0].clock, "leader_until", "0")
+			}
+		case 3: // the next one steps in while this one goes on
+			do(t, s, "HSET", gateways[0].clock, "leader", gateways[round%3].cfg.Instance)
+		case 4:
+			g := gateways[0]
+			g.stop()
+			gateways = append(gateways[1:], startGateway(t, s, fmt.Sprint("h", round)))
+		case 5:
+			do(t, s, "SCRIPT", "FLUSH")
+		}
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	waitEmpty(t, s)
+	for p := range publishers {
+		require.Equal(t, numbers("", 0, sent[p]), payloads(streamOf(t, s, fmt.Sprint("ch", p))), "publisher %d", p)
+	}
+}
+
+// killNamed cuts the command connections of all instances; publishers keep theirs.
+func killNamed(t *testing.T, s *redistest.Server) {
+	t.Helper()
+	for line := range strings.Lines(do(t, s, "CLIENT", "LIST", "TYPE", "normal").(string)) {
+		fields := strings.Fields(line)
+		if slices.Contains(fields, "name=gateway") {
+			_, _ = s.Do("CLIENT", "KILL", "ID", strings.TrimPrefix(fields[0], "id=")) // it may be gone
+		}
+	}
+}
