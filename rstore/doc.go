@@ -25,6 +25,9 @@
 // everything before the oldest position that a log still has, and the history is
 // filled again from there.
 //
+// What came through the inbox of rsub is not lost with a stretch: the script that
+// gives it up finds the entries by their notes and adds them in their positions.
+//
 // The writer only reads the log. A slow or absent Redis delays nothing but the
 // history; when the log has moved on meanwhile, that is a stretch like any other:
 // marker, counter, error line.

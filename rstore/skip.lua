@@ -64,7 +64,15 @@ local function save(key, id, at)
   local f = {}
   for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
   local stream = ARGV[11] .. (f.channel or '')
-  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, 'event_type', 'message', 'data', f.data or '')
+  local function given(text) return text and text ~= '' and text or nil end
+  local message = {'event_type', given(f.event_type) or 'message', 'data', f.data or ''}
+  for _, name in ipairs({'id', 'retry'}) do
+    if given(f[name]) then
+      message[#message + 1] = name
+      message[#message + 1] = f[name]
+    end
+  end
+  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, unpack(message))
   if type(added) == 'table' then return end
   redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
   saved = saved + 1

@@ -61,6 +61,9 @@ type Config struct {
 	// MaxMessageBytes is the size of the largest payload that is delivered. 0 is
 	// no limit. A larger one keeps its number and is dropped and counted.
 	MaxMessageBytes int
+	// Envelope says that payloads may be envelopes, see sseproto.ParseEnvelope. Then
+	// entries of the inbox may have the fields event_type, id and retry.
+	Envelope bool
 	// Inbox is the key of a stream to which backends XADD, with the fields channel
 	// and data; the instance that leads the ticks publishes its entries behind them,
 	// each once. "" is none. It needs a history, for an entry stays in the stream

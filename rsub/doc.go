@@ -29,6 +29,14 @@
 // the answer. The notice names its node; a feed that hangs on another one does not
 // answer. So an ID that is told is the one that every instance gives, or there is none.
 //
+// # Inbox
+//
+// With Config.Inbox the tick script also moves what backends XADD to a stream: it
+// publishes the next entries right behind a tick, in the same run, so the n-th has
+// the position t-n. They stay in the stream, named by a note, until the watermark of
+// the history has passed them. Whoever moves the watermark over a stretch that nobody
+// saw puts what the notes name there into the history.
+//
 // # Loss
 //
 // A lost connection ends the span with the last message that came: what came

@@ -35,13 +35,14 @@ const (
 const (
 	refusedFields   = "fields"   // no channel or no data
 	refusedChannel  = "channel"  // reserved, too long, or none of the patterns has it
-	refusedEnvelope = "envelope" // an event type, id or retry, which take envelopes
+	refusedEnvelope = "envelope" // an event type, id or retry, without Config.Envelope
+	refusedType     = "type"     // an event type, id or retry that is not allowed
 	refusedSize     = "size"     // over Config.MaxMessageBytes
 	refusedDenied   = "denied"   // the user may not publish on the channel
 	refusedUTF8     = "utf8"     // data of an envelope that is not UTF-8
 )
 
-var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedSize, refusedDenied, refusedUTF8}
+var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedType, refusedSize, refusedDenied, refusedUTF8}
 
 // InboxReasons returns the reasons for which entries of the inbox are refused, the
 // keys of InboxStats.Refused.
@@ -84,6 +85,9 @@ func (in *inbox) args() []string {
 		return nil
 	}
 	envelope := "0"
+	if cfg.Envelope {
+		envelope = "1"
+	}
 	args := []string{
 		strconv.Itoa(inboxBatch), strconv.Itoa(inboxBatchBytes), strconv.Itoa(inboxBatches), strconv.Itoa(inboxRefused),
 		strconv.Itoa(cfg.MaxMessageBytes), envelope,
@@ -174,10 +178,27 @@ func (in *inbox) verdict(channel string, hasData bool, event, id, retry string) 
 		return refusedFields
 	case len(channel) > maxChannelBytes || Reserved(channel) || !in.feed.patterns.match(channel):
 		return refusedChannel
-	case event != "" || id != "" || retry != "":
+	case event == "" && id == "" && retry == "":
+		return ""
+	case !in.feed.cfg.Envelope:
 		return refusedEnvelope
+	case !mayBeTyped(event, id, retry):
+		return refusedType
 	}
 	return ""
+}
+
+// mayBeTyped reports whether a message may have this type, id and retry (ms).
+func mayBeTyped(event, id, retry string) bool {
+	m := sseproto.Message{Event: event, ID: id}
+	if retry != "" {
+		ms, err := strconv.ParseUint(retry, 10, 31)
+		if err != nil || ms == 0 || retry[0] == '0' {
+			return false
+		}
+		m.Retry = time.Duration(ms) * time.Millisecond
+	}
+	return m.Check() == nil
 }
 
 // idle forgets what was known: another instance leads, or nobody can.

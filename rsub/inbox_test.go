@@ -188,6 +188,51 @@ func TestUndeliverableEntriesAreSetAside(t *testing.T) {
 	require.Equal(t, uint64(1), refused[refusedEnvelope])
 }
 
+// TestTypedEntriesBecomeEnvelopes: what the fields say arrives as it is, also data
+// that looks like an envelope itself.
+func TestTypedEntriesBecomeEnvelopes(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox, func(c *Config) { c.Envelope = true })
+	waitSynced(t, in)
+	texts := []string{"plain", "", "Grüße \x00\x01\x7f \"/\\ \n €𝄞", `{"data":"x"}`, " \t{", "\xff raw"}
+	for _, text := range texts {
+		add(t, s, "channel", "a", "data", text)
+	}
+	typed := []sseproto.Message{
+		{Event: "greeting", ID: "order-17", Retry: 86_400 * time.Second, Data: "Grüße \x00 €𝄞 </p>"},
+		{ID: "é" /* not allowed */, Data: "x"},
+		{Event: "gap", Data: "x"},
+		{Event: "é", Data: ""},
+	}
+	for _, m := range typed {
+		fields := []string{"channel", "a", "data", m.Data, "event_type", m.Event, "id", m.ID}
+		if m.Retry > 0 {
+			fields = append(fields, "retry", strconv.FormatInt(m.Retry.Milliseconds(), 10))
+		}
+		add(t, s, fields...)
+	}
+	add(t, s, "channel", "a", "data", "x", "retry", "1e3")
+	add(t, s, "channel", "a", "data", "\xff", "event_type", "x")
+	add(t, s, "channel", "a", "data", "end")
+	eventually(t, func() bool { return in.has("end") }, "not moved")
+	var got []sseproto.Message
+	for _, m := range in.sink.all() {
+		if e, ok := sseproto.ParseEnvelope(m.payload); ok {
+			got = append(got, e)
+		} else {
+			got = append(got, sseproto.Message{Data: m.payload})
+		}
+	}
+	var want []sseproto.Message
+	for _, text := range texts {
+		want = append(want, sseproto.Message{Data: text})
+	}
+	want = append(want, typed[0], typed[3], sseproto.Message{Data: "end"})
+	require.Equal(t, want, got)
+	require.Equal(t, uint64(3), in.Stats().Inbox.Refused[refusedType])
+	require.Equal(t, uint64(1), in.Stats().Inbox.Refused[refusedUTF8])
+}
+
 func TestEntriesOnChannelsThatTheUserMayNotUseAreSetAside(t *testing.T) {
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "ssed", "on", ">secret", "+@all", "~*", "&__*", "&open:*", "(+psubscribe &*)")
@@ -470,4 +515,21 @@ func killNamed(t *testing.T, s *redistest.Server) {
 			_, _ = s.Do("CLIENT", "KILL", "ID", strings.TrimPrefix(fields[0], "id=")) // it may be gone
 		}
 	}
+}
+
+// TestGivenUpTypedEntryKeepsItsType: the history has it as the writer would have
+// written it.
+func TestGivenUpTypedEntryKeepsItsType(t *testing.T) {
+	s := redistest.Start(t)
+	typed := func(c *Config) { c.Envelope = true }
+	in := start(t, s.URL(), "in", withInbox, typed)
+	waitSynced(t, in)
+	add(t, s, "retry", "5000", "data", "x", "id", "order-17", "event_type", "greeting", "channel", "a")
+	eventually(t, func() bool { return len(in.sink.all()) == 1 }, "not moved")
+	require.NoError(t, in.stop())
+	startGateway(t, s, "g", typed)
+	waitEmpty(t, s)
+	entry := do(t, s, "XRANGE", testPrefix+"a", "-", "+").([]any)[0].([]any)
+	require.Equal(t, in.sink.all()[0].id.String(), entry[0])
+	require.Equal(t, []any{"event_type", "greeting", "data", "x", "id", "order-17", "retry", "5000"}, entry[1])
 }

@@ -86,6 +86,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--probe-timeout":               "0",
 		"--history":                     "maybe",
 		"--history-max":                 "-1",
+		"--inbox":                       "two words",
 		"--history-ttl":                 "1",
 		"--batch-size":                  "1.5",
 		"--flush-interval":              "0",

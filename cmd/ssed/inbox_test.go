@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -148,4 +151,87 @@ func TestLinksLostUnderTheInbox(t *testing.T) {
 	for i := range n {
 		s.wantAfterGap(fmt.Sprint(i))
 	}
+}
+
+func TestInboxNeedsAHistory(t *testing.T) {
+	code, _, stderr := runProgram(t, nil, "--history=off", "--inbox=other")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "ssed: --inbox: ")
+	code, _, stderr = runProgram(t, nil, "--inbox=sse:stream:a")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "ssed: --inbox: ")
+	r := redistest.Start(t)
+	p := newPublisher(t, r)
+	p.add("a", 0, 1)
+	for _, args := range [][]string{{"--history", "off"}, {"--inbox", "off"}} {
+		in := start(t, append([]string{"--redis-url", r.URL()}, args...)...)
+		in.waitReady()
+		ticks := in.metric("ssed_feed_ticks_total")
+		in.eventually("ticks", func() bool { return in.metric("ssed_feed_ticks_total") > ticks+3 })
+		require.Zero(t, in.metric("ssed_inbox_moved_total"))
+		in.end()
+	}
+	reply, err := r.Do("XLEN", defaultInbox)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, reply, "it is left alone")
+}
+
+// TestRightsInTheDocumentsSuffice: what docs/OPERATIONS.md tells an operator to type
+// lets an instance do all its work, and a backend fill the inbox.
+func TestRightsInTheDocumentsSuffice(t *testing.T) {
+	text, err := os.ReadFile("../../docs/OPERATIONS.md")
+	require.NoError(t, err)
+	r := redistest.Start(t)
+	commands := regexp.MustCompile(`(?m)^ {6}(ACL SETUSER ssed .*(?:\n {8}.*)*)`).FindAllStringSubmatch(string(text), -1)
+	require.Len(t, commands, 2)
+	for _, c := range commands {
+		_, err := r.Do(strings.Fields(c[1])...)
+		require.NoError(t, err, c[1])
+	}
+	backend := regexp.MustCompile("needs no more than `([^`]*)`").FindSubmatch(text)
+	_, err = r.Do(append([]string{"ACL", "SETUSER", "backend", "on", "nopass"}, strings.Fields(string(backend[1]))...)...)
+	require.NoError(t, err)
+	url := strings.Replace(r.URL(), "redis://", "redis://ssed:PASSWORD@", 1)
+	in := start(t, "--redis-url", url, "--gap-wait", "250ms")
+	in.waitReady()
+	s := connect(t, in, "", "a")
+	in.publish("a", "published")
+	s.want("published")
+	add, err := redistest.Dial(r.Addr(), patience)
+	require.NoError(t, err)
+	defer add.Close()
+	_, err = add.Do("AUTH", "backend", "any")
+	require.NoError(t, err)
+	_, err = add.Do("XADD", defaultInbox, "*", "channel", "a", "data", "kept")
+	require.NoError(t, err)
+	_, err = add.Do("XADD", defaultInbox, "*", "channel", "__a", "data", "refused")
+	require.NoError(t, err)
+	s.want("kept")
+	in.inboxEmpty(r)
+	require.Equal(t, []string{"published", "kept"}, historyData(t, r, "a"))
+	require.EqualValues(t, 1, in.metric("ssed_inbox_refused_total"))
+	require.Zero(t, in.metric("ssed_inbox_failures_total"))
+	require.Zero(t, in.metric("ssed_history_errors_total"))
+}
+
+// TestTypedEntriesOfTheInbox: live and from the history.
+func TestTypedEntriesOfTheInbox(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--envelope", "json", "--ring-bytes", "256KiB")
+	s := connect(t, in, "", "a")
+	p := newPublisher(t, r)
+	p.publish("a", "first")
+	s.want("first")
+	from := s.lastID
+	_, err := r.Do("XADD", defaultInbox, "*", "channel", "a", "data", `{"data":"as it is"}`, "event_type", "greeting", "id", "order-17")
+	require.NoError(t, err)
+	live, ok := s.next()
+	require.True(t, ok)
+	require.Equal(t, []string{"greeting", `{"data":"as it is"}`}, []string{live.kind, live.data})
+	require.True(t, strings.HasSuffix(s.lastID, "/order-17"), s.lastID)
+	in.inboxEmpty(r)
+	back := connect(t, in, from, "a")
+	again, ok := back.next()
+	require.True(t, ok)
+	require.Equal(t, live, again)
 }

@@ -27,7 +27,8 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 		Client: cfg.client, Patterns: cfg.patterns, Rules: s.cfg.rules(), Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
-		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset, Inbox: cfg.inbox,
+		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset,
+		Inbox: cfg.inbox, Envelope: s.cfg.engine.Envelope,
 	}, s.engine.Log())
 	return err
 }
