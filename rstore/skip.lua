@@ -77,8 +77,8 @@ local function save(key, id, at)
   redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
   saved = saved + 1
 end
-for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
-  local t, ids, key = string.match(note, '^(%d+) (%S+) (.*)$')
+for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
+  local t, ids, key = string.match(redis.call('LINDEX', KEYS[4], i), '^(%d+) (%S+) (.*)$')
   local n = 0
   for id in string.gmatch(ids, '[^,]+') do
     n = n + 1

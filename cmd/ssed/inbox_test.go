@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
@@ -85,22 +86,23 @@ func TestInboxOutlivesWhoMovesIt(t *testing.T) {
 	stays := startRedis(t, r, "--history-max", "100000")
 	s := connect(t, stays, "", "a")
 	p := newPublisher(t, r)
-	var work sync.WaitGroup
-	defer work.Wait()
-	work.Go(func() {
-		for i := range n / 20 {
-			p.add("a", 20*i, 20*i+20)
-		}
-	})
-	next := 0
-	for round := range 4 {
-		goes := startRedis(t, r, "--history-max", "100000")
-		_, err := r.Do("HSET", "{sse:stream:}:clock", "leader_until", "0")
+	for next := 0; next < n; next += n / 4 {
+		name := fmt.Sprint("goes", next)
+		goes := startRedis(t, r, "--history-max", "100000", "--instance", name)
+		until := strconv.FormatInt(time.Now().Add(2*time.Second).UnixMilli(), 10)
+		_, err := r.Do("HSET", "{sse:stream:}:clock", "leader", name, "leader_until", until)
 		require.NoError(t, err)
-		goes.eventually("messages", func() bool { return goes.metric("ssed_log_messages_total") > 200 })
+		goes.eventually("the lead", func() bool { return goes.metric("ssed_feed_leading") == 1 })
+		var work sync.WaitGroup
+		work.Go(func() {
+			for i := next; i < next+n/4; i += 20 {
+				p.add("a", i, i+20)
+			}
+		})
+		goes.eventually("entries moved", func() bool { return goes.metric("ssed_inbox_moved_total") > 0 })
 		goes.kill()
-		s.wantNumbers(next, (round+1)*n/4)
-		next = (round + 1) * n / 4
+		s.wantNumbers(next, next+n/4)
+		work.Wait()
 	}
 	stays.inboxEmpty(r)
 	require.Equal(t, numbered(n), historyData(t, r, "a"))
