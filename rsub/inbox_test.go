@@ -526,10 +526,11 @@ func TestGivenUpTypedEntryKeepsItsType(t *testing.T) {
 	waitSynced(t, in)
 	add(t, s, "retry", "5000", "data", "x", "id", "order-17", "event_type", "greeting", "channel", "a")
 	eventually(t, func() bool { return len(in.sink.all()) == 1 }, "not moved")
+	at := in.sink.all()[0].id
 	require.NoError(t, in.stop())
 	startGateway(t, s, "g", typed)
 	waitEmpty(t, s)
 	entry := do(t, s, "XRANGE", testPrefix+"a", "-", "+").([]any)[0].([]any)
-	require.Equal(t, in.sink.all()[0].id.String(), entry[0])
+	require.Equal(t, at.String(), entry[0])
 	require.Equal(t, []any{"event_type", "greeting", "data", "x", "id", "order-17", "retry", "5000"}, entry[1])
 }
