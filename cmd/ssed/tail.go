@@ -71,16 +71,10 @@ func (c *tailCommand) config() (cfg follow.Config, count int, err error) {
 		Token: p.clientToken("--token-file", c.TokenFile),
 		Since: c.Since,
 	}
-	if _, err := sseproto.ParseID(positionOf(c.Since)); c.Since != "" && err != nil {
+	if _, _, err := sseproto.ParseEventID(c.Since); c.Since != "" && err != nil {
 		p.add("--since", "%.100q is not the ID of an event, such as 1795431293042-7", c.Since)
 	}
 	return cfg, p.optionalCount("--count", c.Count), errors.Join(p...)
-}
-
-// positionOf is the ID without the publisher's own behind it.
-func positionOf(id string) string {
-	position, _, _ := strings.Cut(id, "/")
-	return position
 }
 
 // streamURL adds the path and the channels.
