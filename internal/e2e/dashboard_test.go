@@ -43,6 +43,7 @@ func TestDashboard(t *testing.T) {
 		{"ClosesAConnection", dashboardClosesConnection},
 		{"ShowsTextAsText", dashboardShowsText},
 		{"ShowsStoredTextAsText", dashboardShowsStoredText},
+		{"TellsThatRedisIsGone", dashboardTellsThatRedisIsGone},
 		{"ComesBackAfterARestart", dashboardComesBack},
 		{"AsksForTheToken", dashboardAsksForToken},
 		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
@@ -393,6 +394,22 @@ func dashboardShowsStoredText(t *testing.T, b *browser) {
 	d.wantQuiet(in.admin, in.public)
 }
 
+func dashboardTellsThatRedisIsGone(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--probe-timeout", "500ms")
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#history .empty:not([hidden])", "No history")
+	r.Stop()
+	d.untilText("#live", "not ready")
+	d.until("the reason", `!$("trouble").hidden && $("trouble").textContent.includes("redis")`)
+	d.click("#publish .primary")
+	d.untilText("#publish-answer.bad", "503: ")
+	d.untilText("#history .problem", "503: ")
+	require.NoError(t, r.Restart())
+	d.until("live again", `$("live").textContent === "live" && $("trouble").hidden`)
+	d.untilText("#history .empty:not([hidden])", "No history")
+}
+
 func dashboardComesBack(t *testing.T, b *browser) {
 	flags := []string{"--admin", freeHost(t), "--listen", freeHost(t)}
 	in := start(t, flags...)
@@ -402,10 +419,10 @@ func dashboardComesBack(t *testing.T, b *browser) {
 	in.signal(sigterm)
 	require.Zero(t, in.wait(t))
 	d.untilText("#live", "disconnected")
-	d.until("a banner", `!$("lost").hidden && $("lost").textContent.startsWith("Disconnected since ")`)
+	d.until("a banner", `!$("trouble").hidden && $("trouble").textContent.startsWith("Disconnected since ")`)
 	d.untilText("#watch-state", "reconnecting")
 	start(t, flags...)
-	d.until("live again", `$("live").textContent === "live" && $("lost").hidden`)
+	d.until("live again", `$("live").textContent === "live" && $("trouble").hidden`)
 	d.untilText("#watch-state", "watching")
 	d.until("no rates over the restart", `live.samples.every((s) => s.connects === null || s.connects >= 0)`)
 	d.fill("#publish-data", "after the restart")
@@ -429,11 +446,19 @@ func dashboardEmbedded(t *testing.T, b *browser) {
 	d := b.openLive(t, in, "")
 	d.untilText("#top .empty:not([hidden])", "No channel")
 	d.untilText("#gaps .empty:not([hidden])", "No client")
-	require.Zero(t, ask[int](d, `[...document.querySelectorAll(".redis")].filter((e) => e.offsetParent !== null).length`))
+	shown := func(selector string) int {
+		t.Helper()
+		return ask[int](d, `[...document.querySelectorAll(`+quoted(selector)+`)].filter((e) => e.offsetParent !== null).length`)
+	}
+	require.Equal(t, 10, shown("#tiles .tile"))
+	require.Equal(t, 1, shown("#top"))
+	require.Zero(t, shown("#fleet"))
 	d.click("#top .empty a")
 	d.untilText("#channel-name", "user123")
 	d.untilText("#watch-state", "watching")
-	require.Zero(t, ask[int](d, `[...document.querySelectorAll(".redis")].filter((e) => e.offsetParent !== null).length`))
+	d.untilText("#channel-tiles .sub", "this instance") // set at least once
+	require.Equal(t, 4, shown("#channel-tiles .tile"))
+	require.Zero(t, shown("#history"))
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "Hello!")
 	d.wantQuiet(in.admin, in.public)

@@ -6,12 +6,11 @@ const HISTORY_SHOWN = 1_024; // characters of an entry
 
 const channelTiles = {
   here: tile($("channel-tiles"), "Subscribers here"),
-  fleet: tile($("channel-tiles"), "Subscribers in the fleet"),
+  fleet: tile($("channel-tiles"), "Subscribers in the fleet", "redis"),
   rate: tile($("channel-tiles"), "Messages"),
   memory: tile($("channel-tiles"), "In memory here"),
   newest: tile($("channel-tiles"), "Newest message"),
 };
-channelTiles.fleet.element.classList.add("redis");
 
 async function loadChannel(signal) {
   const name = watch.channel;

@@ -125,14 +125,18 @@ function setLive(state) {
   } else if (state !== "good" && live.lostAt === 0) {
     live.lostAt = Date.now();
   }
-  showLost();
+  showTrouble();
 }
 
-function showLost() {
-  $("lost").hidden = live.lostAt === 0;
+// showTrouble puts above everything else what makes the rest of the page less true.
+function showTrouble() {
+  const { stats } = live, unready = live.lostAt === 0 && stats && !stats.ready;
+  $("trouble").hidden = live.lostAt === 0 && !unready;
+  $("trouble").className = "banner" + (stats?.draining && unready ? " warn" : "");
+  if (unready) setText($("trouble"), stats.draining ? "This instance drains: its clients are moving to others." : `Not ready, so new clients are sent away: ${stats.reason}`);
   if (live.lostAt === 0) return;
   const why = live.why ? ` (${live.why})` : "";
-  setText($("lost"), live.stats
+  setText($("trouble"), live.stats
     ? `Disconnected since ${clock.format(live.lostAt)}${why}. What is shown is the last that was known; trying again every ${RETRY_MS / 1000} s.`
     : `No answer from this instance yet${why}; trying again every ${RETRY_MS / 1000} s.`);
 }
@@ -147,7 +151,7 @@ async function askWhy() {
     live.why = "";
   }
   abort.abort();
-  showLost();
+  showTrouble();
 }
 
 // connect keeps one EventSource. It is made anew rather than left to reconnect by

@@ -5,9 +5,9 @@ const TOP_CHANNELS = 50;
 
 // tile makes one figure of a list of them, and returns what sets it:
 // ([figure, unit], text below, kind).
-function tile(host, label) {
+function tile(host, label, fixed = "") {
   const value = make("div", { class: "value" }), sub = make("div", { class: "sub" });
-  const element = make("div", { class: "tile" }, make("dt", null, label), make("dd", null, value, sub));
+  const element = make("div", { class: "tile " + fixed }, make("dt", null, label), make("dd", null, value, sub));
   host.append(element);
   const figureNode = document.createTextNode(""), unitNode = make("span", { class: "unit" });
   value.append(figureNode, unitNode);
@@ -16,20 +16,17 @@ function tile(host, label) {
     setText(unitNode, unit === "" || unit === undefined ? "" : unit === "/s" || unit === "%" ? unit : " " + unit);
     setText(sub, below ?? "");
     sub.title = below ?? "";
-    element.className = "tile " + (kind ?? "");
+    element.className = `tile ${fixed} ${kind ?? ""}`;
   };
   set.element = element;
-  set.mono = () => value.classList.add("mono");
   return set;
 }
 
 const tiles = Object.fromEntries([
   ["state", "State"], ["streams", "Streams"], ["connects", "Connects"], ["messages", "Messages in"],
   ["deliveries", "Deliveries"], ["sent", "Sent"], ["lag", "Delivery lag, p50 and p99"], ["ring", "Ring in memory"],
-  ["history", "History lag"], ["redis", "Redis"], ["gaps", "Gaps"], ["process", "Process CPU"],
-].map(([id, label]) => [id, tile($("tiles"), label)]));
-tiles.history.element.classList.add("redis");
-tiles.redis.element.classList.add("redis");
+  ["history", "History lag", "redis"], ["redis", "Redis", "redis"], ["gaps", "Gaps"], ["process", "Process CPU"],
+].map(([id, label, fixed]) => [id, tile($("tiles"), label, fixed)]));
 
 const second = (of) => (s) => s[of];
 
@@ -75,7 +72,7 @@ function drawFrame() {
 
 function drawRedis({ redis }) {
   const lag = redis.watermark_lag_seconds;
-  tiles.history(short(lag), redis.writer ? "this instance writes" : "another instance writes", lag > 2 ? "warn" : "");
+  tiles.history(short(lag), redis.writer ? "this instance writes" : "this instance does not write", lag > 2 ? "warn" : "");
   tiles.redis([redis.up ? "Up" : "Down", ""],
     `${several(redis.links, "link")}${redis.leading ? ", leading" : ""}, ${several(redis.resyncs, "resync")}`, redis.up ? "good" : "bad");
 }
@@ -156,7 +153,7 @@ const fleet = table($("fleet"), {
 });
 
 function fillInstance(td, i) {
-  const below = make("div", { class: "below" }, i.version);
+  const below = make("div", { class: "below" }, make("span", null, i.version));
   if (i.self) below.append(tag("this one"));
   if (i.writer) below.append(tag("writes history"));
   if (i.leading) below.append(tag("leads clock"));

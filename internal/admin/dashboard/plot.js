@@ -2,6 +2,8 @@
 /* Line plots over the last ten minutes. One cursor goes through all of them. */
 
 const PLOT_HEIGHT = 112, PLOT_LEFT = 46, PLOT_RIGHT = 6, PLOT_TOP = 8, PLOT_BOTTOM = 16;
+const LEAST_SPAN_MS = 60_000;
+const LABEL_STEPS_MS = [15_000, 30_000, 60_000, 120_000, 240_000];
 const BREAK_MS = 3_500; // samples further apart are not joined
 
 const plots = [];
@@ -51,9 +53,13 @@ function plot(host, definition) {
 }
 
 const plotEnd = () => live.sample?.at ?? 0;
-const xOf = (p, at) => PLOT_LEFT + (at - plotEnd() + WINDOW_MS) / WINDOW_MS * (p.width - PLOT_LEFT - PLOT_RIGHT);
+
+// plotSpan is how much time the axis has: a page that was just opened has no ten minutes.
+const plotSpan = () => Math.min(WINDOW_MS, Math.max(LEAST_SPAN_MS, plotEnd() - (live.samples[0]?.at ?? 0)));
+const plotStart = () => plotEnd() - plotSpan();
+const xOf = (p, at) => PLOT_LEFT + (at - plotStart()) / plotSpan() * (p.width - PLOT_LEFT - PLOT_RIGHT);
 const yOf = (p, value) => PLOT_TOP + (1 - value / p.top) * (PLOT_HEIGHT - PLOT_TOP - PLOT_BOTTOM);
-const timeAt = (p, x) => plotEnd() - WINDOW_MS + (x - PLOT_LEFT) / (p.width - PLOT_LEFT - PLOT_RIGHT) * WINDOW_MS;
+const timeAt = (p, x) => plotStart() + (x - PLOT_LEFT) / (p.width - PLOT_LEFT - PLOT_RIGHT) * plotSpan();
 
 function moveCursor(at) {
   cursor = at;
@@ -90,7 +96,7 @@ function pathOf(p, of) {
   const close = () => { if (area) area += `L${x.toFixed(1)} ${floor}L${from} ${floor}Z`; };
   for (const s of live.samples) {
     const value = of(s);
-    if (value === null || s.at < plotEnd() - WINDOW_MS) continue;
+    if (value === null || s.at < plotStart()) continue;
     const joined = s.at - last < BREAK_MS;
     if (!joined) close();
     x = xOf(p, s.at);
@@ -116,10 +122,11 @@ function drawGrid(p) {
     nodes.push(svg("line", { class: "grid", x1: PLOT_LEFT, x2: right, y1: y, y2: y }));
     label(PLOT_LEFT - 6, y + 3, part === 0 ? "0" : plain(p.definition.format(p.top * part)).replace("/s", ""), "end");
   }
-  const every = (p.width < 300 ? 4 : 2) * 60_000;
-  for (let at = Math.ceil((plotEnd() - WINDOW_MS) / every) * every; at < plotEnd(); at += every) {
+  const every = LABEL_STEPS_MS.find((step) => plotSpan() / step <= (right - PLOT_LEFT) / 50) ?? LABEL_STEPS_MS.at(-1);
+  const format = every < 60_000 ? clock : clockShort;
+  for (let at = Math.ceil(plotStart() / every) * every; at < plotEnd(); at += every) {
     const x = xOf(p, at);
-    if (x > PLOT_LEFT + 8 && x < right - 8) label(x, PLOT_HEIGHT - 4, clockShort.format(at), "middle");
+    if (x > PLOT_LEFT + 12 && x < right - 16) label(x, PLOT_HEIGHT - 4, format.format(at), "middle");
   }
   p.grid.replaceChildren(...nodes);
 }
@@ -129,7 +136,7 @@ function drawGaps(p) {
   const seen = new Set(), nodes = [];
   for (const gap of live.gaps) {
     const at = Date.parse(gap.at), x = Math.round(xOf(p, at));
-    if (at < plotEnd() - WINDOW_MS || x > p.width - PLOT_RIGHT + 1 || seen.has(x)) continue;
+    if (at < plotStart() || x > p.width - PLOT_RIGHT + 1 || seen.has(x)) continue;
     seen.add(x);
     nodes.push(svg("line", { class: "gap", x1: x + 0.5, x2: x + 0.5, y1: PLOT_TOP, y2: PLOT_HEIGHT - PLOT_BOTTOM }),
       svg("path", { class: "gap-mark", d: `M${x - 3} ${PLOT_TOP - 6}h7l-3.5 6Z` }));
@@ -176,6 +183,8 @@ function drawCursor(p) {
 
 function drawPlots() {
   if ($("overview").hidden || !live.sample) return;
+  const minutes = Math.round(plotSpan() / 60_000);
+  setText($("plots-title"), minutes > 1 ? `Last ${minutes} minutes` : "Last minute");
   setText($("plots-time"), cursor === null ? "" : clock.format(nearest(cursor).at));
   if ($("plots").hidden) fillValues();
   else plots.forEach(drawPlot);
