@@ -44,6 +44,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	out.gauge("ssed_ready", "1 when /ready says so.", oneIf(ready))
 	stats := c.s.engine.Stats()
 	out.streams(&stats)
+	out.gauge("ssed_connections_limit", "Bound of ssed_connections, --max-connections.", float64(c.s.engine.Config().MaxConnections))
 	out.front(&stats.Front)
 	access := c.s.access.Stats()
 	out.access(&access)
