@@ -56,6 +56,7 @@ func (s *server) adminConfig(host string) admin.Config {
 		Pprof:           s.cfg.adminPprof,
 		Token:           s.cfg.adminToken,
 		Host:            host,
+		Exposed:         !isLoopback(s.adminListener.Addr()),
 		Streams:         s.streamAddr(),
 	}
 	if s.feed != nil && !s.cfg.engine.Envelope {

@@ -244,6 +244,42 @@ func TestForeignPagesCannotChangeAnything(t *testing.T) {
 	require.Empty(t, w.deleted)
 }
 
+// TestMessagesAndClientsAreShownToTheOperatorAlone: who reads and deletes them has a token,
+// or is on this machine and no web page.
+func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
+	const token = "0123456789abcdef"
+	paths := map[string][]string{
+		"GET":    {"/api/history/a", "/api/connections"},
+		"DELETE": {"/api/history/a", "/api/connections/0-7"},
+	}
+	f := func(allowed bool, change func(*Config), headers ...string) {
+		t.Helper()
+		w := new(world)
+		h, _ := handler(t, func(cfg *Config) {
+			cfg.Connections, cfg.History = w, w
+			cfg.Stats = func() Stats { return Stats{} }
+			change(cfg)
+		})
+		for method, list := range paths {
+			for _, path := range list {
+				status := do(h, method, path, "", headers...).StatusCode
+				require.Equal(t, !allowed, status == 403, "%s %s %v: %d", method, path, headers, status)
+			}
+		}
+		require.Equal(t, allowed, len(w.closed)+len(w.deleted) == 2)
+		require.Equal(t, 200, do(h, "GET", "/api/stats", "", headers...).StatusCode, "numbers are for all who come so far")
+	}
+	none := func(*Config) {}
+	f(true, none)
+	f(true, none, "Host", "localhost:9090")
+	f(false, none, "Host", "evil.example:9090")
+	f(true, func(cfg *Config) { cfg.Host = "admin.corp" }, "Host", "admin.corp:9090")
+	f(false, func(cfg *Config) { cfg.Exposed = true })
+	f(false, func(cfg *Config) { cfg.Exposed = true }, "Host", "localhost:9090")
+	withToken := func(cfg *Config) { cfg.Exposed, cfg.Token = true, token }
+	f(true, withToken, "Authorization", "Bearer "+token, "Host", "ssed.corp:9090")
+}
+
 func TestHeadAsksForTheHeadAlone(t *testing.T) {
 	_, ask := newWorld(t, nil)
 	for _, path := range []string{"/api/stats", "/api/gaps", "/api/instances", "/api/connections", "/api/channels", "/api/channels/a", "/api/history/a"} {

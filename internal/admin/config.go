@@ -40,6 +40,8 @@ type Config struct {
 	Metrics http.Handler
 	// Token is demanded of all requests but those to /health and /ready. Empty: none.
 	Token string
+	// Exposed: other machines reach the listener.
+	Exposed bool
 	// Pprof adds /debug/pprof.
 	Pprof bool
 	// Host is the host part of the listener's address. The page works under it,

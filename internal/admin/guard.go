@@ -26,6 +26,27 @@ func browserGuard(host string, next http.Handler) http.Handler {
 	})
 }
 
+// private is for what shows messages and clients, or cannot be undone: it needs a
+// token, or a loopback address and a name of this machine in the request, which a page
+// whose host was pointed here (DNS rebinding) has not.
+func (a *API) private(next http.HandlerFunc) http.HandlerFunc {
+	switch {
+	case a.cfg.Token != "":
+		return next
+	case a.cfg.Exposed:
+		return func(w http.ResponseWriter, _ *http.Request) {
+			writeError(w, http.StatusForbidden, "other machines reach this listener: this needs --admin-token-file")
+		}
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !isOwnHost(r.Host, a.cfg.Host) {
+			writeError(w, http.StatusForbidden, "without a token this must be asked for by an IP address, localhost or the name in --admin")
+			return
+		}
+		next(w, r)
+	}
+}
+
 // isOwnHost reports whether a Host header names this listener without DNS, or by
 // the configured name.
 func isOwnHost(hostport, configured string) bool {

@@ -47,11 +47,6 @@ func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l := liveWriter{control: http.NewResponseController(w), w: w, wait: a.liveWait}
-	// The deadline of the server for reading a request would end the stream.
-	if l.control.SetReadDeadline(time.Time{}) != nil {
-		writeError(w, http.StatusInternalServerError, "this connection cannot stream")
-		return
-	}
 	told := make(toldGaps)
 	told.note(a.cfg.Gaps())
 	ticker := time.NewTicker(livePeriod)
