@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/admin"
 	"ssed/internal/redistest"
 )
 
@@ -214,6 +215,22 @@ func TestRightsInTheDocumentsSuffice(t *testing.T) {
 	require.EqualValues(t, 1, in.metric("ssed_inbox_refused_total"))
 	require.Zero(t, in.metric("ssed_inbox_failures_total"))
 	require.Zero(t, in.metric("ssed_history_errors_total"))
+
+	var fleet struct{ Instances []admin.Instance }
+	in.eventually("listed", func() bool {
+		in.api("GET", "/api/instances", "", 200, &fleet)
+		return len(fleet.Instances) == 1 && in.metric("ssed_fleet_reports_total") > 0
+	})
+	require.Zero(t, in.metric("ssed_fleet_report_errors_total"))
+	other := start(t, "--redis-url", url, "--instance", "other")
+	other.waitReady()
+	var channel struct{ Fleet admin.Spread }
+	in.eventually("answered by both", func() bool {
+		in.api("GET", "/api/channels/a", "", 200, &channel)
+		return channel.Fleet.Answered == 2
+	})
+	in.api("DELETE", "/api/history/a", "", 204, nil)
+	require.Empty(t, historyData(t, r, "a"))
 }
 
 // TestTypedEntriesOfTheInbox: live and from the history.
