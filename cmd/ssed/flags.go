@@ -66,7 +66,7 @@ type flags struct {
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
-	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the page, POST /publish, /metrics, /health and /ready. off turns it off."`
+	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the dashboard, the API, POST /publish, /metrics, /health and /ready. off turns it off."`
 	AdminToken     string `group:"admin" placeholder:"TEXT" help:"What the admin listener demands as bearer token, or as password of a browser, but for /health and /ready. The command line is visible to other users: give it by environment or file."`
 	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File that holds the token."`
 	Pprof          toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`

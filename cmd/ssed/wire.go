@@ -138,7 +138,7 @@ func (s *server) logStart() {
 		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
 	}
 	if s.adminListener != nil && s.cfg.adminToken == "" && !isLoopback(s.adminListener.Addr()) {
-		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish")
+		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish; connections and history are not shown")
 	}
 }
 
