@@ -33,7 +33,7 @@ type gateway struct {
 	stop  func()
 }
 
-func startGateway(t *testing.T, s *redistest.Server, name string, options ...option) *gateway {
+func startGateway(t testing.TB, s *redistest.Server, name string, options ...option) *gateway {
 	t.Helper()
 	e, err := engine.New(engine.Config{Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: quiet})
 	require.NoError(t, err)

@@ -48,7 +48,7 @@ func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *m
 	in := &modelInstance{w: w, name: name, log: log}
 	f, err := New(Config{
 		Client:   rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // never dialled: the feed does not run
-		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet,
+		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet, Inbox: testInbox,
 	}, in)
 	if err != nil {
 		panic(err)
@@ -171,8 +171,11 @@ func (in *modelInstance) obey() {
 // tick calls the script as ticker.exec does and takes the answer.
 func (in *modelInstance) tick(join bool) {
 	lastT, check := in.feed.seen.latest()
-	words := in.w.redis.tick(join || in.join, in.name, lastT, in.feed.fingerprint, check.String())
+	words := in.w.redis.tick(join || in.join, in.name, lastT, in.feed.fingerprint, check.String(), in.feed.ticker.inbox.verdicts)
 	in.join = false
+	if in.w.rng.IntN(10) == 0 {
+		return // the answer is lost
+	}
 	if err := in.feed.ticker.take(words, time.Time{}); err != nil {
 		in.w.problem("%s: %v", in.name, err)
 	}

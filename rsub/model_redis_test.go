@@ -43,6 +43,21 @@ func (s stretch) has(id sseproto.ID) bool { return s.from.Less(id) && !s.to.Less
 
 func (s stretch) overlaps(after, upTo sseproto.ID) bool { return after.Less(s.to) && s.from.Less(upTo) }
 
+// inboxEntry is a message that a backend added.
+type inboxEntry struct {
+	id               int
+	n                int
+	channel, payload string
+}
+
+// inboxNote is what was published behind a tick.
+type inboxNote struct {
+	t       uint64
+	entries []inboxEntry
+}
+
+func (n inboxNote) at(i int) sseproto.ID { return sseproto.ID{Ms: n.t, Seq: uint64(i + 1)} }
+
 // offer is who would go on from where, see skip.lua.
 type offer struct {
 	mark, low sseproto.ID
@@ -56,6 +71,7 @@ const (
 	modelLead    = 20
 	modelLease   = 30
 	modelGapWait = 15
+	modelNotes   = 2
 )
 
 type modelRedis struct {
@@ -77,6 +93,10 @@ type modelRedis struct {
 	gaps    []stretch
 	streams map[string][]stored
 	refused int // XADDs with an ID that is not beyond the newest
+
+	inbox     []inboxEntry // ascending
+	notes     []inboxNote
+	published func(n int, at sseproto.ID) // tells the position of an entry
 
 	epochs int
 	at     sseproto.ID // position of the newest message: what every instance should say
@@ -102,7 +122,7 @@ func (r *modelRedis) message(channel, payload string) sseproto.ID {
 }
 
 // tick is tick.lua.
-func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, check string) []string {
+func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, check string, verdicts []string) []string {
 	node := r.primary().id
 	if r.until > r.now+10*modelLead {
 		r.until = 0
@@ -123,7 +143,50 @@ func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, c
 	r.publish(redisEvent{payload: strings.Join([]string{
 		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller,
 	}, " ")})
-	return []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node}
+	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node}
+	if r.leader != caller {
+		return answer
+	}
+	return append(answer, r.serveInbox(verdicts)...)
+}
+
+// serveInbox is inbox.lua. Nothing is ever refused.
+func (r *modelRedis) serveInbox(verdicts []string) (report []string) {
+	acknowledged, moved := 0, 0
+	for len(r.notes) > 0 {
+		note := r.notes[0]
+		last := note.at(len(note.entries) - 1)
+		if r.plant == hastyInbox {
+			last = sseproto.ID{Ms: note.t}
+		}
+		if r.mark.Less(last) {
+			break
+		}
+		acknowledged += len(note.entries)
+		r.inbox = slices.DeleteFunc(r.inbox, func(e inboxEntry) bool { return slices.Contains(note.entries, e) })
+		r.notes = r.notes[1:]
+	}
+	next := slices.IndexFunc(r.inbox, func(e inboxEntry) bool {
+		return !slices.ContainsFunc(r.notes, func(n inboxNote) bool { return slices.Contains(n.entries, e) })
+	})
+	var asked []string
+	note := inboxNote{t: r.t}
+	for i := next; i >= 0 && i < len(r.inbox); i++ {
+		e := r.inbox[i]
+		if len(asked) > 0 || len(r.notes) == modelNotes || !slices.Contains(verdicts, fmt.Sprint(e.id, "-0")) {
+			asked = append(asked, fmt.Sprint(e.id, "-0"), e.channel, "1", "", "", "")
+			continue
+		}
+		note.entries = append(note.entries, e)
+		r.published(e.n, r.message(e.channel, e.payload))
+	}
+	if moved = len(note.entries); moved > 0 && r.plant != unnotedInbox {
+		r.notes = append(r.notes, note)
+	}
+	for _, n := range []int{len(r.inbox), len(r.notes), moved, acknowledged, 0} {
+		report = append(report, fmt.Sprint(n))
+	}
+	return append(append([]string{""}, report...), asked...)
 }
 
 // echo publishes the newest tick again, as a tampered clock would. Not while
@@ -155,6 +218,7 @@ func (r *modelRedis) flush() {
 	r.now = max(r.now, r.t+1)
 	r.t, r.epoch, r.mark, r.leader, r.until, r.offer = 0, "", sseproto.ID{}, "", 0, nil
 	r.holder, r.gaps, r.streams = "", nil, map[string][]stored{}
+	r.inbox, r.notes = nil, nil
 }
 
 // answer is what the scripts of rstore return.
@@ -268,9 +332,25 @@ func (r *modelRedis) skip(instance, epoch string, mark, low sseproto.ID, all int
 	if r.plant != missingMarker {
 		r.dispute(r.mark, low)
 	}
+	r.save(stretch{r.mark, low})
 	r.mark, r.offer = low, nil
 	r.grant(instance)
 	return r.answer("ok")
+}
+
+// save puts what the inbox has of a stretch into the streams.
+func (r *modelRedis) save(lost stretch) {
+	if r.plant == lostInbox {
+		return
+	}
+	for _, note := range r.notes {
+		for i, e := range note.entries {
+			at := note.at(i)
+			if r.plant == wideInbox && lost.from.Less(at) || lost.has(at) {
+				r.streams[e.channel] = append(r.streams[e.channel], stored{at, e.n})
+			}
+		}
+	}
 }
 
 // dispute is dispute.lua.

@@ -53,12 +53,17 @@ const (
 	ignoredMarkers   mistake = "a resume ignores the markers"
 	impatientReplay  mistake = "a resume does not wait for the watermark"
 	noBackfill       mistake = "live streams go on after a lost link without the history"
+	hastyInbox       mistake = "entries of the inbox are deleted when the history has reached their tick"
+	unnotedInbox     mistake = "it is not noted what of the inbox was published"
+	lostInbox        mistake = "what the inbox has of a given-up stretch is not saved"
+	wideInbox        mistake = "what the inbox has beyond a given-up stretch is saved too"
 )
 
 var mistakes = []mistake{
 	ignoredWatermark, tornAppend, blindRetry, blindSkip, missingMarker, eagerWriter,
 	numberedEarly, carriedCount, staleTick, anyNode, keptTail, hastyClose, hiddenHole,
 	resumedLate, resumedEarly, ignoredMarkers, impatientReplay, noBackfill,
+	hastyInbox, unnotedInbox, lostInbox, wideInbox,
 }
 
 var modelChannels = []string{"a", "b", "c"}
@@ -108,7 +113,8 @@ type modelWorld struct {
 	conns     []*modelConn
 	readers   []*modelReader
 	zombies   []zombie
-	sent      []message // all, with their true positions
+	sent      []message    // all, with their true positions; those in the inbox have none yet
+	kept      map[int]bool // came by the inbox: the history must have them, gap or not
 	problems  []string
 	flushed   bool // this run may lose all data; then the clock is not set back
 }
@@ -128,6 +134,13 @@ func (f *modelFleet) run(seed uint64, plant mistake) []string {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	w := &modelWorld{plant: plant, rng: rng, base: f.base, flushed: rng.IntN(2) == 0}
 	w.redis = &modelRedis{plant: plant, now: f.base.Ms + 1000, demoted: func() bool { return rng.IntN(3) == 0 }}
+	w.kept = map[int]bool{}
+	w.redis.published = func(n int, at sseproto.ID) {
+		if w.sent[n].id != (sseproto.ID{}) {
+			w.problem("inbox: message %d is published a second time", n)
+		}
+		w.sent[n].id = at
+	}
 	w.redis.flush()
 	w.redis.failover() // the first node
 	logs, feeds := f.logs[rng.IntN(2)], 1+rng.IntN(2)
@@ -167,8 +180,10 @@ func (w *modelWorld) step() {
 	c := pick(rng, in.conns)
 	w.redis.now += rng.Uint64N(2)
 	switch p := rng.IntN(1000); {
-	case p < 250:
+	case p < 200:
 		w.publish("")
+	case p < 250:
+		w.add()
 	case p < 570:
 		for range 1 + rng.IntN(6) {
 			in.read(c)
@@ -198,6 +213,14 @@ func (w *modelWorld) publish(pad string) {
 	n := len(w.sent)
 	channel, payload := pick(w.rng, modelChannels), fmt.Sprint(n, " ", pad)
 	w.sent = append(w.sent, message{w.redis.message(channel, payload), channel, payload})
+}
+
+// add puts a message into the inbox.
+func (w *modelWorld) add() {
+	n := len(w.sent)
+	m := message{channel: pick(w.rng, modelChannels), payload: fmt.Sprint(n, " ")}
+	w.sent, w.kept[n] = append(w.sent, m), true
+	w.redis.inbox = append(w.redis.inbox, inboxEntry{n + 1, n, m.channel, m.payload})
 }
 
 func (w *modelWorld) fault(in *modelInstance, c *modelConn) {
@@ -231,6 +254,7 @@ func (w *modelWorld) fault(in *modelInstance, c *modelConn) {
 	case 14:
 		if w.flushed {
 			w.redis.flush()
+			w.kept = map[int]bool{} // gone with all the rest
 		} else {
 			w.redis.now -= 40
 		}
@@ -264,6 +288,17 @@ func (w *modelWorld) heal() {
 		pick(w.rng, w.instances).tick(true)
 		w.readAll()
 		w.publish("")
+	}
+	for range 200 {
+		if len(w.redis.inbox) == 0 {
+			break
+		}
+		w.redis.now += modelLead
+		for _, in := range w.instances {
+			in.tick(false)
+			w.readAll()
+			in.write()
+		}
 	}
 	w.instances[0].tick(true)
 	w.readAll()
@@ -313,7 +348,23 @@ func (w *modelWorld) check() {
 			last, kept[e.n] = e.id, true
 		}
 	}
+	if len(r.inbox) > 0 {
+		w.problem("inbox: %d entries are left", len(r.inbox))
+	}
+	var last sseproto.ID
 	for n, m := range w.sent {
+		if w.kept[n] && !kept[n] {
+			w.problem("inbox: message %d at %v is not in the history", n, m.id)
+		}
+		if w.kept[n] && !last.Less(m.id) {
+			w.problem("inbox: message %d at %v after %v", n, m.id, last)
+		}
+		if w.kept[n] {
+			last = m.id
+		}
+		if m.id == (sseproto.ID{}) {
+			continue
+		}
 		covered := kept[n]
 		for _, g := range r.gaps {
 			covered = covered || g.has(m.id)
