@@ -28,6 +28,7 @@ const (
 	clockKey     = "{sse:stream:}:clock"
 	leaseKey     = "{sse:stream:}:writer"
 	gapsKey      = "{sse:stream:}:gaps"
+	inboxKey     = "sse:inbox"
 	holesKey     = "{sse:stream:}:holes"
 	masterSet    = "chaos"
 )
@@ -39,6 +40,7 @@ type setup struct {
 	proxied   bool   // a proxy between each instance and Redis
 	persist   bool   // append-only file
 	sentinel  bool   // a replica, and a sentinel that tells who is the primary
+	inbox     bool   // half of the publishers add to the inbox
 	joiner    bool   // one more instance, down at first
 	ring      string // memory of every instance; empty: a different one for each
 	// historyMax is per channel; above what a scenario publishes, so that trimming

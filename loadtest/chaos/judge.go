@@ -34,6 +34,9 @@ type verdict struct {
 	HistoryDisorder  int            `json:"historyDisorder"`  // entries not beyond the one before, in ID or in time
 	HistoryMissing   int            `json:"historyMissing"`   // messages neither there nor under a marker
 	HistoryExcused   int            `json:"historyExcused"`   // messages under a marker
+	Kept             int            `json:"kept"`             // messages that were taken into the inbox
+	KeptMissing      int            `json:"keptMissing"`      // of these, not in the history, whatever the markers say
+	KeptDisorder     int            `json:"keptDisorder"`     // of these, not behind what their publisher had added before
 	Clients          int            `json:"clients"`          // all
 	Exact            int            `json:"exact"`            // saw every message once, in order
 	Told             int            `json:"told"`             // lost something and know it
@@ -55,7 +58,7 @@ type verdict struct {
 // wrong is the number of findings that must be 0.
 func (v *verdict) wrong() int {
 	return v.DifferentIDs + v.SharedIDs + v.HistoryTwice + v.HistoryDisorder + v.HistoryMissing +
-		v.SilentlyMissing + v.Duplicated + v.OutOfOrder + v.Refused
+		v.KeptMissing + v.KeptDisorder + v.SilentlyMissing + v.Duplicated + v.OutOfOrder + v.Refused
 }
 
 // judge holds what the parts of a judgement share.
@@ -88,6 +91,7 @@ func passJudgement(e evidence) *verdict {
 	}
 	j.sortMessages()
 	j.missingInStreams()
+	j.keptMessages()
 	for _, c := range e.clients {
 		j.client(c)
 	}
@@ -148,11 +152,14 @@ func (j *judge) readStreams() {
 			case there[e.key]:
 				j.v.HistoryTwice++
 				j.example(func() string { return "stream " + channelName(ch) + " has " + e.key.text() + " twice" })
-			case !last.Less(e.id) || m.acked && m.answered < lastSent:
+			case !last.Less(e.id) || m.acked && !m.kept && m.answered < lastSent:
 				j.v.HistoryDisorder++
 				j.example(func() string { return "stream " + channelName(ch) + " has " + e.id.String() + " in the wrong place" })
 			}
-			there[e.key], last, lastSent = true, e.id, m.sent
+			there[e.key], last = true, e.id
+			if !m.kept { // else it may have waited
+				lastSent = m.sent
+			}
 			j.learn(e.key, e.id, func() string { return "the history" })
 		}
 	}
@@ -234,6 +241,39 @@ func (j *judge) missingInStreams() {
 			default:
 				j.v.HistoryMissing++
 				j.example(func() string { return "stream " + channelName(ch) + " lacks " + m.text() })
+			}
+		}
+	}
+}
+
+// keptMessages looks for what was added to the inbox.
+func (j *judge) keptMessages() {
+	there := make(map[key]sseproto.ID)
+	for _, entries := range j.history.channels {
+		for _, e := range entries {
+			there[e.key] = e.id
+		}
+	}
+	for p, messages := range j.messages {
+		var last sseproto.ID
+		for n := range messages {
+			m := known{key{p, n}, &messages[n], there[key{p, n}]}
+			if !m.kept {
+				continue
+			}
+			if m.acked {
+				j.v.Kept++
+			}
+			switch {
+			case m.id.IsZero() && m.acked:
+				j.v.KeptMissing++
+				j.example(func() string { return "the history lacks " + m.text() + ", which the inbox had" })
+			case m.id.IsZero():
+			case m.id.Less(last):
+				j.v.KeptDisorder++
+				j.example(func() string { return "the inbox had " + m.text() + " after one at " + last.String() })
+			default:
+				last = m.id
 			}
 		}
 	}

@@ -131,6 +131,22 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 			},
 			func(v *verdict) int { return v.SilentlyMissing },
 		},
+		"message of the inbox lost under a gap marker": {
+			func(w *world) {
+				w.messages[0][6].kept = true // 12
+				w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+				w.history.gaps = []stretch{{idOf(0), idOf(59)}}
+			},
+			func(v *verdict) int { return v.KeptMissing },
+		},
+		"messages of the inbox in another order": {
+			func(w *world) {
+				w.messages[0][6].kept, w.messages[0][9].kept = true, true // 12 and 18
+				list := w.history.channels[0]
+				list[4].key, list[6].key = list[6].key, list[4].key
+			},
+			func(v *verdict) int { return v.KeptDisorder },
+		},
 		"message twice": {
 			func(w *world) { w.a.insert(w.a.find(13), w.a.records[w.a.find(12)]) },
 			func(v *verdict) int { return v.Duplicated },

@@ -13,7 +13,7 @@ import (
 	"ssed/internal/redistest"
 )
 
-// message is one PUBLISH. Times are since the start of the run.
+// message is one PUBLISH or XADD. Times are since the start of the run.
 type message struct {
 	channel   int
 	sent      time.Duration
@@ -22,6 +22,9 @@ type message struct {
 	acked     bool // answered by Redis; without it nobody knows whether it happened
 	// astray: answered by a server that was not the primary any more.
 	astray bool
+	// kept: added to the inbox; when that was answered, it must be in the history,
+	// and behind what its publisher had added before.
+	kept bool
 }
 
 // key names a message: the payload begins with it.
@@ -49,6 +52,7 @@ func parsePayload(data []byte) (k key, err error) {
 // goroutine that publishes, and to the judge when that has ended.
 type publisher struct {
 	index    int
+	keeps    bool // adds to the inbox
 	primary  *primary
 	conn     *redistest.Conn // nil: none
 	to       string          // where conn goes
@@ -76,10 +80,16 @@ const maxFiller = 120
 // publish sends one message, once, and keeps what came of it.
 func (p *publisher) publish(channel int) *message {
 	k := key{p.index, len(p.messages)}
-	m := message{channel: channel, sent: p.clock.now()}
-	reply, err := p.ask("PUBLISH", channelName(channel), k.payload(p.rng.IntN(maxFiller)))
-	m.receivers, m.acked = reply.(int64)
-	m.acked = m.acked && err == nil
+	m := message{channel: channel, sent: p.clock.now(), kept: p.keeps}
+	payload := k.payload(p.rng.IntN(maxFiller))
+	if p.keeps {
+		_, err := p.ask("XADD", inboxKey, "*", "channel", channelName(channel), "data", payload)
+		m.acked, m.receivers = err == nil, 1
+	} else {
+		reply, err := p.ask("PUBLISH", channelName(channel), payload)
+		m.receivers, m.acked = reply.(int64)
+		m.acked = m.acked && err == nil
+	}
 	m.answered = p.clock.now()
 	m.astray = m.acked && p.to != p.primary.get()
 	p.messages = append(p.messages, m)

@@ -58,6 +58,9 @@ func (r *result) summary() string {
 	fmt.Fprintf(&b, "  identity: %d messages with different IDs, %d IDs on several messages, %d receipts taken back\n", v.DifferentIDs, v.SharedIDs, v.Retracted)
 	fmt.Fprintf(&b, "  history:  %d entries, %d twice, %d out of place, %d missing, %d under a gap marker\n",
 		v.HistoryHas, v.HistoryTwice, v.HistoryDisorder, v.HistoryMissing, v.HistoryExcused)
+	if v.Kept > 0 {
+		fmt.Fprintf(&b, "  inbox:    %d taken, %d missing in the history, %d out of order\n", v.Kept, v.KeptMissing, v.KeptDisorder)
+	}
 	fmt.Fprintf(&b, "  clients:  %d exact, %d told, %d with a silent loss, %d unfinished, of %d\n", v.Exact, v.Told, v.ClientsSilent, v.UnfinishedClient, v.Clients)
 	fmt.Fprintf(&b, "  receipts: %d, %d missing and told, %d SILENTLY MISSING, %d duplicated, %d out of order, %d not their own\n",
 		v.Received, v.ToldMissing, v.SilentlyMissing, v.Duplicated, v.OutOfOrder, v.Refused)

@@ -147,6 +147,7 @@ func (s setup) text() string {
 		{s.persist, "append-only file"},
 		{s.sentinel, "replica and sentinel"},
 		{s.joiner, "one joiner"},
+		{s.inbox, "half by the inbox"},
 		{s.ring != "", "rings of " + s.ring},
 	} {
 		if w.is {
@@ -242,6 +243,9 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 	if err := r.cluster.awaitReady(ctx); err != nil {
 		return err
 	}
+	if err := r.emptyInbox(ctx); err != nil {
+		return err
+	}
 	err := poll(ctx, readyTimeout, func() error {
 		final.round.Store(int64(len(r.finale.messages) / r.channels()))
 		for ch := range r.channels() {
@@ -272,6 +276,17 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 	return ctx.Err()
 }
 
+// emptyInbox waits until the history has all of the inbox: it was added before the
+// last messages, and has to come before them.
+func (r *runner) emptyInbox(ctx context.Context) error {
+	return poll(ctx, readyTimeout, func() error {
+		if length, err := r.cluster.do("XLEN", inboxKey); err != nil || length != int64(0) {
+			return fmt.Errorf("chaos: %v entries are left in the inbox: %w", length, errors.Join(err))
+		}
+		return nil
+	})
+}
+
 func (r *runner) verdict(unfinished int) error {
 	e := evidence{channels: r.channels(), clients: r.clients}
 	primary, _ := r.cluster.primary()
@@ -293,7 +308,8 @@ func (r *runner) makePublishers() {
 	addr := r.cluster.redis.Addr()
 	r.primary.addr.Store(&addr)
 	for i := range r.opts.Publishers + 1 {
-		r.publishers = append(r.publishers, &publisher{index: i, primary: &r.primary, rng: r.fork(), clock: r.clock})
+		keeps := r.scenario.setup.inbox && i%2 == 0 && i < r.opts.Publishers
+		r.publishers = append(r.publishers, &publisher{index: i, keeps: keeps, primary: &r.primary, rng: r.fork(), clock: r.clock})
 	}
 	r.finale = r.publishers[r.opts.Publishers]
 	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]

@@ -74,6 +74,22 @@ func scenarios() []scenario {
 			rounds: 5,
 		},
 		{
+			// Redis keeps its data, so what was added must be in the history, gaps or not.
+			name:   "inbox",
+			setup:  with(func(s *setup) { s.inbox, s.persist, s.joiner = true, true, true }),
+			faults: []fault{killAllLinks, killCommands, killWriter, killAny, twoWriters, scriptFlush, joiner, rollingRestart, clockBack, memoryFull, restartKept, crashKept},
+			rounds: 1,
+		},
+		{
+			name:  "inbox-mixed",
+			setup: with(func(s *setup) { s.inbox, s.persist, s.joiner = true, true, true }),
+			faults: []fault{
+				killLink, killAllLinks, killCommands, killWriter, killAny, freezeWriter, deleteLease, twoWriters, scriptFlush,
+				joiner, pauseShort, restartKept, crashKept,
+			},
+			mixed: 40 * time.Second,
+		},
+		{
 			name:  "mixed",
 			setup: with(func(s *setup) { s.proxied, s.persist, s.joiner = true, true, true }),
 			faults: []fault{
