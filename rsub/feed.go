@@ -44,6 +44,7 @@ type Feed struct {
 	counters   counters
 	seen       seen
 	receipts   *receipts
+	committed  *progress    // of the sink
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error] // of the tick script
@@ -70,12 +71,16 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.receipts = newReceipts(&f.counters, cfg.Feeds)
-	f.ticker = &ticker{feed: f, joins: make(chan struct{}, 1), inbox: inbox{feed: f}}
+	f.ticker = &ticker{
+		feed: f, joins: make(chan struct{}, 1), marks: make(chan chan<- uint64), inbox: inbox{feed: f},
+	}
 	if cfg.Feeds == 1 {
-		f.links = []*link{newLink(f, &direct{sink: sink})}
+		out := &direct{sink: sink}
+		f.committed, f.links = &out.committed, []*link{newLink(f, out)}
 		return f, nil
 	}
 	f.merger = newMerger(sink, cfg.Feeds)
+	f.committed = &f.merger.reached
 	for _, p := range f.merger.ports {
 		f.links = append(f.links, newLink(f, p))
 	}
@@ -148,6 +153,29 @@ func (f *Feed) Stats() Stats {
 // Fingerprint returns the fingerprint of the patterns and rules, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
 
+var errNoTick = errors.New("rsub: no tick")
+
+// Settle publishes a tick and waits until the sink has it, or ctx ends: what was
+// published before is committed then, and need not wait for the next tick. For use
+// while Run does.
+func (f *Feed) Settle(ctx context.Context) error {
+	asked := make(chan uint64, 1)
+	select {
+	case f.ticker.marks <- asked:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case t := <-asked:
+		if t == 0 {
+			return errNoTick
+		}
+		return f.committed.wait(ctx, t)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // elapsed is the time since New, which no change of the clock disturbs.
 func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }
 
@@ -200,6 +228,44 @@ func (f *Feed) mismatch(t tick, own interval) {
 	if dropped, ok := f.logMismatch.allow(); ok {
 		f.cfg.Logger.Error("rsub: instances saw different messages, this is a bug",
 			"caller", t.caller, "theirs", t.check, "ours", own, "dropped", dropped)
+	}
+}
+
+// progress is the newest tick that the sink has.
+type progress struct {
+	mu    sync.Mutex
+	t     uint64
+	moved chan struct{} // closed at the next tick; nil: nobody waits
+}
+
+func (p *progress) reach(t uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.t = max(p.t, t)
+	if p.moved != nil {
+		close(p.moved)
+		p.moved = nil
+	}
+}
+
+// wait returns when tick t or a later one is there.
+func (p *progress) wait(ctx context.Context, t uint64) error {
+	for {
+		p.mu.Lock()
+		if p.t >= t {
+			p.mu.Unlock()
+			return nil
+		}
+		if p.moved == nil {
+			p.moved = make(chan struct{})
+		}
+		moved := p.moved
+		p.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

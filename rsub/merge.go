@@ -25,23 +25,29 @@ type output interface {
 
 // direct gives a single link to the sink.
 type direct struct {
-	sink    Sink
-	node    string // of the span
-	held    bool   // lost and not closed yet
-	through sseproto.ID
+	sink      Sink
+	node      string // of the span
+	held      bool   // lost and not closed yet
+	through   sseproto.ID
+	committed progress
 }
 
 func (d *direct) open(node string, low sseproto.ID) {
 	d.settle(node)
 	d.node = node
 	d.sink.OpenSpan(low)
+	d.committed.reach(low.Ms)
 }
 
 func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
-func (d *direct) commit(id, watermark sseproto.ID)               { d.sink.Commit(id, watermark) }
 func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
 func (d *direct) lose(through sseproto.ID)                       { d.held, d.through = true, through }
 func (d *direct) finish()                                        { d.settle("") }
+
+func (d *direct) commit(id, watermark sseproto.ID) {
+	d.sink.Commit(id, watermark)
+	d.committed.reach(id.Ms)
+}
 
 // settle closes a held span when the node of the next one is known.
 func (d *direct) settle(next string) {
@@ -68,8 +74,9 @@ const (
 // head has everything after it, in order, so the next message beyond the head
 // that it brings is the one that follows the head.
 type merger struct {
-	sink   Sink
-	passed atomic.Uint64
+	sink    Sink
+	passed  atomic.Uint64
+	reached progress
 
 	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
 	ports     []*port
@@ -214,6 +221,7 @@ func (m *merger) commitLocked(id, watermark sseproto.ID) {
 	if m.committed.Less(id) {
 		m.committed = id
 		m.sink.Commit(id, watermark)
+		m.reached.reach(id.Ms)
 	}
 }
 
@@ -274,6 +282,7 @@ func (m *merger) promoteLocked() {
 			m.spanOpen, m.node = true, p.node
 			m.head, m.committed = p.low, p.low
 			m.sink.OpenSpan(p.low)
+			m.reached.reach(p.low.Ms)
 			m.coverLocked(p)
 		case p.node == m.node && !m.head.Less(p.low):
 			m.coverLocked(p)

@@ -499,3 +499,30 @@ func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
 	l, err := net.Listen("tcp", s.Addr())
 	require.Error(t, err, "%v", l) // the server is still there
 }
+
+func TestSettleCommitsWhatWasPublished(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			s := redistest.Start(t)
+			in := start(t, s.URL(), "a", withFeeds(feeds), func(c *Config) {
+				c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour
+			})
+			eventually(t, func() bool { return in.Stats().LinksSynced == feeds }, "not synced")
+			for i := range 20 {
+				payload := fmt.Sprint("m", i)
+				do(t, s, "PUBLISH", "c", payload)
+				require.NoError(t, in.Settle(context.Background()))
+				require.True(t, in.has(payload))
+				in.sink.mu.Lock()
+				now := in.sink.now()
+				require.True(t, now.last().Less(now.commits[len(now.commits)-1]))
+				in.sink.mu.Unlock()
+			}
+			require.NoError(t, s.Pause())
+			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, in.Settle(ctx), context.DeadlineExceeded)
+			require.NoError(t, s.Resume())
+		})
+	}
+}

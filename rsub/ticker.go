@@ -53,11 +53,13 @@ var ErrForeign = errors.New("rsub: instances with other patterns or rules use th
 var errReply = errors.New("rsub: unexpected reply of the tick script")
 
 // ticker calls the tick script: for this instance's links when they join, and at
-// every interval while this instance leads. All its fields but joins are owned by run.
+// every interval while this instance leads. All its fields but the channels are owned by run.
 type ticker struct {
 	feed  *Feed
-	joins chan struct{} // a link wants a tick now
+	joins chan struct{}      // a link wants a tick now
+	marks chan chan<- uint64 // somebody wants a tick now, and its t; 0: failed
 
+	at       uint64 // t of the last call
 	leading  bool
 	failures int
 	inbox    inbox
@@ -77,18 +79,25 @@ func (t *ticker) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		mode := modeLead
+		var asked chan<- uint64
 		select {
 		case <-ctx.Done():
 			t.leave()
 			return nil
+		case asked = <-t.marks:
+			mode = modeJoin
 		case <-t.joins:
 			mode = modeJoin
 		case <-timer.C:
 		}
+		t.at = 0
 		if mode == modeJoin || t.leading || t.silent() {
 			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
 				return err
 			}
+		}
+		if asked != nil {
+			asked <- t.at // room for one
 		}
 		timer.Reset(t.pause())
 	}
@@ -175,6 +184,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	middle := before.Add(after.Sub(before) / 2)
 	f.clockSkew.Store(middle.UnixMilli() - now + f.cfg.ClockOffset.Milliseconds())
 	f.expect(at, words[4])
+	t.at = at
 	f.trouble.Store(nil)
 	t.failures = 0
 	t.lead(words[3] == f.cfg.Instance)

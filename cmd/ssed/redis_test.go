@@ -475,6 +475,18 @@ func TestDrainFlushesTheHistory(t *testing.T) {
 	require.EqualValues(t, 500, length)
 }
 
+// TestStopRightAfterABurstKeepsIt: nobody has committed it, and nobody else will write it.
+func TestStopRightAfterABurstKeepsIt(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--tick-interval", "5s", "--probe-timeout", "20s", "--history-max", "1000", "--drain", "1ms")
+	newPublisher(t, r).numbers("a", 0, 500)
+	in.signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
+	length, err := r.Do("XLEN", "sse:stream:a")
+	require.NoError(t, err)
+	require.EqualValues(t, 500, length)
+}
+
 func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")

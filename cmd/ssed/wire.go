@@ -184,6 +184,7 @@ func (s *server) run(ctx context.Context) error {
 		})
 	}
 	err := s.engine.Run(engineCtx)
+	s.settle()
 	stopStore()
 	store.Wait()
 	stopFeed()
@@ -191,6 +192,24 @@ func (s *server) run(ctx context.Context) error {
 	s.closeAdmin()
 	adm.Wait()
 	return errors.Join(err, feedErr, adminErr)
+}
+
+// settleTimeout bounds the wait for the last tick, which takes a round trip.
+const settleTimeout = 500 * time.Millisecond
+
+// settle commits what has come in since the last tick, so that the history gets it.
+func (s *server) settle() {
+	if s.store == nil {
+		return
+	}
+	if synced, _ := s.feed.State(); !synced {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	if err := s.feed.Settle(ctx); err != nil {
+		s.log.Warn("ssed: the last messages are not committed", "error", err)
+	}
 }
 
 // close gives back what open has taken.
