@@ -41,10 +41,6 @@ type Config struct {
 	Client rueidis.ClientOption
 	// Patterns are subscribed to with PSUBSCRIBE. At least one.
 	Patterns []string
-	// Rules names what else must be alike on all instances of a prefix, because the
-	// same message would become different events without it: it is part of the
-	// fingerprint. Empty: nothing.
-	Rules string
 	// Prefix is the prefix of the streams; the clock key and the control channel
 	// have it in their names. Instances that work together have the same one.
 	Prefix string
@@ -62,7 +58,9 @@ type Config struct {
 	// no limit. A larger one keeps its number and is dropped and counted.
 	MaxMessageBytes int
 	// Envelope says that payloads may be envelopes, see sseproto.ParseEnvelope. Then
-	// entries of the inbox may have the fields event_type, id and retry.
+	// entries of the inbox may have the fields event_type, id and retry. All instances
+	// of a prefix have it alike, or a message would become two different events: it is
+	// part of the fingerprint.
 	Envelope bool
 	// Inbox is the key of a stream to which backends XADD, with the fields channel
 	// and data; the instance that leads the ticks publishes its entries behind them,

@@ -67,7 +67,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		began:    time.Now(),
 		clients:  newClients(cfg.Client),
 	}
-	f.description = f.patterns.describe(cfg.Rules)
+	f.description = f.patterns.describe(cfg.Envelope)
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.receipts = newReceipts(&f.counters, cfg.Feeds)
@@ -150,7 +150,7 @@ func (f *Feed) Stats() Stats {
 	return s
 }
 
-// Fingerprint returns the fingerprint of the patterns and rules, short and readable.
+// Fingerprint returns the fingerprint of the patterns and of Config.Envelope, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
 
 var errNoTick = errors.New("rsub: no tick")

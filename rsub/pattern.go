@@ -56,15 +56,15 @@ func (ps patternSet) match(channel string) bool {
 }
 
 // describe returns the readable form of all that decides which messages are
-// counted, and of the rules by which they are delivered.
-func (ps patternSet) describe(rules string) string {
+// counted, and as which events they are delivered.
+func (ps patternSet) describe(envelope bool) string {
 	quoted := make([]string, len(ps))
 	for i, p := range ps {
 		quoted[i] = fmt.Sprintf("%q", p)
 	}
 	text := fmt.Sprintf("numbering=%d exclude=%q patterns=[%s]", numbering, reservedPrefix+"*", strings.Join(quoted, " "))
-	if rules != "" {
-		text += " " + rules
+	if envelope {
+		text += " envelope=json"
 	}
 	return text
 }

@@ -45,12 +45,12 @@ func TestOneCopyOfEachMessageIsCanonical(t *testing.T) {
 }
 
 func TestFingerprintIsOfTheSetOfPatterns(t *testing.T) {
-	f := func(p ...string) string { return fingerprint(newPatternSet(p).describe("")) }
+	f := func(p ...string) string { return fingerprint(newPatternSet(p).describe(false)) }
 	require.Equal(t, f("a", "b"), f("b", "a", "b"))
 	require.NotEqual(t, f("a", "b"), f("a"))
 	require.NotEqual(t, f("a b"), f("a", "b"))
 	require.NotEqual(t, f(`a" "b`), f("a", "b"))
-	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe("envelope=json")))
+	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(true)))
 }
 
 func TestNewNamesEveryProblem(t *testing.T) {

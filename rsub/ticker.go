@@ -47,8 +47,8 @@ const (
 	leaveTimeout = 500 * time.Millisecond
 )
 
-// ErrForeign is returned by Run when instances with other patterns or rules use the prefix.
-var ErrForeign = errors.New("rsub: instances with other patterns or rules use this prefix")
+// ErrForeign is returned by Run when instances with other patterns, or another Config.Envelope, use the prefix.
+var ErrForeign = errors.New("rsub: instances with other patterns or envelopes use this prefix")
 
 var errReply = errors.New("rsub: unexpected reply of the tick script")
 

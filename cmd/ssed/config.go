@@ -84,14 +84,6 @@ func (f *flags) config() (config, error) {
 	return cfg, errors.Join(p...)
 }
 
-// rules names what instances on one prefix must have alike beside the patterns.
-func (c *config) rules() string {
-	if c.engine.Envelope {
-		return "envelope=json"
-	}
-	return ""
-}
-
 func (f *flags) engineConfig(p *problems) engine.Config {
 	retryMin, retryMax := p.retry(f.Retry)
 	rate, burst := p.rate("--connect-rate-per-ip", f.ConnectRate)

@@ -24,7 +24,7 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 	}
 	s.openFleet()
 	s.feed, err = rsub.New(rsub.Config{
-		Client: cfg.client, Patterns: cfg.patterns, Rules: s.cfg.rules(), Prefix: cfg.prefix, Instance: s.cfg.instance,
+		Client: cfg.client, Patterns: cfg.patterns, Prefix: cfg.prefix, Instance: s.cfg.instance,
 		Feeds: cfg.feeds, TickInterval: cfg.tickInterval, ProbeTimeout: cfg.probeTimeout,
 		MaxMessageBytes: s.cfg.maxMessageBytes, Logger: s.log, OnFree: onFree,
 		OnNotice: s.fleet.Notice, ClockOffset: cfg.clockOffset,
