@@ -106,6 +106,37 @@ func TestPublishingTellsTheIDThatTheClientsGet(t *testing.T) {
 	}
 }
 
+// TestPublishingWithoutNumber: nobody subscribes to that channel, or Redis is away.
+func TestPublishingWithoutNumber(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--gap-wait", "250ms", "--patterns", "news:*")
+	var answer struct {
+		ID, Error string
+		Receivers *int64
+	}
+	in.api("POST", "/publish?channel_id=other", "x", 202, &answer)
+	require.Empty(t, answer.ID)
+	require.Zero(t, *answer.Receivers)
+	r.Stop()
+	in.api("POST", "/api/send", `{"channel_id":"news:1","data":"x"}`, 503, &answer)
+	require.NotEmpty(t, answer.Error)
+	in.api("GET", "/api/instances", "", 503, nil)
+	in.api("GET", "/api/history/a", "", 503, nil)
+	in.api("DELETE", "/api/history/a", "", 503, nil)
+	var channel struct {
+		Messages int
+		Fleet    *admin.Spread
+	}
+	in.api("GET", "/api/channels/news:1", "", 200, &channel)
+	require.Nil(t, channel.Fleet)
+	var stats admin.Stats
+	in.eventually("it tells", func() bool {
+		in.api("GET", "/api/stats", "", 200, &stats)
+		return !stats.Ready && !stats.Redis.Up
+	})
+	require.NotEmpty(t, stats.Reason)
+}
+
 func TestTypedMessagesAreRefusedWithoutEnvelope(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")

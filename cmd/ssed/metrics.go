@@ -55,6 +55,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		up, _ := c.s.feed.State()
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
 	}
+	counts := c.s.adminAPI.Counts()
+	out.gauge("ssed_admin_live_streams", "Open streams of GET /api/live.", float64(counts.Live))
+	out.counter("ssed_admin_live_refused_total", "Streams of GET /api/live that were refused: too many are open.", counts.LiveRefused)
 	if c.s.fleet != nil {
 		fleet := c.s.fleet.Stats()
 		out.fleet(&fleet)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,7 @@ type API struct {
 	cfg      Config
 	handler  http.Handler
 	live     liveSeats
+	refused  atomic.Uint64 // live streams
 	liveWait time.Duration // for a live stream that takes nothing
 
 	close  sync.Once
@@ -35,6 +37,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.Serv
 // Close ends the live streams, and those that begin later at once: the shutdown
 // of a server waits for its answers.
 func (a *API) Close() { a.close.Do(func() { close(a.closed) }) }
+
+// Counts are numbers of the API itself.
+type Counts struct {
+	Live        int    // live streams that are open
+	LiveRefused uint64 // that found no place
+}
+
+// Counts takes a snapshot.
+func (a *API) Counts() Counts { return Counts{Live: len(a.live), LiveRefused: a.refused.Load()} }
 
 func (a *API) routes(mux *http.ServeMux) {
 	changing := func(pattern string, h http.HandlerFunc) {

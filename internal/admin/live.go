@@ -36,6 +36,7 @@ func (s liveSeats) leave() { <-s }
 // client leaves or stops reading, or Close.
 func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
 	if !a.live.take() {
+		a.refused.Add(1)
 		w.Header().Set("Retry-After", "5")
 		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d live streams are open already", maxLive))
 		return

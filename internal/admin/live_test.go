@@ -149,6 +149,7 @@ func TestLiveStreamsAreBounded(t *testing.T) {
 	require.NotEmpty(t, resp.Header.Get("Retry-After"))
 	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 
+	require.Equal(t, Counts{Live: maxLive, LiveRefused: 1}, s.api.Counts())
 	s.CloseClientConnections()
 	require.Eventually(t, func() bool { return len(s.api.live) == 0 }, 20*time.Second, 5*time.Millisecond, "places are given back")
 	_, resp = s.watch(t)

@@ -65,6 +65,39 @@ func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
 	r := do(h, "POST", "/publish?channel_id=a&event=order&id=o-17&other=x", "hello")
 	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
 	require.Equal(t, []Message{on("a", sseproto.Message{Event: "order", ID: "o-17", Data: "hello"})}, *got)
+	*got = nil
+	r = do(h, "POST", "/publish?channel_id=a;b&event=x;+%C3%A9&event=second", "hello")
+	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
+	require.Equal(t, []Message{on("a;b", sseproto.Message{Event: "x; é", Data: "hello"})}, *got)
+}
+
+func TestPublishRefusesWhatNoEventCanHave(t *testing.T) {
+	h, got := numbered(t, nil)
+	for _, query := range []string{"event=gap", "event=a%0Ab", "event=" + strings.Repeat("x", 129), "id=a+b", "id=%C3%A9", "event=%zz"} {
+		require.Equal(t, 400, do(h, "POST", "/publish?channel_id=a&"+query, "x").StatusCode, query)
+	}
+	require.Empty(t, *got)
+}
+
+// FuzzSend: what is taken can be sent.
+func FuzzSend(f *testing.F) {
+	f.Add(`{"channel_id":"a","data":"x"}`)
+	f.Add(`{"channel_id":"a","event_type":"t","data":{"a":[1]},"id":"7","retry":1500}`)
+	f.Add(`{"channel_id":"a","data":"\ud800\u0000"}`)
+	f.Add(`{"channel_id":"a","data":"x"}{}`)
+	a := New(Config{MaxMessageBytes: 32, Metrics: http.NotFoundHandler()})
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := a.decode([]byte(text))
+		if err != nil {
+			status, _ := verdict(err)
+			require.Contains(t, []int{400, 413}, status)
+			return
+		}
+		require.True(t, json.Valid([]byte(text)))
+		require.NoError(t, m.Check())
+		require.NoError(t, checkChannel(m.Channel))
+		require.LessOrEqual(t, len(m.Data), 32)
+	})
 }
 
 func TestSendTakesOneStrictObject(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -52,19 +51,19 @@ func verdict(err error) (status int, text string) {
 	return http.StatusServiceUnavailable, err.Error()
 }
 
-// query reads parameters. Unknown ones are ignored; of those that are there twice the
-// first counts.
+// query reads parameters by the rules of the stream. Unknown ones are ignored; of those
+// that are there twice the first counts.
 type query struct {
-	values url.Values
-	err    error // the first problem
+	raw []byte
+	err error // the first problem
 }
 
 func queryOf(r *http.Request) query {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		err = Refuse(http.StatusBadRequest, "the query is malformed")
+	q := query{raw: []byte(r.URL.RawQuery)}
+	if q.err = sseproto.CheckQuery(q.raw); q.err != nil {
+		q.raw = nil
 	}
-	return query{values, err}
+	return q
 }
 
 func (q *query) bad(name, why string) {
@@ -88,11 +87,8 @@ func (q *query) limit(or int) int {
 
 // get returns the first value of a parameter.
 func (q *query) get(name string) (value string, ok bool) {
-	list := q.values[name]
-	if len(list) == 0 {
-		return "", false
-	}
-	return list[0], true
+	text, ok := sseproto.QueryParam(nil, q.raw, name)
+	return string(text), ok
 }
 
 // channel reads channel_id, which may be absent: "".
