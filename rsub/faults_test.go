@@ -83,6 +83,16 @@ func killPubSub(t *testing.T, s *redistest.Server, name string) {
 	}
 }
 
+// killCommands ends the connections with the name that are not subscribed.
+func killCommands(t *testing.T, s *redistest.Server, name string) {
+	t.Helper()
+	for line := range strings.Lines(do(t, s, "CLIENT", "LIST", "TYPE", "normal").(string)) {
+		if fields := strings.Fields(line); slices.Contains(fields, "name="+name) {
+			do(t, s, "CLIENT", "KILL", "ID", strings.TrimPrefix(fields[0], "id="))
+		}
+	}
+}
+
 func killOnePubSub(t *testing.T, s *redistest.Server, name string, n int) {
 	t.Helper()
 	ids := subscribers(t, s, name)

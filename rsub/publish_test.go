@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -265,6 +266,35 @@ func TestReplicaPublishesNothing(t *testing.T) {
 	cancel()
 	<-done
 	f.clients.close()
+}
+
+// TestNumberOfADemotedPrimaryIsNotTold: the commands have reached the new primary while
+// the link still hangs on the old one, where the message arrives by replication and
+// gets a number that nobody else gives it.
+func TestNumberOfADemotedPrimaryIsNotTold(t *testing.T) {
+	old, promoted := redistest.Start(t), redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	p := startProxy(t, old.Addr())
+	in := start(t, "redis://"+p.addr(), "in", func(c *Config) {
+		c.Client.ClientName = "victim"
+		c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour // nothing tells it about the other node
+		c.NumberWait = time.Hour
+	})
+	waitSynced(t, in)
+	do(t, old, "REPLICAOF", "127.0.0.1", strconv.Itoa(promoted.Port()))
+	eventually(t, func() bool {
+		return strings.Contains(do(t, old, "INFO", "replication").(string), "master_link_status:up")
+	}, "no replication")
+	p.lead(promoted.Addr())
+	killCommands(t, old, "victim")
+	var r Receipt
+	eventually(t, func() bool {
+		var err error
+		r, err = in.Publish(context.Background(), "c", "x")
+		return err == nil
+	}, "not published")
+	require.Equal(t, Receipt{}, r, "nobody is subscribed at the new primary")
+	eventually(t, func() bool { return in.has("x") }, "it would have had a number")
+	require.Len(t, in.sink.spans, 1)
 }
 
 // claimant is a link with a mark at 10-0 on node n1, whose feed does not run.

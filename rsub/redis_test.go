@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -416,11 +415,7 @@ func TestLinkFollowsTheCommandsToAnotherNode(t *testing.T) {
 	})
 	waitSynced(t, in)
 	p.lead(promoted.Addr())
-	for line := range strings.Lines(do(t, old, "CLIENT", "LIST", "TYPE", "normal").(string)) {
-		if fields := strings.Fields(line); slices.Contains(fields, "name=victim") {
-			do(t, old, "CLIENT", "KILL", "ID", strings.TrimPrefix(fields[0], "id="))
-		}
-	}
+	killCommands(t, old, "victim")
 	eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 }, "the link stays")
 	waitSynced(t, in)
 	flush(t, promoted, "there", in)
