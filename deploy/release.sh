@@ -75,7 +75,7 @@ archive() {
 	mkdir -p "$dir"
 	cp "$2/ssed" "$dir"
 	git archive HEAD README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md LICENSE-MIT LICENSE-APACHE \
-		docs deploy | tar -x -C "$dir"
+		docs deploy clients | tar -x -C "$dir"
 	tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
 		--mode=u=rwX,go=rX -C "$2" -c "$name" | gzip -n -9 >"$3/$name.tar.gz"
 }

@@ -35,6 +35,16 @@ function listen(url, withCredentials) {
 		}));
 	}
 }
+async function listenByHelper(url, options) {
+	const {subscribe} = await import("/ssed.js");
+	const stream = subscribe(url, [], {
+		...options,
+		onMessage: (m) => seen.push({Event: m.type, ID: m.id, Data: m.data}),
+		onGap: (gap) => seen.push({Event: "gap", ID: stream.lastEventId, Data: JSON.stringify(gap)}),
+		onState: (open) => seen.push({Event: open ? "open" : "error", State: open ? 1 : 0}),
+		onRefused: () => seen.push({Event: "error", State: 2}),
+	});
+}
 function setCookie(pair) { document.cookie = pair; }
 async function listenByFetch(url) {
 	const {fetchEventSource} = await import("/fetch-event-source/index");
@@ -67,6 +77,9 @@ func servePages(t testing.TB) (origin string) {
 	// The library imports its parts without ".js", as bundlers want it.
 	mux.HandleFunc("GET /fetch-event-source/", func(w http.ResponseWriter, req *http.Request) {
 		http.ServeFile(w, req, "clients/node_modules/@microsoft/fetch-event-source/lib/esm/"+path.Base(req.URL.Path)+".js")
+	})
+	mux.HandleFunc("GET /ssed.js", func(w http.ResponseWriter, req *http.Request) {
+		http.ServeFile(w, req, helperFile)
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
@@ -203,6 +216,9 @@ func TestBrowser(t *testing.T) {
 		{"ShowsGaps", browserShowsGaps},
 		{"KnowsTypedEvents", browserKnowsTypedEvents},
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
+		{"RunsTheHelper", browserRunsTheHelper},
+		{"HelperNoticesSilence", browserHelperNoticesSilence},
+		{"HelperComesBackAfterRefusals", browserHelperComesBackAfterRefusals},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
 	}

@@ -45,6 +45,7 @@ type subject struct {
 var subjects = []subject{
 	{"npm eventsource", node("eventsource")},
 	{"npm undici", node("undici")},
+	{"ssed.js with npm eventsource", node("ssed.js")},
 	{"Go r3labs/sse", startR3labs},
 	{"Go tmaxmax/go-sse", startGoSSE},
 	{"Python httpx-sse", python("httpx-sse")},
@@ -73,7 +74,7 @@ const pythonProgram = "../../bin/e2e-python/bin/python"
 
 func node(client string) func(testing.TB, string, func(event)) {
 	return func(t testing.TB, url string, show func(event)) {
-		path := script(t, "sse.mjs", "clients/node_modules/"+client)
+		path := script(t, "sse.mjs", "clients/node_modules/"+strings.Replace(client, "ssed.js", "eventsource", 1))
 		spawn(t, lines("npm "+client, show), "node", path, client, url)
 	}
 }

@@ -31,6 +31,7 @@ type link struct {
 	heads      []string                  // request heads in the order of arrival
 	streams    int                       // event streams that the server began
 	heartbeats int                       // lone comment lines passed on
+	dead       map[*net.TCPConn]bool     // those whose answers go nowhere
 }
 
 // newLink listens on a free port of loopback until the test ends. Addr may be
@@ -39,7 +40,7 @@ func newLink(t testing.TB, addr string) *link {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	l := &link{t: t, listener: listener, network: "tcp", addr: addr, open: map[*net.TCPConn]net.Conn{}}
+	l := &link{t: t, listener: listener, network: "tcp", addr: addr, open: map[*net.TCPConn]net.Conn{}, dead: map[*net.TCPConn]bool{}}
 	if path, found := strings.CutPrefix(addr, "unix:"); found {
 		l.network, l.addr = "unix", path
 	}
@@ -95,6 +96,23 @@ func (l *link) drop(client *net.TCPConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, client)
+	delete(l.dead, client)
+}
+
+// swallow lets all connections of now stand, and nothing come out of them any more: what
+// a client sees of a network that has gone.
+func (l *link) swallow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for client := range l.open {
+		l.dead[client] = true
+	}
+}
+
+func (l *link) swallows(client *net.TCPConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead[client]
 }
 
 // passRequests sends on what the client sends, which is request heads without bodies,
@@ -124,12 +142,15 @@ func (l *link) passRequests(to io.Writer, from io.Reader) {
 	}
 }
 
-func (l *link) passAnswers(to io.Writer, from io.Reader) {
+func (l *link) passAnswers(to *net.TCPConn, from io.Reader) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
 		if n == 0 {
 			return
+		}
+		if l.swallows(to) {
+			continue
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return

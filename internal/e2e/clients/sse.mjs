@@ -10,12 +10,22 @@ const print = (value) => process.stdout.write(JSON.stringify(value) + "\n");
 const versionOf = (pkg) =>
   JSON.parse(readFileSync(new URL(`node_modules/${pkg}/package.json`, import.meta.url))).version;
 
-const { EventSource } = await import(name);
-print({ version: `${versionOf(name)}, node ${process.version}` });
-
-const source = new EventSource(url);
-for (const type of ["message", "gap"]) {
-  source.addEventListener(type, (e) => print({ event: e.type, id: e.lastEventId, data: e.data }));
+if (name === "ssed.js") {
+  const { EventSource } = await import("eventsource");
+  const { subscribe } = await import("../../../clients/js/ssed.js");
+  print({ version: `${versionOf("eventsource")}, node ${process.version}` });
+  const stream = subscribe(url, [], {
+    EventSource,
+    onMessage: ({ type, id, data }) => print({ event: type, id, data }),
+    onGap: (gap) => print({ event: "gap", id: stream.lastEventId, data: JSON.stringify(gap) }),
+  });
+} else {
+  const { EventSource } = await import(name);
+  print({ version: `${versionOf(name)}, node ${process.version}` });
+  const source = new EventSource(url);
+  for (const type of ["message", "gap"]) {
+    source.addEventListener(type, (e) => print({ event: e.type, id: e.lastEventId, data: e.data }));
+  }
 }
 
 // The delay of undici before it comes back does not keep the process alive.
