@@ -161,12 +161,12 @@ func TestTailEndsByASignalAndTellsTheLastID(t *testing.T) {
 func TestTailSendsItsToken(t *testing.T) {
 	in := start(t, "--auth=jwt", "--auth-jwt-secret-file="+secretFile(t, testSecret))
 	token := tokenFor(t, jwt.MapClaims{"channels": []string{"a"}, "exp": time.Now().Add(time.Hour).Unix()})
-	for _, c := range []struct{ env, args []string }{
+	for i, c := range []struct{ env, args []string }{
 		{[]string{"SSED_TOKEN=" + token}, nil},
 		{nil, []string{"--token-file", writeFile(t, "token", token+"\n")}},
 	} {
 		tail := spawn(t, c.env, append([]string{"tail", "--url", in.public, "-n1", "a"}, c.args...)...)
-		in.waitStreams(1)
+		in.eventually("the stream", func() bool { return in.metric("ssed_stream_attached_total") == float64(i+1) })
 		in.publish("a", "one")
 		_, code := tail.rest()
 		require.Equal(t, exitOK, code, tail.errors())
