@@ -75,8 +75,11 @@ func (in *inbox) keys() []string {
 	if key == "" {
 		return nil
 	}
-	return []string{"{" + in.feed.cfg.Prefix + "}:inbox", key, key + ":refused"}
+	return []string{"{" + in.feed.cfg.Prefix + "}:inbox", key, RefusedKey(key)}
 }
+
+// RefusedKey is the stream of the entries of an inbox that could not be delivered.
+func RefusedKey(inbox string) string { return inbox + ":refused" }
 
 // args returns the arguments of the script behind those of the clock.
 func (in *inbox) args() []string {

@@ -69,6 +69,12 @@ func (ps patternSet) describe(envelope bool) string {
 	return text
 }
 
+// Fingerprint returns what Feed.Fingerprint does, for a feed that is not there.
+func Fingerprint(patterns []string, envelope bool) (short, readable string) {
+	readable = newPatternSet(patterns).describe(envelope)
+	return fingerprint(readable), readable
+}
+
 // fingerprint returns the short form of a description that goes with each tick.
 func fingerprint(description string) string {
 	sum := sha256.Sum256([]byte(description))

@@ -13,6 +13,7 @@ import (
 // one is for serve.
 type commandLine struct {
 	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve streams. What is given without a command is for this one."`
+	Doctor doctorCommand `cmd:"" help:"Check this machine, Redis and a proxy, and say what to change."`
 	Tail   tailCommand   `cmd:"" help:"Follow channels at a terminal."`
 	Pub    pubCommand    `cmd:"" help:"Publish at a terminal."`
 	Config configCommand `cmd:"" help:"Print the effective configuration as a file, and where each value comes from."`

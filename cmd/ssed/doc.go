@@ -21,6 +21,7 @@
 //	file.go       the configuration file
 //	config.go     text → checked configuration of every package
 //	effective.go  ssed config
+//	doctor.go     ssed doctor
 //	tail.go       ssed tail
 //	pub.go        ssed pub
 //	wire.go       what runs, what it is given, in which order it stops

@@ -44,6 +44,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	switch inv.command {
+	case "doctor":
+		return c.Doctor.run(inv, stdout, stderr)
 	case "tail":
 		return c.Tail.run(stdout, stderr)
 	case "pub":

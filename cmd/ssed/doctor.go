@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"ssed/internal/doctor"
+	"ssed/rsub"
+	"ssed/sseproto"
+)
+
+// doctorCommand is ssed doctor.
+type doctorCommand struct {
+	flags
+
+	PublicURL    string `name:"public-url" placeholder:"URL" help:"Try the proxy: a stream is opened at this URL as a client does, and messages are published for it. Without a path, /sse/connect there."`
+	ProbeTime    string `default:"0" placeholder:"TIME" help:"How long that stream rests afterwards, to find timeouts that are too short."`
+	ProbeChannel string `placeholder:"NAME" help:"Channel for these messages. Default: one that --patterns match and nobody else knows."`
+	TokenFile    string `placeholder:"PATH" help:"File with a token for that stream, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
+	JSON         bool   `name:"json" env:"-" help:"Print one JSON object."`
+}
+
+// Help implements kong.HelpProvider.
+func (doctorCommand) Help() string {
+	return `Takes the flags, the environment and the file of "ssed serve" and checks what that would stand on. Each line says ok, warn, fail or skip, and what to type. Exit code 1 when something failed. Run it as the user and with the limits of the service.`
+}
+
+// diagnosis is what --json prints.
+type diagnosis struct {
+	OK     bool            `json:"ok"`
+	Checks []doctor.Result `json:"checks"`
+}
+
+func (c *doctorCommand) run(inv *invocation, stdout, stderr io.Writer) int {
+	cfg, done, err := c.config(inv)
+	if err != nil {
+		return usageError(stderr, err)
+	}
+	defer done()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	all := diagnosis{OK: true}
+	counts := map[doctor.Status]int{}
+	doctor.Run(ctx, cfg, func(r doctor.Result) {
+		all.Checks = append(all.Checks, r)
+		counts[r.Status]++
+		if !c.JSON {
+			printResult(stdout, r)
+		}
+	})
+	all.OK = counts[doctor.Fail] == 0 && ctx.Err() == nil
+	if c.JSON {
+		out := json.NewEncoder(stdout)
+		out.SetIndent("", "  ")
+		out.SetEscapeHTML(false)
+		if err := out.Encode(all); err != nil {
+			return failed(stderr, err)
+		}
+	} else {
+		fmt.Fprintf(stdout, "\n%d ok, %d to think about, %d failed, %d not known\n",
+			counts[doctor.OK], counts[doctor.Warn], counts[doctor.Fail], counts[doctor.Skip])
+	}
+	if !all.OK {
+		return exitFailed
+	}
+	return exitOK
+}
+
+func printResult(w io.Writer, r doctor.Result) {
+	fmt.Fprintf(w, "%-5s %s: %s\n", r.Status, r.Check, visible(r.Text))
+	if r.Fix != "" {
+		fmt.Fprintf(w, "      fix: %s\n", r.Fix)
+	}
+}
+
+// config is what to look at. done gives back what publishes.
+func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(), err error) {
+	var p problems
+	if c.ConfigFile != "" {
+		if err := inv.applyFile(c.ConfigFile); err != nil {
+			p = append(p, err)
+		}
+	}
+	// More connections than files is not a bad value here but what is to be found.
+	connections := p.optionalCount("--max-connections", c.MaxConnections)
+	c.MaxConnections = ""
+	serve, err := c.flags.config()
+	if err != nil {
+		p = append(p, err)
+	}
+	cfg = doctor.Config{
+		MaxConnections: connections,
+		Heartbeat:      serve.engine.Heartbeat,
+		PeerTimeout:    serve.engine.PeerTimeout,
+		RingBytes:      serve.engine.RingBytes,
+	}
+	done = func() {}
+	if r := serve.redis; r != nil {
+		cfg.Redis = &doctor.Redis{Client: r.client, Patterns: r.patterns, Prefix: r.prefix, History: r.history != nil}
+		if cfg.Redis.Inbox = r.inbox; r.inbox != "" {
+			cfg.Redis.Refused = rsub.RefusedKey(r.inbox)
+		}
+		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(r.patterns, serve.engine.Envelope)
+	}
+	pause := p.duration("--probe-time", c.ProbeTime, 0)
+	if c.PublicURL != "" {
+		cfg.Proxy, done = c.probe(&p, &serve)
+		cfg.Proxy.Time = pause
+	}
+	if len(p) > 0 {
+		done()
+	}
+	return cfg, done, errors.Join(p...)
+}
+
+// probe is how to try the proxy: messages go the way of backends.
+func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, done func()) {
+	channel := c.ProbeChannel
+	if channel == "" {
+		patterns := []string{"*"}
+		if serve.redis != nil {
+			patterns = serve.redis.patterns
+		}
+		if channel = channelFor(patterns); channel == "" {
+			p.add("--probe-channel", "must be given: no name could be made that --patterns match")
+		}
+	}
+	pub := pubCommand{Channel: channel}
+	send, done := pub.byAdmin(adminURL(serve.admin), serve.adminToken)
+	if serve.redis != nil {
+		send, done = pub.byRedis(serve.redis.client)
+	} else if serve.admin == "" {
+		p.add("--admin", "messages are published by it in embedded mode, and it is off")
+	}
+	return &doctor.Proxy{
+		URL:     p.streamURL("--public-url", c.PublicURL, nil),
+		Token:   p.clientToken("--token-file", c.TokenFile),
+		Channel: channel,
+		Publish: func(ctx context.Context, data string) error {
+			_, err := send(ctx, sseproto.Message{Data: data})
+			return err
+		},
+	}, done
+}
+
+// channelFor makes a name that one of the patterns matches; "" when that fails. Only
+// patterns that Redis itself would match with it count.
+func channelFor(patterns []string) string {
+	name := "ssed-doctor-" + strings.ToLower(rand.Text()[:8])
+	for _, pattern := range patterns {
+		channel := strings.NewReplacer("*", name, "?", "x").Replace(pattern)
+		if sseproto.MatchGlob(pattern, channel) && channel != pattern && len(channel) <= 255 {
+			return channel
+		}
+	}
+	return ""
+}
+
+// adminURL is how this machine reaches the listener.
+func adminURL(listen string) *url.URL {
+	host, port, _ := net.SplitHostPort(listen) // checked by config
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, port)}
+}

@@ -1,0 +1,399 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// Proxy says how to try what is between clients and ssed.
+type Proxy struct {
+	// URL is that of a stream as clients open it, with the path, without channels.
+	URL string
+	// Token is sent as Authorization: Bearer. Empty: none.
+	Token string
+	// Channel gets the messages that are tried with. Nobody else should listen on it.
+	Channel string
+	// Publish sends a message on it.
+	Publish func(ctx context.Context, data string) error
+	// Time is for how long the stream rests afterwards, to find timeouts. 0: not at all.
+	Time time.Duration
+	// Pace is the time between two messages. 0: 100 ms.
+	Pace time.Duration
+	// Patience is how long the beginning of a stream, or a message, may take before it
+	// counts as held back. 0: 5 s.
+	Patience time.Duration
+}
+
+const (
+	defaultPace     = 100 * time.Millisecond
+	defaultPatience = 5 * time.Second
+	probes          = 10
+	// quickEvent is far above what Redis, ssed and a network take.
+	quickEvent = 500 * time.Millisecond
+	// connectTimeout is for TCP and TLS.
+	connectTimeout = 10 * time.Second
+)
+
+// probe is one stream that is tried with.
+type probe struct {
+	*doctor
+	*Proxy
+	response *http.Response
+	arrivals chan arrival // closed at the end of the stream
+	end      error        // why it ended; read after arrivals is closed
+
+	mu       sync.Mutex
+	comments []time.Time // guarded by mu: when heartbeats came
+	decoded  uint64      // guarded by mu: comments that were counted
+}
+
+// arrival is an event that came.
+type arrival struct {
+	data string
+	at   time.Time
+}
+
+func (d *doctor) proxy(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := &probe{doctor: d, Proxy: d.Proxy, arrivals: make(chan arrival, 1024)}
+	if p.Pace == 0 {
+		p.Pace = defaultPace
+	}
+	if p.Patience == 0 {
+		p.Patience = defaultPatience
+	}
+	began, first, ok := p.open(ctx)
+	if !ok {
+		return
+	}
+	p.ok("proxy: begin", fmt.Sprintf("the head after %v, the first line after %v", round(began), round(first)))
+	p.head()
+	if p.events(ctx) {
+		p.idle(ctx)
+	}
+	cancel()
+	for range p.arrivals {
+	}
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+
+// open starts the stream and waits for its first byte. ssed sends the head and a
+// retry: line at once.
+func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
+	const check = "proxy: begin"
+	begin := time.Now()
+	firstByte := make(chan time.Time, 1)
+	resp, err := p.request(ctx)
+	switch {
+	case isTimeout(err):
+		p.fail(check, fmt.Sprintf("no head within %v: the answer is held back", p.Patience), p.unbuffer(nil))
+		return 0, 0, false
+	case err != nil:
+		p.fail(check, "no answer: "+withoutURL(err), "--public-url as a client has it; is the proxy running, and does the name lead to it?")
+		return 0, 0, false
+	}
+	head = time.Since(begin)
+	p.response = resp
+	if !p.isStream() {
+		_ = resp.Body.Close() // nothing is lost
+		return 0, 0, false
+	}
+	go p.read(resp.Body, firstByte)
+	select {
+	case at := <-firstByte:
+		return head, at.Sub(begin), true
+	case <-time.After(p.Patience):
+		p.fail(check, fmt.Sprintf("the head came after %v, but not a byte of the stream within %v: it is held back", round(head), p.Patience), p.unbuffer(resp))
+	case <-ctx.Done():
+	}
+	_ = resp.Body.Close() // ends read
+	for range p.arrivals {
+	}
+	return 0, 0, false
+}
+
+func (p *probe) request(ctx context.Context) (*http.Response, error) {
+	target, err := url.Parse(p.URL)
+	if err != nil {
+		return nil, err
+	}
+	query := target.Query()
+	query.Set("channel_id", p.Channel)
+	target.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Accept-Encoding", "gzip, deflate, br") // as a browser does
+	if p.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.Token)
+	}
+	transport := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout:   connectTimeout,
+		ResponseHeaderTimeout: p.Patience,
+		ForceAttemptHTTP2:     true,
+		DisableKeepAlives:     true,
+	}
+	return transport.RoundTrip(req) // redirects are an answer to tell of
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// withoutURL leaves out what may hold a password or a token.
+func withoutURL(err error) string {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return err.Error()
+}
+
+// isStream judges the head.
+func (p *probe) isStream() bool {
+	const check = "proxy: begin"
+	kind, _, _ := mime.ParseMediaType(p.response.Header.Get("Content-Type"))
+	switch status := p.response.StatusCode; {
+	case status == http.StatusOK && kind == "text/event-stream":
+		return true
+	case status == http.StatusOK:
+		p.fail(check, fmt.Sprintf("the answer is %q, not an event stream", kind), "--public-url with the path of ssed, such as https://example.com/sse/connect")
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		p.fail(check, "the answer is "+p.response.Status, "--token-file with a token for the channel "+p.Channel+", or --probe-channel")
+	case status >= 500:
+		p.fail(check, "the answer is "+p.response.Status, "is ssed running, does the proxy have its address, and is /ready 200?")
+	default:
+		p.fail(check, "the answer is "+p.response.Status, "--public-url with the path of ssed, such as https://example.com/sse/connect")
+	}
+	return false
+}
+
+// read decodes the stream until it ends.
+func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
+	defer close(p.arrivals)
+	defer body.Close()
+	decoder := sseproto.Decoder{MaxBytes: 1 << 20}
+	var now time.Time
+	decoder.OnEvent = func(_, _, data []byte) {
+		select {
+		case p.arrivals <- arrival{string(data), now}:
+		default: // a busy channel: not ours, or nobody waits any more
+		}
+	}
+	buf := make([]byte, 32<<10)
+	for begun := false; ; {
+		n, err := body.Read(buf)
+		now = time.Now()
+		if n > 0 && !begun {
+			begun = true
+			first <- now
+		}
+		if _, writeErr := decoder.Write(buf[:n]); err == nil {
+			err = writeErr
+		}
+		p.noteComments(decoder.Comments(), now)
+		if err != nil {
+			p.end = err
+			return
+		}
+	}
+}
+
+func (p *probe) noteComments(total uint64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if total > p.decoded {
+		p.decoded = total
+		p.comments = append(p.comments, now)
+	}
+}
+
+func (p *probe) heartbeats() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.comments)
+}
+
+// head tells what the proxy made of the answer.
+func (p *probe) head() {
+	if encoding := p.response.Header.Get("Content-Encoding"); encoding != "" {
+		p.warn("proxy: compression", fmt.Sprintf("the stream comes with Content-Encoding %s, although ssed says no-transform: it is delayed or takes memory for each", encoding),
+			"no compression of text/event-stream: nginx: gzip_types without it, or gzip off; HAProxy: compression type without it")
+	} else {
+		p.ok("proxy: compression", "none")
+	}
+	const check = "proxy: HTTP version"
+	version := p.response.Proto
+	if p.response.ProtoMajor < 2 && p.response.TLS != nil {
+		p.warn(check, version+": a browser opens six streams per host over all tabs", "HTTP/2 to clients: nginx: http2 on (or listen … ssl http2); HAProxy: alpn h2,http/1.1 on bind")
+		return
+	}
+	if p.response.ProtoMajor < 2 {
+		version += ": a browser opens six streams per host over all tabs; with TLS the proxy can speak HTTP/2"
+	}
+	p.ok(check, version)
+}
+
+// events publishes messages at a steady pace and looks when they come.
+func (p *probe) events(ctx context.Context) bool {
+	const check = "proxy: events"
+	sent := make([]time.Time, probes)
+	pace := time.NewTicker(p.Pace)
+	defer pace.Stop()
+	for i := range probes {
+		sent[i] = time.Now()
+		if err := p.Publish(ctx, strconv.Itoa(i)); err != nil {
+			p.fail(check, "a message could not be published: "+err.Error(), "")
+			return false
+		}
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	came, ended := p.collect(ctx)
+	return p.judge(sent, came, ended)
+}
+
+// collect waits for the messages, each once.
+func (p *probe) collect(ctx context.Context) (came []time.Time, ended bool) {
+	came = make([]time.Time, probes)
+	deadline := time.NewTimer(p.Patience)
+	defer deadline.Stop()
+	for left := probes; left > 0; {
+		select {
+		case a, ok := <-p.arrivals:
+			if !ok {
+				return came, true
+			}
+			if i, err := strconv.Atoi(a.data); err == nil && i >= 0 && i < probes && came[i].IsZero() {
+				came[i] = a.at
+				left--
+			}
+		case <-deadline.C:
+			return came, false
+		case <-ctx.Done():
+			return came, false
+		}
+	}
+	return came, false
+}
+
+// judge tells buffering by events that come late, or together although they were sent
+// apart.
+func (p *probe) judge(sent, came []time.Time, ended bool) bool {
+	const check = "proxy: events"
+	var delays []time.Duration
+	together := 0
+	for i := range came {
+		if came[i].IsZero() {
+			continue
+		}
+		delays = append(delays, came[i].Sub(sent[i]))
+		if i > 0 && !came[i-1].IsZero() && came[i].Sub(came[i-1]) < sent[i].Sub(sent[i-1])/5 {
+			together++
+		}
+	}
+	slices.Sort(delays)
+	lost := probes - len(delays)
+	switch {
+	case lost > 0 && ended:
+		p.fail(check, fmt.Sprintf("the stream was cut after %d of %d messages: %v", len(delays), probes, p.end), p.timeouts())
+	case lost == probes:
+		p.fail(check, fmt.Sprintf("none of %d messages came within %v: they are held back, or published elsewhere than where this stream comes from", probes, p.Patience), p.unbuffer(p.response))
+	case lost > 0:
+		p.fail(check, fmt.Sprintf("%d of %d messages did not come within %v: they are held back", lost, probes, p.Patience), p.unbuffer(p.response))
+	case together >= probes/2:
+		p.fail(check, fmt.Sprintf("%d messages sent %v apart came in clumps, the last %v late: they are held back", probes, p.Pace, round(delays[probes-1])), p.unbuffer(p.response))
+	case delays[probes/2] > quickEvent:
+		p.warn(check, fmt.Sprintf("half of the messages took more than %v", round(delays[probes/2])), "the same without the proxy: if it is quick then, "+p.unbuffer(p.response))
+	default:
+		p.ok(check, fmt.Sprintf("%d messages, each at once: half within %v, all within %v", probes, round(delays[probes/2]), round(delays[probes-1])))
+	}
+	return lost == 0
+}
+
+// idle lets the stream rest: only heartbeats come.
+func (p *probe) idle(ctx context.Context) {
+	const check = "proxy: quiet stream"
+	switch {
+	case p.Time == 0:
+		p.skip(check, "not tried; --probe-time 2m finds timeouts that are shorter than the time between heartbeats")
+		return
+	case p.Heartbeat <= 0:
+		p.skip(check, "heartbeats are off")
+		return
+	}
+	begin := time.Now()
+	timer := time.NewTimer(p.Time)
+	defer timer.Stop()
+	for waiting := true; waiting; {
+		select {
+		case _, ok := <-p.arrivals:
+			if !ok {
+				p.fail(check, fmt.Sprintf("it was cut after %v: %v. A heartbeat comes every %v", time.Since(begin).Round(time.Second), p.end, p.Heartbeat), p.timeouts())
+				return
+			}
+		case <-timer.C:
+			waiting = false
+		case <-ctx.Done():
+			return
+		}
+	}
+	beats := 0
+	for _, at := range p.heartbeats() {
+		if at.After(begin) {
+			beats++
+		}
+	}
+	want := int(p.Time / (p.Heartbeat + p.Heartbeat/8)) // ssed looks eight times per period
+	switch {
+	case want == 0:
+		p.ok(check, fmt.Sprintf("it stood for %v; no heartbeat was due yet (--heartbeat %v)", p.Time, p.Heartbeat))
+	case beats < want:
+		p.fail(check, fmt.Sprintf("%d of %d heartbeats came in %v: they are held back", beats, want, p.Time), p.unbuffer(p.response))
+	default:
+		p.ok(check, fmt.Sprintf("it stood for %v, with %d heartbeats", p.Time, beats))
+	}
+}
+
+// unbuffer says what to change where an answer is held back; resp may be nil.
+func (p *probe) unbuffer(resp *http.Response) string {
+	const (
+		nginx   = "nginx: no proxy_ignore_headers X-Accel-Buffering, or proxy_buffering off; no gzip for text/event-stream"
+		haproxy = "HAProxy: no compression of text/event-stream, no response rules that wait for the body"
+	)
+	switch {
+	case resp != nil && strings.Contains(strings.ToLower(resp.Header.Get("Server")), "nginx"):
+		return nginx
+	case resp != nil && resp.Header.Get("X-Accel-Buffering") != "":
+		return haproxy + ". X-Accel-Buffering: no comes through, so nothing in between follows it"
+	}
+	return nginx + ". " + haproxy + ". Others: whatever buffers, caches or scans answers, off for this path"
+}
+
+func (p *probe) timeouts() string {
+	long := max(3*p.Heartbeat, 45*time.Second)
+	return fmt.Sprintf("timeouts longer than the heartbeat: nginx: proxy_read_timeout %d s; HAProxy: timeout client and timeout server %d s; or a smaller --heartbeat",
+		int(long.Seconds()), int(long.Seconds()))
+}

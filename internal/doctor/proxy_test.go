@@ -1,0 +1,224 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// gateway is a stream and what publishes on it, in place of ssed and a proxy together.
+type gateway struct {
+	published chan string
+	held      int           // events that are held back until so many are there
+	cut       time.Duration // after which the stream ends, when positive
+	beat      time.Duration // heartbeats, when positive
+	silent    bool          // no byte after the head
+	headless  bool          // not even that
+	fields    []string
+	status    int
+	gone      chan struct{} // closed with the test
+}
+
+func (g *gateway) publish(_ context.Context, data string) error {
+	g.published <- data
+	return nil
+}
+
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	wait := func() {
+		select {
+		case <-r.Context().Done():
+		case <-g.gone:
+		}
+	}
+	if g.headless {
+		wait()
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	for i := 0; i < len(g.fields); i += 2 {
+		w.Header().Set(g.fields[i], g.fields[i+1])
+	}
+	w.WriteHeader(g.status)
+	out := http.NewResponseController(w)
+	if g.status != http.StatusOK {
+		return
+	}
+	if !g.silent {
+		fmt.Fprint(w, "retry: 1000\n\n")
+	}
+	_ = out.Flush()
+	if g.silent {
+		wait()
+		return
+	}
+	g.stream(w, r, out)
+}
+
+func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseController) {
+	var cut, beat <-chan time.Time
+	if g.cut > 0 {
+		cut = time.After(g.cut)
+	}
+	if g.beat > 0 {
+		ticker := time.NewTicker(g.beat)
+		defer ticker.Stop()
+		beat = ticker.C
+	}
+	for held := 0; ; {
+		select {
+		case data := <-g.published:
+			fmt.Fprintf(w, "id: 1-%s\ndata: %[1]s\n\n", data)
+			held++
+		case <-beat:
+			fmt.Fprint(w, ":\n")
+			held = g.held
+		case <-cut:
+			panic(http.ErrAbortHandler)
+		case <-r.Context().Done():
+			return
+		case <-g.gone:
+			return
+		}
+		if held >= g.held {
+			_ = out.Flush()
+			held = 0
+		}
+	}
+}
+
+// through tries a gateway and returns what is said about the proxy.
+func through(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) map[string]Result {
+	t.Helper()
+	if g.status == 0 {
+		g.status = http.StatusOK
+	}
+	g.published, g.gone = make(chan string, 100), make(chan struct{})
+	server := httptest.NewServer(g)
+	defer server.Close()
+	defer close(g.gone)
+	cfg := prepared()
+	before := run(t, cfg)
+	cfg.Proxy = &Proxy{
+		URL: server.URL + "/sse/connect", Channel: "x", Publish: g.publish, Token: "t0ken",
+		Pace: 20 * time.Millisecond, Patience: 500 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(cfg.Proxy, &cfg)
+	}
+	all := run(t, cfg)
+	for check := range before {
+		delete(all, check)
+	}
+	return all
+}
+
+func TestStreamThatPassesIsFine(t *testing.T) {
+	all := through(t, &gateway{})
+	require.Len(t, all, 5)
+	require.Equal(t, Skip, all["proxy: quiet stream"].Status)
+	delete(all, "proxy: quiet stream")
+	for _, r := range all {
+		require.Equal(t, OK, r.Status, "%v", r)
+	}
+	require.Contains(t, all["proxy: events"].Text, "10 messages, each at once")
+	require.Contains(t, all["proxy: HTTP version"].Text, "HTTP/1.1")
+}
+
+func TestStreamsThatAreHeldBackAreFound(t *testing.T) {
+	f := func(g *gateway, check, text, fix string) {
+		t.Helper()
+		r := through(t, g)[check]
+		require.Equal(t, Fail, r.Status, "%v", r)
+		require.Contains(t, r.Text, text)
+		require.Contains(t, r.Fix, fix)
+	}
+	f(&gateway{headless: true}, "proxy: begin", "no head within 500ms", "proxy_buffering off")
+	f(&gateway{silent: true}, "proxy: begin", "not a byte of the stream", "proxy_buffering off")
+	f(&gateway{silent: true, fields: []string{"Server", "nginx/1.22"}}, "proxy: begin", "not a byte", "nginx: no proxy_ignore_headers")
+	f(&gateway{held: 100}, "proxy: events", "none of 10 messages", "")
+	f(&gateway{held: 4}, "proxy: events", "2 of 10 messages did not come", "")
+	f(&gateway{held: 5}, "proxy: events", "came in clumps", "")
+	f(&gateway{held: 10, fields: []string{"X-Accel-Buffering", "no"}}, "proxy: events", "came in clumps", "X-Accel-Buffering: no comes through")
+}
+
+func TestStreamThatIsCutIsFound(t *testing.T) {
+	r := through(t, &gateway{cut: 100 * time.Millisecond})["proxy: events"]
+	require.Equal(t, Fail, r.Status)
+	require.Contains(t, r.Text, "the stream was cut after")
+	require.Contains(t, r.Fix, "proxy_read_timeout 45 s")
+
+	r = through(t, &gateway{cut: time.Second}, func(p *Proxy, _ *Config) { p.Time = time.Minute })["proxy: quiet stream"]
+	require.Equal(t, Fail, r.Status)
+	require.Contains(t, r.Text, "it was cut after 1s")
+	require.Contains(t, r.Fix, "timeout client")
+}
+
+func TestHeartbeatsOfAQuietStreamAreCounted(t *testing.T) {
+	rest := func(beat time.Duration) func(*Proxy, *Config) {
+		return func(p *Proxy, cfg *Config) { p.Time, cfg.Heartbeat = time.Second, beat }
+	}
+	r := through(t, &gateway{beat: 100 * time.Millisecond}, rest(100*time.Millisecond))["proxy: quiet stream"]
+	require.Equal(t, OK, r.Status, r.Text)
+	require.Regexp(t, `it stood for 1s, with \d+ heartbeats`, r.Text)
+	r = through(t, &gateway{}, rest(100*time.Millisecond))["proxy: quiet stream"]
+	require.Equal(t, Fail, r.Status, r.Text)
+	require.Contains(t, r.Text, "0 of 8 heartbeats came")
+	r = through(t, &gateway{}, rest(time.Minute))["proxy: quiet stream"]
+	require.Equal(t, OK, r.Status)
+	require.Contains(t, r.Text, "no heartbeat was due")
+	r = through(t, &gateway{}, rest(-1))["proxy: quiet stream"]
+	require.Equal(t, Skip, r.Status)
+}
+
+func TestAnswersThatAreNoStreamAreExplained(t *testing.T) {
+	f := func(g *gateway, text, fix string) {
+		t.Helper()
+		all := through(t, g)
+		require.Len(t, all, 1)
+		require.Equal(t, Fail, all["proxy: begin"].Status)
+		require.Contains(t, all["proxy: begin"].Text, text)
+		require.Contains(t, all["proxy: begin"].Fix, fix)
+	}
+	f(&gateway{status: 502}, "502 Bad Gateway", "is ssed running")
+	f(&gateway{status: 401}, "401 Unauthorized", "--token-file")
+	f(&gateway{status: 404}, "404 Not Found", "--public-url")
+	f(&gateway{status: 301, fields: []string{"Location", "/other"}}, "301 Moved", "--public-url")
+	f(&gateway{fields: []string{"Content-Type", "text/html"}}, `"text/html", not an event stream`, "--public-url")
+}
+
+func TestProxyThatIsNotThereIsNamedWithoutItsURL(t *testing.T) {
+	all := through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL = "http://user:s3cret@127.0.0.1:1/" })
+	require.Contains(t, all["proxy: begin"].Text, "connection refused")
+	require.NotContains(t, all["proxy: begin"].Text, "s3cret")
+}
+
+func TestCompressionAndPublishingThatFailsAreNamed(t *testing.T) {
+	all := through(t, &gateway{fields: []string{"Content-Encoding", "gzip"}}, func(p *Proxy, _ *Config) {
+		p.Publish = func(context.Context, string) error { return errors.New("no Redis") }
+	})
+	require.Equal(t, Warn, all["proxy: compression"].Status)
+	require.Equal(t, Fail, all["proxy: events"].Status)
+	require.Contains(t, all["proxy: events"].Text, "no Redis")
+}
+
+func TestTokenAndChannelAreSent(t *testing.T) {
+	var got *http.Request
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL, p.Channel = server.URL+"/a?key=b", "c d" })
+	require.Equal(t, "Bearer t0ken", got.Header.Get("Authorization"))
+	require.Equal(t, "text/event-stream", got.Header.Get("Accept"))
+	require.Equal(t, "b", got.URL.Query().Get("key"))
+	require.Equal(t, "c d", got.URL.Query().Get("channel_id"))
+}

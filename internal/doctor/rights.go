@@ -1,0 +1,219 @@
+package doctor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// scratchMs is the expiry of the keys that are tried on, should the doctor be ended
+// before it deletes them.
+const scratchMs = "10000"
+
+// trial is a command that ssed uses, on something where it does no harm.
+type trial struct {
+	right string // what to give to the user
+	args  []string
+}
+
+// purpose is what commands are for. Streams work without those of the later ones.
+type purpose struct {
+	check  string
+	status Status // where one is refused
+	keys   []string
+	trials []trial
+}
+
+// rights tries every command that ssed uses, with the user that ssed has.
+func (d *redisDoctor) rights(ctx context.Context) {
+	const check = "redis rights"
+	if d.info["role"] != "" && d.info["role"] != "master" {
+		d.skip(check, "a replica takes no writes")
+		return
+	}
+	nonce := strings.ToLower(rand.Text()[:8])
+	channels, err := d.trySubscriptions(ctx)
+	if err != nil {
+		d.fail(check, "subscribing failed: "+err.Error(), "")
+		return
+	}
+	for _, p := range d.purposes(nonce) {
+		missing, err := d.try(ctx, p.trials)
+		missing, channels = append(missing, channels...), nil
+		switch {
+		case err != nil:
+			d.say(p.check, p.status, err.Error(), "")
+		case len(missing) > 0:
+			d.say(p.check, p.status, "refused: "+strings.Join(missing, " "), "ACL SETUSER "+d.user()+" "+strings.Join(append(p.keys, missing...), " "))
+		default:
+			d.ok(p.check, fmt.Sprintf("%d commands tried", len(p.trials)))
+		}
+	}
+}
+
+// purposes are all commands that ssed uses, those inside of its scripts too: Redis checks
+// these by the rights of the caller.
+func (d *redisDoctor) purposes(nonce string) []purpose {
+	own := []string{"~" + d.Prefix + "*", "~{" + d.Prefix + "}:*"}
+	all := []purpose{{"redis rights", Fail, own, d.trials(nonce)}}
+	if d.Inbox != "" {
+		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + d.Refused}, d.inboxTrials(nonce)})
+	}
+	return append(all, purpose{"redis rights for the admin listener", Warn, own, d.adminTrials(nonce)})
+}
+
+func (d *redisDoctor) user() string {
+	if d.Redis.Client.Username == "" {
+		return "default"
+	}
+	return d.Redis.Client.Username
+}
+
+// trials are what streams and their history need. The last one deletes the keys.
+func (d *redisDoctor) trials(nonce string) []trial {
+	stream, hash, list, text := d.stream(nonce), d.key(nonce, "hash"), d.key(nonce, "list"), d.key(nonce, "text")
+	trials := []trial{
+		{"+info", []string{"INFO", "server"}},
+		{"+exists", []string{"EXISTS", d.clock()}},
+		{"+time", []string{"TIME"}},
+		{"+hset", []string{"HSET", hash, "a", "1"}},
+		{"+hget", []string{"HGET", hash, "a"}},
+		{"+hmget", []string{"HMGET", hash, "a"}},
+		{"+hlen", []string{"HLEN", hash}},
+		{"+pexpire", []string{"PEXPIRE", hash, scratchMs}},
+		{"+hdel", []string{"HDEL", hash, "a"}},
+		{"+publish", []string{"PUBLISH", d.control(), "doctor " + nonce}},
+		{"+eval", []string{"EVAL", "return redis.call('EXISTS', KEYS[1])", "1", d.clock()}},
+		{"+script|load", []string{"SCRIPT", "LOAD", emptyScript}},
+		{"+evalsha", []string{"EVALSHA", emptyScriptSHA, "0"}},
+	}
+	if d.History {
+		trials = append(trials,
+			trial{"+xadd", []string{"XADD", stream, "MAXLEN", "~", "1", "*", "a", "1"}},
+			trial{"+pexpire", []string{"PEXPIRE", stream, scratchMs}},
+			trial{"+xrange", []string{"XRANGE", stream, "-", "+", "COUNT", "1"}},
+			trial{"+xinfo|stream", []string{"XINFO", "STREAM", stream}},
+			trial{"+set", []string{"SET", text, "a", "PX", scratchMs}},
+			trial{"+get", []string{"GET", text}},
+			trial{"+rpush", []string{"RPUSH", list, "a"}},
+			trial{"+lpush", []string{"LPUSH", list, "b"}},
+			trial{"+pexpire", []string{"PEXPIRE", list, scratchMs}},
+			trial{"+lindex", []string{"LINDEX", list, "0"}},
+			trial{"+llen", []string{"LLEN", list}},
+			trial{"+lrange", []string{"LRANGE", list, "0", "-1"}},
+			trial{"+lpop", []string{"LPOP", list}})
+	}
+	return append(trials, trial{"+del", []string{"DEL", hash, list, text, stream}})
+}
+
+func (d *redisDoctor) stream(nonce string) string { return d.Prefix + "__doctor:" + nonce }
+
+// key is one of the keys that are tried on: its name begins as those of the clock.
+func (d *redisDoctor) key(nonce, kind string) string {
+	return "{" + d.Prefix + "}:doctor:" + nonce + ":" + kind
+}
+
+// inboxTrials touch no entry of the inbox: none has the last ID that there can be.
+func (d *redisDoctor) inboxTrials(nonce string) []trial {
+	const noEntry = "18446744073709551615-18446744073709551615"
+	return []trial{
+		{"+xrange", []string{"XRANGE", d.Inbox, "-", "+", "COUNT", "1"}},
+		{"+xdel", []string{"XDEL", d.Inbox, noEntry}},
+		{"+xlen", []string{"XLEN", d.Inbox}},
+		{"+xdel", []string{"XDEL", d.Refused, noEntry}},
+		{"+rpop", []string{"RPOP", d.key(nonce, "list")}},
+		{"+pubsub|numsub", []string{"PUBSUB", "NUMSUB", d.control()}},
+	}
+}
+
+// adminTrials are for the list of instances, and for deleting a history.
+func (d *redisDoctor) adminTrials(nonce string) []trial {
+	set, text, stream := d.key(nonce, "set"), d.key(nonce, "text"), d.stream(nonce)
+	trials := []trial{
+		{"+zadd", []string{"ZADD", set, "1", "a"}},
+		{"+pexpire", []string{"PEXPIRE", set, scratchMs}},
+		{"+zrange", []string{"ZRANGE", set, "0", "0"}},
+		{"+zremrangebyscore", []string{"ZREMRANGEBYSCORE", set, "5", "5"}},
+		{"+zrem", []string{"ZREM", set, "a"}},
+		{"+set", []string{"SET", text, "a", "PX", scratchMs}},
+		{"+mget", []string{"MGET", text}},
+		{"+hgetall", []string{"HGETALL", d.key(nonce, "hash")}},
+	}
+	if d.History {
+		trials = append(trials,
+			trial{"+xadd", []string{"XADD", stream, "1-1", "a", "1"}},
+			trial{"+pexpire", []string{"PEXPIRE", stream, scratchMs}},
+			trial{"+xtrim", []string{"XTRIM", stream, "MAXLEN", "0"}},
+			trial{"+xsetid", []string{"XSETID", stream, "1-1", "ENTRIESADDED", "0", "MAXDELETEDID", "1-1"}})
+	}
+	return append(trials, trial{"+del", []string{"DEL", set, text, stream}})
+}
+
+// emptyScript does nothing, and its name is what Redis makes of it.
+const (
+	emptyScript    = "return 1"
+	emptyScriptSHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
+)
+
+// try returns the rights that are missing. It ends with an error when a command had no
+// answer, or failed for another reason.
+func (d *redisDoctor) try(ctx context.Context, trials []trial) (missing []string, err error) {
+	for _, trial := range trials {
+		err := d.client.Do(ctx, d.client.B().Arbitrary(trial.args...).Build()).Error()
+		switch word := code(err); {
+		case err == nil || rueidis.IsRedisNil(err) || word == "NOSCRIPT":
+		case word == "NOPERM":
+			if !slices.Contains(missing, trial.right) {
+				missing = append(missing, trial.right)
+			}
+		case word == "" || len(missing) == 0: // else it may follow: a key is not there
+			return nil, fmt.Errorf("%s: %w", trial.args[0], err)
+		}
+	}
+	return missing, nil
+}
+
+// trySubscriptions subscribes as ssed does, on a connection of its own, for a moment.
+func (d *redisDoctor) trySubscriptions(ctx context.Context) (missing []string, err error) {
+	conn, release := d.client.Dedicate()
+	defer release()
+	defer conn.Close() // with what is subscribed
+	conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(rueidis.PubSubMessage) {}})
+	try := func(right string, cmd rueidis.Completed) error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		err := conn.Do(ctx, cmd).Error()
+		if code(err) == "NOPERM" {
+			missing = append(missing, right)
+			return nil
+		}
+		return err
+	}
+	err = errors.Join(
+		try("+subscribe", conn.B().Subscribe().Channel(d.control()).Build()),
+		try("+psubscribe", conn.B().Psubscribe().Pattern(d.Patterns...).Build()),
+	)
+	if len(missing) > 0 { // the command or its channels
+		missing = append(missing, d.channels()...)
+	}
+	return missing, err
+}
+
+// channels are those that ssed needs, in the words of ACL SETUSER: anew, because Redis
+// takes none after &*.
+func (d *redisDoctor) channels() []string {
+	if slices.Contains(d.Patterns, "*") {
+		return []string{"resetchannels", "&*"}
+	}
+	rights := []string{"resetchannels", "&" + d.control()}
+	for _, pattern := range d.Patterns {
+		rights = append(rights, "&"+pattern)
+	}
+	return rights
+}
