@@ -35,7 +35,8 @@
 // publishes the next entries right behind a tick, in the same run, so the n-th has
 // the position t-n. They stay in the stream, named by a note, until the watermark of
 // the history has passed them. Whoever moves the watermark over a stretch that nobody
-// saw puts what the notes name there into the history.
+// saw puts what the notes name there into the history. A tick also tells the entries
+// behind it: instances remember them, for a server that takes over without knowing.
 //
 // # Loss
 //

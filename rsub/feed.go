@@ -207,6 +207,7 @@ func (f *Feed) readOnly() {
 // script: the clock is ours and is going.
 func (f *Feed) noteTick(t tick, last interval) {
 	f.trouble.Store(nil)
+	f.ticker.inbox.memory.note(t)
 	if f.seen.note(t.t, last) {
 		lag := time.Now().UnixMilli() - f.clockSkew.Load() - int64(t.t)
 		f.counters.lag(time.Duration(max(lag, 0)) * time.Millisecond)

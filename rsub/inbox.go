@@ -26,6 +26,14 @@ const (
 	// than a batch: single entries wait a fifth of a tick interval, and instances
 	// have fifty ticks a second at most to read for it.
 	inboxPace = 20 * time.Millisecond
+	// inboxSettle is for how long after another server has taken over, or the same one
+	// has started again, nothing is moved: every instance has linked to it by then
+	// (half a second of backoff, and the finding of the primary) and has claimed what
+	// the server has forgotten.
+	inboxSettle = 1500 * time.Millisecond
+	// inboxMemory is how many published entries an instance remembers, 32 bytes each.
+	// What a failover loses is what was published in a fraction of a second.
+	inboxMemory = 1 << 14
 	// maxChannelBytes is the longest channel that a client can ask for.
 	maxChannelBytes = 255
 )
@@ -48,13 +56,16 @@ var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, r
 // keys of InboxStats.Refused.
 func InboxReasons() []string { return inboxReasons[:] }
 
-// inbox is what the leader of the ticks knows of the inbox. Owned by ticker.run but
-// for the counters.
+// inbox is what this instance knows of the inbox. Owned by ticker.run but for what has
+// a lock and for the counters.
 type inbox struct {
 	feed     *Feed
 	verdicts []string // id and verdict of what comes next, in order
 	pace     pace
+	node     string // run_id of the server that answered last
+	claimed  uint64 // t of the newest claim of the last call
 
+	memory   inboxMemories
 	counts   inboxCounts
 	logEntry throttle
 	logFail  throttle
@@ -94,8 +105,26 @@ func (in *inbox) args() []string {
 	args := []string{
 		strconv.Itoa(inboxBatch), strconv.Itoa(inboxBatchBytes), strconv.Itoa(inboxBatches), strconv.Itoa(inboxRefused),
 		strconv.Itoa(cfg.MaxMessageBytes), envelope,
+		cfg.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10),
 	}
+	claims, newest := in.memory.claims(in.node)
+	in.claimed = newest
+	args = append(append(args, strconv.Itoa(len(claims)/2)), claims...)
 	return append(args, in.verdicts...)
+}
+
+// answered takes the run_id of the server that has run the script, with the claims
+// that args had. One that it did not expect gets its claims with the next call.
+func (in *inbox) answered(node string) {
+	if in.node == node {
+		in.memory.settle(node, in.claimed)
+	}
+	in.node = node
+}
+
+// claims reports whether the server that answered last is to be told something.
+func (in *inbox) claims() bool {
+	return in.node != "" && in.feed.cfg.Inbox != "" && in.memory.hasOf(in.node)
 }
 
 const (

@@ -5,6 +5,10 @@
 -- the last of them (skip.lua of rstore puts those into it whose stretch is given
 -- up). So an entry that no note names was never published, and whoever calls this
 -- script when, how often and with what: nothing is moved twice.
+--
+-- A server that takes over from another one, or starts again, may have forgotten the
+-- newest ticks. Instances remember what came behind them and claim it: then it has a
+-- note again. Until they had the time nothing is moved.
 
 local function parse_note(note)
   local t, list, key = string.match(note, '^(%d+) (%S+) (.*)$')
@@ -20,6 +24,19 @@ local function is_written(watermark, t, n)
   return ms > t or ms == t and seq >= n
 end
 
+local function as_note(t, ids, key) return table.concat({t, table.concat(ids, ','), key}, ' ') end
+
+-- In the place of an id whose position is taken and whose entry is not the note's
+-- business: no entry has it.
+local none = '0-0'
+
+local function less(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
+  return am < bm or am == bm and as < bs
+end
+
 -- Forgets what is in the history. Returns how many, and the newest id that is not.
 local function acknowledge(notes, watermark)
   local acknowledged = 0
@@ -32,8 +49,55 @@ local function acknowledge(notes, watermark)
     redis.call('LPOP', notes)
     acknowledged = acknowledged + #ids
   end
-  local _, newest = parse_note(redis.call('LINDEX', notes, -1))
-  return acknowledged, newest[#newest]
+  local _, ids = parse_note(redis.call('LINDEX', notes, -1))
+  local newest = none
+  for _, id in ipairs(ids) do
+    if less(newest, id) then newest = id end
+  end
+  return acknowledged, newest
+end
+
+-- Whether an entry stands before what was published, to be published again. It has
+-- to wait until the history has what came behind it, and that for it.
+local function is_left_behind(notes, key)
+  local first, note = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1], redis.call('LINDEX', notes, 0)
+  if not first or not note then return false end
+  local _, ids = parse_note(note)
+  for _, id in ipairs(ids) do
+    if id ~= none then return less(first[1], id) end
+  end
+  return false
+end
+
+-- Takes word that the ids were published behind tick t, of which this server knows
+-- nothing. What the history has is deleted, what it may still get is noted, and what
+-- it will never get stays in the inbox as if it had never been published.
+-- Returns whether a note was made.
+local function claim(o, t, ids)
+  local list, noted, place = redis.call('LRANGE', o.notes, 0, -1), {}, 1
+  for i, note in ipairs(list) do
+    local other, others = parse_note(note)
+    if other <= t then place = i + 1 end
+    for _, id in ipairs(others) do noted[id] = true end
+  end
+  local is_due = false
+  for n, id in ipairs(ids) do
+    local entry = not noted[id] and redis.call('XRANGE', o.key, id, id)[1]
+    local due = entry and not is_written(o.watermark, t, n)
+    is_due = is_due or due
+    if entry and not due then
+      local fields = {}
+      for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+      local at = string.format('%.0f-%d', t, n)
+      if redis.pcall('XRANGE', o.streams .. (fields.channel or ''), at, at)[1] then redis.call('XDEL', o.key, id) end
+    end
+    if not due then ids[n] = none end
+  end
+  if not is_due then return false end
+  table.insert(list, place, as_note(string.format('%.0f', t), ids, o.key))
+  redis.call('DEL', o.notes)
+  redis.call('RPUSH', o.notes, unpack(list))
+  return true
 end
 
 -- Calls visit for the entries behind an id until it returns false. They are read a
@@ -106,6 +170,7 @@ local function serve_inbox(o)
   local newest
   report.acknowledged, newest = acknowledge(o.notes, o.watermark)
   report.batches = redis.call('LLEN', o.notes)
+  if newest and o.may_move then o.may_move = not is_left_behind(o.notes, o.key) end
   local asking, batch, ids, bytes, asked_bytes = not o.may_move or report.batches >= o.batches, {}, {}, 0, 0
   each_entry(o.key, newest, function(id, fields, raw)
     local verdict = o.verdicts[id]
@@ -134,8 +199,9 @@ local function serve_inbox(o)
   report.length = redis.call('XLEN', o.key)
   -- The note comes last: what fails before it leaves nothing that was not published.
   if #ids > 0 then
-    report.batches = redis.call('RPUSH', o.notes, table.concat({o.t, table.concat(ids, ','), o.key}, ' '))
+    report.batches = redis.call('RPUSH', o.notes, as_note(o.t, ids, o.key))
   end
+  report.ids = table.concat(ids, ',')
   return batch, report
 end
 

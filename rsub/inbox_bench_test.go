@@ -24,9 +24,7 @@ func BenchmarkIngest(b *testing.B) {
 				for i := range instances {
 					gateways = append(gateways, startGateway(b, s, fmt.Sprint("g", i)))
 				}
-				for _, g := range gateways {
-					eventually(b, func() bool { ok, _ := g.State(); return ok && g.store.Watermark().Ms > 0 }, "not ready")
-				}
+				waitWritten(b, gateways...)
 				written := func() (n uint64) {
 					for _, g := range gateways {
 						n += g.store.Stats().Appended

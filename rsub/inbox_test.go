@@ -29,16 +29,22 @@ func withInbox(c *Config) { c.Inbox = testInbox }
 // gateway is all of an instance but its clients: feed, log and history.
 type gateway struct {
 	*Feed
-	store *rstore.Store
-	stop  func()
+	store     *rstore.Store
+	stop      func()
+	stopStore func() // of the history alone
 }
 
 func startGateway(t testing.TB, s *redistest.Server, name string, options ...option) *gateway {
 	t.Helper()
+	return startGatewayAt(t, s.URL(), name, options...)
+}
+
+func startGatewayAt(t testing.TB, url, name string, options ...option) *gateway {
+	t.Helper()
 	e, err := engine.New(engine.Config{Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: quiet})
 	require.NoError(t, err)
 	named := func(c *Config) { c.Client.ClientName = "gateway" }
-	cfg := testConfig(t, s.URL(), name, append([]option{withInbox, named}, options...)...)
+	cfg := testConfig(t, url, name, append([]option{withInbox, named}, options...)...)
 	g := &gateway{}
 	g.store, err = rstore.New(rstore.Config{
 		Client: cfg.Client, Prefix: cfg.Prefix, Instance: name, MaxLen: 100_000, Logger: quiet,
@@ -50,14 +56,32 @@ func startGateway(t testing.TB, s *redistest.Server, name string, options ...opt
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = e.Run(ctx) })
 	wg.Go(func() { _ = g.Run(ctx) })
-	wg.Go(func() { _ = g.store.Run(ctx) })
+	storeCtx, stopStore := context.WithCancel(ctx)
+	stored := make(chan struct{})
+	go func() {
+		defer close(stored)
+		_ = g.store.Run(storeCtx)
+	}()
+	g.stopStore = func() {
+		stopStore()
+		<-stored
+	}
 	g.stop = sync.OnceFunc(func() {
 		cancel()
+		g.stopStore()
 		wg.Wait()
 		g.store.Close()
 	})
 	t.Cleanup(g.stop)
 	return g
+}
+
+// waitWritten waits until all are linked and the history is written.
+func waitWritten(t testing.TB, list ...*gateway) {
+	t.Helper()
+	for _, g := range list {
+		eventually(t, func() bool { ok, _ := g.State(); return ok && g.store.Watermark().Ms > 0 }, "%s is not ready", g.cfg.Instance)
+	}
 }
 
 // add puts an entry into the inbox and returns its ID.
@@ -533,4 +557,115 @@ func TestGivenUpTypedEntryKeepsItsType(t *testing.T) {
 	entry := do(t, s, "XRANGE", testPrefix+"a", "-", "+").([]any)[0].([]any)
 	require.Equal(t, at.String(), entry[0])
 	require.Equal(t, []any{"event_type", "greeting", "data", "x", "id", "order-17", "retry", "5000"}, entry[1])
+}
+
+// TestFailoverToAServerThatForgot: the last batches were published, and the server that
+// takes over knows nothing of it. It is told: the history has every entry once, in
+// the position that it had.
+func TestFailoverToAServerThatForgot(t *testing.T) {
+	for name, remembered := range map[string]bool{"logs have them": true, "nobody has them": false} {
+		t.Run(name, func(t *testing.T) {
+			old := redistest.Start(t)
+			replica := redistest.Start(t, "--replicaof", strings.Replace(old.Addr(), ":", " ", 1))
+			p := startProxy(t, old.Addr())
+			a := startGatewayAt(t, "redis://"+p.addr(), "a")
+			b := startGatewayAt(t, "redis://"+p.addr(), "b")
+			waitWritten(t, a, b)
+			addMany(t, old, "ch", "", 0, 10)
+			waitEmpty(t, old)
+
+			do(t, old, "HSET", a.clock, "leader", "nobody", "leader_until", inMs(2500)) // nothing is moved
+			addMany(t, old, "ch", "", 10, 30)
+			mark := do(t, old, "HGET", a.clock, "leader_until")
+			eventually(t, func() bool {
+				return do(t, replica, "HGET", a.clock, "leader_until") == mark && do(t, replica, "XLEN", testInbox) == int64(20)
+			}, "no replication")
+			do(t, replica, "REPLICAOF", "NO", "ONE")
+			do(t, old, "HSET", a.clock, "leader_until", "0")
+			waitEmpty(t, old) // all is moved, and written: the successor has none of it
+			want := streamOf(t, old, "ch")
+			require.Equal(t, numbers("", 0, 30), payloads(want))
+			if !remembered { // who has the logs writes to nobody: only the ticks go on
+				a.stopStore()
+				b.stopStore()
+			}
+			p.lead(replica.Addr())
+			do(t, old, "CLIENT", "KILL", "TYPE", "normal")
+			do(t, old, "CLIENT", "KILL", "TYPE", "pubsub")
+			if !remembered {
+				eventually(t, func() bool { return do(t, replica, "LLEN", testNotes) != int64(0) }, "not claimed")
+				startGatewayAt(t, "redis://"+p.addr(), "c")
+			}
+			addMany(t, replica, "ch", "", 30, 40)
+			waitEmpty(t, replica)
+			got := streamOf(t, replica, "ch")
+			require.Equal(t, numbers("", 0, 40), payloads(got))
+			require.Equal(t, want, got[:30], "the positions that they had")
+		})
+	}
+}
+
+func inMs(ms int64) string { return strconv.FormatInt(time.Now().UnixMilli()+ms, 10) }
+
+// TestClaimIsSettledByTheHistory: what the history has is deleted, what it will not
+// get is published again, and what it may still get is noted and waited for.
+func TestClaimIsSettledByTheHistory(t *testing.T) {
+	s := redistest.Start(t)
+	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
+	waitSynced(t, sub)
+	f := manual(t, s, "f")
+	do(t, s, "HSET", f.clock, "leader", "f", "leader_until", inMs(2500))
+	f.tickByHand(t, modeLead, true)
+	base, err := strconv.ParseUint(do(t, s, "HGET", f.clock, "inbox_base").(string), 10, 64)
+	require.NoError(t, err)
+	at := func(n uint64) string { return id(base+1, n).String() }
+	var ids []string
+	for i := range 6 {
+		ids = append(ids, add(t, s, "channel", "a", "data", strconv.Itoa(i)))
+	}
+	do(t, s, "XADD", testPrefix+"a", at(1), "data", "0")
+	do(t, s, "XADD", testPrefix+"a", at(2), "data", "1")
+	do(t, s, "HSET", f.clock, "watermark", at(3))
+	claim := tick{t: base + 1, node: "other", batch: strings.Join(ids[:4], ",")}
+	for range 2 { // the second instance that says so changes nothing
+		f.ticker.inbox.memory = inboxMemories{}
+		f.ticker.inbox.memory.note(claim)
+		require.True(t, f.ticker.inbox.claims())
+		f.tickByHand(t, modeLead, true)
+		require.False(t, f.ticker.inbox.claims())
+	}
+	require.Equal(t, []any{strings.Join([]string{strconv.FormatUint(base+1, 10), "0-0,0-0,0-0," + ids[3], testInbox}, " ")}, do(t, s, "LRANGE", testNotes, "0", "-1"))
+	require.EqualValues(t, 4, do(t, s, "XLEN", testInbox), "2, 3, 4 and 5 are left")
+	f.tickByHand(t, modeLead, true)
+	require.Zero(t, f.Stats().Inbox.Moved, "2 waits for 3, and 4 for 2")
+	do(t, s, "HSET", f.clock, "watermark", at(4))
+	f.tickByHand(t, modeLead, true) // 3 is in the history
+	f.tickByHand(t, modeLead, true)
+	flush(t, s, "end", sub)
+	require.Equal(t, []string{"2", "4", "5", "end"}, payloads(sub.sink.all()))
+
+	// What this server knows anyway is not looked at.
+	claim.t, claim.batch = base, strings.Join(ids[4:], ",")
+	f.ticker.inbox.memory = inboxMemories{}
+	f.ticker.inbox.memory.note(claim)
+	f.tickByHand(t, modeLead, true)
+	require.EqualValues(t, 1, do(t, s, "LLEN", testNotes))
+}
+
+func TestOnlySoMuchIsRemembered(t *testing.T) {
+	var m inboxMemories
+	batch := strings.TrimSuffix(strings.Repeat("1-0,", 500), ",")
+	for i := range uint64(100) {
+		m.note(tick{t: i + 1, node: "n", batch: batch})
+		m.note(tick{t: i + 1, node: "n", batch: batch}) // by the second feed
+		m.note(tick{t: i + 2, node: "n"})
+	}
+	words, newest := m.claims("other")
+	require.Len(t, words, 2*(inboxMemory/500))
+	require.Equal(t, uint64(100), newest)
+	m.settle("other", 90)
+	words, _ = m.claims("other")
+	require.Len(t, words, 2*10)
+	words, _ = m.claims("")
+	require.Empty(t, words)
 }

@@ -152,9 +152,9 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, iv, got)
 	}
-	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller and more")
+	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and more")
 	require.NoError(t, err)
-	require.Equal(t, tick{12, "e", id(5, 6), "fp", "node", interval{3, 2, 10}, "caller"}, got)
+	require.Equal(t, tick{12, "e", id(5, 6), "fp", "node", interval{3, 2, 10}, "caller", "7-0,7-1"}, got)
 	for _, bad := range []string{"", "tick", "tick 0 e 5-6 fp n - c", "tick x e 5-6 fp n - c", "tick 1 e 5_6 fp n - c", "tick 1 e 5-6 fp n 1:2 c", "tick 1 e 5-6 fp n 0:2:3 c", "tack 1 e 5-6 fp n - c"} {
 		_, err := parseTick(bad)
 		require.Error(t, err, bad)

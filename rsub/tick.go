@@ -29,11 +29,12 @@ type tick struct {
 	node        string // run_id of the server that ran the script
 	check       interval
 	caller      string
+	batch       string // ids of the entries of the inbox right behind it, with commas between
 }
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <check> <caller>
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <check> <caller> [<batch>]
 //
 // Further words are left for later versions.
 func parseTick(s string) (tick, error) {
@@ -47,5 +48,9 @@ func parseTick(s string) (tick, error) {
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
-	return tick{t, w[2], watermark, w[4], w[5], check, w[7]}, nil
+	batch := ""
+	if len(w) > 8 {
+		batch = w[8]
+	}
+	return tick{t, w[2], watermark, w[4], w[5], check, w[7], batch}, nil
 }

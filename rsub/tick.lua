@@ -10,14 +10,17 @@
 --      with an inbox, whose bounds are:
 --      12 messages and 13 bytes of a batch  14 batches  15 refused entries
 --      16 bytes of a payload, 0 for any; and 17 "1": payloads are envelopes
---      18 id and 19 verdict of an entry, and so on
+--      18 prefix of the streams  19 how long after a change of the server nothing
+--      is moved, ms  20 how many claims, which follow: t and ids of each; then id
+--      and verdict of an entry, and so on
 -- Returns {"tick", t, time, leader, node, …} | {"led", t, time, leader, node} |
 --         {"foreign", fingerprint, readable} | {"left"}
 -- For … of the leader with an inbox: failure, length, batches under way, moved,
 -- acknowledged, how many were refused, why each, then six words for each entry that
 -- wants a verdict: id, channel, "1" if it has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
-local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until')
+local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until',
+  'inbox_node', 'inbox_base', 'inbox_since')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
@@ -39,6 +42,36 @@ end
 local stored = tonumber(f[1]) or 0
 local free = leader == caller or ends <= now
 local node = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+
+local inbox
+if #KEYS > 1 then
+  local base, since = tonumber(f[9]) or 0, tonumber(f[10]) or 0
+  if f[8] ~= node then
+    base, since = stored, f[8] and now or 0
+    redis.call('HSET', KEYS[1], 'inbox_node', node, 'inbox_base', text(base), 'inbox_since', text(since))
+  end
+  inbox = {
+    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], watermark = f[3] or '0-0', streams = ARGV[18],
+    most = tonumber(ARGV[12]), bytes = tonumber(ARGV[13]), batches = tonumber(ARGV[14]),
+    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1',
+    may_move = math.abs(now - since) >= tonumber(ARGV[19]), verdicts = {},
+  }
+  local claims_end = 20 + 2 * tonumber(ARGV[20])
+  for i = 21, claims_end, 2 do
+    local claimed, ids = tonumber(ARGV[i]), {}
+    for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
+    if claimed > base then -- else this server knows the tick, and all since
+      local ok, noted = pcall(claim, inbox, claimed, ids)
+      if not ok then inbox.failure = noted end -- told by the leader alone: the rest of the fleet has no report
+      if ok and noted and claimed > stored then
+        stored = claimed
+        redis.call('HSET', KEYS[1], 't', text(stored))
+      end
+    end
+  end
+  for i = claims_end + 1, #ARGV, 2 do inbox.verdicts[ARGV[i]] = ARGV[i + 1] end
+end
+
 if ARGV[1] == 'lead' and not free then
   return {'led', text(stored), text(now), leader, node}
 end
@@ -55,23 +88,23 @@ redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fin
 
 local answer = {'tick', t, text(now), leader, node}
 local batch, report = {}, nil
-if #KEYS > 1 and leader == caller then
-  local verdicts = {}
-  for i = 18, #ARGV, 2 do verdicts[ARGV[i]] = ARGV[i + 1] end
+if inbox and leader == caller then
+  inbox.t = t
+  -- What nobody is there to number stays where it is.
+  inbox.may_move = inbox.may_move and redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0
   local ok
-  ok, batch, report = pcall(serve_inbox, {
-    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], watermark = watermark, verdicts = verdicts, t = t,
-    most = tonumber(ARGV[12]), bytes = tonumber(ARGV[13]), batches = tonumber(ARGV[14]),
-    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1',
-    -- What nobody is there to number stays where it is.
-    may_move = redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0,
-  })
+  ok, batch, report = pcall(serve_inbox, inbox)
   if not ok then -- ticks go on whatever is wrong with the inbox
-    report, batch = {failure = type(batch) == 'table' and batch.err or tostring(batch)}, {}
+    inbox.failure, report, batch = batch, {}, {}
+  end
+  if inbox.failure then
+    report.failure = type(inbox.failure) == 'table' and inbox.failure.err or tostring(inbox.failure)
   end
 end
 
-local failed = redis.pcall('PUBLISH', ARGV[9], table.concat({'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}, ' '))
+local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}
+if #batch > 0 then words[#words + 1] = report.ids end
+local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end
   return failed

@@ -91,7 +91,7 @@ func (t *ticker) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		t.at = 0
-		if mode == modeJoin || t.leading || t.silent() {
+		if mode == modeJoin || t.leading || t.silent() || t.inbox.claims() {
 			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
 				return err
 			}
@@ -115,6 +115,8 @@ func (t *ticker) pause() time.Duration {
 	switch {
 	case t.failures > 0:
 		return jitter(min(interval<<min(t.failures-1, 10), maxTickBackoff))
+	case t.inbox.claims():
+		return 0
 	case t.leading:
 		return t.inbox.pause(interval)
 	}
@@ -188,6 +190,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	f.trouble.Store(nil)
 	t.failures = 0
 	t.lead(words[3] == f.cfg.Instance)
+	t.inbox.answered(words[4])
 	if err := t.inbox.take(words[tickWords:]); err != nil {
 		return err
 	}
