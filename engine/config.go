@@ -113,6 +113,7 @@ type Config struct {
 const (
 	minRingBytes    = 256 << 10
 	minSegmentBytes = 16 << 10
+	maxFrameOffset  = 1 << 31 // entries place frames with 32 bits
 	maxSegmentBytes = 1 << 20
 	// burstFactor is how many seconds' worth of connections may come at once: a page of
 	// six streams that is opened again and again by a few users behind one address.
@@ -170,6 +171,9 @@ func (cfg Config) Validate() error {
 	if cfg.RingBytes < minRingBytes {
 		bad("--ring-bytes: %d is less than %d", cfg.RingBytes, minRingBytes)
 	}
+	if most := min(cfg.RingBytes/4, maxFrameOffset); cfg.SegmentBytes < minSegmentBytes || int64(cfg.SegmentBytes) > max(most, minSegmentBytes) {
+		bad("SegmentBytes: %d is not between %d and a quarter of --ring-bytes, %d", cfg.SegmentBytes, minSegmentBytes, most)
+	}
 	if cfg.MaxConnections < 1 {
 		bad("--max-connections: %d is less than 1", cfg.MaxConnections)
 	} else if limit := fileLimit(); cfg.MaxConnections > limit {
@@ -188,11 +192,21 @@ func (cfg Config) Validate() error {
 	if cfg.RetryMin < 0 || cfg.RetryMax < cfg.RetryMin {
 		bad("--retry: %v-%v is not a range", cfg.RetryMin, cfg.RetryMax)
 	}
+	if cfg.HistoryWait < 0 {
+		bad("--history-wait: %v is negative", cfg.HistoryWait)
+	}
+	if cfg.HistoryReaders < 1 || cfg.HistoryReaders > maxHistoryReaders {
+		bad("--history-readers: %d is not between 1 and %d", cfg.HistoryReaders, maxHistoryReaders)
+	}
 	if cfg.Drain < 0 {
 		bad("--drain: %v is negative", cfg.Drain)
 	}
 	return errors.Join(errs...)
 }
+
+// maxHistoryReaders bounds the concurrent reads of the history: each holds a page of at
+// least 1 MiB.
+const maxHistoryReaders = 10_000
 
 // maxRate bounds the limits of an address; more is no limit.
 const maxRate = 1_000_000

@@ -39,6 +39,7 @@ type directory struct {
 	mu    sync.Mutex
 	index map[string]uint32
 	used  uint32 // indexes below were given out at least once
+	total int64  // subscriptions
 	freed []freedChannel
 	busy  uint32 // index of the message being appended: not to be freed meanwhile
 }
@@ -69,6 +70,7 @@ func (d *directory) subscribe(name string) uint32 {
 	defer d.mu.Unlock()
 	index := d.lookupLocked(name)
 	d.at(index).subs++
+	d.total++
 	return index
 }
 
@@ -78,6 +80,7 @@ func (d *directory) unsubscribe(index uint32) {
 	defer d.mu.Unlock()
 	ch := d.at(index)
 	ch.subs--
+	d.total--
 	d.dropLocked(index)
 }
 
@@ -145,15 +148,22 @@ func (d *directory) look(from uint32, visit func(index uint32, ch *channel)) (ne
 	return next
 }
 
-// subscribed returns the names that have a subscriber.
-func (d *directory) subscribed() []string {
+// hasSubscribers reports whether anybody subscribes to anything.
+func (d *directory) hasSubscribers() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var names []string
-	for name, index := range d.index {
-		if d.at(index).subs > 0 {
-			names = append(names, name)
-		}
+	return d.total > 0
+}
+
+// subscribed returns the names that have a subscriber. Those that come or go meanwhile
+// may be among them.
+func (d *directory) subscribed() (names []string) {
+	for next := uint32(noChannel + 1); next != 0; {
+		next = d.look(next, func(_ uint32, ch *channel) {
+			if ch.subs > 0 {
+				names = append(names, ch.name)
+			}
+		})
 	}
 	return names
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -165,8 +166,13 @@ func (e *Engine) second(t time.Time) uint32 {
 }
 
 // fillFailed reports a lost stretch that could not be read back: the receivers
-// were told by a gap event.
+// were told by a gap event, or sent to the history.
 func (e *Engine) fillFailed(err error, after, low sseproto.ID) {
+	if errors.Is(err, errPageFull) {
+		e.cfg.Logger.Warn("live streams are closed to resume from the history",
+			"after", after.String(), "up_to", low.String(), "reason", err.Error())
+		return
+	}
 	e.cfg.Logger.Error("live streams lost messages: the history could not be read back",
 		"after", after.String(), "up_to", low.String(), "error", err.Error())
 }

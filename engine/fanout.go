@@ -38,6 +38,9 @@ const (
 // fanOut brings new messages to their subscribers, as many as one pass may, and
 // notes how long the messages had waited when they were written.
 func (s *shard) fanOut(v *view) {
+	if !s.cutOff() {
+		return
+	}
 	s.clock.advance(s.reader.cursor.Load(), v.head, s.engine.moment(s.began))
 	s.scan(v)
 	start := s.count.delivered.Load()

@@ -121,8 +121,11 @@ func (st *stage) close(through sseproto.ID) {
 // somebody waits for, or that somebody was told wrong things about.
 func (l *Log) mayFillLocked() bool {
 	before := l.spans.newest()
-	return l.fills && before != nil && (before.cut || len(l.dir.subscribed()) > 0)
+	return l.fills && before != nil && (before.cut || l.dir.hasSubscribers())
 }
+
+// errPageFull: what was lost is too much for the ring, but the history has it.
+var errPageFull = errors.New("engine: more was lost than fits into half of the ring")
 
 var errStageFull = errors.New("engine: too many messages came in while the history was read")
 
@@ -264,6 +267,12 @@ func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	if err != nil {
 		f.onError(err, st.after, st.low)
 		f.log.stats.abandoned.Add(1)
+	}
+	switch {
+	case errors.Is(err, errPageFull):
+		f.log.unstage(st, nil)
+		return
+	case err != nil:
 		page.reset()
 		page.loseAll(sseproto.ReasonUnavailable)
 	}
@@ -297,7 +306,7 @@ func (f *filler) read(ctx context.Context, page *page, st *stagedSpan) error {
 		return err
 	}
 	if page.overflowed() {
-		return errStageFull
+		return errPageFull
 	}
 	return nil
 }
@@ -324,19 +333,16 @@ func (l *Log) untrusted(after sseproto.ID) map[string]string {
 	return lost
 }
 
-// unstage puts what was read back and then the staged span into the ring.
+// unstage puts what was read back and then the staged span into the ring. Without a
+// page the streams from before are sent to the history.
 func (l *Log) unstage(st *stagedSpan, p *page) {
 	l.mu.Lock()
 	defer l.unlock()
-	for _, f := range p.frames {
-		kind := kindFilled
-		if f.gap {
-			kind = kindGap
-			l.stats.gaps.Add(1)
-		} else {
-			l.stats.filled.Add(1)
-		}
-		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+	if p == nil {
+		l.cut.Store(&cut{pos: l.head.Load(), after: st.after})
+		l.wake = ^uint64(0)
+	} else {
+		l.putPageLocked(p)
 	}
 	l.openLocked(st.low)
 	for i := range st.messages {
@@ -355,6 +361,19 @@ func (l *Log) unstage(st *stagedSpan, p *page) {
 		l.markFillingLocked()
 	}
 	l.notifyLocked()
+}
+
+func (l *Log) putPageLocked(p *page) {
+	for _, f := range p.frames {
+		kind := kindFilled
+		if f.gap {
+			kind = kindGap
+			l.stats.gaps.Add(1)
+		} else {
+			l.stats.filled.Add(1)
+		}
+		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+	}
 }
 
 // drop forgets the oldest staged span.

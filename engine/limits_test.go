@@ -408,6 +408,14 @@ func TestConfigProblemsAreNamedByFlag(t *testing.T) {
 	f(Config{MaxAge: time.Millisecond}, "--max-age")
 	f(Config{MaxAge: -time.Hour}, "--max-age")
 	f(Config{AuthTimeout: -1}, "--auth-timeout")
+	f(Config{HistoryWait: -1}, "--history-wait")
+	f(Config{HistoryReaders: -1}, "--history-readers")
+	f(Config{HistoryReaders: 1 << 20}, "--history-readers")
+	f(Config{SegmentBytes: -1}, "SegmentBytes")
+	f(Config{SegmentBytes: minSegmentBytes - 1}, "SegmentBytes")
+	f(Config{SegmentBytes: 1 << 20, RingBytes: 1 << 20}, "SegmentBytes")
+	f(Config{BroadcastChannel: "a\x00"}, "--broadcast-channel")
+	f(Config{BroadcastChannel: strings.Repeat("a", 256)}, "--broadcast-channel")
 	for _, name := range []string{"a\nb", "a\rb", "gap", "message", "\xff", strings.Repeat("x", 65)} {
 		f(Config{HeartbeatEvent: name}, "--heartbeat-event")
 	}

@@ -103,6 +103,7 @@ type Log struct {
 	tail  atomic.Uint64 // the first position still in the ring
 	index atomic.Pointer[[]segmentRef]
 	cover atomic.Pointer[coverage]
+	cut   atomic.Pointer[cut] // the newest one; nil: there was none
 
 	mu      sync.Mutex // orders writers; never held across a system call, see unlock
 	size    int64      // bytes of all segments in the ring

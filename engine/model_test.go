@@ -285,6 +285,7 @@ var modelWorlds = []modelWorld{
 		}
 		return rng.IntN(2000)
 	}},
+	{name: "large-losses", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return 1000 + rng.IntN(2000) }},
 	{name: "alone", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }, alone: true},
 }
 

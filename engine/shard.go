@@ -66,6 +66,8 @@ type shard struct {
 	single    [1]iovec // scratch of writeBytes
 	arrivals  []*attachment
 	newcomers []ref    // subscribed in this pass, not yet answered
+	cutPos    uint64   // of the log's newest cut, as far as it is known here
+	cutNext   uint32   // slot to look at next for it; 0: it is done
 	pages     []letter // histories that came in this pass
 	asks      []ask    // questions that came in this pass
 	ahead     []waiting
@@ -205,7 +207,7 @@ func (s *shard) patience() int {
 }
 
 func (s *shard) busy() bool {
-	if len(s.late) > 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
+	if len(s.late) > 0 || s.cutNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
 		return true
 	}
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"ssed/sseproto"
@@ -67,34 +68,53 @@ func (sl *spanList) evicted(tail uint64, last sseproto.ID) {
 // follows, until CloseSpan. Between the stretch before and this one messages may
 // be missing; with a history, live subscribers get them from there first.
 func (l *Log) OpenSpan(low sseproto.ID) {
+	if after, isLoss := l.beginSpan(low); isLoss {
+		l.tellLoss(after, low)
+	}
+}
+
+// beginSpan opens the span, unless the live subscribers have to be told first that
+// what lies between after and low is lost.
+func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	l.mu.Lock()
 	defer l.unlock()
 	l.stats.spans.Add(1)
+	before := l.spans.newest()
 	switch {
 	case l.stage.active() || l.mayFillLocked():
 		l.stage.open(l, low)
-	default:
-		l.tellLossLocked(low)
+	case before == nil:
 		l.openLocked(low)
+	default:
+		l.markFillingLocked() // who resumes until the span is open is told by its shard
+		return before.high, true
 	}
 	l.notifyLocked()
+	return after, false
 }
 
-// tellLossLocked puts a gap event before a new span for everybody who is there,
-// unless the span is the first.
-func (l *Log) tellLossLocked(low sseproto.ID) {
-	before := l.spans.newest()
-	if before == nil {
-		return
-	}
-	p := newPage(l.dir.subscribed(), before.high)
+// tellSlice is how many gap events are put into the ring in one turn of the lock: 1 ms.
+const tellSlice = 1000
+
+// tellLoss puts a gap event before a new span for everybody who is there. The feed
+// waits meanwhile; the loops, which need the lock too, only for a slice.
+func (l *Log) tellLoss(after, low sseproto.ID) {
+	p := newPage(l.dir.subscribed(), after)
 	p.shared = true
 	p.loseAll(sseproto.ReasonOutage)
 	p.finish(low)
-	for _, f := range p.frames {
-		l.putFrameLocked(kindGap, f.id, p.channels[f.channel], p.buf[f.off:f.end])
-		l.stats.gaps.Add(1)
+	for part := range slices.Chunk(p.frames, tellSlice) {
+		l.mu.Lock()
+		for _, f := range part {
+			l.putFrameLocked(kindGap, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+			l.stats.gaps.Add(1)
+		}
+		l.unlock()
 	}
+	l.mu.Lock()
+	l.openLocked(low)
+	l.notifyLocked()
+	l.unlock()
 	l.noteTold(p)
 }
 

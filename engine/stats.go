@@ -13,7 +13,7 @@ const (
 	CloseClient   CloseReason = iota // the peer closed or half-closed
 	CloseError                       // the socket reported an error
 	CloseSlow                        // its next message fell off the ring while the socket was full
-	CloseHistory                     // the history could not be read for its resume
+	CloseHistory                     // the history could not be read for its resume, or it has to resume because too much was lost for all at once
 	CloseDrain                       // the server drains
 	CloseExpired                     // its time was up: maximum age or end of authorisation
 	CloseAbuse                       // it went on sending after its request

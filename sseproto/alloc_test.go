@@ -29,6 +29,7 @@ func TestEncodingAllocatesNothing(t *testing.T) {
 		"unwrap":        func() { ParseEnvelope(envelope) },
 		"not to unwrap": func() { ParseEnvelope(`{"text":"Hello"}`) },
 		"retry":         func() { AppendRetry(buf, time.Second) },
+		"position":      func() { AppendPosition(buf, testID) },
 		"gap":           func() { AppendGap(buf, gap) },
 	} {
 		require.Zero(t, testing.AllocsPerRun(100, f), name)

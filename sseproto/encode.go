@@ -39,6 +39,15 @@ func AppendRetry(dst []byte, d time.Duration) []byte {
 	return append(dst, '\n')
 }
 
+// AppendPosition extends dst with an ID alone, as a block of its own: a client resumes
+// from it though it has got no event (HTML §9.2.6: the last event ID is set before an
+// event without data is left out).
+func AppendPosition(dst []byte, id ID) []byte {
+	dst = append(dst, fieldID...)
+	dst = id.AppendTo(dst)
+	return append(dst, '\n', '\n')
+}
+
 // Gap tells a client that messages are missing from what follows.
 type Gap struct {
 	// ID is the position from which the stream goes on: a client that reconnects

@@ -159,6 +159,12 @@ func TestRetryAndHeartbeatShowNothingToTheClient(t *testing.T) {
 	require.Equal(t, uint64(2), d.Comments())
 }
 
+func TestPositionMovesTheClientAndShowsNothing(t *testing.T) {
+	events, d := decodeAll(t, string(AppendPosition(AppendRetry(nil, time.Second), testID)), 0)
+	require.Empty(t, events)
+	require.Equal(t, testID.String(), string(d.LastEventID()))
+}
+
 func TestGapIsOneLineOfJSON(t *testing.T) {
 	f := func(g Gap, want map[string]string) {
 		t.Helper()
