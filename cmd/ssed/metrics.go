@@ -236,7 +236,7 @@ func (ch scrape) fleet(s *fleet.Stats) {
 	ch.counter("ssed_fleet_questions_total", "Questions to the other instances, by the admin API here.", s.Asked)
 	ch.counter("ssed_fleet_answers_total", "Questions of other instances that were answered.", s.Answers)
 	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.AnswerErrors, "reason", "error")
-	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Dropped, "reason", "flood")
+	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Dropped, "reason", "dropped")
 	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Busy, "reason", "busy")
 }
 

@@ -61,7 +61,10 @@ type Spread struct {
 }
 
 // question is one that another instance asks.
-type question struct{ nonce, asker, channel string }
+type question struct {
+	nonce, channel string // both hexadecimal
+	came           time.Time
+}
 
 // Notice takes the words of a control message. It does not block: it is meant for a
 // read loop.
@@ -73,20 +76,24 @@ func (f *Fleet) Notice(words []string) {
 		return
 	}
 	select {
-	case f.questions <- question{nonce: words[1], asker: words[2], channel: words[3]}:
+	case f.questions <- question{words[1], words[3], time.Now()}:
 	default:
 		f.counters.dropped.Add(1)
 	}
 }
 
-// answer answers the questions of others.
+// answer answers the questions of others, but for those whose asker has given up: Redis
+// may have stalled.
 func (f *Fleet) answer(ctx context.Context) {
 	for {
 		select {
 		case q := <-f.questions:
-			if f.tell(ctx, q) != nil {
+			switch {
+			case time.Since(q.came) > askTimeout:
+				f.counters.dropped.Add(1)
+			case f.tell(ctx, q) != nil:
 				f.counters.answerErrors.Add(1)
-			} else {
+			default:
 				f.counters.answers.Add(1)
 			}
 		case <-ctx.Done():

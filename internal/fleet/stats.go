@@ -8,7 +8,7 @@ type Stats struct {
 	Asked                 uint64 // questions of this instance
 	Busy                  uint64 // questions of this instance that were not asked: too many at once
 	Answers, AnswerErrors uint64 // questions of others that were answered, and not
-	Dropped               uint64 // questions of others beyond the bound
+	Dropped               uint64 // questions of others beyond the bound, or too old
 }
 
 type counters struct {
