@@ -4,6 +4,7 @@
 const PLOT_HEIGHT = 112, PLOT_LEFT = 46, PLOT_RIGHT = 6, PLOT_TOP = 8, PLOT_BOTTOM = 16;
 const LEAST_SPAN_MS = 60_000;
 const LABEL_STEPS_MS = [15_000, 30_000, 60_000, 120_000, 240_000];
+const SLOTS_MS = [1_000, 2_000, 5_000];
 const BREAK_MS = 3_500; // samples further apart are not joined
 
 const plots = [];
@@ -31,12 +32,13 @@ function plot(host, definition) {
   const canvas = svg("svg", { "aria-hidden": "true" });
   const grid = svg("g"), area = svg("path", { class: "area" }), marks = svg("g");
   const paths = definition.lines.map((_, i) => svg("path", { class: "line" + (i > 0 ? " second" : "") }));
+  const bands = definition.lines.map((_, i) => svg("path", { class: "band" + (i > 0 ? " second" : "") }));
   const rule = svg("line", { class: "cursor", y1: PLOT_TOP, y2: PLOT_HEIGHT - PLOT_BOTTOM });
   const dots = definition.lines.map((_, i) => svg("circle", { class: "dot" + (i > 0 ? " second" : ""), r: 3 }));
-  canvas.append(grid, area, marks, ...[...paths].reverse(), rule, ...dots);
+  canvas.append(grid, area, marks, ...[...bands].reverse(), ...[...paths].reverse(), rule, ...dots);
   element.append(legend, canvas);
   host.append(element);
-  const p = { definition, element, entries, canvas, grid, area, marks, paths, rule, dots, width: 0, top: 1 };
+  const p = { definition, element, entries, canvas, grid, area, marks, bands, paths, rule, dots, width: 0, top: 1 };
   plots.push(p);
   new ResizeObserver(() => {
     p.width = canvas.clientWidth;
@@ -88,26 +90,42 @@ function nearest(at) {
   return samples[low];
 }
 
-// pathOf draws a line, with breaks where nothing is known. The second form is closed
-// down to the axis.
-function pathOf(p, of) {
-  let line = "", area = "", from = 0, x = 0, last = -Infinity;
-  const floor = yOf(p, 0).toFixed(1);
-  const close = () => { if (area) area += `L${x.toFixed(1)} ${floor}L${from} ${floor}Z`; };
+// segmentsOf gathers the samples of a few pixels into points, with breaks where nothing is
+// known. Slots are of absolute time, so that a point does not change as it moves along.
+function segmentsOf(p, of) {
+  const slotMs = SLOTS_MS.find((ms) => ms / plotSpan() * (p.width - PLOT_LEFT - PLOT_RIGHT) >= 2) ?? SLOTS_MS.at(-1);
+  const segments = [];
+  let segment, point, last = -Infinity;
   for (const s of live.samples) {
     const value = of(s);
     if (value === null || s.at < plotStart()) continue;
-    const joined = s.at - last < BREAK_MS;
-    if (!joined) close();
-    x = xOf(p, s.at);
-    const point = `${x.toFixed(1)} ${yOf(p, value).toFixed(1)}`;
-    if (!joined) from = x.toFixed(1);
-    line += (joined ? "L" : "M") + point;
-    area += (joined ? "L" : "M") + point;
+    const slot = Math.floor(s.at / slotMs);
+    if (s.at - last >= BREAK_MS) segments.push(segment = []);
+    if (segment.length === 0 || point.slot !== slot) segment.push(point = { slot, n: 0, at: 0, sum: 0, min: value, max: value });
+    point.n++;
+    point.at += s.at;
+    point.sum += value;
+    point.min = Math.min(point.min, value);
+    point.max = Math.max(point.max, value);
     last = s.at;
   }
-  close();
-  return [line, area];
+  return segments;
+}
+
+// pathsOf draws the line of the means, the area under it, and the band from the least to
+// the most of each point: a peak of one second is seen, and noise stays quiet.
+function pathsOf(p, of) {
+  let line = "", area = "", band = "";
+  const floor = yOf(p, 0).toFixed(1);
+  for (const segment of segmentsOf(p, of)) {
+    const x = segment.map((point) => xOf(p, point.at / point.n).toFixed(1));
+    const through = (value) => segment.map((point, i) => x[i] + " " + yOf(p, value(point)).toFixed(1));
+    const mean = through((point) => point.sum / point.n).join("L");
+    line += "M" + mean;
+    area += `M${x[0]} ${floor}L${mean}L${x.at(-1)} ${floor}Z`;
+    band += `M${through((point) => point.max).join("L")}L${through((point) => point.min).reverse().join("L")}Z`;
+  }
+  return { line, area, band };
 }
 
 function drawGrid(p) {
@@ -154,8 +172,9 @@ function drawPlot(p) {
   drawGrid(p);
   drawGaps(p);
   lines.forEach(({ of }, i) => {
-    const [line, area] = pathOf(p, of);
+    const { line, area, band } = pathsOf(p, of);
     p.paths[i].setAttribute("d", line);
+    p.bands[i].setAttribute("d", band);
     if (i === 0) p.area.setAttribute("d", area);
   });
   drawCursor(p);
