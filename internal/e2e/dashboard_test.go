@@ -45,6 +45,7 @@ func TestDashboard(t *testing.T) {
 		{"ShowsStoredTextAsText", dashboardShowsStoredText},
 		{"TellsThatRedisIsGone", dashboardTellsThatRedisIsGone},
 		{"ComesBackAfterARestart", dashboardComesBack},
+		{"TellsWhyThereAreNoNumbers", dashboardTellsWhy},
 		{"AsksForTheToken", dashboardAsksForToken},
 		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
 		{"HoldsTenThousand", dashboardHoldsTenThousand},
@@ -428,6 +429,24 @@ func dashboardComesBack(t *testing.T, b *browser) {
 	d.fill("#publish-data", "after the restart")
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "after the restart")
+}
+
+// dashboardTellsWhy: an EventSource hides what the server says when it refuses.
+func dashboardTellsWhy(t *testing.T, b *browser) {
+	const seats = 32
+	in := start(t)
+	var watching []*http.Response
+	for range seats {
+		resp, err := httpClient.Get("http://" + in.admin + "/api/live")
+		require.NoError(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		watching = append(watching, resp)
+	}
+	d := b.openDashboard(t, "http://"+in.admin, "")
+	d.untilText("#trouble", "503: 32 live streams are open already")
+	require.NoError(t, watching[0].Body.Close())
+	d.until("live", `$("live").textContent === "live" && $("trouble").hidden`)
 }
 
 func dashboardAsksForToken(t *testing.T, b *browser) {

@@ -70,6 +70,7 @@ function sampleOf(before, s) {
 function takeStats(stats) {
   live.sample = sampleOf(live.stats, stats);
   live.stats = stats;
+  if (live.samples.at(-1)?.at > live.sample.at) live.samples = []; // the server's clock was set back
   live.samples.push(live.sample);
   const oldest = live.sample.at - WINDOW_MS - 2_000;
   let old = live.samples.findIndex((s) => s.at >= oldest);
@@ -166,6 +167,7 @@ function connect() {
     const refused = source.readyState === EventSource.CLOSED;
     source.close();
     setLive("lost");
+    live.why = "";
     if (refused) askWhy();
     setTimeout(() => { if (live.source === source) connect(); }, RETRY_MS);
   };
