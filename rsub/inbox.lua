@@ -169,7 +169,7 @@ local function serve_inbox(o)
   local report = {acknowledged = 0, refused = {}, asked = {}}
   local newest
   report.acknowledged, newest = acknowledge(o.notes, o.watermark)
-  report.batches = redis.call('LLEN', o.notes)
+  report.batches = newest and redis.call('LLEN', o.notes) or 0
   if newest and o.may_move then o.may_move = not is_left_behind(o.notes, o.key) end
   local asking, batch, ids, bytes, asked_bytes = not o.may_move or report.batches >= o.batches, {}, {}, 0, 0
   each_entry(o.key, newest, function(id, fields, raw)
@@ -196,7 +196,9 @@ local function serve_inbox(o)
     end
     return true
   end)
-  report.length = redis.call('XLEN', o.key)
+  if newest or #ids > 0 or #report.asked > 0 then
+    report.length = redis.call('XLEN', o.key)
+  end
   -- The note comes last: what fails before it leaves nothing that was not published.
   if #ids > 0 then
     report.batches = redis.call('RPUSH', o.notes, as_note(o.t, ids, o.key))

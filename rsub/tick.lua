@@ -91,7 +91,9 @@ local batch, report = {}, nil
 if inbox and leader == caller then
   inbox.t = t
   -- What nobody is there to number stays where it is.
-  inbox.may_move = inbox.may_move and redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0
+  if next(inbox.verdicts) then
+    inbox.may_move = inbox.may_move and redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0
+  end
   local ok
   ok, batch, report = pcall(serve_inbox, inbox)
   if not ok then -- ticks go on whatever is wrong with the inbox

@@ -51,14 +51,16 @@ func parsePayload(data []byte) (k key, err error) {
 // publisher sends messages one after the other. Its record belongs to the
 // goroutine that publishes, and to the judge when that has ended.
 type publisher struct {
-	index    int
-	keeps    bool // adds to the inbox
-	primary  *primary
-	conn     *redistest.Conn // nil: none
-	to       string          // where conn goes
-	rng      *rand.Rand
-	clock    clock
-	messages []message
+	index int
+	keeps bool // adds to the inbox
+	// replicated: there is a replica, and what counts is what it has.
+	replicated bool
+	primary    *primary
+	conn       *redistest.Conn // nil: none
+	to         string          // where conn goes
+	rng        *rand.Rand
+	clock      clock
+	messages   []message
 }
 
 // primary is the server that takes writes, as a good client of Redis knows it.
@@ -83,8 +85,7 @@ func (p *publisher) publish(channel int) *message {
 	m := message{channel: channel, sent: p.clock.now(), kept: p.keeps}
 	payload := k.payload(p.rng.IntN(maxFiller))
 	if p.keeps {
-		_, err := p.ask("XADD", inboxKey, "*", "channel", channelName(channel), "data", payload)
-		m.acked, m.receivers = err == nil, 1
+		m.acked, m.receivers = p.keep(channel, payload), 1
 	} else {
 		reply, err := p.ask("PUBLISH", channelName(channel), payload)
 		m.receivers, m.acked = reply.(int64)
@@ -95,6 +96,22 @@ func (p *publisher) publish(channel int) *message {
 	p.messages = append(p.messages, m)
 	return &p.messages[k.n]
 }
+
+// keep adds to the inbox and reports whether that is sure to stay there: where there
+// is a replica, it has it too.
+func (p *publisher) keep(channel int, payload string) bool {
+	if _, err := p.ask("XADD", inboxKey, "*", "channel", channelName(channel), "data", payload); err != nil {
+		return false
+	}
+	if !p.replicated {
+		return true
+	}
+	replicas, err := p.ask("WAIT", "1", waitMs)
+	return err == nil && replicas == int64(1)
+}
+
+// waitMs is how long WAIT may take, in ms; less than publishTimeout.
+const waitMs = "500"
 
 // ask sends a command on a connection that is kept, to the primary of now.
 func (p *publisher) ask(args ...string) (reply any, err error) {

@@ -309,7 +309,7 @@ func (r *runner) makePublishers() {
 	r.primary.addr.Store(&addr)
 	for i := range r.opts.Publishers + 1 {
 		keeps := r.scenario.setup.inbox && i%2 == 0 && i < r.opts.Publishers
-		r.publishers = append(r.publishers, &publisher{index: i, keeps: keeps, primary: &r.primary, rng: r.fork(), clock: r.clock})
+		r.publishers = append(r.publishers, &publisher{index: i, keeps: keeps, replicated: r.scenario.setup.sentinel, primary: &r.primary, rng: r.fork(), clock: r.clock})
 	}
 	r.finale = r.publishers[r.opts.Publishers]
 	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]

@@ -90,6 +90,12 @@ func scenarios() []scenario {
 			mixed: 40 * time.Second,
 		},
 		{
+			name:   "inbox-failover",
+			setup:  with(func(s *setup) { s.inbox, s.sentinel = true, true }),
+			faults: []fault{failoverOrdered, failoverKilled, failoverFrozen},
+			rounds: 2,
+		},
+		{
 			name:  "mixed",
 			setup: with(func(s *setup) { s.proxied, s.persist, s.joiner = true, true, true }),
 			faults: []fault{
