@@ -137,18 +137,18 @@ func (ch scrape) front(s *engine.FrontStats) {
 
 func (ch scrape) access(s *auth.Stats) {
 	ch.counter("ssed_auth_granted_total", "Requests for streams that were authorised.", s.Granted)
-	ch.counter("ssed_auth_cached_total", "Of these, granted by what the service said a moment before.", s.Cached)
+	ch.counter("ssed_auth_cached_total", "Requests for streams that were authorised by what the service had said a moment before.", s.Cached)
 	for _, reason := range auth.Reasons() {
 		ch.counter("ssed_auth_refused_total", "Requests for streams that were not authorised, by reason.", s.Refused[reason], "reason", reason.String())
 	}
 	ch.counter("ssed_auth_requests_total", "Requests to the service at --auth-url.", s.Asked)
 	ch.counter("ssed_auth_key_fetches_total", "Attempts to fetch the key set.", s.KeyFetches)
-	ch.counter("ssed_auth_key_failures_total", "Of these, failed ones.", s.KeyFailures)
+	ch.counter("ssed_auth_key_failures_total", "Attempts to fetch the key set that failed.", s.KeyFailures)
 }
 
 func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_messages_total", "Messages taken into memory.", s.Appended)
-	ch.counter("ssed_log_frame_bytes_total", "Bytes of their frames.", s.AppendedBytes)
+	ch.counter("ssed_log_frame_bytes_total", "Bytes of the frames of the messages taken into memory.", s.AppendedBytes)
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Unwrapped, "outcome", "read")
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Refused, "outcome", "refused")
 	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
@@ -157,7 +157,7 @@ func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_gaps_total", "Gap events put to live streams.", s.Gaps)
 	ch.counter("ssed_log_abandoned_total", "Read-backs given up: the history was too slow or too much was lost.", s.Abandoned)
 	ch.gauge("ssed_log_bytes", "Memory of the log in use, of --ring-bytes.", float64(s.RingBytes))
-	ch.gauge("ssed_log_limit_bytes", "Its bound, --ring-bytes.", float64(s.LimitBytes))
+	ch.gauge("ssed_log_limit_bytes", "Bound of ssed_log_bytes, --ring-bytes.", float64(s.LimitBytes))
 	ch.gauge("ssed_log_oldest_seconds", "Age of the oldest message in memory; 0 when there is none.", s.Oldest.Seconds())
 	ch.gauge("ssed_log_messages", "Messages in memory.", float64(s.Head-s.Tail))
 }
@@ -199,7 +199,7 @@ func (ch scrape) inbox(s *rsub.InboxStats) {
 	}
 	ch.counter("ssed_inbox_failures_total", "Times that Redis refused to work on the inbox.", s.Failures)
 	ch.gauge("ssed_inbox_entries", "Entries of the inbox that are not in the history yet; 0 on instances that do not lead.", float64(s.Length))
-	ch.gauge("ssed_inbox_batches", "Batches of them that are published already.", float64(s.Batches))
+	ch.gauge("ssed_inbox_batches", "Batches of entries of the inbox that are published and not yet in the history.", float64(s.Batches))
 	ch.gauge("ssed_inbox_oldest_timestamp_seconds", "When the first entry was added that waits to be published, by the clock of Redis; 0 when none waits.", unixSeconds(s.Oldest))
 }
 
@@ -232,17 +232,17 @@ func seconds(bounds []time.Duration) []float64 {
 
 func (ch scrape) fleet(s *fleet.Stats) {
 	ch.counter("ssed_fleet_reports_total", "Times that this instance told the others that it is there.", s.Beats)
-	ch.counter("ssed_fleet_report_errors_total", "Times that it could not.", s.BeatErrors)
+	ch.counter("ssed_fleet_report_errors_total", "Times that this instance could not tell the others that it is there.", s.BeatErrors)
 	ch.counter("ssed_fleet_questions_total", "Questions to the other instances, by the admin API here.", s.Asked)
 	ch.counter("ssed_fleet_answers_total", "Questions of other instances that were answered.", s.Answers)
-	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.AnswerErrors, "reason", "error")
-	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Dropped, "reason", "dropped")
-	ch.counter("ssed_fleet_unanswered_total", "Questions that were not, by reason.", s.Busy, "reason", "busy")
+	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.AnswerErrors, "reason", "error")
+	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.Dropped, "reason", "dropped")
+	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.Busy, "reason", "busy")
 }
 
 func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_messages_total", "Messages written by this instance.", s.Appended)
-	ch.counter("ssed_history_batches_total", "Batches in which they were written.", s.Batches)
+	ch.counter("ssed_history_batches_total", "Batches in which this instance wrote messages.", s.Batches)
 	sizes := make([]float64, len(rstore.SizeBounds))
 	for i, bound := range rstore.SizeBounds {
 		sizes[i] = float64(bound)
