@@ -217,20 +217,28 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	if len(r.page.buf) > 0 {
 		n, res = s.writeBytes(c, r.page.buf)
 	}
-	switch {
-	case res == ioFailed:
+	if res == ioFailed {
 		s.closeSlot(i, CloseError)
-	case n < len(r.page.buf):
-		missing, id := r.rest(n)
+		return
+	}
+	s.noteGaps(r)
+	if n < len(r.page.buf) {
+		missing, id, whole := r.rest(n)
+		s.count.delivered.Add(whole)
 		s.hold(i, c, missing, resumePoint{kind: resumeID, id: id})
 		s.block(c)
-	default:
-		s.count.gaps.Add(r.gaps)
-		for _, loss := range r.told {
-			s.log.gaps.note(GapRecord{At: s.began, Channel: loss.channel, Reason: loss.reason, Streams: 1})
-		}
-		s.count.delivered.Add(r.events)
-		s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
+		return
+	}
+	s.count.delivered.Add(r.events)
+	s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
+}
+
+// noteGaps counts the gap events of a page, which all reach the client: those that its
+// socket does not take at once are kept.
+func (s *shard) noteGaps(r *replay) {
+	s.count.gaps.Add(r.gaps)
+	for _, loss := range r.told {
+		s.log.gaps.note(GapRecord{At: s.began, Channel: loss.channel, Reason: loss.reason, Streams: 1})
 	}
 }
 

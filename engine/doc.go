@@ -21,6 +21,10 @@
 //     read-back by half of it, pages of history by Config.HistoryReaders, heads by
 //     16 KiB each.
 //
+// Operators ask the loops through their inboxes: a loop answers in parts of bounded
+// size and waits for nobody (Engine.Connections, Engine.CloseConnection); what is asked
+// about channels is read from the ring like by any other reader, without its lock.
+//
 // A Log is written by one feed and read without locks: by the shards, one event
 // loop each, and by one history writer. See view and reader for how the memory of
 // the ring is reused under their eyes.

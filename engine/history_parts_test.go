@@ -74,6 +74,9 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 		told[got.data] = true
 	}
 	require.Len(t, told, 501)
+	require.Eventually(t, func() bool { return e.Stats().Delivered == 1 }, waitLong, pollEvery)
+	require.EqualValues(t, 500, e.Stats().Gaps, "each once, though the socket took them in parts")
+	require.Equal(t, 1, e.RecentGaps()[0].Streams)
 }
 
 func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {

@@ -44,12 +44,14 @@ func TestCutGapEventIsHeldWithThoseBehindIt(t *testing.T) {
 	r.settle()
 	frames := r.page.frames
 	for n := range frames[1].end {
-		missing, id := r.rest(n)
+		missing, id, events := r.rest(n)
+		require.Zero(t, events)
 		require.Equal(t, string(r.page.buf[n:frames[1].end]), string(missing))
 		require.Equal(t, frames[1].id, id)
 	}
 	for n := frames[1].end; n < frames[2].end; n++ {
-		missing, id := r.rest(n)
+		missing, id, events := r.rest(n)
+		require.EqualValues(t, 1, events)
 		require.Equal(t, string(r.page.buf[n:]), string(missing))
 		require.Equal(t, frames[2].id, id)
 	}

@@ -34,14 +34,15 @@ func (r *replay) release() {
 }
 
 // rest finds the frame that byte n of the page belongs to: what is missing of it,
-// and its ID. Gap events go together: only the last one moves the client on.
-func (r *replay) rest(n int) (missing []byte, id sseproto.ID) {
+// its ID, and how many events are written with it. Gap events go together: only the
+// last one moves the client on.
+func (r *replay) rest(n int) (missing []byte, id sseproto.ID, events uint64) {
 	frames := r.page.frames
 	k, _ := slices.BinarySearchFunc(frames, n, func(f frameRef, n int) int { return f.end - n - 1 })
 	for frames[k].gap && k+1 < len(frames) && frames[k+1].gap {
 		k++
 	}
-	return r.page.buf[n:frames[k].end], frames[k].id
+	return r.page.buf[n:frames[k].end], frames[k].id, uint64(k+1) - min(r.gaps, uint64(k+1))
 }
 
 // replayer reads the history for resuming clients: a bounded number at a time,
