@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type Proxy struct {
 }
 
 const (
+	// encoding is what proxies compress with; it is undone here.
+	encoding        = "gzip"
 	defaultPace     = 100 * time.Millisecond
 	defaultPatience = 5 * time.Second
 	probes          = 10
@@ -115,8 +118,11 @@ func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
 	}
 	go p.read(resp.Body, firstByte)
 	select {
-	case at := <-firstByte:
-		return head, at.Sub(begin), true
+	case at, ok := <-firstByte:
+		if ok {
+			return head, at.Sub(begin), true
+		}
+		p.fail(check, fmt.Sprintf("the stream ended before its first byte: %v", p.end), p.timeouts())
 	case <-time.After(p.Patience):
 		p.fail(check, fmt.Sprintf("the head came after %v, but not a byte of the stream within %v: it is held back", round(head), p.Patience), p.unbuffer(resp))
 	case <-ctx.Done():
@@ -140,7 +146,7 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 		return nil, err
 	}
 	req.Header.Set("Accept", "text/event-stream")
-	req.Header.Set("Accept-Encoding", "gzip, deflate, br") // as a browser does
+	req.Header.Set("Accept-Encoding", encoding) // as a browser does
 	if p.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.Token)
 	}
@@ -190,6 +196,7 @@ func (p *probe) isStream() bool {
 // read decodes the stream until it ends.
 func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 	defer close(p.arrivals)
+	defer close(first)
 	defer body.Close()
 	decoder := sseproto.Decoder{MaxBytes: 1 << 20}
 	var now time.Time
@@ -200,8 +207,13 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 		}
 	}
 	buf := make([]byte, 32<<10)
+	stream, err := p.decompress(body)
+	if err != nil {
+		p.end = err
+		return
+	}
 	for begun := false; ; {
-		n, err := body.Read(buf)
+		n, err := stream.Read(buf)
 		now = time.Now()
 		if n > 0 && !begun {
 			begun = true
@@ -216,6 +228,14 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 			return
 		}
 	}
+}
+
+// decompress waits for the first bytes where the proxy compresses.
+func (p *probe) decompress(body io.Reader) (io.Reader, error) {
+	if p.response.Header.Get("Content-Encoding") != encoding {
+		return body, nil
+	}
+	return gzip.NewReader(body)
 }
 
 func (p *probe) noteComments(total uint64, now time.Time) {
@@ -235,8 +255,8 @@ func (p *probe) heartbeats() []time.Time {
 
 // head tells what the proxy made of the answer.
 func (p *probe) head() {
-	if encoding := p.response.Header.Get("Content-Encoding"); encoding != "" {
-		p.warn("proxy: compression", fmt.Sprintf("the stream comes with Content-Encoding %s, although ssed says no-transform: it is delayed or takes memory for each", encoding),
+	if got := p.response.Header.Get("Content-Encoding"); got != "" {
+		p.warn("proxy: compression", fmt.Sprintf("the stream comes with Content-Encoding %s, although ssed says no-transform: each takes memory of the proxy, and may be delayed", got),
 			"no compression of text/event-stream: nginx: gzip_types without it, or gzip off; HAProxy: compression type without it")
 	} else {
 		p.ok("proxy: compression", "none")
@@ -317,6 +337,8 @@ func (p *probe) judge(sent, came []time.Time, ended bool) bool {
 	slices.Sort(delays)
 	lost := probes - len(delays)
 	switch {
+	case lost == probes && ended:
+		p.fail(check, fmt.Sprintf("the stream ended before a message came: %v", p.end), "is ssed ready (GET /ready) and below --max-connections? Else "+p.timeouts())
 	case lost > 0 && ended:
 		p.fail(check, fmt.Sprintf("the stream was cut after %d of %d messages: %v", len(delays), probes, p.end), p.timeouts())
 	case lost == probes:

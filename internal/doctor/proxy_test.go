@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ type gateway struct {
 	beat      time.Duration // heartbeats, when positive
 	silent    bool          // no byte after the head
 	headless  bool          // not even that
+	full      bool          // it ends at once
+	gzip      bool          // compressed, and flushed with each event
 	fields    []string
 	status    int
 	gone      chan struct{} // closed with the test
@@ -48,6 +51,10 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(g.status)
 	out := http.NewResponseController(w)
+	if g.gzip {
+		zip := gzip.NewWriter(w)
+		w, out = zipped{w, zip}, http.NewResponseController(zipped{w, zip})
+	}
 	if g.status != http.StatusOK {
 		return
 	}
@@ -55,11 +62,26 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "retry: 1000\n\n")
 	}
 	_ = out.Flush()
+	if g.full {
+		return
+	}
 	if g.silent {
 		wait()
 		return
 	}
 	g.stream(w, r, out)
+}
+
+// zipped compresses what is written.
+type zipped struct {
+	http.ResponseWriter
+	zip *gzip.Writer
+}
+
+func (z zipped) Write(b []byte) (int, error) { return z.zip.Write(b) }
+
+func (z zipped) FlushError() error {
+	return errors.Join(z.zip.Flush(), http.NewResponseController(z.ResponseWriter).Flush())
 }
 
 func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseController) {
@@ -155,6 +177,10 @@ func TestStreamThatIsCutIsFound(t *testing.T) {
 	require.Contains(t, r.Text, "the stream was cut after")
 	require.Contains(t, r.Fix, "proxy_read_timeout 45 s")
 
+	r = through(t, &gateway{full: true})["proxy: events"]
+	require.Equal(t, Fail, r.Status)
+	require.Contains(t, r.Fix, "GET /ready")
+
 	r = through(t, &gateway{cut: time.Second}, func(p *Proxy, _ *Config) { p.Time = time.Minute })["proxy: quiet stream"]
 	require.Equal(t, Fail, r.Status)
 	require.Contains(t, r.Text, "it was cut after 1s")
@@ -201,10 +227,15 @@ func TestProxyThatIsNotThereIsNamedWithoutItsURL(t *testing.T) {
 }
 
 func TestCompressionAndPublishingThatFailsAreNamed(t *testing.T) {
-	all := through(t, &gateway{fields: []string{"Content-Encoding", "gzip"}}, func(p *Proxy, _ *Config) {
+	all := through(t, &gateway{gzip: true, fields: []string{"Content-Encoding", "gzip"}})
+	require.Equal(t, Warn, all["proxy: compression"].Status)
+	require.Equal(t, OK, all["proxy: events"].Status, "%v", all)
+	all = through(t, &gateway{fields: []string{"Content-Encoding", "gzip"}}) // it is not
+	require.Equal(t, Fail, all["proxy: begin"].Status)
+	require.Contains(t, all["proxy: begin"].Text, "ended before its first byte")
+	all = through(t, &gateway{}, func(p *Proxy, _ *Config) {
 		p.Publish = func(context.Context, string) error { return errors.New("no Redis") }
 	})
-	require.Equal(t, Warn, all["proxy: compression"].Status)
 	require.Equal(t, Fail, all["proxy: events"].Status)
 	require.Contains(t, all["proxy: events"].Text, "no Redis")
 }
