@@ -1,6 +1,7 @@
 package rstore
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -115,9 +116,39 @@ func TestPagesGoThroughAHistory(t *testing.T) {
 	for i, m := range all {
 		require.Equal(t, w.id(1, i+1), m.id)
 	}
+	whole := newRecorder()
+	next, err := s.Page(t.Context(), "ch0", w.id(0, 0), 1000, whole)
+	require.NoError(t, err)
+	require.True(t, next.IsZero())
+	require.Len(t, whole.events[0], 25)
 	r := newRecorder()
-	next, err := s.Page(t.Context(), "none", w.id(0, 0), 10, r)
+	next, err = s.Page(t.Context(), "none", w.id(0, 0), 10, r)
 	require.NoError(t, err)
 	require.True(t, next.IsZero())
 	require.Empty(t, r.events)
+}
+
+// TestPagesOfLargeMessagesAreShorter: memory is bounded whatever the limit.
+func TestPagesOfLargeMessagesAreShorter(t *testing.T) {
+	const n = 4 * pageStep
+	w := newWorld(t)
+	messages := w.burst(1, n, 1)
+	for i := range messages {
+		messages[i].data = strings.Repeat("x", 2*chunkBytes/n)
+	}
+	s := w.written(w.config("a"), w.id(9, 0), messages...)
+	r := newRecorder()
+	next, err := s.Page(t.Context(), "ch0", w.id(0, 0), 1000, r)
+	require.NoError(t, err)
+	require.Len(t, r.events[0], n/2)
+	require.Equal(t, w.id(1, n/2), next)
+	r = newRecorder()
+	next, err = s.Page(t.Context(), "ch0", next, 1000, r)
+	require.NoError(t, err)
+	require.Len(t, r.events[0], n/2)
+	if !next.IsZero() { // the last read was full
+		_, err = s.Page(t.Context(), "ch0", next, 1000, r)
+		require.NoError(t, err)
+		require.Len(t, r.events[0], n/2)
+	}
 }

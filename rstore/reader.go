@@ -21,6 +21,8 @@ const (
 	chunkBytes = 8 << 20
 	// maxPage is the most entries asked of one channel at once.
 	maxPage = 1024
+	// pageStep is the most entries that Page asks for at once, for the same reason.
+	pageStep = 64
 	// readTries: a pooled connection may have been cut while idle, which is
 	// noticed by using it.
 	readTries = 3
@@ -66,14 +68,15 @@ func (s *Store) Range(ctx context.Context, channels []string, after, upTo ssepro
 	return nil
 }
 
-// Page reports up to limit stored events of a channel after a position, and what is
+// Page reports up to limit stored events of a channel after a position, fewer when they
+// are large (after 8 MiB of data it ends with the read at hand), and what is
 // lost behind it, as Range does. Next is the position of the last event read when there
 // may be more, else zero. Safe for concurrent use.
 func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, limit int, r sseproto.Replay) (next sseproto.ID, err error) {
 	if limit < 1 || !after.Less(sseproto.MaxID) {
 		return next, nil
 	}
-	q := rangeQuery{Store: s, after: after, upTo: sseproto.MaxID, replay: r, limit: limit}
+	q := rangeQuery{Store: s, after: after, upTo: sseproto.MaxID, replay: r, paged: true, left: limit}
 	err = q.chunk(ctx, []string{channel}, 0)
 	return q.next, err
 }
@@ -82,7 +85,8 @@ func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, lim
 type rangeQuery struct {
 	*Store
 	after, upTo sseproto.ID
-	limit       int         // of events, one channel and one page then; 0: all
+	paged       bool        // a call of Page: one channel
+	left        int         // events that the page still takes
 	next        sseproto.ID // where a page that is full ends
 	replay      sseproto.Replay
 	markers     []gap // that overlap the range
@@ -156,8 +160,8 @@ func (q *rangeQuery) pageCmds(b rueidis.Builder, key string, after sseproto.ID) 
 
 // page holds what a channel normally has: MAXLEN ~ n leaves up to n and a node.
 func (q *rangeQuery) page() int64 {
-	if q.limit > 0 {
-		return int64(q.limit)
+	if q.paged {
+		return int64(min(q.left, pageStep))
 	}
 	return int64(min(2*q.cfg.MaxLen+100, maxPage))
 }
@@ -276,7 +280,7 @@ func (q *rangeQuery) channel(ctx context.Context, ch int, key, hole string, entr
 		if int64(len(list)) < q.page() || !cursor.Less(q.upTo) {
 			return nil
 		}
-		if q.limit > 0 {
+		if q.left -= len(list); q.paged && (q.left == 0 || q.bytes >= chunkBytes) {
 			q.next = cursor
 			return nil
 		}
