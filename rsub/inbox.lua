@@ -30,6 +30,7 @@ local function as_note(t, ids, key) return table.concat({t, table.concat(ids, ',
 -- business: no entry has it.
 local none = '0-0'
 
+-- Not exact beyond 53 bits, which only IDs have that were given by hand.
 local function less(a, b)
   local am, as = string.match(a, '^(%d+)-(%d+)$')
   local bm, bs = string.match(b, '^(%d+)-(%d+)$')
@@ -50,11 +51,9 @@ local function acknowledge(notes, watermark)
     acknowledged = acknowledged + #ids
   end
   local _, ids = parse_note(redis.call('LINDEX', notes, -1))
-  local newest = none
-  for _, id in ipairs(ids) do
-    if less(newest, id) then newest = id end
-  end
-  return acknowledged, newest
+  local last = #ids
+  while ids[last] == none do last = last - 1 end
+  return acknowledged, ids[last]
 end
 
 -- Whether an entry stands before what was published, to be published again. It has

@@ -669,3 +669,18 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 	words, _ = m.claims("")
 	require.Empty(t, words)
 }
+
+// TestIDsOfAnySizeAreMovedOnce: a backend may give its own, of which numbers of Lua
+// hold 53 bits.
+func TestIDsOfAnySizeAreMovedOnce(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox)
+	waitSynced(t, in)
+	for i, id := range []string{"1-1", "18446744073709551000-1", "18446744073709551000-2", "18446744073709551001-0"} {
+		do(t, s, "XADD", testInbox, id, "channel", "a", "data", strconv.Itoa(i))
+		eventually(t, func() bool { return len(in.sink.all()) == i+1 }, "not moved")
+	}
+	_, _, ticks := in.sink.counts()
+	eventually(t, func() bool { _, _, n := in.sink.counts(); return n > ticks+3 }, "no ticks")
+	require.Equal(t, numbers("", 0, 4), payloads(in.sink.all()))
+}
