@@ -10,10 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -59,17 +56,16 @@ func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Wri
 		return usageError(stderr, err)
 	}
 	defer closeSender()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	publish := func(data string) error {
-		receipt, err := send(ctx, sseproto.Message{Event: c.Event, ID: c.ID, Data: data})
+		receipt, err := send(context.Background(), sseproto.Message{Event: c.Event, ID: c.ID, Data: data})
 		if receipt != "" {
 			_, printErr := fmt.Fprintln(stdout, receipt)
 			err = errors.Join(err, printErr)
 		}
 		return err
 	}
-	if err := c.messages(ctx, stdin, publish); err != nil {
+	// Signals end the process as they do by default: nothing else ends the read of a terminal.
+	if err := c.messages(stdin, publish); err != nil {
 		return failed(stderr, err)
 	}
 	return exitOK
@@ -83,13 +79,9 @@ const maxInput = 256 << 20
 var errTooLong = fmt.Errorf("a message is longer than %d bytes", maxInput)
 
 // messages calls publish for the argument, for standard input, or for each of its lines.
-func (c *pubCommand) messages(ctx context.Context, stdin io.Reader, publish func(string) error) error {
+func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error {
 	if !c.fromInput() {
 		return publish(*c.Data)
-	}
-	// A read of a terminal does not end with ctx: closing ends what can be ended.
-	if f, ok := stdin.(*os.File); ok {
-		defer context.AfterFunc(ctx, func() { _ = f.Close() })()
 	}
 	if !c.Lines {
 		data, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))

@@ -262,6 +262,24 @@ func (in *instance) metricsWith(token string) string {
 	return string(text)
 }
 
+func TestPubThatReadsATerminalEndsBySIGINT(t *testing.T) {
+	in := start(t)
+	master, slave := openTerminal(t)
+	cmd := exec.Command(program, "pub", "--admin-url", in.admin, "--lines", "a")
+	cmd.Env, cmd.Stdin = environment(), slave
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = master.WriteString("one\n")
+	require.NoError(t, err)
+	id, err := bufio.NewReader(out).ReadString('\n') // so it waits for the next line
+	require.NoError(t, err)
+	require.NotEmpty(t, id)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	_ = cmd.Wait() // the state tells
+	require.Equal(t, syscall.SIGINT, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
+}
+
 func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
 	r := redistest.Start(t)
 	config := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nhistory-max: 7\n")
