@@ -63,9 +63,10 @@ version() {
 	fi
 }
 
-# build makes a static program. The commit is in it ("go version -m ssed").
+# build makes a static program. The commit is in it ("go version -m ssed"). A cache of its
+# own, by BUILD_CACHE, makes it compile everything anew.
 build() {
-	CGO_ENABLED=0 GOOS=linux GOARCH=$1 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=true \
+	GOCACHE=${BUILD_CACHE:-$(go env GOCACHE)} CGO_ENABLED=0 GOOS=linux GOARCH=$1 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=true \
 		-ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$2/ssed" ./cmd/ssed
 }
 
@@ -102,7 +103,7 @@ components() {
 }
 
 # check builds in two directories that differ in all that must not matter, the second
-# time with an empty build cache, and tries what came out.
+# time compiling everything, and tries what came out.
 check() {
 	require_commit
 	top=$(mktemp -d)
@@ -112,36 +113,49 @@ check() {
 	git clone -q . "$second"
 	echo 'building twice, once from nothing: a few minutes'
 	(umask 077 && "$top/a/deploy/release.sh" "$top/one" >/dev/null)
-	GOCACHE=$top/cache "$second/deploy/release.sh" "$top/two" >/dev/null
+	BUILD_CACHE=$top/cache "$second/deploy/release.sh" "$top/two" >/dev/null
 	diff "$top/one/SHA256SUMS" "$top/two/SHA256SUMS"
 	(cd "$top/two" && sha256sum --quiet -c SHA256SUMS)
-	try "$top/one" "$top/root"
+	try "$top/one" "$top/root" "$(git -C "$top/a" rev-parse HEAD)"
 	cat "$top/one/SHA256SUMS"
 	echo 'release-check: the same twice, and it runs'
 }
 
 # try unpacks what is for this machine and runs it in an empty root, where a program that
-# needs a library or a file would not start.
+# needs a library or a file would not start; and looks into the others.
 try() {
-	local arch deb version
+	local files=$1 root=$2 commit=$3 arch deb version
 	arch=$(go env GOARCH)
-	deb=$(echo "$1"/ssed_*_"$arch".deb)
+	deb=$(echo "$files"/ssed_*_"$arch".deb)
 	version=$(dpkg-deb -f "$deb" Version)
-	dpkg-deb -x "$deb" "$2"
-	tar -xzf "$1/ssed-$version-linux-$arch.tar.gz" -C "$2" --strip-components=1
-	cmp "$2/ssed" "$2/usr/bin/ssed"
-	"$2/usr/bin/ssed" --version | grep -qF "ssed $version "
-	"$2/usr/bin/ssed" config --config "$2/etc/ssed/ssed.yaml" >/dev/null
+	dpkg-deb -x "$deb" "$root"
+	expect "ssed $version " "$root/usr/bin/ssed" --version
+	expect 'drain: 10s' "$root/usr/bin/ssed" config --config "$root/etc/ssed/ssed.yaml"
 	if [ "$(id -u)" -eq 0 ]; then
-		chroot "$2" /usr/bin/ssed --version >/dev/null
+		expect "ssed $version " chroot "$root" /usr/bin/ssed --version
 	fi
 	for arch in $architectures; do
-		tar -xzOf "$1/ssed-$version-linux-$arch.tar.gz" "ssed-$version-linux-$arch/ssed" >"$2/program"
-		for setting in CGO_ENABLED=0 "GOARCH=$arch" "vcs.revision=$(git rev-parse HEAD)" vcs.modified=false; do
-			go version -m "$2/program" | grep -qF "$setting"
+		tar -xzOf "$files/ssed-$version-linux-$arch.tar.gz" "ssed-$version-linux-$arch/ssed" >"$root/program"
+		for setting in CGO_ENABLED=0 "GOARCH=$arch" "vcs.revision=$commit" vcs.modified=false; do
+			expect "$setting" go version -m "$root/program"
 		done
-		grep -q '"name": "github.com/redis/rueidis"' "$1/ssed-$version-linux-$arch.cdx.json"
+		expect '"name": "github.com/redis/rueidis"' cat "$files/ssed-$version-linux-$arch.cdx.json"
+		dpkg-deb --fsys-tarfile "$files/ssed_${version}_$arch.deb" | tar -xO ./usr/bin/ssed | cmp - "$root/program"
 	done
+}
+
+# expect runs a command that must print a text.
+expect() {
+	local text=$1 said
+	shift
+	said=$("$@") || {
+		echo "release-check: $* failed" >&2
+		return 1
+	}
+	if [[ $said != *"$text"* ]]; then
+		echo "release-check: $* does not say $text" >&2
+		return 1
+	fi
 }
 
 main "$@"
