@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -110,10 +111,11 @@ func (l *link) session(ctx context.Context) error {
 		return err
 	}
 	conn, _ := client.Dedicate()
-	lost, err := l.subscribe(ctx, conn)
+	h := &hooks{link: l}
+	lost, err := l.subscribe(ctx, conn, h)
 	if err != nil {
 		conn.Close()
-		l.drain(lost)
+		h.close()
 		l.finish(CauseDisconnect)
 		return err
 	}
@@ -121,7 +123,7 @@ func (l *link) session(ctx context.Context) error {
 	cause, err := l.watch(ctx, lost)
 	l.linked.Store(nil)
 	conn.Close()
-	l.drain(lost)
+	h.close()
 	l.finish(cause)
 	if cause == CauseNode || cause == CauseReadOnly {
 		l.feed.clients.discard(client)
@@ -129,18 +131,42 @@ func (l *link) session(ctx context.Context) error {
 	return err
 }
 
-// drain waits until no hook will be called any more.
-func (l *link) drain(lost <-chan error) {
-	if lost == nil {
-		return
-	}
-	for range lost {
+// hooks is what the read loop of one connection calls. The library has no way to wait
+// for the end of that loop: to close a connection takes the hooks away from it and
+// does not wait for the call that it may be in.
+type hooks struct {
+	link *link
+
+	mu   sync.Mutex // held by the read loop during a call; nobody else wants it before the end
+	over bool
+}
+
+func (h *hooks) onMessage(m rueidis.PubSubMessage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.link.onMessage(m)
 	}
 }
 
+func (h *hooks) onSubscription(s rueidis.PubSubSubscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.link.onSubscription(s)
+	}
+}
+
+// close waits for the call under way; there is none after it.
+func (h *hooks) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+}
+
 // subscribe learns the node of the connection and subscribes to everything. The
-// channel is nil when the hooks were not set.
-func (l *link) subscribe(ctx context.Context, conn rueidis.DedicatedClient) (<-chan error, error) {
+// channel tells of the end of the connection.
+func (l *link) subscribe(ctx context.Context, conn rueidis.DedicatedClient, h *hooks) (<-chan error, error) {
 	// In a cluster the key makes it the connection to the node that has the clock.
 	if err := conn.Do(ctx, conn.B().Exists().Key(l.feed.clock).Build()).Error(); err != nil {
 		return nil, err
@@ -159,13 +185,13 @@ func (l *link) subscribe(ctx context.Context, conn rueidis.DedicatedClient) (<-c
 	}
 	l.node, l.confirmed, l.ready = node, 0, make(chan struct{})
 	l.wanted.Store(0)
-	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: l.onMessage, OnSubscription: l.onSubscription})
+	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
 	for _, res := range conn.DoMulti(ctx,
 		conn.B().Subscribe().Channel(l.feed.control).Build(),
 		conn.B().Psubscribe().Pattern(l.feed.patterns...).Build(),
 	) {
 		if err := res.Error(); err != nil {
-			return lost, fmt.Errorf("subscribe: %w", err)
+			return nil, fmt.Errorf("subscribe: %w", err)
 		}
 	}
 	return lost, nil

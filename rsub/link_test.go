@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 )
 
@@ -42,4 +43,25 @@ func TestOnlyMessagesForUsKeepALateLink(t *testing.T) {
 	f("keyspace event", "*", "__keyspace@0__:k", DefaultProbeTimeout)
 	f("messages", "*", "c", overdue*DefaultProbeTimeout)
 	f("notices", "", "__ssed:{"+testPrefix+"}", overdue*DefaultProbeTimeout)
+}
+
+// TestClosedHooksAreNotUnderWayNorCalledAgain: the span of a lost connection is ended
+// while its read loop may still be in a hook.
+func TestClosedHooksAreNotUnderWayNorCalledAgain(t *testing.T) {
+	feed, links := claimant(t, 1)
+	h := &hooks{link: links[0]}
+	calls := 0
+	feed.cfg.OnFree = func() {
+		calls++
+		require.False(t, h.mu.TryLock(), "close has to wait for this call")
+	}
+	h.onMessage(pubsub("", feed.control, "free x"))
+	require.Equal(t, 1, calls)
+	h.close()
+	h.onMessage(pubsub("", feed.control, "free x"))
+	h.onMessage(pubsub("*", "c", "late"))
+	h.onSubscription(rueidis.PubSubSubscription{Kind: "unsubscribe"})
+	require.Equal(t, 1, calls)
+	require.Zero(t, feed.Stats().Numbered)
+	require.Empty(t, links[0].cuts)
 }
