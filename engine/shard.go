@@ -142,6 +142,9 @@ func (s *shard) run() {
 			// A loop with work never blocks. Without this the feed would wait for the
 			// scheduler's time slice of 10 ms where there are as many shards as cores.
 			runtime.Gosched()
+			if !s.large.empty() {
+				yieldCPU()
+			}
 		} else {
 			s.fallAsleep()
 		}
