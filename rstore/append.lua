@@ -75,9 +75,7 @@ for k = 5, #KEYS do
     end
   elseif stream_refuses(r.err, key, id) then
     refused = refused + 1
-    local old = redis.call('HGET', KEYS[3], key)
-    local from = old and string.match(old, '^%S+') or mark
-    redis.call('HSET', KEYS[3], key, from .. ' ' .. id)
+    refuse(KEYS[3], key, mark, id)
   else
     redis.call('HSET', KEYS[1], 'watermark', good)
     return {'failed', epoch, good, holder, writer, added, refused, r.err}

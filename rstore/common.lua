@@ -42,6 +42,12 @@ local function add_marker(gaps, from, to, reason, instance, cap)
   return 1
 end
 
+-- Notes that a stream refused a message: from there on up to it something is missing.
+local function refuse(holes, stream, from, id)
+  local old = redis.call('HGET', holes, stream)
+  redis.call('HSET', holes, stream, (old and string.match(old, '^%S+') or from) .. ' ' .. id)
+end
+
 -- Notes in the clock that an instance is there, and forgets who was not for the
 -- time given. Returns the names, and since when there was always somebody: who
 -- was there before an outage of Redis is known again only some time after it.

@@ -20,7 +20,7 @@ const startReason = "start"
 func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
 	g := gap{stretch{w.mark, low}, w.skipReason()}
 	a := w.run(ctx, skipScript, call{
-		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps, w.keys.inbox},
+		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps, w.keys.inbox, w.keys.holes},
 		args: []string{
 			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),

@@ -1,7 +1,7 @@
 -- Offers to go on from a position above the watermark. When nobody moved the
 -- watermark for the wait, the lowest offer wins: gap marker, watermark, lease.
 -- It wins at once when everybody who is there has offered: nobody has more.
--- KEYS: clock, lease, gaps, notes of the inbox.
+-- KEYS: clock, lease, gaps, notes of the inbox, holes.
 -- ARGV: epoch, expected watermark, offered position, instance, wait ms,
 --       lease ttl ms, reason, most markers, how long an instance counts as
 --       there (ms), how long after an outage it is known who is there (ms),
@@ -54,8 +54,8 @@ add_marker(KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
 
 -- What came through the inbox (inbox.lua of rsub) is there until the watermark has
 -- passed it, and a note tells its position: into its stream with it. Nothing in a
--- stream lies beyond the watermark, so it goes to the end. Where it does not (a key
--- of another type) the marker tells of that too.
+-- stream lies beyond the watermark, so it goes to the end. A stream that refuses it (a
+-- key of another type) is noted as append.lua does it, and the marker tells of that too.
 local ttl = tonumber(ARGV[13]) + math.max(0, tonumber(string.match(low, '^%d+')) - now)
 local saved = 0
 local function save(key, id, at)
@@ -73,12 +73,12 @@ local function save(key, id, at)
     end
   end
   local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, unpack(message))
-  if type(added) == 'table' then return end
+  if type(added) == 'table' then return refuse(KEYS[5], stream, mark, at) end
   redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
   saved = saved + 1
 end
 for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
-  local t, ids, key = string.match(redis.call('LINDEX', KEYS[4], i), '^(%d+) (%S+) (.*)$')
+  local t, ids, key = string.match(redis.call('LINDEX', KEYS[4], i), '^(%d+) %??(%S+) (.*)$')
   local n = 0
   for id in string.gmatch(ids, '[^,]+') do
     n = n + 1

@@ -3,6 +3,7 @@ package rstore
 import (
 	"context"
 	"log/slog"
+	"math"
 	"strconv"
 	"time"
 
@@ -292,8 +293,8 @@ func (w *writer) recovered() {
 }
 
 // finish writes what is committed and gives the lease up. An instance that does not
-// write takes the lease for that, unless the watermark moves: then the one that has
-// it is alive, and writes the same.
+// write takes the lease for that when it becomes free, unless somebody else has
+// written up to what the log had at the beginning: it may go on growing.
 func (w *writer) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
@@ -301,18 +302,35 @@ func (w *writer) finish(ctx context.Context) {
 	if !w.holder {
 		w.watch(ctx) // the last look may be a poll ago
 	}
+	epoch, end := w.epoch, w.end()
 	for ctx.Err() == nil && w.epoch != "" && w.leaves() {
-		epoch, mark, waited := w.epoch, w.mark, !w.holder
+		waited := !w.holder
 		if again, wait := w.advance(ctx); !again {
 			pause(ctx, min(wait, w.cfg.poll()/4))
 		}
-		if waited && !w.holder && epoch == w.epoch && mark.Less(w.mark) {
+		if waited && !w.holder && epoch == w.epoch && !w.mark.Less(end) {
 			break
 		}
 	}
 	if w.holder {
 		w.free(ctx)
 	}
+}
+
+// end returns up to where the log has something.
+func (w *writer) end() sseproto.ID {
+	end := w.mark
+	for range maxRounds { // a span of the log each, and the gap in front of it
+		through, low := w.src.Collect(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message) {})
+		if low != end {
+			through = low
+		}
+		if through == end || through == sseproto.MaxID {
+			break
+		}
+		end = through
+	}
+	return end
 }
 
 // glance asks the log what follows the watermark without taking it.

@@ -780,3 +780,25 @@ func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
 	require.Equal(t, "a", holder)
 	require.Zero(t, b.Stats().Batches)
 }
+
+// TestStoppedInstanceWritesWhatTheOtherDoesNot: who has the lease moves the watermark
+// once more, and is gone before it has written what the stopped instance has.
+func TestStoppedInstanceWritesWhatTheOtherDoesNot(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	all := w.burst(1, 600, 3)
+	log.commit(w.id(2, 0), all...)
+	b := w.store(w.config("b"), log)
+	require.NoError(t, w.do("HSET", b.keys.clock, "watermark", w.id(0, 0).String()).Error())
+	require.NoError(t, w.do("SET", b.keys.lease, "other", "PX", "300").Error())
+	var moved error
+	move := sync.OnceFunc(func() { moved = w.do("HSET", b.keys.clock, "watermark", w.id(1, 0).String()).Error() })
+	log.after = move
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(context.Canceled)
+	require.ErrorIs(t, b.Run(ctx), context.Canceled)
+	require.NoError(t, moved)
+	w.requireHistory(all)
+	require.Empty(t, w.markers())
+}

@@ -34,12 +34,14 @@ const (
 	// inboxMemory is how many published entries an instance remembers, 32 bytes each.
 	// What a failover loses is what was published in a fraction of a second.
 	inboxMemory = 1 << 14
+	// inboxClaims bounds the entries of one call's claims, as inboxBatch does.
+	inboxClaims = inboxBatch
 	// maxChannelBytes is the longest channel that a client can ask for.
 	maxChannelBytes = 255
 )
 
 // Reasons for which entries of the inbox are refused, as they stand in the stream
-// of refused ones. The last three are found by the script.
+// of refused ones. The last four are found by the script.
 const (
 	refusedFields   = "fields"   // no channel or no data
 	refusedChannel  = "channel"  // reserved, too long, or none of the patterns has it
@@ -48,9 +50,10 @@ const (
 	refusedSize     = "size"     // over Config.MaxMessageBytes
 	refusedDenied   = "denied"   // the user may not publish on the channel
 	refusedUTF8     = "utf8"     // data of an envelope that is not UTF-8
+	refusedStream   = "stream"   // published, but the channel's history refuses it: a key of another type, or higher IDs added by hand
 )
 
-var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedType, refusedSize, refusedDenied, refusedUTF8}
+var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedType, refusedSize, refusedDenied, refusedUTF8, refusedStream}
 
 // InboxReasons returns the reasons for which entries of the inbox are refused, the
 // keys of InboxStats.Refused.
@@ -64,6 +67,7 @@ type inbox struct {
 	pace     pace
 	node     string // run_id of the server that answered last
 	claimed  uint64 // t of the newest claim of the last call
+	stuck    bool   // the server would not take the claims
 
 	memory   inboxMemories
 	counts   inboxCounts
@@ -86,7 +90,8 @@ func (in *inbox) keys() []string {
 	if key == "" {
 		return nil
 	}
-	return []string{"{" + in.feed.cfg.Prefix + "}:inbox", key, RefusedKey(key)}
+	tag := "{" + in.feed.cfg.Prefix + "}"
+	return []string{tag + ":inbox", key, RefusedKey(key), tag + ":holes"}
 }
 
 // RefusedKey is the stream of the entries of an inbox that could not be delivered.
@@ -114,12 +119,13 @@ func (in *inbox) args() []string {
 }
 
 // answered takes the run_id of the server that has run the script, with the claims
-// that args had. One that it did not expect gets its claims with the next call.
-func (in *inbox) answered(node string) {
-	if in.node == node {
+// that args had, and whether it took them. One that it did not expect gets its claims
+// with the next call.
+func (in *inbox) answered(node string, taken bool) {
+	if in.node == node && taken {
 		in.memory.settle(node, in.claimed)
 	}
-	in.node = node
+	in.node, in.stuck = node, !taken
 }
 
 // claims reports whether the server that answered last is to be told something.
@@ -127,10 +133,19 @@ func (in *inbox) claims() bool {
 	return in.node != "" && in.feed.cfg.Inbox != "" && in.memory.hasOf(in.node)
 }
 
+// claimPause returns how long to wait with the next claims: not at all, unless the
+// server would not take the last ones.
+func (in *inbox) claimPause(interval time.Duration) time.Duration {
+	if in.stuck {
+		return interval
+	}
+	return 0
+}
+
 const (
 	// reportWords come first in the report of the script: failure, length, batches,
-	// moved, acknowledged, refused.
-	reportWords = 6
+	// moved, acknowledged, kept, refused.
+	reportWords = 7
 	// askedWords are told of each entry that wants a verdict: id, channel, whether
 	// it has data, event_type, id, retry.
 	askedWords = 6
@@ -152,7 +167,7 @@ func (in *inbox) take(words []string) error {
 			return errReply
 		}
 	}
-	length, batches, moved, acknowledged, refused := n[0], n[1], n[2], n[3], int(n[4])
+	length, batches, moved, acknowledged, kept, refused := n[0], n[1], n[2], n[3], n[4] != 0, int(n[5])
 	failure, words := words[0], words[reportWords:]
 	if refused < 0 || len(words) < refused || (len(words)-refused)%askedWords != 0 {
 		return errReply
@@ -166,10 +181,23 @@ func (in *inbox) take(words []string) error {
 	}
 	in.counts.length.Store(length)
 	in.counts.batches.Store(batches)
+	if kept {
+		in.pace = paceOfKept(batches)
+		return nil
+	}
 	asked := words[refused:]
 	in.pace = in.paceOf(len(asked)/askedWords, int(batches), moved+int64(refused) > 0)
 	in.judge(asked)
 	return nil
+}
+
+// paceOfKept is the pace while the entries that have a verdict have to wait: for the
+// history, or until the server has been told what it forgot.
+func paceOfKept(batches int64) pace {
+	if batches >= inboxBatches {
+		return paceSoon
+	}
+	return paceInterval
 }
 
 // paceOf tells how soon the entries asked about want to be moved, when so many

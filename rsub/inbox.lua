@@ -10,11 +10,14 @@
 -- newest ticks. Instances remember what came behind them and claim it: then it has a
 -- note again. Until they had the time nothing is moved.
 
+-- A note that was claimed has a question mark before its ids: the history may be
+-- written beyond its positions by an instance that did not see what was published.
+
 local function parse_note(note)
-  local t, list, key = string.match(note, '^(%d+) (%S+) (.*)$')
+  local t, claimed, list, key = string.match(note, '^(%d+) (%??)(%S+) (.*)$')
   local ids = {}
   for id in string.gmatch(list, '[^,]+') do ids[#ids + 1] = id end
-  return tonumber(t), ids, key
+  return tonumber(t), ids, key, claimed ~= ''
 end
 
 -- Whether the history is written up to the position t-n.
@@ -24,7 +27,7 @@ local function is_written(watermark, t, n)
   return ms > t or ms == t and seq >= n
 end
 
-local function as_note(t, ids, key) return table.concat({t, table.concat(ids, ','), key}, ' ') end
+local function as_note(t, ids, key, claimed) return table.concat({t, (claimed or '') .. table.concat(ids, ','), key}, ' ') end
 
 -- In the place of an id whose position is taken and whose entry is not the note's
 -- business: no entry has it.
@@ -38,22 +41,104 @@ local function less(a, b)
   return am < bm or am == bm and as < bs
 end
 
--- Forgets what is in the history. Returns how many, and the newest id that is not.
-local function acknowledge(notes, watermark)
-  local acknowledged = 0
-  while true do
-    local note = redis.call('LINDEX', notes, 0)
-    if not note then return acknowledged, nil end
-    local t, ids, key = parse_note(note)
-    if not is_written(watermark, t, #ids) then break end
-    redis.call('XDEL', key, unpack(ids))
-    redis.call('LPOP', notes)
-    acknowledged = acknowledged + #ids
+local function as_table(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+
+-- Whether the history, which is written beyond this position, has its message or had
+-- it: what is older than all that is left of a trimmed stream was trimmed.
+local function is_in_history(stream, at)
+  local found, info = redis.pcall('XRANGE', stream, at, at), redis.pcall('XINFO', 'STREAM', stream)
+  if found.err or info.err then return false end -- no such key, or another type
+  if found[1] then return true end
+  local f = as_table(info)
+  if not less(f['max-deleted-entry-id'], at) then return true end
+  local first = f['first-entry']
+  return f['entries-added'] > f.length and (not first or less(at, first[1]))
+end
+
+-- Calls visit for those of the ids, of what was published behind tick t, that are
+-- entries of the inbox and no messages of the history. Returns the others.
+local function each_missing(o, key, t, ids, visit)
+  local others = {}
+  for n, id in ipairs(ids) do
+    local entry = id ~= none and redis.call('XRANGE', key, id, id)[1]
+    if entry then
+      local fields = as_table(entry[2])
+      local stream = o.streams .. (fields.channel or '')
+      if is_in_history(stream, string.format('%.0f-%d', t, n)) then
+        others[#others + 1] = id
+      else
+        visit(id, entry[2], stream)
+      end
+    end
   end
-  local _, ids = parse_note(redis.call('LINDEX', notes, -1))
+  return others
+end
+
+-- Deletes what the history has of these. What it lacks stays in the inbox as if it
+-- had never been published. Returns how many were deleted.
+local function settle(o, key, t, ids)
+  local others = each_missing(o, key, t, ids, function() end)
+  if #others > 0 then redis.call('XDEL', key, unpack(others)) end
+  return #others
+end
+
+-- The streams that refused messages behind tick t (append.lua of rstore), or nil.
+local function refusing(o, t, n)
+  if redis.call('HLEN', o.holes) == 0 then return nil end
+  local list, from, to = {}, string.format('%.0f-%d', t, n), string.format('%.0f-0', t)
+  for stream, stretch in pairs(as_table(redis.call('HGETALL', o.holes))) do
+    local low, high = string.match(stretch, '^(%S+) (%S+)')
+    if less(low, from) and less(to, high) then list[stream] = true end
+  end
+  return next(list) and list
+end
+
+-- Puts an entry that cannot be delivered where somebody may look at it. Returns why
+-- it could not be put there; then it stays where it is.
+local function set_aside(o, key, id, fields, reason)
+  local args = {'XADD', o.aside, 'MAXLEN', '~', o.aside_most, '*', 'inbox_id', id, 'reason', reason}
+  for i = 1, math.min(#fields, 32) do args[#args + 1] = string.sub(fields[i], 1, 4096) end
+  if #args % 2 ~= 0 then args[#args] = nil end
+  local added = redis.pcall(unpack(args))
+  if type(added) == 'table' then return added.err end
+  redis.call('XDEL', key, id)
+end
+
+-- Forgets what is in the history, or refused by it. Returns the newest id that is
+-- under way, and whether it was claimed.
+local function acknowledge(o, report)
+  while true do
+    local note = redis.call('LINDEX', o.notes, 0)
+    if not note then return nil end
+    local t, ids, key, claimed = parse_note(note)
+    if not is_written(o.watermark, t, #ids) then break end
+    local streams = not claimed and refusing(o, t, #ids)
+    if claimed then
+      report.acknowledged = report.acknowledged + settle(o, key, t, ids)
+    else
+      local refused = #report.refused
+      if streams then
+        each_missing(o, key, t, ids, function(id, fields, stream)
+          if not streams[stream] then return end
+          -- To be moved again would be to be refused again: better nothing is moved.
+          local failure = set_aside(o, key, id, fields, 'stream')
+          if failure then error({err = failure}) end
+          report.refused[#report.refused + 1] = 'stream'
+        end)
+      end
+      redis.call('XDEL', key, unpack(ids))
+      report.acknowledged = report.acknowledged + #ids + refused - #report.refused
+    end
+    redis.call('LPOP', o.notes)
+  end
+  local _, ids, _, claimed = parse_note(redis.call('LINDEX', o.notes, -1))
   local last = #ids
   while ids[last] == none do last = last - 1 end
-  return acknowledged, ids[last]
+  return ids[last], claimed
 end
 
 -- Whether an entry stands before what was published, to be published again. It has
@@ -68,61 +153,59 @@ local function is_left_behind(notes, key)
   return false
 end
 
--- Takes word that the ids were published behind tick t, of which this server knows
--- nothing. What the history has is deleted, what it may still get is noted, and what
--- it will never get stays in the inbox as if it had never been published.
--- Returns whether a note was made.
-local function claim(o, t, ids)
-  local list, noted, place = redis.call('LRANGE', o.notes, 0, -1), {}, 1
-  for i, note in ipairs(list) do
-    local other, others = parse_note(note)
-    if other <= t then place = i + 1 end
-    for _, id in ipairs(others) do noted[id] = true end
+-- Takes word of what was published behind ticks of which this server knows nothing:
+-- a list of {t, ids}. What the history has is deleted, what it may still get is noted,
+-- and what it lacks stays in the inbox as if it had never been published.
+-- Returns the t of the newest note made, or 0.
+local function take_claims(o, claims)
+  if redis.call('EXISTS', o.key) == 0 then return 0 end
+  local list, noted, newest = {}, {}, 0
+  for i, note in ipairs(redis.call('LRANGE', o.notes, 0, -1)) do
+    local t, ids = parse_note(note)
+    list[i] = {t, note}
+    for _, id in ipairs(ids) do noted[id] = true end
   end
-  local is_due = false
-  for n, id in ipairs(ids) do
-    local entry = not noted[id] and redis.call('XRANGE', o.key, id, id)[1]
-    local due = entry and not is_written(o.watermark, t, n)
-    is_due = is_due or due
-    if entry and not due then
-      local fields = {}
-      for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-      local at = string.format('%.0f-%d', t, n)
-      if redis.pcall('XRANGE', o.streams .. (fields.channel or ''), at, at)[1] then redis.call('XDEL', o.key, id) end
+  for _, claim in ipairs(claims) do
+    local t, written, due, is_due = claim[1], {}, {}, false
+    for n, id in ipairs(claim[2]) do
+      written[n], due[n] = none, none
+      if noted[id] then
+        -- its position is that of the note
+      elseif is_written(o.watermark, t, n) then
+        written[n] = id
+      elseif redis.call('XRANGE', o.key, id, id)[1] then
+        due[n], noted[id], is_due = id, true, true
+      end
     end
-    if not due then ids[n] = none end
+    settle(o, o.key, t, written)
+    if is_due then
+      local place = 1
+      while list[place] and list[place][1] <= t do place = place + 1 end
+      table.insert(list, place, {t, as_note(string.format('%.0f', t), due, o.key, '?')})
+      newest = math.max(newest, t)
+    end
   end
-  if not is_due then return false end
-  table.insert(list, place, as_note(string.format('%.0f', t), ids, o.key))
+  if newest == 0 then return 0 end
   redis.call('DEL', o.notes)
-  redis.call('RPUSH', o.notes, unpack(list))
-  return true
+  for _, note in ipairs(list) do redis.call('RPUSH', o.notes, note[2]) end
+  return newest
 end
 
--- Calls visit for the entries behind an id until it returns false. They are read a
--- few at a time: how large they are is not known before.
+-- Calls visit for the entries behind an id until it returns false, with the bytes of
+-- all fields. They are read a few at a time: how large they are is not known before.
 local function each_entry(key, after, visit)
   local from, step = after and '(' .. after or '-', 1
   while true do
-    local list = redis.call('XRANGE', key, from, '+', 'COUNT', step)
+    local list, read = redis.call('XRANGE', key, from, '+', 'COUNT', step), 0
     for _, entry in ipairs(list) do
-      local fields = {}
-      for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-      if not visit(entry[1], fields, entry[2]) then return end
-      from = '(' .. entry[1]
+      local size = 0
+      for _, text in ipairs(entry[2]) do size = size + #text end
+      if not visit(entry[1], as_table(entry[2]), entry[2], size) then return end
+      from, read = '(' .. entry[1], read + size
     end
     if #list < step then return end
-    step = math.min(2 * step, 16)
+    step = read < 65536 and math.min(2 * step, 16) or 1
   end
-end
-
--- Puts an entry that cannot be delivered where somebody may look at it.
-local function set_aside(key, aside, most, id, fields, reason)
-  local args = {'XADD', aside, 'MAXLEN', '~', most, '*', 'inbox_id', id, 'reason', reason}
-  for i = 1, math.min(#fields, 32) do args[#args + 1] = string.sub(fields[i], 1, 4096) end
-  if #args % 2 ~= 0 then args[#args] = nil end
-  redis.call(unpack(args))
-  redis.call('XDEL', key, id)
 end
 
 -- Whether a text is UTF-8: nothing is left of its high bytes without what they
@@ -162,19 +245,24 @@ end
 -- forgotten, what has a verdict is moved or set aside, and for what comes next one
 -- is asked. Returns what to publish behind tick t, with its note written, and the
 -- report.
---   o: notes, key, aside (keys), watermark, verdicts (by id: '' or why not), t,
---      most, bytes, batches, aside_most, payload_most (bounds), envelope, may_move
+--   o: notes, key, aside, holes (keys), streams (prefix), watermark, verdicts (by id:
+--      '' or why not), t, most, bytes, batches, aside_most, payload_most (bounds),
+--      envelope, may_move
 local function serve_inbox(o)
   local report = {acknowledged = 0, refused = {}, asked = {}}
-  local newest
-  report.acknowledged, newest = acknowledge(o.notes, o.watermark)
+  local newest, claimed = acknowledge(o, report)
   report.batches = newest and redis.call('LLEN', o.notes) or 0
-  if newest and o.may_move then o.may_move = not is_left_behind(o.notes, o.key) end
+  -- What was claimed may have to be moved again, in front of all that comes behind.
+  if newest and o.may_move then o.may_move = not claimed and not is_left_behind(o.notes, o.key) end
   local asking, batch, ids, bytes, asked_bytes = not o.may_move or report.batches >= o.batches, {}, {}, 0, 0
-  each_entry(o.key, newest, function(id, fields, raw)
+  if asking and next(o.verdicts) then
+    -- The verdicts hold until something can be moved: nothing needs to be read.
+    report.kept, report.length = 1, redis.call('XLEN', o.key)
+    return batch, report
+  end
+  each_entry(o.key, newest, function(id, fields, raw, size)
     local verdict = o.verdicts[id]
-    local size = #(fields.data or '')
-    asking = asking or not verdict or #ids > 0 and bytes + size > o.bytes
+    asking = asking or not verdict or bytes > 0 and bytes + size > o.bytes
     if asking then
       report.asked[#report.asked + 1] = {
         id, string.sub(fields.channel or '', 1, 256), fields.data and '1' or '',
@@ -185,12 +273,16 @@ local function serve_inbox(o)
     end
     local payload
     if verdict == '' then payload, verdict = payload_of(fields, o.envelope, o.payload_most) end
+    bytes = bytes + size
     if payload then
       ids[#ids + 1] = id
       batch[#batch + 1] = {fields.channel, payload}
-      bytes = bytes + size
+      return true
+    end
+    local failure = set_aside(o, o.key, id, raw, verdict)
+    if failure then
+      o.failure = failure
     else
-      set_aside(o.key, o.aside, o.aside_most, id, raw, verdict)
       report.refused[#report.refused + 1] = verdict
     end
     return true
@@ -211,7 +303,7 @@ local function append_report(answer, report, moved)
   local function put(...)
     for _, word in ipairs({...}) do answer[#answer + 1] = tostring(word) end
   end
-  put(report.failure or '', report.length or 0, report.batches or 0, moved, report.acknowledged or 0, #(report.refused or {}))
+  put(report.failure or '', report.length or 0, report.batches or 0, moved, report.acknowledged or 0, report.kept or 0, #(report.refused or {}))
   put(unpack(report.refused or {}))
   for _, entry in ipairs(report.asked or {}) do put(unpack(entry)) end
 end

@@ -42,13 +42,18 @@ func (m *inboxMemories) note(t tick) {
 	}
 }
 
-// claims returns t and ids of all batches that another server than node has published,
-// and the t of the newest. With "" for node there are none.
+// claims returns t and ids of the oldest batches that another server than node has
+// published, with inboxClaims entries or as many as one batch has, and the t of the
+// newest of them. With "" for node there are none.
 func (m *inboxMemories) claims(node string) (words []string, newest uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	left := inboxClaims
 	for _, a := range m.batches {
 		if node != "" && a.node != node {
+			if left -= a.entries(); left < 0 && newest != 0 {
+				break
+			}
 			words, newest = append(words, strconv.FormatUint(a.t, 10), a.ids), a.t
 		}
 	}

@@ -388,7 +388,8 @@ func TestOnlySoMuchIsUnderWay(t *testing.T) {
 // TestBatchIsBoundedInBytes: an entry of any size goes by itself.
 func TestBatchIsBoundedInBytes(t *testing.T) {
 	s := redistest.Start(t)
-	sizes := []int{inboxBatchBytes / 2, inboxBatchBytes / 2, 3 * inboxBatchBytes, 1, inboxBatchBytes}
+	const others = len("channel") + len("a") + len("data")
+	sizes := []int{inboxBatchBytes/2 - others, inboxBatchBytes/2 - others, 3 * inboxBatchBytes, 1, inboxBatchBytes}
 	for _, size := range sizes {
 		add(t, s, "channel", "a", "data", strings.Repeat("x", size))
 	}
@@ -401,7 +402,60 @@ func TestBatchIsBoundedInBytes(t *testing.T) {
 		}
 		batches[len(batches)-1] += len(m.payload)
 	}
-	require.Equal(t, []int{inboxBatchBytes, 3 * inboxBatchBytes, 1, inboxBatchBytes}, batches)
+	require.Equal(t, []int{inboxBatchBytes - 2*others, 3 * inboxBatchBytes, 1, inboxBatchBytes}, batches)
+}
+
+// TestFieldsThatAreIgnoredCountToo: they have to be read.
+func TestFieldsThatAreIgnoredCountToo(t *testing.T) {
+	s := redistest.Start(t)
+	f := manual(t, s, "f")
+	for range 4 {
+		add(t, s, "channel", "a", "data", "x", "trace", strings.Repeat("x", inboxBatchBytes/2))
+	}
+	f.tickByHand(t, modeLead, true)
+	require.Len(t, f.ticker.inbox.verdicts, 2*2, "asked about two of four")
+}
+
+// TestNothingIsReadWhileNothingMayBeMoved: the verdicts hold, and so does what was told
+// of the oldest entry.
+func TestNothingIsReadWhileNothingMayBeMoved(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in", withInbox)
+	waitSynced(t, in)
+	addMany(t, s, "a", "", 0, inboxBatch*inboxBatches+100)
+	eventually(t, func() bool { return in.Stats().Inbox.Batches == inboxBatches }, "not moved")
+	_, _, ticks := in.sink.counts()
+	waitTicks := func(n int) {
+		eventually(t, func() bool { _, _, now := in.sink.counts(); return now > ticks+n }, "no ticks")
+	}
+	waitTicks(2) // asked for the rest
+	calls := func() string {
+		for line := range strings.Lines(do(t, s, "INFO", "commandstats").(string)) {
+			if rest, ok := strings.CutPrefix(line, "cmdstat_xrange:calls="); ok {
+				n, _, _ := strings.Cut(rest, ",")
+				return n
+			}
+		}
+		return ""
+	}
+	was := calls()
+	oldest := in.Stats().Inbox.Oldest
+	require.NotZero(t, oldest)
+	waitTicks(10)
+	// Whether the first entry was left behind is looked at; the others are not.
+	now, before := atoi(t, calls()), atoi(t, was)
+	require.LessOrEqual(t, now-before, 20)
+	require.Equal(t, oldest, in.Stats().Inbox.Oldest)
+	mark := in.sink.all()[inboxBatch*inboxBatches-1].id
+	do(t, s, "HSET", in.clock, "watermark", mark.String()) // the history goes on
+	eventually(t, func() bool { return in.Stats().Inbox.Moved == inboxBatch*inboxBatches+100 }, "the rest is not moved")
+}
+
+func atoi(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return n
 }
 
 // TestGivenUpStretchComesFromTheInbox: an instance published a batch and is gone
@@ -634,10 +688,11 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 		f.tickByHand(t, modeLead, true)
 		require.False(t, f.ticker.inbox.claims())
 	}
-	require.Equal(t, []any{strings.Join([]string{strconv.FormatUint(base+1, 10), "0-0,0-0,0-0," + ids[3], testInbox}, " ")}, do(t, s, "LRANGE", testNotes, "0", "-1"))
+	require.Equal(t, []any{strings.Join([]string{strconv.FormatUint(base+1, 10), "?0-0,0-0,0-0," + ids[3], testInbox}, " ")}, do(t, s, "LRANGE", testNotes, "0", "-1"))
 	require.EqualValues(t, 4, do(t, s, "XLEN", testInbox), "2, 3, 4 and 5 are left")
 	f.tickByHand(t, modeLead, true)
 	require.Zero(t, f.Stats().Inbox.Moved, "2 waits for 3, and 4 for 2")
+	do(t, s, "XADD", testPrefix+"a", at(4), "data", "3")
 	do(t, s, "HSET", f.clock, "watermark", at(4))
 	f.tickByHand(t, modeLead, true) // 3 is in the history
 	f.tickByHand(t, modeLead, true)
@@ -660,14 +715,31 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 		m.note(tick{t: i + 1, node: "n", batch: batch}) // by the second feed
 		m.note(tick{t: i + 2, node: "n"})
 	}
-	words, newest := m.claims("other")
-	require.Len(t, words, 2*(inboxMemory/500))
-	require.Equal(t, uint64(100), newest)
-	m.settle("other", 90)
-	words, _ = m.claims("other")
-	require.Len(t, words, 2*10)
-	words, _ = m.claims("")
+	const kept = inboxMemory / 500
+	for i := range uint64(kept) { // a batch at a time
+		words, newest := m.claims("other")
+		require.Equal(t, []string{strconv.FormatUint(100-kept+1+i, 10), batch}, words)
+		require.Equal(t, 100-kept+1+i, newest)
+		m.settle("other", newest)
+	}
+	require.False(t, m.hasOf("other"))
+	words, _ := m.claims("")
 	require.Empty(t, words)
+}
+
+// TestClaimsComeAsManyAsOneBatch at a time, and one of any size goes alone.
+func TestClaimsComeAsManyAsOneBatch(t *testing.T) {
+	var m inboxMemories
+	for i, entries := range []int{600, 200, 300, 1} {
+		m.note(tick{t: uint64(i + 1), node: "n", batch: strings.TrimSuffix(strings.Repeat("1-0,", entries), ",")})
+	}
+	var calls []int
+	for m.hasOf("other") {
+		words, newest := m.claims("other")
+		calls = append(calls, len(words)/2)
+		m.settle("other", newest)
+	}
+	require.Equal(t, []int{1, 2, 1}, calls)
 }
 
 // TestIDsOfAnySizeAreMovedOnce: a backend may give its own, of which numbers of Lua

@@ -129,7 +129,7 @@ func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, c
 	}
 	free := r.leader == caller || r.until <= r.now
 	if !join && !free {
-		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node}
+		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, ""}
 	}
 	r.t = max(r.now, r.t+1, lastT+1, r.mark.Ms+1)
 	if r.epoch == "" {
@@ -143,7 +143,7 @@ func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, c
 	r.publish(redisEvent{payload: strings.Join([]string{
 		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller,
 	}, " ")})
-	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node}
+	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, ""}
 	if r.leader != caller {
 		return answer
 	}
@@ -152,7 +152,7 @@ func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, c
 
 // serveInbox is inbox.lua. Nothing is ever refused.
 func (r *modelRedis) serveInbox(verdicts []string) (report []string) {
-	acknowledged, moved := 0, 0
+	acknowledged, moved, kept := 0, 0, 0
 	for len(r.notes) > 0 {
 		note := r.notes[0]
 		last := note.at(len(note.entries) - 1)
@@ -169,6 +169,9 @@ func (r *modelRedis) serveInbox(verdicts []string) (report []string) {
 	next := slices.IndexFunc(r.inbox, func(e inboxEntry) bool {
 		return !slices.ContainsFunc(r.notes, func(n inboxNote) bool { return slices.Contains(n.entries, e) })
 	})
+	if len(r.notes) == modelNotes && len(verdicts) > 0 {
+		kept, next = 1, -1
+	}
 	var asked []string
 	note := inboxNote{t: r.t}
 	for i := next; i >= 0 && i < len(r.inbox); i++ {
@@ -183,7 +186,7 @@ func (r *modelRedis) serveInbox(verdicts []string) (report []string) {
 	if moved = len(note.entries); moved > 0 && r.plant != unnotedInbox {
 		r.notes = append(r.notes, note)
 	}
-	for _, n := range []int{len(r.inbox), len(r.notes), moved, acknowledged, 0} {
+	for _, n := range []int{len(r.inbox), len(r.notes), moved, acknowledged, kept, 0} {
 		report = append(report, fmt.Sprint(n))
 	}
 	return append(append([]string{""}, report...), asked...)

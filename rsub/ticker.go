@@ -42,7 +42,7 @@ const (
 	// maxTickBackoff bounds the pause between failing script calls.
 	maxTickBackoff = 500 * time.Millisecond
 	// tickWords come first in the answer of the script.
-	tickWords = 5
+	tickWords = 6
 	// leaveTimeout bounds the last call, which only spares the others a pause.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -91,7 +91,7 @@ func (t *ticker) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		t.at = 0
-		if mode == modeJoin || t.leading || t.silent() || t.inbox.claims() {
+		if mode == modeJoin || t.leading || t.silent() || t.inbox.claims() || t.failures > 0 {
 			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
 				return err
 			}
@@ -116,7 +116,7 @@ func (t *ticker) pause() time.Duration {
 	case t.failures > 0:
 		return jitter(min(interval<<min(t.failures-1, 10), maxTickBackoff))
 	case t.inbox.claims():
-		return 0
+		return t.inbox.claimPause(interval)
 	case t.leading:
 		return t.inbox.pause(interval)
 	}
@@ -190,7 +190,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	f.trouble.Store(nil)
 	t.failures = 0
 	t.lead(words[3] == f.cfg.Instance)
-	t.inbox.answered(words[4])
+	t.inbox.answered(words[4], words[5] == "")
 	if err := t.inbox.take(words[tickWords:]); err != nil {
 		return err
 	}

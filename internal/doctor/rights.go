@@ -128,6 +128,7 @@ func (d *redisDoctor) inboxTrials(nonce string) []trial {
 		{"+xlen", []string{"XLEN", d.Inbox}},
 		{"+xdel", []string{"XDEL", d.Refused, noEntry}},
 		{"+rpop", []string{"RPOP", d.key(nonce, "list")}},
+		{"+hgetall", []string{"HGETALL", d.key(nonce, "hash")}},
 		{"+pubsub|numsub", []string{"PUBSUB", "NUMSUB", d.control()}},
 	}
 }

@@ -153,7 +153,7 @@ func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error)
 	if err != nil {
 		return Spread{}, err
 	}
-	answers, err := f.ask(ctx, channel, len(asked)-1)
+	answers, err := f.ask(ctx, channel, asked)
 	if err != nil {
 		return Spread{}, err
 	}
@@ -161,9 +161,9 @@ func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error)
 	return spreadOf(asked, answers), nil
 }
 
-// ask sends a question and collects answers until there are as many, or ctx ends.
-func (f *Fleet) ask(ctx context.Context, channel string, want int) (map[string]int64, error) {
-	if want == 0 {
+// ask sends a question and collects answers until all others have given theirs, or ctx ends.
+func (f *Fleet) ask(ctx context.Context, channel string, asked map[string]bool) (map[string]int64, error) {
+	if len(asked) == 1 {
 		return map[string]int64{}, nil
 	}
 	var random [nonceBytes]byte
@@ -174,7 +174,7 @@ func (f *Fleet) ask(ctx context.Context, channel string, want int) (map[string]i
 		return nil, err
 	}
 	answers := map[string]int64{}
-	for pause := firstLook; len(answers) < want; pause = min(2*pause, lastLook) {
+	for pause := firstLook; !f.complete(asked, answers); pause = min(2*pause, lastLook) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
@@ -192,6 +192,17 @@ func (f *Fleet) ask(ctx context.Context, channel string, want int) (map[string]i
 		answers = got
 	}
 	return answers, nil
+}
+
+// complete reports whether all others have answered. One that has just begun may answer
+// without being asked.
+func (f *Fleet) complete(asked map[string]bool, answers map[string]int64) bool {
+	for name := range asked {
+		if _, ok := answers[name]; !ok && name != f.cfg.Instance {
+			return false
+		}
+	}
+	return true
 }
 
 // collect reads the answers so far.

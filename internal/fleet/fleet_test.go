@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -208,6 +209,30 @@ func TestFrozenInstanceIsNotWaitedForLong(t *testing.T) {
 	began := time.Now()
 	w.hears(b, "x", Spread{Shares: []Share{{"a", 3}, {"b", 1}}, Asked: 3})
 	require.GreaterOrEqual(t, time.Since(began), askTimeout, "it was given the time")
+}
+
+// TestAnswerOfAnUnlistedInstanceCountsForNobodyElse: it has just begun, and answers first.
+func TestAnswerOfAnUnlistedInstanceCountsForNobodyElse(t *testing.T) {
+	w := newTown(t)
+	a := w.run("a", 1, func(cfg *Config) {
+		cfg.Notify = func(ctx context.Context, words ...string) error {
+			_, err := w.redis.Do("HSET", "{sse:stream:}:reply:"+words[1], "new", "7")
+			return errors.Join(err, w.notify(ctx, words...))
+		}
+	})
+	w.run("b", 0, func(cfg *Config) {
+		cfg.Subscribers = func(ctx context.Context, _ string) (int64, error) { // answers once the asker has looked
+			for ctx.Err() == nil {
+				if stats, err := w.redis.Do("INFO", "commandstats"); err != nil || strings.Contains(stats.(string), "cmdstat_hgetall:") {
+					return 2, err
+				}
+			}
+			return 0, ctx.Err()
+		}
+	})
+	w.sees(a, "a", "b")
+	w.hears(a, "x", Spread{Shares: []Share{{"a", 1}, {"b", 2}, {"new", 7}}, Asked: 3})
+	require.EqualValues(t, 1, a.Stats().Asked, "the first answer is whole")
 }
 
 func TestLonelyInstanceAsksNobody(t *testing.T) {

@@ -105,6 +105,11 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 	if s.persist {
 		args = append(args, "--appendonly", "yes")
 	}
+	if s.persist && s.inbox {
+		// What was answered must be there after a kill: with everysec it is not written
+		// while an fsync runs.
+		args = append(args, "--appendfsync", "always")
+	}
 	if c.redis, err = redistest.Run(dir, 0, args...); err != nil {
 		return nil, err
 	}

@@ -280,10 +280,11 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 // last messages, and has to come before them.
 func (r *runner) emptyInbox(ctx context.Context) error {
 	return poll(ctx, readyTimeout, func() error {
-		if length, err := r.cluster.do("XLEN", inboxKey); err != nil || length != int64(0) {
-			return fmt.Errorf("chaos: %v entries are left in the inbox: %w", length, errors.Join(err))
+		length, err := r.cluster.do("XLEN", inboxKey)
+		if err == nil && length != int64(0) {
+			err = fmt.Errorf("chaos: %v entries are left in the inbox", length)
 		}
-		return nil
+		return err
 	})
 }
 
