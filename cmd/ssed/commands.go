@@ -46,11 +46,52 @@ const (
 	fromFlag    origin = "flag"
 )
 
+// rank is higher for a source that goes before another.
+func (o origin) rank() int {
+	switch {
+	case o == fromFlag:
+		return 3
+	case strings.HasPrefix(string(o), "$"):
+		return 2
+	case o == fromDefault:
+		return 0
+	}
+	return 1 // a line of the file
+}
+
 func (inv *invocation) origin(flag string) origin {
 	if o, ok := inv.origins[flag]; ok {
 		return o
 	}
 	return fromDefault
+}
+
+// secretPairs are the secrets that can be given as text or by a file: two flags of one setting.
+var secretPairs = [][2]string{{"redis-url", "redis-url-file"}, {"admin-token", "admin-token-file"}}
+
+// complete takes what the file gives, unless path is empty, and makes one setting of
+// each pair: of two that come from different sources the one that goes before counts.
+// Two from the same source stay, for config to refuse.
+func (inv *invocation) complete(path string) (err error) {
+	if path != "" {
+		err = inv.applyFile(path)
+	}
+	for _, pair := range secretPairs {
+		text, file := inv.origin(pair[0]).rank(), inv.origin(pair[1]).rank()
+		switch {
+		case text > file:
+			inv.unset(pair[1])
+		case file > text:
+			inv.unset(pair[0])
+		}
+	}
+	return err
+}
+
+// unset makes as if the flag, which has no default, had not been given anywhere.
+func (inv *invocation) unset(name string) {
+	inv.set(name, []string{""})
+	delete(inv.origins, name)
 }
 
 // parse reads args and the environment. It ends the process after --help.

@@ -162,6 +162,8 @@ func (f *flags) redisConfig(p *problems) *redisConfig {
 
 // authConfig reads the flags of access. What they mean together, auth.Config checks.
 func (f *flags) authConfig(p *problems) auth.Config {
+	p.completeURL("--auth-jwks-url", f.AuthJWKSURL)
+	p.completeURL("--auth-url", f.AuthURL)
 	return auth.Config{
 		Mode:          auth.Mode(strings.ToLower(f.Auth)),
 		JWTSecretFile: f.AuthJWTSecretFile,
@@ -397,6 +399,13 @@ func (p *problems) adminToken(text, path string) string {
 		p.add(flag, "the token has not at least %d printable ASCII characters without spaces", minTokenBytes)
 	}
 	return text
+}
+
+// completeURL leaves it to the package what else is wrong with the URL, such as a user.
+func (p *problems) completeURL(flag, text string) {
+	if isLeftOut(text) {
+		p.add(flag, "a secret is left out, as in the output of ssed config: put it in")
+	}
 }
 
 func (p *problems) patterns(list []string) []string {

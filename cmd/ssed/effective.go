@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -88,7 +89,8 @@ func flowText(n *yaml.Node) string {
 
 // withoutSecrets hides the admin token, and in a URL the password and what a query may
 // hold. A URL that cannot be read is hidden whole, because any part may be the password,
-// and so is one in which an @ remains: unescaped, a / in a password makes a path of it.
+// and so is one in which an @ remains: without a scheme, or with an unescaped /, ? or #
+// in the password, what is in front of it is not taken for a user.
 func withoutSecrets(name, value string) string {
 	if value == "" {
 		return ""
@@ -99,7 +101,7 @@ func withoutSecrets(name, value string) string {
 	isURL := strings.HasSuffix(name, "-url")
 	u, err := url.Parse(value)
 	switch {
-	case isURL && (err != nil || strings.Contains(u.Path, "@")):
+	case isURL && (err != nil || hasStrayAt(*u)):
 		return hidden
 	case !isURL && (err != nil || u.User == nil):
 		return value
@@ -115,10 +117,30 @@ func withoutSecrets(name, value string) string {
 	return u.String()
 }
 
+// hasStrayAt takes a copy.
+func hasStrayAt(u url.URL) bool {
+	u.User = nil
+	return strings.Contains(u.String(), "@")
+}
+
 // hideQuery keeps the names of the parameters.
 func hideQuery(query url.Values) string {
 	for name := range query {
 		query[name] = []string{hidden}
 	}
 	return query.Encode()
+}
+
+// isLeftOut tells a URL of which the query was printed by ssed config and not completed.
+func isLeftOut(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil {
+		return false
+	}
+	for _, values := range u.Query() {
+		if slices.Contains(values, hidden) {
+			return true
+		}
+	}
+	return false
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
@@ -112,15 +113,26 @@ func readMapping(path string) (*yaml.Node, error) {
 	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
 		return &yaml.Node{}, nil
 	} else if err != nil {
-		return nil, err
+		return nil, withoutAnchor(err)
 	}
 	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, errors.Join(errDocuments, err)
+		return nil, errDocuments
 	}
-	if root := document.Content[0]; root.Kind == yaml.MappingNode {
+	switch root := document.Content[0]; {
+	case root.Kind == yaml.MappingNode:
 		return root, nil
+	case root.ShortTag() == "!!null":
+		return &yaml.Node{}, nil
 	}
 	return nil, errNoMapping
+}
+
+// unknownAnchor is how the parser complains of a value such as *x, which can be a secret
+// that somebody forgot to quote, and which it repeats.
+var unknownAnchor = regexp.MustCompile("unknown anchor '.*' referenced")
+
+func withoutAnchor(err error) error {
+	return errors.New(unknownAnchor.ReplaceAllLiteralString(err.Error(), "a value that begins with * must be quoted"))
 }
 
 var (

@@ -98,6 +98,7 @@ func TestFileTakesEveryFormOfAValue(t *testing.T) {
 		{"drain", "drain: ~", "10s"},
 		{"drain", "", "10s"},
 		{"drain", "# nothing\n", "10s"},
+		{"drain", "---\n", "10s"},
 		{"drain", "heartbeat: &t 20s\ndrain: *t", "20s"},
 		{"stream-prefix", `stream-prefix: "a:#b:"`, "a:#b:"},
 	} {
@@ -160,6 +161,14 @@ func TestFileThatCannotBeReadEndsWithAUsageError(t *testing.T) {
 	}
 }
 
+// TestFileThatCannotBeReadIsNotRepeated: a value that was not quoted may be a secret.
+func TestFileThatCannotBeReadIsNotRepeated(t *testing.T) {
+	code, stdout, stderr := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", "admin-token: *s3cret-s3cret-s3cret\n"))
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "a value that begins with * must be quoted")
+	require.NotContains(t, stdout+stderr, "s3cret")
+}
+
 func TestConfigPrintsAFileThatGivesTheSameConfiguration(t *testing.T) {
 	env := []string{"SSED_PATTERNS=a*,b:#c", "SSED_PPROF=yes"}
 	args := []string{
@@ -185,6 +194,9 @@ func TestConfigShowsNoSecrets(t *testing.T) {
 		{[]string{"SSED_REDIS_URL=redis://:s3cret@127.0.0.1:6379", "SSED_ADMIN_TOKEN=s3cret-s3cret-s3cret"}, nil},
 		{nil, []string{"--redis-url=redis://s3cret@127.0.0.1:6379"}},
 		{nil, []string{"--redis-url=unix://user:s3cret@/run/redis.sock?db=1"}},
+		{nil, []string{"--redis-url=default:s3cret@redis:6379"}},
+		{nil, []string{"--redis-url=redis://user:#s3cret@host"}},
+		{nil, []string{"--redis-url=redis://user:12?s3cret@host"}},
 		{nil, []string{"--auth-url=http://user:s3cret@127.0.0.1/check?key=s3cret"}},
 		{nil, []string{"--auth-url=http://user:12/s3cret@127.0.0.1/check"}},
 		{nil, []string{"--auth-url=http://s3cret@127.0.0.1/check"}},
@@ -208,6 +220,54 @@ func TestPrintedFileWithoutItsSecretsIsRefused(t *testing.T) {
 	require.Contains(t, stderr, "--admin-token: ")
 }
 
+func TestURLsOfAccessWithoutTheirSecretsAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"--auth-url=http://127.0.0.1/check?a=b&key=s3cret"},
+		{"--auth-jwks-url=https://127.0.0.1/keys?key=s3cret", "--auth=jwt"},
+	} {
+		flag, _, _ := strings.Cut(args[0], "=")
+		code, text, stderr := runProgram(t, nil, append([]string{"config"}, args...)...)
+		require.Equal(t, exitOK, code, stderr)
+		code, _, stderr = runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", text))
+		require.Equal(t, exitUsage, code, text)
+		require.Contains(t, stderr, flag+": a secret is left out")
+	}
+}
+
+// TestASecretAndItsFileAreOneSetting: whichever of the two comes from the source that
+// goes before counts.
+func TestASecretAndItsFileAreOneSetting(t *testing.T) {
+	urlFile, tokenFile := writeFile(t, "url", "redis://127.0.0.1:1\n"), writeFile(t, "token", "0123456789abcdef\n")
+	yamlURL, yamlFile := writeFile(t, "ssed.yaml", "redis-url: redis://127.0.0.1:2\n"), writeFile(t, "ssed.yaml", "redis-url-file: "+urlFile+"\n")
+	type setting = map[string]any
+	f := func(env, args []string, want setting, absent string) {
+		t.Helper()
+		values, _ := effective(t, env, args...)
+		for key, value := range want {
+			require.Equal(t, value, values[key], key)
+		}
+		require.NotContains(t, values, absent)
+	}
+	const one, two = "redis://127.0.0.1:1", "redis://127.0.0.1:2"
+	f([]string{"SSED_REDIS_URL_FILE=" + urlFile}, []string{"--redis-url=" + two}, setting{"redis-url": two}, "redis-url-file")
+	f([]string{"SSED_REDIS_URL=" + two}, []string{"--redis-url-file=" + urlFile}, setting{"redis-url-file": urlFile}, "redis-url")
+	f([]string{"SSED_REDIS_URL_FILE=" + urlFile}, []string{"--config", yamlURL}, setting{"redis-url-file": urlFile}, "redis-url")
+	f([]string{"SSED_REDIS_URL=" + one}, []string{"--config", yamlFile}, setting{"redis-url": one}, "redis-url-file")
+	f([]string{"SSED_REDIS_URL_FILE="}, []string{"--config", yamlURL}, setting{"redis-url": two}, "redis-url-file")
+	f([]string{"SSED_REDIS_URL_FILE=" + urlFile}, []string{"--redis-url="}, setting{"redis-url": ""}, "redis-url-file")
+	f([]string{"SSED_ADMIN_TOKEN_FILE=" + tokenFile}, []string{"--admin-token=fedcba9876543210"}, setting{"admin-token": hidden}, "admin-token-file")
+	f([]string{"SSED_ADMIN_TOKEN=fedcba9876543210"}, []string{"--admin-token-file=" + tokenFile}, setting{"admin-token-file": tokenFile}, "admin-token")
+
+	refused := func(env, args []string, want string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, env, append([]string{"config"}, args...)...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, want)
+	}
+	refused([]string{"SSED_REDIS_URL_FILE=" + urlFile, "SSED_REDIS_URL=" + one}, nil, "--redis-url-file: only one of it")
+	refused(nil, []string{"--config", writeFile(t, "ssed.yaml", "admin-token: fedcba9876543210\nadmin-token-file: "+tokenFile)}, "--admin-token-file: only one of it")
+}
+
 // TestExampleFileIsTaken reads the file as it is shipped, and with what it only suggests.
 func TestExampleFileIsTaken(t *testing.T) {
 	const path = "../../deploy/ssed.yaml"
@@ -225,7 +285,7 @@ func TestExampleFileIsTaken(t *testing.T) {
 	_, _, stderr := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", suggested))
 	require.NotContains(t, stderr, "--config: ")
 	for line := range strings.Lines(stderr) { // files that are elsewhere
-		require.True(t, strings.Contains(line, "/etc/ssed/") || strings.HasPrefix(line, "Run "), line)
+		require.True(t, regexp.MustCompile(`/etc/ssed/|/run/credentials/`).MatchString(line) || strings.HasPrefix(line, "Run "), line)
 	}
 }
 

@@ -59,10 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // load is config with what the file of --config gives.
 func (f *flags) load(inv *invocation) (config, error) {
-	var fileErr error
-	if f.ConfigFile != "" {
-		fileErr = inv.applyFile(f.ConfigFile)
-	}
+	fileErr := inv.complete(f.ConfigFile)
 	cfg, err := f.config()
 	return cfg, errors.Join(fileErr, err)
 }

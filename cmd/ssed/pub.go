@@ -109,17 +109,16 @@ func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error
 // sender checks everything and chooses the way.
 func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(), err error) {
 	var p problems
-	if c.ConfigFile != "" {
-		if err := inv.applyFile(c.ConfigFile); err != nil {
-			p = append(p, err)
-		}
+	if err := inv.complete(c.ConfigFile); err != nil {
+		p = append(p, err)
 	}
 	c.check(&p)
 	token := p.adminToken(c.AdminToken, c.AdminTokenFile)
-	option, direct := p.redis(c.RedisURL, c.RedisURLFile)
+	var option rueidis.ClientOption
+	direct := false
 	// Who names the admin listener here means it, whatever Redis the environment has.
-	if inv.origin("admin-url") == fromFlag && inv.origin("redis-url") != fromFlag && inv.origin("redis-url-file") != fromFlag {
-		direct = false
+	if inv.origin("admin-url") != fromFlag || inv.origin("redis-url") == fromFlag || inv.origin("redis-url-file") == fromFlag {
+		option, direct = p.redis(c.RedisURL, c.RedisURLFile)
 	}
 	base := p.httpURL("--admin-url", c.AdminURL)
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
@@ -240,13 +239,13 @@ func readReceipt(resp *http.Response) (string, error) {
 	decodeErr := json.Unmarshal(bytes.TrimSpace(body), &answer)
 	switch {
 	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted:
-		return "", fmt.Errorf("the admin listener answered %s: %s", resp.Status, visible(answer.Error))
+		return "", fmt.Errorf("the admin listener answered %s: %s", resp.Status, answer.Error)
 	case decodeErr != nil:
 		return "", errors.New("the answer is not that of an admin listener: is --admin-url right?")
 	case answer.Receivers != nil && *answer.Receivers == 0:
 		return receivers(0), errNobody
 	case answer.ID != "" || answer.Receivers == nil:
-		return answer.ID, nil
+		return visible(answer.ID), nil // it may not be an admin listener of ssed
 	}
 	return receivers(*answer.Receivers), nil
 }

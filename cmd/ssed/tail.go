@@ -25,6 +25,7 @@ type tailCommand struct {
 	TokenFile string `placeholder:"PATH" help:"File with a token, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
 	Since     string `env:"-" placeholder:"ID" help:"Begin after this event. Default: with what comes now."`
 	Count     string `short:"n" env:"-" placeholder:"N" help:"End after so many events. Default: never."`
+	Heartbeat string `name:"heartbeat-event" placeholder:"NAME" help:"The --heartbeat-event of the instances: these events are left out and not counted."`
 	JSON      bool   `name:"json" env:"-" help:"Print a line of JSON for each event: id, event, data."`
 }
 
@@ -45,7 +46,7 @@ func (c *tailCommand) run(stdout, stderr io.Writer) int {
 	defer stop()
 	ctx, done := context.WithCancel(ctx)
 	defer done()
-	out := printer{out: stdout, notes: stderr, json: c.JSON, left: count, done: done, visible: isTerminal(stdout)}
+	out := printer{out: stdout, notes: stderr, json: c.JSON, left: count, done: done, visible: isTerminal(stdout), heartbeat: c.Heartbeat}
 	cfg.OnEvent, cfg.OnNote = out.event, out.note
 	last, err := follow.Run(ctx, cfg)
 	switch {
@@ -124,7 +125,7 @@ func (p *problems) clientToken(flag, path string) string {
 
 // failed tells why a command could not do its work.
 func failed(stderr io.Writer, err error) int {
-	fmt.Fprintln(stderr, "ssed:", err)
+	fmt.Fprintln(stderr, "ssed:", visible(err.Error())) // which may have what a server said
 	return exitFailed
 }
 
@@ -132,8 +133,9 @@ func failed(stderr io.Writer, err error) int {
 type printer struct {
 	out, notes io.Writer
 	json       bool
-	visible    bool // control characters are shown, not sent
-	left       int  // events until the end; not positive: there is none
+	visible    bool   // control characters are shown, not sent
+	heartbeat  string // type of the events that are none; "": there are no such
+	left       int    // events until the end; not positive: there is none
 	done       func()
 
 	ended bool
@@ -145,24 +147,21 @@ func (p *printer) end() {
 	p.done()
 }
 
-func (p *printer) note(text string) { fmt.Fprintln(p.notes, "ssed tail:", text) }
+func (p *printer) note(text string) { fmt.Fprintln(p.notes, "ssed tail:", visible(text)) }
 
 func (p *printer) event(id, eventType, data string) {
 	gap := eventType == sseproto.EventGap
 	switch {
 	case p.ended: // what came with the last one
 		return
+	case p.heartbeat != "" && eventType == p.heartbeat && data == "":
+		return
 	case gap:
-		p.note("gap: " + visible(data))
+		p.note("gap: " + data)
 	}
 	switch {
 	case p.json:
-		line, _ := json.Marshal(struct { // strings only
-			ID    string `json:"id"`
-			Event string `json:"event"`
-			Data  string `json:"data"`
-		}{id, eventType, data})
-		p.write(string(line))
+		p.write(p.line(id, eventType, data))
 	case gap:
 	case p.visible:
 		p.write(visible(data))
@@ -176,7 +175,18 @@ func (p *printer) event(id, eventType, data string) {
 	}
 }
 
-// sseproto.EventGap is the type of the event that tells of lost messages.
+// line is an event as JSON, which leaves DEL and the controls above it as they are.
+func (p *printer) line(id, eventType, data string) string {
+	text, _ := json.Marshal(struct { // strings only
+		ID    string `json:"id"`
+		Event string `json:"event"`
+		Data  string `json:"data"`
+	}{id, eventType, data})
+	if !p.visible {
+		return string(text)
+	}
+	return escaped(string(text), `\u00`)
+}
 
 func (p *printer) write(line string) {
 	if _, err := io.WriteString(p.out, line+"\n"); err != nil {
@@ -187,8 +197,13 @@ func (p *printer) write(line string) {
 
 // visible replaces what could make a terminal do more than show text: whoever may
 // publish on a channel should not be able to rewrite the screen of who watches it.
-func visible(text string) string {
+func visible(text string) string { return escaped(text, `\x`) }
+
+// escaped replaces control characters but tabs and line ends by the prefix and two hex
+// digits, and what is no UTF-8, in which some terminals find control characters too.
+func escaped(text, prefix string) string {
 	isControl := func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r >= 0x7f && r < 0xa0 }
+	text = strings.ToValidUTF8(text, "\ufffd")
 	if !strings.ContainsFunc(text, isControl) {
 		return text
 	}
@@ -198,7 +213,7 @@ func visible(text string) string {
 			b.WriteRune(r)
 			continue
 		}
-		b.WriteString(`\x` + strconv.FormatInt(0x100+int64(r), 16)[1:])
+		b.WriteString(prefix + strconv.FormatInt(0x100+int64(r), 16)[1:])
 	}
 	return b.String()
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -105,6 +106,23 @@ func TestTailPrintsLinesOfJSONAndBeginsSinceAnID(t *testing.T) {
 	lines, code = spawn(t, nil, "tail", "--url", in.public, "-n1", "--json", "--since", first+"/order-1", "a").rest()
 	require.Equal(t, exitOK, code)
 	require.Contains(t, lines[0], second)
+}
+
+func TestTailLeavesOutHeartbeats(t *testing.T) {
+	in := start(t, "--heartbeat=1s", "--heartbeat-event=ping")
+	for _, args := range [][]string{nil, {"--json"}} {
+		tail := spawn(t, []string{"SSED_HEARTBEAT_EVENT=ping"}, append([]string{"tail", "--url", in.public, "-n2", "a"}, args...)...)
+		in.waitStreams(1)
+		beats := in.metric("ssed_stream_heartbeats_total")
+		in.eventually("heartbeats", func() bool { return in.metric("ssed_stream_heartbeats_total") >= beats+2 })
+		in.api("POST", "/api/send", `{"channel_id":"a","event_type":"ping","data":"of a backend"}`, 200, nil)
+		in.publish("a", "")
+		lines, code := tail.rest()
+		require.Equal(t, exitOK, code, tail.errors())
+		require.Len(t, lines, 2)
+		require.Contains(t, lines[0], "of a backend")
+		in.waitStreams(0)
+	}
 }
 
 func TestTailComesBackWithTheLastID(t *testing.T) {
@@ -280,6 +298,18 @@ func TestPubThatReadsATerminalEndsBySIGINT(t *testing.T) {
 	require.Equal(t, syscall.SIGINT, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
 }
 
+// TestPubReadsOnlyTheRedisURLThatItUses: the environment is that of the service, whose
+// files others cannot read.
+func TestPubReadsOnlyTheRedisURLThatItUses(t *testing.T) {
+	in := start(t)
+	missing := filepath.Join(t.TempDir(), "missing")
+	code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL_FILE=" + missing}, "pub", "--admin-url", in.admin, "a", "x")
+	require.Equal(t, exitOK, code, stderr)
+	code, _, stderr = runProgram(t, []string{"SSED_REDIS_URL_FILE=" + missing}, "pub", "a", "x")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--redis-url-file: ")
+}
+
 func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
 	r := redistest.Start(t)
 	config := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nhistory-max: 7\n")
@@ -341,6 +371,50 @@ func TestControlCharactersAreShownOnATerminal(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "a\\x1b]0;title\\x07\\x9b1m\ttab\u00e9", strings.TrimRight(line, "\r\n"))
 	require.NoError(t, cmd.Wait())
+
+	in.waitStreams(0)
+	cmd = exec.Command(program, "tail", "--url", in.public, "-n", "1", "--json", "a")
+	cmd.Env, cmd.Stdout = environment(), slave
+	require.NoError(t, cmd.Start())
+	in.waitStreams(1)
+	const data = "\x1b]0;\u009b1m\x7f\ttab\u00e9"
+	in.publish("a", data)
+	line, err = bufio.NewReader(master).ReadString('\n')
+	require.NoError(t, err)
+	require.NotRegexp(t, `[\x7f\x{80}-\x{9f}]`, line)
+	var event struct{ Data string }
+	require.NoError(t, json.Unmarshal([]byte(line), &event))
+	require.Equal(t, data, event.Data, "it stays the same JSON")
+	require.NoError(t, cmd.Wait())
+}
+
+// TestWhatAServerSaysCannotChangeATerminal: the line of the status, an ID.
+func TestWhatAServerSaysCannotChangeATerminal(t *testing.T) {
+	f := func(answer, want string, args ...string) {
+		t.Helper()
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = http.ReadRequest(bufio.NewReader(conn)) // whatever it is
+			_, _ = io.WriteString(conn, answer)
+		}()
+		_, stdout, stderr := runProgram(t, nil, append(args, "http://"+listener.Addr().String(), "a", "x")...)
+		require.NoError(t, listener.Close())
+		<-served
+		require.Contains(t, stdout+stderr, want)
+		require.NotRegexp(t, `[\x00-\x08\x0b-\x1f\x7f-\x{9f}]`, stdout+stderr)
+	}
+	f("HTTP/1.1 403 \x1b]0;x\x07\r\nContent-Length: 0\r\n\r\n", `403 \x1b]0;x\x07`, "tail", "--url")
+	f("HTTP/1.1 403 \x1b]0;x\x07\r\nContent-Length: 0\r\n\r\n", `403 \x1b]0;x\x07`, "pub", "--admin-url")
+	f("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"+`{"id":"a\u009bb"}`, `a\x9bb`, "pub", "--admin-url")
+	f("HTTP/1.1 403 a\x9bb\r\nContent-Length: 0\r\n\r\n", "403 a\ufffdb", "tail", "--url")
 }
 
 // openTerminal makes a pseudo terminal: what is written to slave is read from master.
