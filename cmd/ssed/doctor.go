@@ -78,17 +78,15 @@ func (c *doctorCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 func printResult(w io.Writer, r doctor.Result) {
 	fmt.Fprintf(w, "%-5s %s: %s\n", r.Status, r.Check, visible(r.Text))
 	if r.Fix != "" {
-		fmt.Fprintf(w, "      fix: %s\n", r.Fix)
+		fmt.Fprintf(w, "      fix: %s\n", visible(r.Fix))
 	}
 }
 
 // config is what to look at. done gives back what publishes.
 func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(), err error) {
 	var p problems
-	if c.ConfigFile != "" {
-		if err := inv.applyFile(c.ConfigFile); err != nil {
-			p = append(p, err)
-		}
+	if err := inv.complete(c.ConfigFile); err != nil {
+		p = append(p, err)
 	}
 	// More connections than files is not a bad value here but what is to be found.
 	connections := p.optionalCount("--max-connections", c.MaxConnections)
@@ -100,6 +98,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 	cfg = doctor.Config{
 		MaxConnections: connections,
 		Heartbeat:      serve.engine.Heartbeat,
+		HeartbeatEvent: serve.engine.HeartbeatEvent,
 		PeerTimeout:    serve.engine.PeerTimeout,
 		RingBytes:      serve.engine.RingBytes,
 	}

@@ -50,12 +50,21 @@ func TestDoctorTriesAFleetByItsOwnConfiguration(t *testing.T) {
 	require.Equal(t, doctor.Fail, checks["fleet"].Status)
 }
 
+func TestDoctorCountsHeartbeatsThatAreEvents(t *testing.T) {
+	in := start(t, "--heartbeat=1s", "--heartbeat-event=ping")
+	code, checks := diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"),
+		"--heartbeat=1s", "--heartbeat-event=ping", "--probe-time=2s")
+	require.Equal(t, exitOK, code, "%v", checks)
+	require.Contains(t, checks["proxy: quiet stream"].Text, "heartbeats")
+}
+
 func TestDoctorTriesAnEmbeddedInstance(t *testing.T) {
 	in := start(t, "--admin-token=0123456789abcdef")
 	code, checks := diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"), "--admin-token=0123456789abcdef")
 	require.Equal(t, exitOK, code, "%v", checks)
 	require.Equal(t, doctor.OK, checks["proxy: events"].Status)
-	require.NotContains(t, checks, "redis")
+	require.Equal(t, doctor.Skip, checks["redis"].Status)
+	require.Contains(t, checks["redis"].Text, "no --redis-url")
 
 	code, checks = diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"))
 	require.Equal(t, exitFailed, code)

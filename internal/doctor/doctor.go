@@ -41,6 +41,8 @@ type Config struct {
 	MaxConnections int
 	// Heartbeat and PeerTimeout are as in engine.Config: not positive is none.
 	Heartbeat, PeerTimeout time.Duration
+	// HeartbeatEvent is --heartbeat-event; empty: heartbeats are comments.
+	HeartbeatEvent string
 	// RingBytes is --ring-bytes.
 	RingBytes int64
 	// System is the root of the file system, for /proc and /sys. Nil: the real one.
@@ -63,6 +65,8 @@ func Run(ctx context.Context, cfg Config, report func(Result)) {
 	d.memory()
 	if cfg.Redis != nil {
 		d.redis(ctx)
+	} else {
+		d.skip("redis", "no --redis-url: ssed would run embedded, and there is nothing to check")
 	}
 	if cfg.Proxy != nil {
 		d.proxy(ctx)

@@ -58,9 +58,10 @@ type probe struct {
 	arrivals chan arrival // closed at the end of the stream
 	end      error        // why it ended; read after arrivals is closed
 
-	mu       sync.Mutex
-	comments []time.Time // guarded by mu: when heartbeats came
-	decoded  uint64      // guarded by mu: comments that were counted
+	comments uint64 // that were counted; owned by read
+
+	mu    sync.Mutex
+	beats []time.Time // guarded by mu: when heartbeats came
 }
 
 // arrival is an event that came.
@@ -150,15 +151,18 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 	if p.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.Token)
 	}
-	transport := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
-		TLSHandshakeTimeout:   connectTimeout,
-		ResponseHeaderTimeout: p.Patience,
-		ForceAttemptHTTP2:     true,
-		DisableKeepAlives:     true,
+	client := http.Client{ // it makes a header of a password in the URL
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+			TLSHandshakeTimeout:   connectTimeout,
+			ResponseHeaderTimeout: p.Patience,
+			ForceAttemptHTTP2:     true,
+			DisableKeepAlives:     true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // an answer to tell of
 	}
-	return transport.RoundTrip(req) // redirects are an answer to tell of
+	return client.Do(req)
 }
 
 func isTimeout(err error) bool {
@@ -200,7 +204,11 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 	defer body.Close()
 	decoder := sseproto.Decoder{MaxBytes: 1 << 20}
 	var now time.Time
-	decoder.OnEvent = func(_, _, data []byte) {
+	decoder.OnEvent = func(_, eventType, data []byte) {
+		if len(data) == 0 && len(eventType) > 0 && string(eventType) == p.HeartbeatEvent {
+			p.beat(now)
+			return
+		}
 		select {
 		case p.arrivals <- arrival{string(data), now}:
 		default: // a busy channel: not ours, or nobody waits any more
@@ -222,7 +230,10 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 		if _, writeErr := decoder.Write(buf[:n]); err == nil {
 			err = writeErr
 		}
-		p.noteComments(decoder.Comments(), now)
+		if total := decoder.Comments(); total > p.comments {
+			p.comments = total
+			p.beat(now)
+		}
 		if err != nil {
 			p.end = err
 			return
@@ -238,19 +249,16 @@ func (p *probe) decompress(body io.Reader) (io.Reader, error) {
 	return gzip.NewReader(body)
 }
 
-func (p *probe) noteComments(total uint64, now time.Time) {
+func (p *probe) beat(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if total > p.decoded {
-		p.decoded = total
-		p.comments = append(p.comments, now)
-	}
+	p.beats = append(p.beats, now)
 }
 
 func (p *probe) heartbeats() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.comments)
+	return slices.Clone(p.beats)
 }
 
 // head tells what the proxy made of the answer.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ type gateway struct {
 	held      int           // events that are held back until so many are there
 	cut       time.Duration // after which the stream ends, when positive
 	beat      time.Duration // heartbeats, when positive
+	beatEvent string        // heartbeats are events of this type
 	silent    bool          // no byte after the head
 	headless  bool          // not even that
 	full      bool          // it ends at once
@@ -100,7 +102,11 @@ func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseControl
 			fmt.Fprintf(w, "id: 1-%s\ndata: %[1]s\n\n", data)
 			held++
 		case <-beat:
-			fmt.Fprint(w, ":\n")
+			if g.beatEvent != "" {
+				fmt.Fprintf(w, "event: %s\ndata:\n\n", g.beatEvent)
+			} else {
+				fmt.Fprint(w, ":\n")
+			}
 			held = g.held
 		case <-cut:
 			panic(http.ErrAbortHandler)
@@ -194,6 +200,11 @@ func TestHeartbeatsOfAQuietStreamAreCounted(t *testing.T) {
 	r := through(t, &gateway{beat: 100 * time.Millisecond}, rest(100*time.Millisecond))["proxy: quiet stream"]
 	require.Equal(t, OK, r.Status, r.Text)
 	require.Regexp(t, `it stood for 1s, with \d+ heartbeats`, r.Text)
+	r = through(t, &gateway{beat: 100 * time.Millisecond, beatEvent: "ping"}, rest(100*time.Millisecond), func(_ *Proxy, cfg *Config) {
+		cfg.HeartbeatEvent = "ping"
+	})["proxy: quiet stream"]
+	require.Equal(t, OK, r.Status, r.Text)
+	require.Regexp(t, `it stood for 1s, with \d+ heartbeats`, r.Text)
 	r = through(t, &gateway{}, rest(100*time.Millisecond))["proxy: quiet stream"]
 	require.Equal(t, Fail, r.Status, r.Text)
 	require.Contains(t, r.Text, "0 of 8 heartbeats came")
@@ -252,4 +263,10 @@ func TestTokenAndChannelAreSent(t *testing.T) {
 	require.Equal(t, "text/event-stream", got.Header.Get("Accept"))
 	require.Equal(t, "b", got.URL.Query().Get("key"))
 	require.Equal(t, "c d", got.URL.Query().Get("channel_id"))
+
+	through(t, &gateway{}, func(p *Proxy, _ *Config) {
+		p.URL, p.Token = strings.Replace(server.URL, "://", "://user:pass@", 1), ""
+	})
+	user, password, _ := got.BasicAuth()
+	require.Equal(t, "user pass", user+" "+password, "as a browser does")
 }
