@@ -39,7 +39,8 @@ type Config struct {
 const (
 	maxEventBytes  = 1 << 30
 	headTimeout    = 15 * time.Second
-	defaultRetry   = 3 * time.Second // as browsers have it, about
+	defaultRetry   = 3 * time.Second        // as browsers have it, about
+	minRetry       = 100 * time.Millisecond // a server that told 0 would be asked without a pause
 	maxRetry       = 30 * time.Second
 	maxAnswerBytes = 500
 )
@@ -100,9 +101,10 @@ func isFinal(err error) bool {
 	return refused || errors.Is(err, errNoStream) || errors.Is(err, sseproto.ErrEventTooLarge)
 }
 
-// delay is the time that the server told, doubled for every failure after the first,
+// delay is the time that the server told, at least minRetry, doubled for every failure after the first,
 // and up to a fifth more, so that many do not come at once.
 func delay(told time.Duration, failures int) time.Duration {
+	told = max(told, minRetry)
 	if told < maxRetry {
 		told = min(told<<min(max(failures-1, 0), 10), maxRetry)
 	}

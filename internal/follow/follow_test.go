@@ -137,5 +137,6 @@ func TestDelayGrowsWithFailuresUpToItsBound(t *testing.T) {
 	f(time.Second, 4, 8*time.Second)
 	f(time.Second, 100, maxRetry)
 	f(time.Minute, 3, time.Minute)
-	f(0, 100, 0)
+	f(0, 0, minRetry) // "retry: 0" must not make a busy loop
+	f(0, 100, maxRetry)
 }
