@@ -58,6 +58,7 @@ func (s *server) adminConfig(host string) admin.Config {
 		Host:            host,
 		Exposed:         !isLoopback(s.adminListener.Addr()),
 		Streams:         s.streamAddr(),
+		HeartbeatEvent:  s.cfg.engine.HeartbeatEvent,
 	}
 	if s.feed != nil && !s.cfg.engine.Envelope {
 		cfg.Untyped = untyped

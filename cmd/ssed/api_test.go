@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -73,6 +74,31 @@ func TestStatsTellWhatHappened(t *testing.T) {
 	in.api("GET", "/api/instances", "", 200, &fleet)
 	require.Len(t, fleet.Instances, 1)
 	require.True(t, fleet.Instances[0].Self)
+}
+
+// TestInstanceWithAReportOfAnotherFormIsListed: that of a version to come, say.
+func TestInstanceWithAReportOfAnotherFormIsListed(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--instance", "one")
+	const alive = time.Minute
+	for name, report := range map[string]string{"other": `{"streams":5,"started":"no time"}`, "broken": "{"} {
+		_, err := r.Do("SET", "{sse:stream:}:instance:"+name, fmt.Sprint(time.Now().UnixMilli())+" "+report, "PX", fmt.Sprint(alive.Milliseconds()))
+		require.NoError(t, err)
+		_, err = r.Do("ZADD", "{sse:stream:}:instances", fmt.Sprint(time.Now().Add(alive).UnixMilli()), name)
+		require.NoError(t, err)
+	}
+	var fleet struct{ Instances []admin.Instance }
+	in.eventually("all three", func() bool {
+		in.api("GET", "/api/instances", "", 200, &fleet)
+		return len(fleet.Instances) == 3
+	})
+	for _, i := range fleet.Instances {
+		require.Contains(t, []string{"one", "other", "broken"}, i.Instance)
+		require.Equal(t, i.Instance == "one", i.Self)
+		if i.Instance == "other" {
+			require.EqualValues(t, 5, i.Streams)
+		}
+	}
 }
 
 // TestPublishingTellsTheIDThatTheClientsGet: with Redis too, from any instance.

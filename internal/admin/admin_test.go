@@ -147,6 +147,24 @@ func TestForeignPagesCannotPublish(t *testing.T) {
 	f(403, "Host", "evil.example:9090", "Origin", "http://evil.example:9090") // DNS rebinding
 }
 
+// TestPageBehindAProxyCanPublishWithTheToken: the proxy passes the name by which the
+// browser came, which ssed does not know. A page elsewhere does not have the token.
+func TestPageBehindAProxyCanPublishWithTheToken(t *testing.T) {
+	const token = "0123456789abcdef"
+	h, last := handler(t, func(cfg *Config) { cfg.Token = token })
+	f := func(want int, headers ...string) {
+		t.Helper()
+		*last = published{}
+		require.Equal(t, want, do(h, "POST", "/publish?channel_id=a", "x", headers...).StatusCode, headers)
+		require.Equal(t, want == 200, last.channel == "a")
+	}
+	own := []string{"Host", "ssed.example", "Origin", "https://ssed.example", "Sec-Fetch-Site", "same-origin"}
+	f(401, own...)
+	f(200, append(own, "Authorization", "Bearer "+token)...)
+	f(403, "Host", "ssed.example", "Origin", "https://evil.example", "Authorization", "Bearer "+token)
+	f(403, "Host", "ssed.example", "Sec-Fetch-Site", "cross-site", "Authorization", "Bearer "+token)
+}
+
 func TestReadyTellsTheReason(t *testing.T) {
 	ready := true
 	h, _ := handler(t, func(cfg *Config) {

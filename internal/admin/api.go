@@ -49,9 +49,9 @@ func (a *API) Counts() Counts { return Counts{Live: len(a.live), LiveRefused: a.
 
 func (a *API) routes(mux *http.ServeMux) {
 	changing := func(pattern string, h http.HandlerFunc) {
-		mux.Handle(pattern, browserGuard(a.cfg.Host, h))
+		mux.Handle(pattern, a.browserGuard(h))
 	}
-	mux.Handle("GET /{$}", newPage(a.cfg.Streams))
+	mux.Handle("GET /{$}", newPage(a.cfg.Streams, a.cfg.HeartbeatEvent))
 	mux.Handle("GET /metrics", a.cfg.Metrics)
 	mux.HandleFunc("GET /health", a.health)
 	mux.HandleFunc("GET /ready", a.ready)
@@ -72,11 +72,12 @@ func (a *API) routes(mux *http.ServeMux) {
 	changing("POST /api/batch", a.batch)
 
 	if a.cfg.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		// Private: the command line and the memory may hold passwords and messages.
+		mux.HandleFunc("GET /debug/pprof/", a.private(pprof.Index))
+		mux.HandleFunc("GET /debug/pprof/cmdline", a.private(pprof.Cmdline))
+		mux.HandleFunc("GET /debug/pprof/profile", a.private(pprof.Profile))
+		mux.HandleFunc("GET /debug/pprof/symbol", a.private(pprof.Symbol))
+		mux.HandleFunc("GET /debug/pprof/trace", a.private(pprof.Trace))
 	}
 }
 

@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 	"errors"
+	"io"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
@@ -249,14 +251,19 @@ func TestForeignPagesCannotChangeAnything(t *testing.T) {
 func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
 	const token = "0123456789abcdef"
 	paths := map[string][]string{
-		"GET":    {"/api/history/a", "/api/connections"},
+		"GET": {
+			"/api/history/a", "/api/connections",
+			"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/goroutine", "/debug/pprof/profile", "/debug/pprof/trace?seconds=0.001",
+		},
 		"DELETE": {"/api/history/a", "/api/connections/0-7"},
 	}
+	require.NoError(t, pprof.StartCPUProfile(io.Discard)) // there is one at a time: others end at once
+	defer pprof.StopCPUProfile()
 	f := func(allowed bool, change func(*Config), headers ...string) {
 		t.Helper()
 		w := new(world)
 		h, _ := handler(t, func(cfg *Config) {
-			cfg.Connections, cfg.History = w, w
+			cfg.Connections, cfg.History, cfg.Pprof = w, w, true
 			cfg.Stats = func() Stats { return Stats{} }
 			change(cfg)
 		})

@@ -50,6 +50,9 @@ type Config struct {
 	// Streams is the public address "host:port" for the page; the host may be empty
 	// or unspecified. Empty: there is no TCP listener.
 	Streams string
+	// HeartbeatEvent is the type of the events that are heartbeats, which the page
+	// leaves out. Empty: there are none.
+	HeartbeatEvent string
 }
 
 // Connections lists and closes streams.

@@ -12,13 +12,17 @@ import (
 // browserGuard refuses requests that a web page of another origin makes a browser
 // send. net/http's check covers pages elsewhere: Sec-Fetch-Site, and Origin
 // against Host. It can't cover a page whose own host name was pointed at this
-// machine (DNS rebinding), for which both agree; so a browser must have come by
-// an IP address, localhost, or the name that --admin gives. Clients that are not
-// browsers send neither header and are let through.
-func browserGuard(host string, next http.Handler) http.Handler {
+// machine (DNS rebinding), for which both agree; so without a token, which such a
+// page has not, a browser must have come by an IP address, localhost, or the name
+// that --admin gives. With one it may come by the name of a proxy. Clients that are
+// not browsers send neither header and are let through.
+func (a *API) browserGuard(next http.Handler) http.Handler {
 	checked := http.NewCrossOriginProtection().Handler(next)
+	if a.cfg.Token != "" {
+		return checked
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Origin") != "" && !isOwnHost(r.Host, host) {
+		if r.Header.Get("Origin") != "" && !isOwnHost(r.Host, a.cfg.Host) {
 			writeError(w, http.StatusForbidden, "a browser must come by an IP address, localhost or the name in --admin")
 			return
 		}

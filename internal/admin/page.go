@@ -21,25 +21,26 @@ var dashboard embed.FS
 // scripts in the order in which they build on each other.
 var scripts = []string{"base.js", "live.js", "plot.js", "overview.js", "connections.js", "watch.js", "channel.js", "main.js"}
 
-// streamAddr is where the page finds the streams. An empty Host is the one under
+// settings are what the page knows of the streams. An empty Host is the one under
 // which the page itself was opened.
-type streamAddr struct {
-	Host string `json:"host"`
-	Port string `json:"port"`
+type settings struct {
+	Host           string `json:"host"`
+	Port           string `json:"port"`
+	HeartbeatEvent string `json:"heartbeat_event"`
 }
 
 // newPage renders the page once: it is the same for everyone.
-func newPage(streams string) http.Handler {
-	var addr streamAddr
+func newPage(streams, heartbeatEvent string) http.Handler {
+	set := settings{HeartbeatEvent: heartbeatEvent}
 	if host, port, err := net.SplitHostPort(streams); err == nil {
-		addr.Port = port
+		set.Port = port
 		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsUnspecified() {
-			addr.Host = host
+			set.Host = host
 		}
 	}
 	style, script := joined("style.css"), joined(scripts...)
-	page := []byte(strings.NewReplacer("{{style}}", style, "{{script}}", script, "{{settings}}", settingsOf(addr)).Replace(joined("page.html")))
-	policy := pagePolicy(addr, style, script)
+	page := []byte(strings.NewReplacer("{{style}}", style, "{{script}}", script, "{{settings}}", set.attribute()).Replace(joined("page.html")))
+	policy := pagePolicy(set.Port, style, script)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
@@ -53,20 +54,20 @@ func newPage(streams string) http.Handler {
 
 // pagePolicy lets the page run what it brought along, and reach its own origin and
 // the port of the streams, under whatever host name the operator came by.
-func pagePolicy(streams streamAddr, style, script string) string {
+func pagePolicy(port, style, script string) string {
 	reach := "'self'"
-	if streams.Port != "" {
-		reach += " *:" + streams.Port
+	if port != "" {
+		reach += " *:" + port
 	}
 	return "default-src 'none'; connect-src " + reach + "; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" +
 		"; script-src " + inlineHash(script) + "; style-src " + inlineHash(style)
 }
 
-// settingsOf returns the address as the value of an attribute.
-func settingsOf(streams streamAddr) string {
-	text, err := json.Marshal(streams)
+// attribute returns the settings as the value of an attribute.
+func (s settings) attribute() string {
+	text, err := json.Marshal(s)
 	if err != nil {
-		panic(err) // two strings always have a JSON form
+		panic(err) // strings always have a JSON form
 	}
 	return html.EscapeString(string(text))
 }

@@ -48,6 +48,8 @@ func TestDashboard(t *testing.T) {
 		{"TellsWhyThereAreNoNumbers", dashboardTellsWhy},
 		{"AsksForTheToken", dashboardAsksForToken},
 		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
+		{"LeavesOutHeartbeats", dashboardLeavesOutHeartbeats},
+		{"TellsWhichPortItReaches", dashboardTellsWhichPort},
 		{"HoldsTenThousand", dashboardHoldsTenThousand},
 		{"HoldsAnHour", dashboardHoldsAnHour},
 	} {
@@ -480,6 +482,34 @@ func dashboardEmbedded(t *testing.T, b *browser) {
 	require.Zero(t, shown("#history"))
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "Hello!")
+	d.wantQuiet(in.admin, in.public)
+}
+
+func dashboardLeavesOutHeartbeats(t *testing.T, b *browser) {
+	in := start(t, "--heartbeat", "1s", "--heartbeat-event", "ping")
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-state", "watching")
+	beats := in.metric("ssed_stream_heartbeats_total")
+	eventually(t, "heartbeats", func() bool { return in.metric("ssed_stream_heartbeats_total") >= beats+2 })
+	d.click("#publish .primary")
+	d.untilText("#watch-count", "1 event")
+	require.Equal(t, 1, ask[int](d, `document.querySelectorAll("#watch-list li").length`))
+}
+
+// dashboardTellsWhichPort: the policy of the page stops requests elsewhere without a word
+// to the page.
+func dashboardTellsWhichPort(t *testing.T, b *browser) {
+	in := start(t)
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-state", "watching")
+	_, port, err := net.SplitHostPort(in.public)
+	require.NoError(t, err)
+	d.fill("#watch-address", "http://127.0.0.1:9/sse/connect")
+	d.run(`$("watch-options").requestSubmit()`)
+	d.untilText("#watch-state", "this page can reach port "+port+" only")
+	d.fill("#watch-address", "http://"+in.public+"/sse/connect")
+	d.run(`$("watch-options").requestSubmit()`)
+	d.untilText("#watch-state", "watching")
 	d.wantQuiet(in.admin, in.public)
 }
 

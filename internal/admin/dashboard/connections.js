@@ -9,14 +9,16 @@ function pager(host, load, following) {
   let starts = [""], next = "";
   async function goToLast() {
     last.disabled = true;
+    const pages = starts;
     try {
       while (next) {
-        const after = next;
-        next = await following(after);
-        starts.push(after);
+        const after = next, found = await following(after);
+        if (starts !== pages) return; // another channel by now
+        next = found;
+        pages.push(after);
       }
     } catch { /* as far as it went; the load says why */ }
-    load();
+    if (starts === pages) load();
   }
   const back = make("button", { type: "button", class: "small", click: () => { starts.pop(); load(); } }, "Back");
   const on = make("button", { type: "button", class: "small", click: () => { starts.push(next); load(); } }, "Next");

@@ -39,7 +39,7 @@ function eventParser({ onEvent, onRetry }) {
 // watchStream follows a stream until it is stopped, coming back as a browser would.
 function watchStream({ url, token, after, onState, onEvent }) {
   const abort = new AbortController();
-  let retry = STREAM_RETRY_MS, last = after;
+  let retry = STREAM_RETRY_MS, last = after, wake = () => {};
 
   async function once() {
     const place = new URL(url);
@@ -67,14 +67,11 @@ function watchStream({ url, token, after, onState, onEvent }) {
       }
       if (abort.signal.aborted) return;
       onState("bad", why, retry);
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, retry);
-        abort.signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
-      });
+      await new Promise((resolve) => { wake = resolve; setTimeout(resolve, retry); });
     }
   }
   follow();
-  return () => abort.abort();
+  return () => { abort.abort(); wake(); };
 }
 
 function defaultAddress() {
@@ -82,6 +79,13 @@ function defaultAddress() {
   let host = settings.host || location.hostname;
   if (host.includes(":") && !host.startsWith("[")) host = "[" + host + "]";
   return location.protocol + "//" + host + ":" + settings.port + "/sse/connect";
+}
+
+// blocked says why the policy of this page keeps it from a URL, "" when it does not.
+function blocked(url) {
+  const port = url.port || { "http:": "80", "https:": "443" }[url.protocol];
+  if (url.origin === location.origin || port === settings.port) return "";
+  return settings.port ? `this page can reach port ${settings.port} only, where the streams of this instance are` : "there is no TCP listener for streams";
 }
 
 const watch = { stop: null, channel: "", pending: [], full: false, events: 0, drawing: 0 };
@@ -100,6 +104,7 @@ function startWatch() {
   } catch {
     return setWatch("bad", settings.port ? "the stream address is no URL" : "there is no TCP listener for streams");
   }
+  if (blocked(url)) return setWatch("bad", blocked(url));
   url.searchParams.set("channel_id", watch.channel);
   setWatch("", "connecting");
   watch.stop = watchStream({
@@ -119,6 +124,7 @@ function stopWatch() {
 }
 
 function noteEvent(event) {
+  if (settings.heartbeat_event && event.type === settings.heartbeat_event && event.data === "") return;
   watch.events++;
   watch.pending.push({ ...event, at: Date.now(), cut: event.data.length - MAX_SHOWN });
   if (watch.pending.length > MAX_ROWS) watch.pending.shift();
