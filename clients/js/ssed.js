@@ -60,7 +60,7 @@ export function subscribe(url, channels, options) {
   /** @type {EventSource | undefined} */
   let source;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer; // of the watchdog while the stream is open, of the next try after a refusal
+  let timer; // of the watchdog while the stream is open or being opened, of the next try after a refusal
   let heard = 0; // when something came last
   let refusals = 0;
 
@@ -69,6 +69,8 @@ export function subscribe(url, channels, options) {
     for (const channel of channels) target.searchParams.append("channel_id", channel);
     if (stream.lastEventId) target.searchParams.set("last_event_id", stream.lastEventId);
     const own = (source = new Source(target.href, { withCredentials: options.withCredentials ?? false }));
+    heard = Date.now();
+    if (heartbeatEvent) watch(silence); // a proxy may take the request and never answer
 
     /** @param {(e: MessageEvent) => void} handle @returns {(e: Event) => void} */
     const hear = (handle) => (e) => {

@@ -218,6 +218,7 @@ func TestBrowser(t *testing.T) {
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
 		{"RunsTheHelper", browserRunsTheHelper},
 		{"HelperNoticesSilence", browserHelperNoticesSilence},
+		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
 		{"HelperComesBackAfterRefusals", browserHelperComesBackAfterRefusals},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })

@@ -54,6 +54,31 @@ func browserHelperNoticesSilence(t *testing.T, b *browser) {
 	p.want("3")
 }
 
+// browserHelperNoticesNoAnswer: a proxy takes the first request and says nothing.
+func browserHelperNoticesNoAnswer(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
+	target, err := url.Parse("http://" + in.public)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.FlushInterval = -1
+	var requests atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if requests.Add(1) == 1 {
+			<-req.Context().Done()
+			return
+		}
+		proxy.ServeHTTP(w, req)
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	p := b.open(t, servePages(t))
+	p.run("listenByHelper", streamURL(server.Listener.Addr().String(), "a"), map[string]any{"heartbeatEvent": "ping", "silence": 3000})
+	p.waitOpen()
+	publish(t, r, "a", "at last")
+	p.want("at last")
+}
+
 // browserHelperComesBackAfterRefusals: a proxy answers 503 twice.
 func browserHelperComesBackAfterRefusals(t *testing.T, b *browser) {
 	r := redistest.Start(t)
