@@ -42,7 +42,7 @@ run: build ## Run without Redis; the dashboard shows it live
 	exec ./bin/ssed --drain 1s
 
 .PHONY: test
-test: need-test ## Run all tests with the race detector (installs redis-server and gcc when missing)
+test: need-test ## Run all tests with the race detector (installs redis-server, curl and gcc when missing)
 	CGO_ENABLED=1 go test -race -json -timeout 20m ./... | go run ./internal/testreport
 
 .PHONY: check
@@ -137,6 +137,7 @@ endef
 need-test: need-go
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
 	command -v gcc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
 	$(install-missing)
 
@@ -147,7 +148,7 @@ need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON)
 .PHONY: need-e2e-programs
 need-e2e-programs:
 	@missing=; \
-	for pair in chromium:chromium nginx:nginx haproxy:haproxy promtool:prometheus curl:curl openssl:openssl node:nodejs npm:npm; do \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy promtool:prometheus openssl:openssl node:nodejs npm:npm; do \
 		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \

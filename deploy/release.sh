@@ -25,6 +25,7 @@ main() {
 release() {
 	local out=$1 arch
 	require_commit
+	require_release "$out"
 	VERSION=$(version)
 	export SOURCE_DATE_EPOCH VERSION
 	SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
@@ -44,10 +45,19 @@ release() {
 	cat "$out/SHA256SUMS"
 }
 
-# require_commit refuses a tree with changes: nobody could build that again.
+# require_commit refuses a tree with changes: nobody could build that again. Files that
+# git does not know count: the compiler takes them as well.
 require_commit() {
-	if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
+	if [ -n "$(git status --porcelain)" ]; then
 		echo 'release: there are changes that are not committed' >&2
+		exit 1
+	fi
+}
+
+# require_release refuses to replace a directory that has something else in it.
+require_release() {
+	if [ -e "$1" ] && [ ! -e "$1/SHA256SUMS" ] && [ -n "$(ls -A "$1")" ]; then
+		echo "release: $1 is not empty and no release: remove it, or name another directory" >&2
 		exit 1
 	fi
 }

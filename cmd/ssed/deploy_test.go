@@ -1,8 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -10,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 // TestDeployNamesOnlyVariablesThatExist: a variable that ssed does not know is ignored,
@@ -58,4 +64,62 @@ func TestDeployWaitsForTheDrain(t *testing.T) {
 	before := duration("kubernetes/deployment.yaml", `sleep: \{seconds: (\d+)\}`, "s")
 	drain = duration("kubernetes/configmap.yaml", `SSED_DRAIN: (\S+)$`, "")
 	require.GreaterOrEqual(t, duration("kubernetes/deployment.yaml", `terminationGracePeriodSeconds: (\d+)$`, "s"), before+drain+exitGrace)
+}
+
+// TestExampleSecretsAreRefused: who applies the file as it is must not run with a token
+// that everybody can read.
+func TestExampleSecretsAreRefused(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/kubernetes/secret.example.yaml")
+	require.NoError(t, err)
+	values := map[string]string{}
+	for documents := yaml.NewDecoder(bytes.NewReader(text)); ; {
+		var secret struct {
+			StringData map[string]string `yaml:"stringData"`
+		}
+		err := documents.Decode(&secret)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		maps.Copy(values, secret.StringData)
+	}
+	code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + values["url"], "SSED_ADMIN_TOKEN=" + values["token"]}, "config")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--redis-url: the password is left out")
+	require.Contains(t, stderr, "--admin-token: ")
+}
+
+// TestReleaseRefusesWhatIsNotCommitted: files that git does not know are compiled too.
+func TestReleaseRefusesWhatIsNotCommitted(t *testing.T) {
+	repository := t.TempDir()
+	command := func(name string, args ...string) (out string, err error) {
+		cmd := exec.Command(name, args...)
+		cmd.Dir = repository
+		text, err := cmd.CombinedOutput()
+		return string(text), err
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(repository, "deploy"), 0o755))
+	script, err := os.ReadFile("../../deploy/release.sh")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(repository, "deploy/release.sh"), script, 0o755))
+	for _, args := range [][]string{
+		{"init", "-q"},
+		{"add", "."},
+		{"-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", "first"},
+	} {
+		out, err := command("git", args...)
+		require.NoError(t, err, out)
+	}
+	mine := filepath.Join(t.TempDir(), "mine")
+	require.NoError(t, os.Mkdir(mine, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(mine, "file"), nil, 0o600))
+	out, err := command("deploy/release.sh", mine)
+	require.Error(t, err)
+	require.Contains(t, out, "is not empty and no release")
+	require.FileExists(t, filepath.Join(mine, "file"))
+
+	require.NoError(t, os.WriteFile(filepath.Join(repository, "new.go"), nil, 0o600))
+	out, err = command("deploy/release.sh")
+	require.Error(t, err)
+	require.Contains(t, out, "not committed")
 }
