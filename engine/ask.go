@@ -14,9 +14,10 @@ const (
 	// maxAsking bounds the questions that the shards are being asked at once; who
 	// comes beyond it waits. So many delay a pass, at some 50 µs each.
 	maxAsking = 4
-	// askSlots bounds the slots that are looked at for one question. At most 50 ns a
-	// slot, where its subscriptions are in no cache.
-	askSlots = 1000
+	// askLooks bounds the slots and subscriptions that are looked at for one question;
+	// those of one slot more may come on top. At most 50 ns each, where they are in no
+	// cache.
+	askLooks = 1000
 	// askFound bounds the connections described in one answer: a system call and two
 	// allocations each.
 	askFound = 100
@@ -93,7 +94,7 @@ func (a *listAsk) answer(s *shard) {
 			return
 		}
 	}
-	if ch != noChannel && s.members[ch].count <= askSlots {
+	if ch != noChannel && s.members[ch].count <= askLooks {
 		a.reply <- a.pick(s, s.memberSlots(ch))
 		return
 	}
@@ -125,12 +126,14 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 	if found {
 		k++
 	}
-	for ; k < len(all); k++ {
-		if len(l.found) == a.limit {
+	for looks := 0; k < len(all); k++ {
+		if len(l.found) == a.limit || looks >= askLooks {
 			l.last = all[k-1]
 			break
 		}
-		l.found = append(l.found, s.describe(all[k]))
+		f := s.describe(all[k])
+		l.found = append(l.found, f)
+		looks += len(f.channels)
 	}
 	return l
 }
@@ -138,9 +141,14 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 // walk answers from the slots behind a.after.
 func (a *listAsk) walk(s *shard, ch uint32) (l listed) {
 	i := a.after + 1
-	end := min(s.slots.used, i+askSlots)
-	for ; i < end && len(l.found) < a.limit; i++ {
-		if c := s.slots.at(i); c.fd >= 0 && (ch == noChannel || s.subscribes(c, ch)) {
+	for looks := 0; i < s.slots.used && looks < askLooks && len(l.found) < a.limit; i++ {
+		looks++
+		c := s.slots.at(i)
+		if c.fd < 0 {
+			continue
+		}
+		subscribes, seen := s.subscribes(c, ch)
+		if looks += seen; subscribes {
 			l.found = append(l.found, s.describe(i))
 		}
 	}
@@ -150,38 +158,27 @@ func (a *listAsk) walk(s *shard, ch uint32) (l listed) {
 	return l
 }
 
-func (s *shard) subscribes(c *slot, ch uint32) bool {
+// subscribes reports whether a slot belongs to a channel, all to noChannel, and how many
+// of its subscriptions are looked at: all, to describe it.
+func (s *shard) subscribes(c *slot, ch uint32) (ok bool, looks int) {
+	ok = ch == noChannel
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		if s.subs.at(n).ch == ch {
-			return true
-		}
+		looks++
+		ok = ok || s.subs.at(n).ch == ch
 	}
-	return false
+	return ok, looks
 }
 
 // describe tells what is known of the connection in slot i.
 func (s *shard) describe(i uint32) foundSlot {
 	c := s.slots.at(i)
 	f := foundSlot{
-		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: c.pos, opened: c.opened,
+		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(c), opened: c.opened,
 		started: c.state&(slotPending|slotResuming) == 0, blocked: c.state&slotBlocked != 0,
 	}
 	slices.Reverse(f.channels) // as they were asked for
-	if s.hasAll(c) {
-		f.pos = s.reader.cursor.Load() - 1
-	}
 	f.client = s.engine.front.clientName(peerOf(int(c.fd)), c.peer)
 	return f
-}
-
-// hasAll reports whether a slot's channels have nothing that it has not received.
-func (s *shard) hasAll(c *slot) bool {
-	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		if s.log.dir.at(s.subs.at(n).ch).last.Load() > c.pos {
-			return false
-		}
-	}
-	return true
 }
 
 // clientName tells who a connection from that address is, as far as that is still
@@ -213,6 +210,6 @@ func (a *closeAsk) answer(s *shard) {
 		a.reply <- false
 		return
 	}
-	s.farewell(i, s.slots.at(i), CloseAdmin)
+	s.sendOff(i, s.slots.at(i), CloseAdmin)
 	a.reply <- true
 }

@@ -31,6 +31,9 @@ func (s *shard) admit(a *attachment) {
 		return
 	}
 	c.pos, c.peer = a.since, a.peer
+	if a.resume.kind == resumeNone {
+		c.state |= slotNoID
+	}
 	c.expires = s.engine.second(a.expires)
 	c.idle = uint8(s.rng.UintN(beatVisits)) // spreads the heartbeats of a storm of connects
 	for _, name := range a.channels {
@@ -72,6 +75,9 @@ func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
 	if a.resume.kind == resumeUnknown {
 		c.pos, a.resume.id = s.now(v)
 		buf.B = s.appendGap(buf.B, a.resume.id, sseproto.ReasonUnknownID, a.resume.raw, sseproto.ID{})
+	}
+	if p, needed := s.detour(c); needed && a.resume.kind != resumeID {
+		a.resume = p
 	}
 	n, res := s.writeBytes(c, buf.B)
 	if res == ioFailed {
@@ -152,6 +158,10 @@ func (s *shard) resumeAhead(v *view, i uint32, c *slot, p resumePoint, last ssep
 		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
 		return
 	}
+	if p, needed := s.detour(c); needed {
+		s.resumeFrom(v, i, c, p)
+		return
+	}
 	s.catchUp(v, i, c)
 }
 
@@ -216,6 +226,7 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	n, res := 0, ioOK
 	if len(r.page.buf) > 0 {
 		n, res = s.writeBytes(c, r.page.buf)
+		c.state &^= slotNoID
 	}
 	if res == ioFailed {
 		s.closeSlot(i, CloseError)

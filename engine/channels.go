@@ -23,7 +23,7 @@ const (
 type ChannelInfo struct {
 	Channel     string
 	Subscribers int64       // streams of this process
-	Messages    int         // in the ring
+	Messages    int         // in the ring, as far as it is looked at: of a million and more only the newest
 	Rate        float64     // messages a second over the last ten seconds, or less where the ring does not go back so far
 	Newest      sseproto.ID // the last message in the ring; zero: none
 }
@@ -33,9 +33,9 @@ const (
 	rateWindow = 10 * time.Second
 	// leastWindow is what is left of it at least: IDs tell time in steps of a tick.
 	leastWindow = 100 * time.Millisecond
-	// maxTallied bounds the messages that are looked at for one answer, some 10 ms:
-	// a ring of 64 MiB holds fewer. Beyond it the window is shorter, and messages
-	// are counted up to it.
+	// maxTallied bounds the messages that are looked at for one answer, the newest ones,
+	// some 10 ms: a ring of 64 MiB holds fewer. Beyond it the window is shorter, and
+	// messages are counted up to it.
 	maxTallied = 1 << 20
 )
 
@@ -60,17 +60,20 @@ func (e *Engine) Channel(ctx context.Context, name string) (ChannelInfo, error) 
 func (e *Engine) TopChannels(ctx context.Context, order ChannelOrder, limit int) (list []ChannelInfo, err error) {
 	limit = min(max(limit, 1), maxListed)
 	err = e.log.inspect(ctx, func(t *tally) error {
-		if order == ByRate {
-			t.countRecent()
-		}
-		ranked, err := t.rank(ctx, limit)
-		for _, r := range ranked {
-			if info, ok := t.info(r.index); ok {
-				list = append(list, info)
-			}
-		}
+		list, err = t.top(ctx, order, limit)
 		return err
 	})
+	return list, err
+}
+
+func (t *tally) top(ctx context.Context, order ChannelOrder, limit int) (list []ChannelInfo, err error) {
+	t.count()
+	ranked, err := t.rank(ctx, order, limit)
+	for _, r := range ranked {
+		if info, ok := t.info(r.index); ok {
+			list = append(list, info)
+		}
+	}
 	return list, err
 }
 
@@ -88,7 +91,7 @@ func (l *Log) inspect(ctx context.Context, look func(*tally) error) error {
 	defer r.cursor.Store(noPosition)
 	v := r.open()
 	defer v.close()
-	t := &tally{log: l, v: &v, left: maxTallied}
+	t := &tally{log: l, v: &v, limit: maxTallied}
 	t.measure()
 	return look(t)
 }
@@ -99,8 +102,32 @@ type tally struct {
 	v      *view
 	from   sseproto.ID // rates count what is beyond it
 	over   time.Duration
-	left   int // entries that may still be looked at
-	recent []uint32
+	limit  int            // messages that are looked at
+	counts []channelCount // by index, as far as there are messages; nil: not counted
+}
+
+// channelCount is what the ring holds of a channel.
+type channelCount struct{ messages, recent uint32 }
+
+func (n *channelCount) add(e *entry, from sseproto.ID) {
+	n.messages++
+	if from.Less(e.id) {
+		n.recent++
+	}
+}
+
+// isMessage: neither told by this instance nor a mark of its own.
+func (e *entry) isMessage() bool { return e.kind == kindLive || e.kind == kindFilled }
+
+// of returns the count of a channel, from all or from its own messages.
+func (t *tally) of(index uint32) channelCount {
+	switch {
+	case t.counts == nil:
+		return t.countOne(index)
+	case index < uint32(len(t.counts)):
+		return t.counts[index]
+	}
+	return channelCount{}
 }
 
 // measure sets the window of rates: up to now, and as far back as the ring is whole.
@@ -110,8 +137,8 @@ func (t *tally) measure() {
 	if cov := t.log.cover.Load(); cov.from != sseproto.MaxID && t.from.Less(cov.from) {
 		t.from = cov.from
 	}
-	if t.v.head-t.v.tail > maxTallied {
-		if e, _ := t.v.at(t.v.head - maxTallied); t.from.Less(e.id) {
+	if limit := uint64(t.limit); t.v.head-t.v.tail > limit {
+		if e, _ := t.v.at(t.v.head - limit); t.from.Less(e.id) {
 			t.from = e.id
 		}
 	}
@@ -131,20 +158,44 @@ func (l *Log) nowMs() uint64 {
 	return l.spans.high.Ms + uint64(time.Since(l.heard)/time.Millisecond)
 }
 
-// countRecent counts the messages of every channel in the window.
-func (t *tally) countRecent() {
-	for pos := t.v.head; pos > t.v.tail; pos-- {
+// count counts the messages of every channel.
+func (t *tally) count() {
+	t.counts = make([]channelCount, channelChunk)
+	for pos, left := t.v.head, t.limit; pos > t.v.tail && left > 0; pos, left = pos-1, left-1 {
 		e, _ := t.v.at(pos - 1)
-		if !t.from.Less(e.id) {
-			return
-		}
-		if e.kind == kindGap {
+		if !e.isMessage() {
 			continue
 		}
-		for uint32(len(t.recent)) <= e.ch {
-			t.recent = append(t.recent, make([]uint32, channelChunk)...)
+		for uint32(len(t.counts)) <= e.ch {
+			t.counts = append(t.counts, make([]channelCount, channelChunk)...)
 		}
-		t.recent[e.ch]++
+		t.counts[e.ch].add(e, t.from)
+	}
+}
+
+// countOne follows a channel back through the ring.
+func (t *tally) countOne(index uint32) (n channelCount) {
+	left := t.limit
+	t.walk(index, func(e *entry) bool {
+		n.add(e, t.from)
+		left--
+		return left > 0
+	})
+	return n
+}
+
+// walk visits a channel's messages, the newest first, until visit returns false.
+func (t *tally) walk(index uint32, visit func(*entry) bool) {
+	pos := t.log.dir.at(index).last.Load()
+	if pos >= t.v.head {
+		t.v.refresh()
+	}
+	for pos != 0 && pos >= t.v.tail {
+		e, _ := t.v.at(pos)
+		if e.isMessage() && !visit(e) || e.prev == 0 {
+			return
+		}
+		pos -= uint64(e.prev)
 	}
 }
 
@@ -154,7 +205,7 @@ type rankedChannel struct {
 	name                string
 }
 
-// compare orders by recent messages, where they were counted, then by subscribers.
+// compare orders by recent messages, where they are what counts, then by subscribers.
 func (r rankedChannel) compare(b rankedChannel) int {
 	return cmp.Or(cmp.Compare(b.recent, r.recent), cmp.Compare(b.subs, r.subs), strings.Compare(r.name, b.name))
 }
@@ -182,7 +233,7 @@ func (r *ranking) cut() {
 }
 
 // rank returns the first channels.
-func (t *tally) rank(ctx context.Context, limit int) ([]rankedChannel, error) {
+func (t *tally) rank(ctx context.Context, order ChannelOrder, limit int) ([]rankedChannel, error) {
 	first := ranking{limit: limit}
 	for next := uint32(noChannel + 1); next != 0; {
 		if err := ctx.Err(); err != nil {
@@ -190,8 +241,8 @@ func (t *tally) rank(ctx context.Context, limit int) ([]rankedChannel, error) {
 		}
 		next = t.log.dir.look(next, func(index uint32, ch *channel) {
 			r := rankedChannel{index: index, subs: ch.subs, name: ch.name}
-			if index < uint32(len(t.recent)) {
-				r.recent = t.recent[index]
+			if order == ByRate {
+				r.recent = t.of(index).recent
 			}
 			first.add(r)
 		})
@@ -203,33 +254,17 @@ func (t *tally) rank(ctx context.Context, limit int) ([]rankedChannel, error) {
 	return first.best, nil
 }
 
-// info follows a channel back through the ring. Not ok: its record is gone.
+// info tells about a channel. Not ok: its record is gone.
 func (t *tally) info(index uint32) (info ChannelInfo, ok bool) {
 	if info.Channel, ok = t.log.dir.nameOf(index); !ok {
 		return info, false
 	}
 	info.Subscribers = t.log.dir.subscribers(index)
-	pos := t.log.dir.at(index).last.Load()
-	if pos >= t.v.head {
-		t.v.refresh()
-	}
-	recent := 0
-	for pos != 0 && pos >= t.v.tail && t.left > 0 {
-		t.left--
-		e, _ := t.v.at(pos)
-		if e.kind != kindGap {
-			if info.Messages++; info.Messages == 1 {
-				info.Newest = e.id
-			}
-			if t.from.Less(e.id) {
-				recent++
-			}
-		}
-		if e.prev == 0 {
-			break
-		}
-		pos -= uint64(e.prev)
-	}
-	info.Rate = float64(recent) / t.over.Seconds()
+	n := t.of(index)
+	t.walk(index, func(e *entry) bool {
+		info.Newest = e.id
+		return false
+	})
+	info.Messages, info.Rate = int(n.messages), float64(n.recent)/t.over.Seconds()
 	return info, true
 }

@@ -134,3 +134,39 @@ func TestRatesOfAProcessWithoutRedisAreMeasuredByItsOwnClock(t *testing.T) {
 	require.LessOrEqual(t, info.Rate, 100/leastWindow.Seconds())
 	require.WithinDuration(t, time.Now(), time.UnixMilli(int64(info.Newest.Ms)), 5*time.Second)
 }
+
+// TestABusyChannelTakesNothingFromTheNextOnes: what is looked at of a large ring is
+// enough for the rates of all, and the newest message is told in any case.
+func TestABusyChannelTakesNothingFromTheNextOnes(t *testing.T) {
+	l := newLog(16<<20, maxSegmentBytes, 1, false, func(uint64) {})
+	f := &feed{log: l, t: 1000}
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	early := f.publish("early", "x")
+	var newest sseproto.ID
+	for range 1000 {
+		for range 3 {
+			f.publish("busy", "x")
+		}
+		newest = f.publish("other", "x")
+	}
+	require.NoError(t, l.inspect(t.Context(), func(tl *tally) error {
+		tl.limit = 400
+		tl.measure()
+		for _, order := range []ChannelOrder{BySubscribers, ByRate} {
+			top, err := tl.top(t.Context(), order, 3)
+			require.NoError(t, err)
+			require.ElementsMatch(t, []string{"busy", "other", "early"}, namesIn(top))
+			rate := make(map[string]ChannelInfo)
+			for _, c := range top {
+				rate[c.Channel] = c
+			}
+			require.Equal(t, 300, rate["busy"].Messages)
+			require.Equal(t, 100, rate["other"].Messages)
+			require.InEpsilon(t, 100/tl.over.Seconds(), rate["other"].Rate, 0.02)
+			require.Equal(t, newest, rate["other"].Newest)
+			require.Equal(t, early, rate["early"].Newest)
+			require.Zero(t, rate["early"].Rate)
+		}
+		return nil
+	}))
+}

@@ -1,43 +1,58 @@
 package engine
 
-import "ssed/sseproto"
+import (
+	"sync/atomic"
 
-// cut is a place in the log that no stream may be led over: more is missing before it
-// than can be read back into the ring, but the history has it. Streams from before are
+	"ssed/sseproto"
+)
+
+// cut is a place in the log that no stream may be led over: more is missing there than
+// can be read back into the ring, but the history has it. Streams from before are
 // closed and resume from there, page by page.
 type cut struct {
-	pos   uint64      // the first position behind it
-	after sseproto.ID // what lies before it is complete up to here
+	// pos is a position of its own, without a message: who has nothing yet of what
+	// follows stands before it when it was live, and on it when it resumed behind the
+	// hole.
+	pos   uint64
+	after sseproto.ID         // what lies before it is complete up to here
+	next  atomic.Pointer[cut] // the one that came after it
+}
+
+// cutLocked puts a cut into the log. It is told of before its position is shown.
+func (l *Log) cutLocked(after, low sseproto.ID) {
+	c := &cut{pos: l.head.Load(), after: after}
+	l.cut.next.Store(c)
+	l.cut = c
+	l.skipLocked(low)
+	l.wake = ^uint64(0)
 }
 
 // cutSlots bounds the streams that are closed at a cut in one pass: some 2 ms.
 const cutSlots = 256
 
-// cutOff closes the streams from before the log's newest cut, some in each pass. Until
-// all are, nothing behind it may be scanned. The log tells of a cut before it shows
-// what comes behind.
+// cutOff closes the streams from before the log's cuts, some in each pass, one cut
+// after the other. Until all are, nothing behind a cut may be scanned. It looks for the
+// next one last: what the view has grown by before is not behind an unknown one.
 func (s *shard) cutOff() (done bool) {
-	c := s.log.cut.Load()
-	if c == nil {
-		return true
-	}
-	if c.pos != s.cutPos {
-		s.cutPos, s.cutNext = c.pos, 1
-	}
-	if s.cutNext == 0 {
-		return true
-	}
-	end := min(s.cutNext+cutSlots, s.slots.used)
-	for ; s.cutNext < end; s.cutNext++ {
-		if s.isBefore(s.slots.at(s.cutNext), s.cutNext, c) {
-			s.sendBack(s.cutNext, c)
+	for {
+		if s.cutNext == 0 {
+			next := s.cut.next.Load()
+			if next == nil {
+				return true
+			}
+			s.cut, s.cutNext = next, 1
 		}
+		end := min(s.cutNext+cutSlots, s.slots.used)
+		for ; s.cutNext < end; s.cutNext++ {
+			if c := s.slots.at(s.cutNext); s.isBefore(c, s.cutNext, s.cut) {
+				s.sendOff(s.cutNext, c, CloseHistory)
+			}
+		}
+		if s.cutNext < s.slots.used {
+			return false
+		}
+		s.cutNext = 0
 	}
-	if s.cutNext < s.slots.used {
-		return false
-	}
-	s.cutNext = 0
-	return true
 }
 
 // isBefore reports whether a slot would be led over the cut. One that waits for the
@@ -49,20 +64,58 @@ func (s *shard) isBefore(c *slot, i uint32, at *cut) bool {
 	return c.state&slotPending == 0 || s.pending[i].then.kind != resumeID
 }
 
-// sendBack closes a stream and tells from where to resume: a client that has not got
-// an event yet has no ID of its own.
-func (s *shard) sendBack(i uint32, at *cut) {
-	c := s.slots.at(i)
+// sendOff closes a stream that is to go on somewhere else, or later, and tells its
+// client when to come back, unless it is in the middle of something. A client without
+// an ID yet is told from where too: it would start at "now" and miss what comes
+// meanwhile. Some clients show that as an empty event, so nobody else gets it.
+func (s *shard) sendOff(i uint32, c *slot, reason CloseReason) {
 	if c.state&slotHeld == 0 {
-		id, known := s.log.idAt(c.pos)
-		if s.hasAll(c) && id.Less(at.after) {
-			id, known = at.after, true
-		}
 		line := sseproto.AppendRetry(nil, s.retryDelay())
-		if known {
-			line = sseproto.AppendPosition(line, id)
+		if c.state&slotNoID != 0 {
+			line = s.appendPlace(line, c)
 		}
 		_, _ = s.writeBytes(c, line)
 	}
-	s.closeSlot(i, CloseHistory)
+	s.closeSlot(i, reason)
+}
+
+// appendPlace extends dst with the position up to which a slot was given all.
+func (s *shard) appendPlace(dst []byte, c *slot) []byte {
+	pos := s.upTo(c)
+	id, known := s.log.idAt(pos)
+	if s.cutNext != 0 && pos+1 == s.cut.pos && id.Less(s.cut.after) {
+		id, known = s.cut.after, true
+	}
+	if !known { // nothing has come since the process began
+		return dst
+	}
+	return sseproto.AppendPosition(dst, id)
+}
+
+// upTo is the position up to which a slot was given all that is meant for it. One that
+// is not held has what was scanned, but for the jobs at hand.
+func (s *shard) upTo(c *slot) uint64 {
+	if c.state&slotHeld != 0 {
+		return c.pos
+	}
+	pos := s.reader.cursor.Load() - 1
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		if job := s.members[s.subs.at(n).ch].job; job != 0 {
+			pos = min(pos, s.jobs[job-1].from-1)
+		}
+	}
+	return max(pos, c.pos)
+}
+
+// detour returns from where a new slot resumes whose request was read before a cut and
+// that was admitted behind it: cutOff may have passed it by.
+func (s *shard) detour(c *slot) (p resumePoint, needed bool) {
+	if c.pos >= s.cut.pos {
+		return p, false
+	}
+	id, known := s.log.idAt(c.pos)
+	if !known {
+		id = s.cut.after
+	}
+	return resumePoint{kind: resumeID, id: id}, true
 }

@@ -87,9 +87,7 @@ func TestNothingIsDeliveredOverACut(t *testing.T) {
 	for range cutSlots + 20 {
 		all = append(all, h.arrive(t, resumePoint{}, "a"))
 	}
-	h.log.mu.Lock()
-	h.log.cut.Store(&cut{pos: h.log.head.Load(), after: sseproto.ID{Ms: 1000}})
-	h.log.unlock()
+	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.f.publish("a", "behind")
 	h.pass()
 	require.Equal(t, 20, h.open)
@@ -109,7 +107,7 @@ func TestNothingIsDeliveredOverACut(t *testing.T) {
 }
 
 func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
-	const channels = 3*tellSlice + 1
+	const channels = 3*putSlice + 1
 	var turns, open atomic.Int32
 	var l *Log
 	l = newLog(16<<20, maxSegmentBytes, 1, false, func(uint64) {
@@ -132,4 +130,142 @@ func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 	l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "c1", "x")
 	require.Equal(t, sseproto.ID{Ms: 2000, Seq: 1}, l.Stats().Last)
+}
+
+// cut loses more than can be read back, from after to low. What staged appends came in
+// meanwhile.
+func (h byHand) cut(after, low sseproto.ID, staged func()) {
+	h.log.CloseSpan(after)
+	h.log.mu.Lock()
+	h.log.stage.open(h.log, low)
+	h.log.unlock()
+	h.f.t, h.f.n = low.Ms, low.Seq
+	if staged != nil {
+		staged()
+	}
+	h.log.unstage(h.log.oldestStaged(), true)
+}
+
+// TestWhoResumedBehindACutStaysOpen: it has the lost stretch already, and would get it
+// twice, sent back to where the others are.
+func TestWhoResumedBehindACutStaysOpen(t *testing.T) {
+	h := shardByHand(t, nil)
+	for range cutSlots + 20 {
+		h.arrive(t, resumePoint{}, "a")
+	}
+	resumed := h.arrive(t, after(sseproto.ID{Ms: 2000}), "a") // waits for the log
+	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
+	h.pass()
+	require.Equal(t, 21, h.open, "the loop is not through yet")
+	require.Empty(t, h.ahead)
+	for h.busy() {
+		h.pass()
+	}
+	require.Equal(t, 1, h.open)
+	h.f.publish("a", "behind")
+	h.pass()
+	require.Equal(t, []string{"behind"}, datas(resumed.next(1)))
+}
+
+func TestNothingNeedsToComeBetweenTwoCuts(t *testing.T) {
+	h := shardByHand(t, nil)
+	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
+	h.pass()
+	c := h.arrive(t, resumePoint{}, "a")
+	h.cut(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
+	h.f.publish("a", "behind")
+	h.pass()
+	require.Empty(t, c.ended())
+	require.Equal(t, "2100-0", string(c.dec.LastEventID()))
+}
+
+// TestCutsAreTakenOneAfterTheOther: a loop that comes to look when there are two sends
+// its streams back before the first one.
+func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
+	h := shardByHand(t, nil)
+	c := h.arrive(t, resumePoint{}, "a")
+	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.f.publish("b", "between")
+	h.cut(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
+	h.pass()
+	require.Empty(t, c.ended())
+	require.Equal(t, "1100-0", string(c.dec.LastEventID()))
+	late := h.arrive(t, resumePoint{}, "a")
+	h.f.publish("a", "live")
+	h.pass()
+	require.Equal(t, []string{"live"}, datas(late.next(1)))
+}
+
+// TestQuietClientHasAPlaceToGoOnFrom: also when its own is long forgotten, and what
+// comes behind the cut is for it.
+func TestQuietClientHasAPlaceToGoOnFrom(t *testing.T) {
+	h := shardByHand(t, nil)
+	quiet := h.arrive(t, resumePoint{}, "quiet")
+	for i := range maxAnchors + 1 {
+		h.f.t, h.f.n = h.f.t+1, 0
+		h.f.publish("noise", "x")
+		if i%50 == 0 {
+			h.pass()
+		}
+	}
+	h.pass()
+	_, known := h.log.idAt(h.slots.at(1).pos)
+	require.False(t, known)
+	end := sseproto.ID{Ms: h.f.t, Seq: 1}
+	h.cut(end, sseproto.ID{Ms: h.f.t + 1000}, func() { h.f.publish("quiet", "behind") })
+	h.pass()
+	require.Empty(t, quiet.ended())
+	require.Equal(t, end.String(), string(quiet.dec.LastEventID()))
+}
+
+// TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt: what the loop has not scanned yet
+// when it learns of the cut.
+func TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt(t *testing.T) {
+	h := shardByHand(t, nil)
+	c := h.arrive(t, resumePoint{}, "a")
+	h.f.publish("b", "of somebody else")
+	h.pass()
+	missed := h.f.publish("a", "not scanned")
+	h.f.publish("b", "either")
+	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.pass()
+	require.Empty(t, c.ended())
+	require.Equal(t, sseproto.ID{Ms: missed.Ms, Seq: missed.Seq - 1}.String(), string(c.dec.LastEventID()))
+}
+
+// TestNothingIsScannedOverACutThatComesMeanwhile: the view of a pass that was overrun
+// grows while the slots are looked at.
+func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
+	h := shardByHand(t, nil)
+	c := h.arrive(t, resumePoint{}, "a")
+	h.f.publish("noise", "x")
+	h.turn()
+	v := h.reader.open()
+	require.Less(t, h.reader.cursor.Load(), v.tail)
+	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, func() { h.f.publish("a", "behind") })
+	h.scan(&v)
+	h.serveSmall(&v)
+	v.close()
+	for h.busy() {
+		h.pass()
+	}
+	require.Empty(t, c.ended())
+}
+
+// TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing: its request was read before,
+// and the loop is through with the cut.
+func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
+	h := shardByHand(t, nil)
+	fd, conn := socketPair(t)
+	a := &attachment{fd: fd, channels: []string{"a"}, since: h.log.Position()}
+	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.pass()
+	h.engine.conns.Add(1)
+	h.engine.attach(a)
+	h.pass()
+	h.f.publish("a", "behind")
+	h.pass()
+	got := newTestClient(t, conn).next(2)
+	require.Equal(t, "gap", got[0].kind, "there is no history here")
+	require.Equal(t, "behind", got[1].data)
 }

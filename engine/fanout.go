@@ -59,6 +59,9 @@ func (s *shard) scan(v *view) {
 	cursor := s.reader.cursor.Load()
 	for cursor < v.tail { // again if the ring turns on while the slots are looked at
 		s.overrun(v)
+		if !s.cutOff() { // the view has grown
+			return
+		}
 		cursor = s.reader.cursor.Load()
 	}
 	end := min(v.head, cursor+scanEntries)
@@ -256,6 +259,7 @@ func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
 	}
 	if n == b.bytes {
 		c.pos = to
+		c.state &^= slotNoID
 		s.count.delivered.Add(uint64(len(b.frames)))
 		return
 	}
@@ -275,6 +279,7 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 		}
 		n -= int(f.size)
 		c.pos = f.pos
+		c.state &^= slotNoID
 		s.count.delivered.Add(1)
 	}
 	c.off = 0

@@ -270,14 +270,15 @@ func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	}
 	switch {
 	case errors.Is(err, errPageFull):
-		f.log.unstage(st, nil)
+		f.log.unstage(st, true)
 		return
 	case err != nil:
 		page.reset()
 		page.loseAll(sseproto.ReasonUnavailable)
 	}
 	page.finish(st.low)
-	f.log.unstage(st, page)
+	f.log.putPage(page)
+	f.log.unstage(st, false)
 	f.log.noteTold(page)
 }
 
@@ -333,16 +334,13 @@ func (l *Log) untrusted(after sseproto.ID) map[string]string {
 	return lost
 }
 
-// unstage puts what was read back and then the staged span into the ring. Without a
-// page the streams from before are sent to the history.
-func (l *Log) unstage(st *stagedSpan, p *page) {
+// unstage puts the staged span into the ring, behind what was read back or, if that
+// was too much, behind a cut.
+func (l *Log) unstage(st *stagedSpan, cutOff bool) {
 	l.mu.Lock()
 	defer l.unlock()
-	if p == nil {
-		l.cut.Store(&cut{pos: l.head.Load(), after: st.after})
-		l.wake = ^uint64(0)
-	} else {
-		l.putPageLocked(p)
+	if cutOff {
+		l.cutLocked(st.after, st.low)
 	}
 	l.openLocked(st.low)
 	for i := range st.messages {
@@ -363,16 +361,26 @@ func (l *Log) unstage(st *stagedSpan, p *page) {
 	l.notifyLocked()
 }
 
-func (l *Log) putPageLocked(p *page) {
-	for _, f := range p.frames {
-		kind := kindFilled
-		if f.gap {
-			kind = kindGap
-			l.stats.gaps.Add(1)
-		} else {
-			l.stats.filled.Add(1)
+// putSlice is how many frames of a page are put into the ring in one turn of the lock,
+// which the feed and the loops need too: 1 ms.
+const putSlice = 1000
+
+// putPage puts a page into the ring, before a new span. Whoever resumes meanwhile waits,
+// as the log is filling.
+func (l *Log) putPage(p *page) {
+	for part := range slices.Chunk(p.frames, putSlice) {
+		l.mu.Lock()
+		for _, f := range part {
+			kind := kindFilled
+			if f.gap {
+				kind = kindGap
+				l.stats.gaps.Add(1)
+			} else {
+				l.stats.filled.Add(1)
+			}
+			l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 		}
-		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+		l.unlock()
 	}
 }
 
@@ -406,6 +414,7 @@ type page struct {
 	refused   sseproto.ID       // the first event that was not taken; MaxID: none
 	lost      map[string]string // channels known to have lost something, with the reason
 	oldest    []lostRange
+	told      []lostRange // the losses that have a gap event, set by finish
 	buf       []byte
 	frames    []frameRef
 }
@@ -461,10 +470,10 @@ func (p *page) loseAll(reason string) {
 // is not told again. Which is the last differs between the readers of a shared page,
 // so there every one leaves the client where it was.
 func (p *page) finish(upTo sseproto.ID) {
-	lost := p.losses()
-	for k, l := range lost {
+	p.told = p.losses()
+	for k, l := range p.told {
 		id := p.after
-		if k == len(lost)-1 && !p.shared {
+		if k == len(p.told)-1 && !p.shared {
 			id = p.restartFrom(upTo)
 		}
 		off := len(p.buf)
@@ -508,9 +517,9 @@ type toldLoss struct {
 	channels []string
 }
 
-// told sums up the gap events of the page.
-func (p *page) told() (list []toldLoss) {
-	for _, l := range p.losses() {
+// sumUp sums up the gap events of the page.
+func (p *page) sumUp() (list []toldLoss) {
+	for _, l := range p.told {
 		name := p.channels[l.channel]
 		k := slices.IndexFunc(list, func(t toldLoss) bool { return t.reason == l.reason })
 		if k < 0 {
@@ -525,7 +534,7 @@ func (p *page) told() (list []toldLoss) {
 // noteTold records what live streams were told by a page.
 func (l *Log) noteTold(p *page) {
 	now := time.Now()
-	for _, t := range p.told() {
+	for _, t := range p.sumUp() {
 		l.gaps.noteLive(now, t.reason, t.channel, l.dir.subscriptions(t.channels))
 	}
 }

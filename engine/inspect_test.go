@@ -77,7 +77,7 @@ func TestConnectionsAreListedOnceEach(t *testing.T) {
 func TestLongListsComeInParts(t *testing.T) {
 	e := startEngine(t, func(cfg *Config) { cfg.Shards = 1 })
 	startFeed(e, 1000)
-	const n = askSlots + 300
+	const n = askLooks + 300
 	for i := range n {
 		join(t, e, resumePoint{}, "large", fmt.Sprint("c", i))
 	}
@@ -233,4 +233,47 @@ func TestQuestionsEndWithTheirContextAndWithTheEngine(t *testing.T) {
 func TestAnIdleSlotHasNotGrown(t *testing.T) {
 	require.EqualValues(t, 40, unsafe.Sizeof(slot{}))
 	require.EqualValues(t, 20, unsafe.Sizeof(subscription{}))
+}
+
+// TestAnswerIsBoundedBySubscriptionsToo: slots with many channels take longer to look at.
+func TestAnswerIsBoundedBySubscriptionsToo(t *testing.T) {
+	h := shardByHand(t, nil)
+	const streams, each = 60, 50
+	for range streams {
+		h.arrive(t, resumePoint{}, numbered("c", 1, each)...)
+	}
+	for _, channel := range []string{"", "c7"} {
+		pages, found, last := 0, 0, uint32(0)
+		for ; pages == 0 || last != 0; pages++ {
+			q := &listAsk{ctx: t.Context(), channel: channel, after: last, limit: askFound, reply: make(chan listed, 1)}
+			q.answer(h.shard)
+			part := <-q.reply
+			require.LessOrEqual(t, len(part.found)*each, askLooks+each)
+			found, last = found+len(part.found), part.last
+		}
+		require.Equal(t, streams, found)
+	}
+}
+
+// TestPlannedEndTellsAPlaceToWhoHasNone: a client without an ID would miss what comes
+// until it is back; one that has an ID is not told another, some show that as an event.
+func TestPlannedEndTellsAPlaceToWhoHasNone(t *testing.T) {
+	h := shardByHand(t, nil)
+	quiet, served := h.arrive(t, resumePoint{}, "quiet"), h.arrive(t, resumePoint{}, "a")
+	first := h.f.publish("a", "x")
+	back := h.arrive(t, after(first), "quiet")
+	served.next(1)
+	last := h.f.publish("noise", "x")
+	h.pass()
+	for i, reason := range []CloseReason{CloseDrain, CloseAdmin, CloseExpired} {
+		h.sendOff(uint32(i+1), h.slots.at(uint32(i+1)), reason)
+	}
+	for _, c := range []*testClient{quiet, served, back} {
+		require.Empty(t, c.ended())
+		_, told := c.dec.Retry()
+		require.True(t, told)
+	}
+	require.Equal(t, last.String(), string(quiet.dec.LastEventID()))
+	require.Equal(t, first.String(), string(served.dec.LastEventID()))
+	require.Empty(t, back.dec.LastEventID())
 }

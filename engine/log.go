@@ -16,6 +16,7 @@ const (
 	kindLive   entryKind = iota // from the feed; goes into the history
 	kindFilled                  // read back from the history after a lost link
 	kindGap                     // a gap event for the live subscribers of one channel
+	kindCut                     // no message, of no channel: see cut
 )
 
 // entry is the index record of one frame. All but next is fixed once published.
@@ -103,7 +104,6 @@ type Log struct {
 	tail  atomic.Uint64 // the first position still in the ring
 	index atomic.Pointer[[]segmentRef]
 	cover atomic.Pointer[coverage]
-	cut   atomic.Pointer[cut] // the newest one; nil: there was none
 
 	mu      sync.Mutex // orders writers; never held across a system call, see unlock
 	size    int64      // bytes of all segments in the ring
@@ -111,6 +111,7 @@ type Log struct {
 	wake    uint64     // shards to wake once mu is released
 	anchors anchors    // IDs of positions, also of evicted ones
 	spans   spanList
+	cut     *cut // the newest, at first one before all
 	stage   stage
 	local   localClock
 	heard   time.Time     // the last commit
@@ -153,7 +154,7 @@ func newLog(ringBytes int64, segmentBytes, shards int, fills bool, onAppend func
 	}
 	l.collector = l.addReader()
 	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
-	l.dir = newDirectory(l)
+	l.dir, l.cut = newDirectory(l), &cut{}
 	l.head.Store(1)
 	l.tail.Store(1)
 	l.index.Store(&[]segmentRef{})
@@ -259,6 +260,18 @@ func (l *Log) publishLocked(seg *segment, kind entryKind, id sseproto.ID, name s
 	return pos
 }
 
+// skipLocked publishes a position without a message. The index 0 is no channel's.
+func (l *Log) skipLocked(id sseproto.ID) {
+	seg := l.roomLocked(0)
+	pos := l.head.Load()
+	e := &seg.entries[seg.n]
+	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind = id, uint32(seg.used), 0, 0, noChannel, 0, kindCut
+	e.next.Store(0)
+	seg.n++
+	l.anchors.note(pos, id)
+	l.head.Store(pos + 1)
+}
+
 // entryLocked finds the record of a position in the ring.
 func (l *Log) entryLocked(pos uint64) *entry {
 	refs := *l.index.Load()
@@ -281,8 +294,8 @@ func findSegment(refs []segmentRef, pos uint64) int {
 	return lo
 }
 
-// frameOverhead is the space of a frame beyond its payload when that is one
-// line: id, field names and the blank line.
+// frameOverhead is the space of a frame beyond type, publisher's id and data when
+// that is one line: position, retry, field names and the blank line.
 const frameOverhead = 64
 
 // roomLocked returns the segment to write to: the newest if a plain frame fits.
@@ -394,6 +407,12 @@ func (l *Log) unlock() {
 func (l *Log) notifyLocked() {
 	close(l.changed)
 	l.changed = make(chan struct{})
+}
+
+func (l *Log) newestCut() *cut {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cut
 }
 
 // Changed returns a channel that is closed at the next Commit, OpenSpan or

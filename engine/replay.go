@@ -195,7 +195,7 @@ func (r *replay) settle() {
 		}
 	}
 	p.buf = sorted
-	r.told = p.told()
+	r.told = p.sumUp()
 }
 
 // awaitCoverage returns the ID from which the ring can serve, once no stretch is

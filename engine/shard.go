@@ -66,7 +66,7 @@ type shard struct {
 	single    [1]iovec // scratch of writeBytes
 	arrivals  []*attachment
 	newcomers []ref    // subscribed in this pass, not yet answered
-	cutPos    uint64   // of the log's newest cut, as far as it is known here
+	cut       *cut     // the newest that the loop has come to; at first one before all
 	cutNext   uint32   // slot to look at next for it; 0: it is done
 	pages     []letter // histories that came in this pass
 	asks      []ask    // questions that came in this pass
@@ -112,6 +112,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 	}
 	s.wheel.init(e.cfg.Heartbeat)
 	s.reader.cursor.Store(e.log.head.Load())
+	s.cut = e.log.newestCut()
 	return s, nil
 }
 

@@ -11,6 +11,7 @@ const (
 	slotPending                        // bytes outside the ring come first, see shard.pending
 	slotMany                           // subscribes to more than one channel
 	slotQueued                         // in shard.late
+	slotNoID                           // its client got no event yet and came without an ID: live all the same
 
 	// slotHeld: new messages do not go straight to the socket.
 	slotHeld = slotBlocked | slotResuming | slotPending | slotQueued

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"slices"
 	"time"
 
 	"ssed/sseproto"
@@ -93,24 +92,14 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	return after, false
 }
 
-// tellSlice is how many gap events are put into the ring in one turn of the lock: 1 ms.
-const tellSlice = 1000
-
 // tellLoss puts a gap event before a new span for everybody who is there. The feed
-// waits meanwhile; the loops, which need the lock too, only for a slice.
+// waits meanwhile.
 func (l *Log) tellLoss(after, low sseproto.ID) {
 	p := newPage(l.dir.subscribed(), after)
 	p.shared = true
 	p.loseAll(sseproto.ReasonOutage)
 	p.finish(low)
-	for part := range slices.Chunk(p.frames, tellSlice) {
-		l.mu.Lock()
-		for _, f := range part {
-			l.putFrameLocked(kindGap, f.id, p.channels[f.channel], p.buf[f.off:f.end])
-			l.stats.gaps.Add(1)
-		}
-		l.unlock()
-	}
+	l.putPage(p)
 	l.mu.Lock()
 	l.openLocked(low)
 	l.notifyLocked()

@@ -91,7 +91,7 @@ func (s *shard) visit(v *view, i uint32, c *slot, second uint32) {
 	}
 	switch {
 	case c.expires != 0 && c.expires <= second:
-		s.closeSlot(i, CloseExpired)
+		s.sendOff(i, c, CloseExpired)
 	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
 		s.closeSlot(i, CloseSlow)
 	case c.state&slotHeld&^slotResuming == 0 && c.idle >= beatVisits && !s.wheel.silent:
@@ -155,18 +155,8 @@ func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
 			continue
 		}
 		if c := s.slots.at(w.victim); c.fd >= 0 {
-			s.farewell(w.victim, c, CloseDrain)
+			s.sendOff(w.victim, c, CloseDrain)
 			quota--
 		}
 	}
-}
-
-// farewell closes a connection and tells when to come back, unless it is in the
-// middle of something.
-func (s *shard) farewell(i uint32, c *slot, reason CloseReason) {
-	if c.state&slotHeld == 0 {
-		line := sseproto.AppendRetry(nil, s.retryDelay())
-		_, _ = s.writeBytes(c, line)
-	}
-	s.closeSlot(i, reason)
 }

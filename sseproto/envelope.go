@@ -27,7 +27,7 @@ const (
 //   - id: a string, or a number, which stands for its text.
 //   - retry: a number, whole milliseconds.
 //
-// null, "" and a retry of 0 are as good as no member. Not envelopes either are:
+// Of event, id and retry, null, "" and a retry of 0 are as good as no member. Not envelopes either are:
 // objects with a member twice, as it would be open which one counts; names in other
 // letter case or with escapes; payloads that are not UTF-8, that have anything but
 // white space around the object, or that nest deeper than encoding/json allows
