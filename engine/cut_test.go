@@ -269,3 +269,24 @@ func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	require.Equal(t, "gap", got[0].kind, "there is no history here")
 	require.Equal(t, "behind", got[1].data)
 }
+
+func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
+	const channels = 3*putSlice + 1
+	var turns atomic.Int32
+	l := newLog(16<<20, maxSegmentBytes, 1, true, func(uint64) { turns.Add(1) })
+	for i := range channels {
+		l.dir.at(l.dir.subscribe(fmt.Sprint("c", i))).shards.Store(1)
+	}
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	l.CloseSpan(sseproto.ID{Ms: 1000})
+	l.OpenSpan(sseproto.ID{Ms: 2000})
+	l.learnWatermark(sseproto.ID{Ms: 2000})
+	h := newMemoryHistory()
+	h.err = errStageFull
+	f := &filler{log: l, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
+	f.fill(t.Context(), l.oldestStaged())
+	require.EqualValues(t, 4, turns.Load())
+	require.False(t, l.cover.Load().filling)
+	require.EqualValues(t, channels, l.Stats().Gaps)
+	require.Equal(t, channels, l.gaps.list()[0].Streams)
+}
