@@ -44,7 +44,13 @@ func newNullShard(b *testing.B) *nullShard {
 
 // writeNull is the system call that does nothing.
 func writeNull(fd int, vec []iovec) (int, ioResult) {
-	n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vec[0])), uintptr(len(vec)))
+	var n uintptr
+	var errno unix.Errno
+	if len(vec) == 1 {
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(vec[0].Base)), uintptr(vec[0].Len))
+	} else {
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vec[0])), uintptr(len(vec)))
+	}
 	if errno != 0 {
 		return 0, resultOf(errno)
 	}
