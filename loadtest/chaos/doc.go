@@ -14,8 +14,8 @@
 // What the promise is and what it leaves out: docs/GUARANTEES.md.
 //
 // Everything it starts ends with it, listens on loopback only, and runs for a
-// bounded time. The exit status is 0 when nothing was wrong, 1 when something was
-// or a run failed, 2 for bad flags.
+// bounded time. The exit status is 0 when nothing was wrong and every bound kept, 1
+// when not, when a run failed or showed nothing, 2 for bad flags.
 //
 //	main.go       flags, exit status
 //	scenario.go   which faults run on which set-up

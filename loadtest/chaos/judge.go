@@ -41,6 +41,7 @@ type verdict struct {
 	Exact            int            `json:"exact"`            // saw every message once, in order
 	Told             int            `json:"told"`             // lost something and know it
 	ClientsSilent    int            `json:"clientsSilent"`    // lost something without a word
+	Unplaced         int            `json:"unplaced"`         // never had a position
 	Received         int            `json:"received"`         // pairs
 	ToldMissing      int            `json:"toldMissing"`      // pairs
 	SilentlyMissing  int            `json:"silentlyMissing"`  // pairs
@@ -329,7 +330,7 @@ func (j *judge) client(c *client) {
 	j.v.Received += len(p.seen)
 	j.v.GapEvents += len(p.told)
 	if !p.started || p.firstID.IsZero() {
-		j.v.Exact++ // never had a position: nothing was promised
+		j.v.Unplaced++ // nothing was promised, and nothing is shown
 		return
 	}
 	missing, silent := j.missing(c, &p)

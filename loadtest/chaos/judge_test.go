@@ -283,6 +283,17 @@ func TestWhatIsToldIsNoMistake(t *testing.T) {
 	}
 }
 
+// TestClientWithoutAPositionIsNoWitness: nothing is promised to it, and it shows
+// nothing either.
+func TestClientWithoutAPositionIsNoWitness(t *testing.T) {
+	w := newWorld()
+	w.b.records = []record{{kind: recordOpened}, {kind: recordClosed, at: at(30)}, {kind: recordOpened, at: at(31)}}
+	v := passJudgement(w.evidence)
+	require.Zero(t, v.wrong(), v.examples)
+	require.Equal(t, 1, v.Exact)
+	require.Equal(t, 1, v.Unplaced)
+}
+
 func TestTimelineFindsTheLongestSilence(t *testing.T) {
 	line := newTimeline(10 * time.Second)
 	for ms := 0; ms <= 5000; ms += 10 {

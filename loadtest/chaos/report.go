@@ -23,9 +23,15 @@ type report struct {
 	Bounds     []bound   `json:"bounds"`
 }
 
+// wrong is the number of findings, with the promises that were not kept.
 func (r *report) wrong() (n int) {
 	for _, s := range r.Scenarios {
 		n += s.wrong()
+	}
+	for _, x := range r.Bounds {
+		if !x.OK {
+			n++
+		}
 	}
 	return n
 }
@@ -49,6 +55,9 @@ func (r *result) summary() string {
 	for _, e := range r.Errors {
 		fmt.Fprintf(&b, "  ERROR %s\n", e)
 	}
+	for _, text := range r.findings() {
+		fmt.Fprintf(&b, "  FINDING %s\n", text)
+	}
 	v := r.Verdict
 	if v == nil {
 		return b.String()
@@ -61,18 +70,11 @@ func (r *result) summary() string {
 	if v.Kept > 0 {
 		fmt.Fprintf(&b, "  inbox:    %d taken, %d missing in the history, %d out of order\n", v.Kept, v.KeptMissing, v.KeptDisorder)
 	}
-	fmt.Fprintf(&b, "  clients:  %d exact, %d told, %d with a silent loss, %d unfinished, of %d\n", v.Exact, v.Told, v.ClientsSilent, v.UnfinishedClient, v.Clients)
+	fmt.Fprintf(&b, "  clients:  %d exact, %d told, %d with a silent loss, %d without a position, %d unfinished, of %d\n",
+		v.Exact, v.Told, v.ClientsSilent, v.Unplaced, v.UnfinishedClient, v.Clients)
 	fmt.Fprintf(&b, "  receipts: %d, %d missing and told, %d SILENTLY MISSING, %d duplicated, %d out of order, %d not their own\n",
 		v.Received, v.ToldMissing, v.SilentlyMissing, v.Duplicated, v.OutOfOrder, v.Refused)
 	fmt.Fprintf(&b, "  gap events: %d, of which %d without a loss %v\n", v.GapEvents, v.GapsWithoutLoss, v.GapReasons)
-	for _, row := range r.Rows {
-		if row.Lossless && row.Gaps > 0 {
-			fmt.Fprintf(&b, "  FINDING %d gap events after %s, which loses nothing\n", row.Gaps, row.Fault)
-		}
-	}
-	if n := r.gapsUnderLosslessMix(); n > 0 {
-		fmt.Fprintf(&b, "  FINDING %d gap events under faults that lose nothing\n", n)
-	}
 	for _, text := range v.examples {
 		fmt.Fprintf(&b, "  FINDING %s\n", text)
 	}

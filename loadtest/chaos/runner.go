@@ -44,6 +44,7 @@ type result struct {
 	Took     time.Duration `json:"took"`
 	Setup    string        `json:"setup"`
 	Lossless bool          `json:"lossless"`
+	Mixed    bool          `json:"mixed"` // faults over each other
 	Rows     []row         `json:"rows"`
 	Verdict  *verdict      `json:"verdict"`
 	Errors   []string      `json:"errors,omitempty"`
@@ -52,19 +53,39 @@ type result struct {
 
 // wrong is the number of findings that fail the run.
 func (r *result) wrong() int {
-	n := len(r.Errors)
+	n := len(r.Errors) + len(r.findings())
 	if r.Verdict != nil {
 		n += r.Verdict.wrong() + r.Verdict.UnfinishedClient
 	}
+	return n
+}
+
+// findings are what fails the run beside the verdict.
+func (r *result) findings() (list []string) {
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	failed := 0
 	for _, row := range r.Rows {
-		if row.Lossless && row.Gaps > 0 || row.Error != "" {
-			n++
+		if row.Lossless && row.Gaps > 0 {
+			add("%d gap events after %s, which loses nothing", row.Gaps, row.Fault)
+		}
+		if row.Error == "" {
+			continue
+		}
+		if failed++; !r.Mixed {
+			add("%s: %s", row.Fault, row.Error)
 		}
 	}
-	if r.gapsUnderLosslessMix() > 0 {
-		n++
+	// Among others a fault may find nothing left to break, but not most of the time.
+	if r.Mixed && (len(r.Rows) == 0 || 2*failed > len(r.Rows)) {
+		add("%d of %d faults could not be done", failed, len(r.Rows))
 	}
-	return n
+	if n := r.gapsUnderLosslessMix(); n > 0 {
+		add("%d gap events under faults that lose nothing", n)
+	}
+	if v := r.Verdict; v != nil && (v.Received == 0 || 2*v.Unplaced >= v.Clients) {
+		add("%d receipts, %d of %d clients without a position: that shows nothing", v.Received, v.Unplaced, v.Clients)
+	}
+	return list
 }
 
 // gapsUnderLosslessMix are gap events where no fault loses anything, also when they
@@ -107,7 +128,7 @@ const (
 
 // runScenario runs one scenario from the start of Redis to the verdict.
 func runScenario(ctx context.Context, o *options, s scenario, dir string, say func(string, ...any)) *result {
-	res := &result{Name: s.name, Seed: o.Seed, Dir: dir, Lossless: s.lossless(), Setup: s.setup.text()}
+	res := &result{Name: s.name, Seed: o.Seed, Dir: dir, Lossless: s.lossless(), Mixed: s.mixed > 0, Setup: s.setup.text()}
 	r := &runner{opts: o, scenario: s, result: res, say: say, clock: clock{time.Now()}}
 	r.rng = rand.New(rand.NewPCG(o.Seed, hash(s.name)))
 	ctx, cancel := context.WithTimeoutCause(ctx, longestRun, errors.New("chaos: the scenario takes too long"))
@@ -496,12 +517,13 @@ func (r *runner) injectMixed(ctx context.Context, f fault, rng *rand.Rand) error
 	w.Ended = r.clock.now()
 	w.Settled, w.Hit = w.Ended, d.hit
 	r.say("%-32s %5.1f s", f.name, (w.Ended - w.Began).Seconds())
+	if err != nil && ctx.Err() == nil {
+		w.Error = err.Error()
+		r.say("  %s", w.Error)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.result.Rows = append(r.result.Rows, w)
-	if err != nil && ctx.Err() == nil {
-		r.say("  %v", err)
-	}
 	return ctx.Err()
 }
 
