@@ -10,31 +10,60 @@ import (
 // batch is the messages of one script run, over (after, through].
 type batch struct {
 	after, through sseproto.ID
-	n              int
-	full           bool // more may be waiting
-	text           strings.Builder
-	ends           []int // in text, of stream, head and data of each message
+	entries        []entry
 }
 
-// collect reads one batch from the log. The bytes are copied once: what goes
-// to the client must stay valid until it gives up on the connection.
-func (s *Store) collect(after sseproto.ID) (b *batch, low sseproto.ID) {
-	b = &batch{after: after}
-	var scratch [headBytes]byte
-	size := 0
-	b.through, low = s.src.Collect(after, s.cfg.BatchSize, batchBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
-		b.text.WriteString(s.keys.prefix)
-		b.text.WriteString(channel)
-		b.ends = append(b.ends, b.text.Len())
-		b.text.Write(appendHead(scratch[:0], id, &m))
-		b.ends = append(b.ends, b.text.Len())
-		b.text.WriteString(m.Data)
-		b.ends = append(b.ends, b.text.Len())
-		b.n++
+// entry is a message as append.lua gets it.
+type entry struct{ stream, head, data string }
+
+// collect reads what fits one pipeline: batches that continue each other, none when
+// nothing is new. More may be waiting: then all but the last are as large as they may
+// be. Otherwise the writer keeps up, and they are small and alike: Redis does nothing
+// else during a batch, and who publishes should not wait for a hundred messages. The
+// bytes are copied once: what goes to the client must stay valid until it gives up on the connection.
+func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sseproto.ID) {
+	var (
+		text    strings.Builder
+		ends    []int // in text, of stream, head and data of each message
+		ids     []sseproto.ID
+		scratch [headBytes]byte
+		size    int
+	)
+	limit := pipelineDepth * s.cfg.BatchSize
+	through, low := s.src.Collect(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
+		ids = append(ids, id)
+		text.WriteString(s.keys.prefix)
+		text.WriteString(channel)
+		ends = append(ends, text.Len())
+		text.Write(appendHead(scratch[:0], id, &m))
+		ends = append(ends, text.Len())
+		text.WriteString(m.Data)
+		ends = append(ends, text.Len())
 		size += len(m.Data)
 	})
-	b.full = b.n >= s.cfg.BatchSize || size >= batchBytes
-	return b, low
+	if through == after || low != after {
+		return nil, false, low
+	}
+	most := s.cfg.BatchSize
+	if more = len(ids) == limit || size >= pipelineBytes; !more {
+		most = min(most, max(smallBatch, (len(ids)+steps-1)/steps))
+	}
+	b := &batch{after: after}
+	room, start := batchBytes, 0
+	for i, id := range ids {
+		if len(b.entries) == most || room <= 0 {
+			batches = append(batches, b)
+			b = &batch{after: b.through}
+			room = batchBytes
+		}
+		stream, head, data := ends[3*i], ends[3*i+1], ends[3*i+2]
+		b.entries = append(b.entries, entry{text.String()[start:stream], text.String()[stream:head], text.String()[head:data]})
+		b.through = id
+		room -= data - head
+		start = data
+	}
+	b.through = through
+	return append(batches, b), more, low
 }
 
 // headBytes is room for the head of most messages.
@@ -63,41 +92,16 @@ func appendHead(dst []byte, id sseproto.ID, m *sseproto.Message) []byte {
 	return append(dst, eventType...)
 }
 
-// collectMany reads what fits one pipeline: batches that continue each other,
-// each full but the last. None when nothing is new.
-func (s *Store) collectMany(after sseproto.ID) (batches []*batch, low sseproto.ID) {
-	b, low := s.collect(after)
-	if low != after {
-		return nil, low
-	}
-	for b.through != b.after {
-		batches = append(batches, b)
-		if !b.full || len(batches) == pipelineDepth {
-			break
-		}
-		next, nextLow := s.collect(b.through)
-		if nextLow != b.through {
-			break // the hole is met when the watermark stands at it
-		}
-		b = next
-	}
-	return batches, after
-}
-
 func (s *Store) appendCall(epoch string, b *batch) call {
-	text := b.text.String()
 	c := call{
-		keys: append(make([]string, 0, 4+b.n), s.keys.clock, s.keys.lease, s.keys.holes, s.keys.gaps),
-		args: append(make([]string, 0, 9+2*b.n),
+		keys: append(make([]string, 0, 4+len(b.entries)), s.keys.clock, s.keys.lease, s.keys.holes, s.keys.gaps),
+		args: append(make([]string, 0, 9+2*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
 			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxHoles), strconv.Itoa(maxMarkers)),
 	}
-	start := 0
-	for i := 0; i < len(b.ends); i += 3 {
-		key, head, data := b.ends[i], b.ends[i+1], b.ends[i+2]
-		c.keys = append(c.keys, text[start:key])
-		c.args = append(c.args, text[key:head], text[head:data])
-		start = data
+	for _, e := range b.entries {
+		c.keys = append(c.keys, e.stream)
+		c.args = append(c.args, e.head, e.data)
 	}
 	return c
 }

@@ -29,8 +29,9 @@ type Config struct {
 	TTL time.Duration
 	// BatchSize is the most messages in one script run. Default 100.
 	BatchSize int
-	// FlushInterval is the least time between two runs while batches are not
-	// full. Default 10ms.
+	// FlushInterval is over how long what was committed is written while the writer
+	// keeps up, in several runs, so that Redis gets to other work in between,
+	// and the least time before the next. Default 10ms.
 	FlushInterval time.Duration
 	// LeaseTTL is how long a silent writer keeps the others waiting. Default 800ms.
 	LeaseTTL time.Duration
@@ -49,9 +50,18 @@ const (
 	maxBatch = 10_000
 	// batchBytes bounds the data of one script run; one message may be larger.
 	batchBytes = 1 << 20
-	// pipelineDepth is how many batches are sent before the first answer is
-	// needed: the chain of expected watermarks is known in advance.
+	// pipelineDepth is how many batches a writer that is behind sends before the
+	// first answer is needed: the chain of expected watermarks is known in advance.
 	pipelineDepth = 8
+	pipelineBytes = pipelineDepth * batchBytes
+	// steps is in how many runs a writer that keeps up writes what a tick has
+	// committed. Redis does nothing else during a run: with all in full batches,
+	// spread traffic of 2,000 messages/s had a p99 of 1.1 to 1.5 ms, with 8 steps
+	// 0.67 to 0.86 ms, with 16 0.56 to 0.77 ms, without history 0.5 to 0.8 ms.
+	steps = 16
+	// smallBatch is the fewest messages that are worth a run of their own. A run
+	// takes Redis 14 µs, and 4 to 7 µs for each message (Redis 7.0).
+	smallBatch = 8
 	// maxMarkers: when there are more gap markers, the two oldest become one
 	// that covers both. 256 outages back, nobody asks for detail.
 	maxMarkers = 256

@@ -89,8 +89,8 @@ func (m *model) move() {
 	case p < 84:
 		require.NoError(m.t, m.do("DEL", wr.keys.lease).Error())
 	case p < 88: // collects, and is stopped
-		if batches, low := wr.collectMany(wr.mark); low == wr.mark && len(batches) > 0 {
-			m.zombies = append(m.zombies, zombie{wr, wr.epoch, batches})
+		if wr.read() == wr.mark && len(wr.pending) > 0 {
+			m.zombies = append(m.zombies, zombie{wr, wr.epoch, wr.pending})
 		}
 	case p < 91:
 		m.zombiesWake()

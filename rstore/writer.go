@@ -93,11 +93,14 @@ type writer struct {
 	mark    sseproto.ID // watermark
 	covered bool        // the log has covered what follows mark
 
-	holder  bool      // of the lease
-	renewed time.Time // when it was last prolonged
-	flushed time.Time // last append that was not full
-	due     time.Time // next look at the lease of another
-	idle    bool      // nothing to write and nobody else at it: wait for the log
+	holder  bool          // of the lease
+	renewed time.Time     // when it was last prolonged
+	pending []*batch      // read from the log in the epoch above, continuing each other, not sent yet
+	more    bool          // the log had more than pending and what was sent with it
+	flushed time.Time     // last append with the writer not behind
+	rest    time.Duration // after it
+	due     time.Time     // next look at the lease of another
+	idle    bool          // nothing to write and nobody else at it: wait for the log
 
 	unsaid int64     // refused messages since the last line about them
 	told   time.Time // when that was
@@ -148,15 +151,14 @@ func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
 		}
 		return w.take(ctx)
 	}
-	if left := w.cfg.FlushInterval - time.Since(w.flushed); left > 0 {
+	if left := w.rest - time.Since(w.flushed); left > 0 {
 		return false, left
 	}
-	batches, low := w.collectMany(w.mark)
-	switch {
+	switch low := w.read(); {
 	case low != w.mark:
 		return w.uncovered(ctx, low)
-	case len(batches) > 0:
-		return w.append(ctx, batches)
+	case len(w.pending) > 0:
+		return w.append(ctx)
 	}
 	w.covered = true
 	w.count.behind.Store(0)
@@ -167,12 +169,28 @@ func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
 	return false, w.cfg.poll()
 }
 
-// append sends the batches in one pipeline. Each expects the watermark that
-// the one before leaves, so after a failure the rest fails too, by itself.
-func (w *writer) append(ctx context.Context, batches []*batch) (again bool, wait time.Duration) {
+// read fills pending from the log, unless it goes on from the watermark already.
+func (w *writer) read() (low sseproto.ID) {
+	if len(w.pending) > 0 && w.pending[0].after == w.mark {
+		return w.mark
+	}
+	w.pending, w.more, low = w.collect(w.mark)
+	return low
+}
+
+// append sends what is pending: the first batch, or, when the writer is behind, all in
+// one pipeline. Each expects the watermark that the one before leaves, so after a
+// failure the rest fails too, by itself.
+func (w *writer) append(ctx context.Context) (again bool, wait time.Duration) {
 	w.covered = true
 	w.count.behind.CompareAndSwap(0, time.Now().UnixNano())
-	calls := make([]call, len(batches))
+	n := 1
+	if w.more {
+		n = len(w.pending)
+	}
+	batches := w.pending[:n]
+	w.pending = w.pending[n:]
+	calls := make([]call, n)
 	for i, b := range batches {
 		calls[i] = w.appendCall(w.epoch, b)
 	}
@@ -184,13 +202,16 @@ func (w *writer) append(ctx context.Context, batches []*batch) (again bool, wait
 			return again, wait
 		}
 	}
-	last := batches[len(batches)-1]
-	if last.full {
+	if w.more {
 		return true, 0
 	}
-	w.count.behind.Store(0)
-	w.flushed = time.Now()
-	return w.cfg.FlushInterval == 0, w.cfg.FlushInterval
+	w.flushed, w.rest = time.Now(), w.cfg.FlushInterval
+	if len(w.pending) > 0 {
+		w.rest /= steps
+	} else {
+		w.count.behind.Store(0)
+	}
+	return w.rest == 0, w.rest
 }
 
 // settle takes in the answer to a batch. Not ok: the batches behind it failed too.
@@ -206,8 +227,8 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 	}
 	switch a.status {
 	case statusOK:
-		if b.n > 0 {
-			w.count.batch(b.n)
+		if n := len(b.entries); n > 0 {
+			w.count.batch(n)
 		} else {
 			w.count.advances.Add(1)
 		}
@@ -240,6 +261,9 @@ func (w *writer) adopt(a answer) {
 	if a.epoch != w.epoch || a.mark != w.mark {
 		w.covered = false
 	}
+	if a.epoch != w.epoch {
+		w.pending = nil
+	}
 	if g := w.unsure; g != nil {
 		w.unsure = nil
 		if a.mark == g.to && a.writer == w.cfg.Instance {
@@ -258,6 +282,7 @@ func (w *writer) hold(holder bool) {
 	w.holder = holder
 	w.count.writer.Store(holder)
 	if !holder {
+		w.pending = nil
 		w.count.behind.Store(0)
 	}
 }

@@ -87,8 +87,9 @@ func sum(counts []uint64) (n uint64) {
 	return n
 }
 
-// 5,000 messages are 50 batches of 100, whatever the number of channels.
-func TestBatchesAreFull(t *testing.T) {
+// 5,000 messages are 50 batches of 100, whatever the number of channels: a writer
+// that is behind does not write in small steps.
+func TestBatchesOfAWriterThatIsBehindAreFull(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))
@@ -97,9 +98,9 @@ func TestBatchesAreFull(t *testing.T) {
 	w.start(s)
 	w.waitMark(s, w.id(1, 0))
 	require.EqualValues(t, 5000, s.Stats().Appended)
-	require.LessOrEqual(t, s.Stats().Batches, uint64(51))
+	require.LessOrEqual(t, s.Stats().Batches, uint64(48+steps), "six pipelines, and the rest in steps")
 	st := s.Stats()
-	require.GreaterOrEqual(t, st.BatchSizes[slices.Index(SizeBounds[:], 100)], uint64(49), "up to 100")
+	require.GreaterOrEqual(t, st.BatchSizes[slices.Index(SizeBounds[:], 100)], uint64(48), "up to 100")
 	require.Equal(t, st.Batches, sum(st.BatchSizes))
 	require.EqualValues(t, 5000, st.BatchMessages)
 	require.GreaterOrEqual(t, sum(st.WriteTimes), st.Batches/pipelineDepth)
@@ -116,7 +117,53 @@ func TestBatchesAreFull(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, calls, 50)
-	require.LessOrEqual(t, calls, 75, "50 batches and a few looks at the lease")
+	require.LessOrEqual(t, calls, 150, "the batches and a few looks at the lease")
+}
+
+// While a batch is written nobody else gets an answer from Redis.
+func TestWhatATickCommitsIsWrittenInSmallSteps(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	s := w.store(w.config("a"), log)
+	w.start(s)
+	w.waitMark(s, w.id(0, 0))
+	all := w.burst(1, 30*steps, 50)
+	log.commit(w.id(2, 0), all...)
+	w.waitMark(s, w.id(2, 0))
+	w.requireHistory(all)
+	st := s.Stats()
+	require.EqualValues(t, steps, st.Batches)
+	require.EqualValues(t, steps, st.BatchSizes[slices.Index(SizeBounds[:], 50)], "alike: 30 each")
+
+	few := w.burst(2, smallBatch+1, 3)
+	log.commit(w.id(3, 0), few...)
+	w.waitMark(s, w.id(3, 0))
+	require.EqualValues(t, steps+2, s.Stats().Batches, "a run for each message would not pay")
+}
+
+// What waits for its turn was read in an epoch that Redis has lost meanwhile.
+func TestStepsOfALostEpochAreReadAgain(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	wr := &writer{Store: w.store(w.config("a"), log)}
+	w.settle(wr)
+	all := w.burst(1, 4*smallBatch, 3)
+	log.commit(w.id(2, 0), all...)
+	require.Equal(t, wr.mark, wr.read())
+	wr.append(t.Context())
+	require.Equal(t, all[smallBatch-1].id, wr.mark)
+	require.Len(t, wr.pending, 3)
+
+	require.NoError(t, w.do("FLUSHALL").Error())
+	w.clock("e2")
+	wr.append(t.Context())
+	require.Equal(t, "e2", wr.epoch)
+	require.Empty(t, wr.pending)
+	w.settle(wr)
+	require.Equal(t, w.id(2, 0), wr.mark)
+	w.requireHistory(all)
 }
 
 func TestQuietTimeAdvancesTheWatermark(t *testing.T) {
@@ -181,8 +228,7 @@ func TestZombieWriterChangesNothing(t *testing.T) {
 
 	first := w.burst(1, 50, 3)
 	log.commit(w.id(2, 0), first...)
-	batches, low := zombie.collectMany(zombie.mark)
-	require.Equal(t, zombie.mark, low)
+	require.Equal(t, zombie.mark, zombie.read())
 
 	require.NoError(t, w.do("DEL", zombie.keys.lease).Error())
 	other := &writer{Store: w.store(w.config("other"), log)}
@@ -192,7 +238,7 @@ func TestZombieWriterChangesNothing(t *testing.T) {
 	require.Equal(t, w.id(3, 0), other.mark)
 	require.EqualValues(t, 1, other.Stats().TakeOvers)
 
-	zombie.append(t.Context(), batches)
+	zombie.append(t.Context())
 	require.EqualValues(t, 1, zombie.Stats().RefusedStale)
 	require.False(t, zombie.holder, "it learns that another instance writes")
 	require.Equal(t, w.id(3, 0), zombie.mark)
@@ -347,9 +393,9 @@ func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
 
 	lost := w.burst(2, 10, 2)
 	log.commit(w.id(3, 0), lost...)
-	batches, _ := wr.collectMany(wr.mark)
+	wr.read()
 	w.server.Stop()
-	wr.append(t.Context(), batches)
+	wr.append(t.Context())
 	log.evict(w.id(3, 0))
 	require.NoError(t, w.server.Restart())
 	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
@@ -453,7 +499,7 @@ func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
 	require.LessOrEqual(t, ttl, b.cfg.LeaseTTL.Milliseconds())
 
 	// a is gone and its lease has run out.
-	second := w.burst(2, 30, 3)
+	second := w.burst(2, smallBatch, 3)
 	log.commit(w.id(3, 0), second...)
 	require.NoError(t, w.do("DEL", a.keys.lease).Error())
 	b.due = time.Time{}

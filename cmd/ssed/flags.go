@@ -60,8 +60,8 @@ type flags struct {
 	Inbox          string `group:"history" default:"sse:inbox" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance. off turns it off; it takes --history=on."`
 	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel, approximately (MAXLEN ~)."`
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"A channel's history is deleted after so long without a message."`
-	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Messages written to Redis at once."`
-	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"Longest wait for a batch to fill."`
+	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Most messages written to Redis at once."`
+	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"Over how long the writer spreads what it has to write, in small batches, while it keeps up."`
 	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance can go on where the history ends, the missing stretch is given up: at once when all that are there have said so, else after this. At least 250ms."`
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
