@@ -58,7 +58,7 @@ export type Options = {
     heartbeatEvent?: string | undefined;
     /**
      * After so many ms without any event the stream is opened anew. Longer than
-     * the --heartbeat of the server. Default: 45000.
+     * the --heartbeat of the server, and than its --retry: a longer one is cut short. Default: 45000.
      */
     silence?: number | undefined;
     /**

@@ -28,7 +28,7 @@
  * @property {string} [lastEventId] Where to go on, for a page that has kept it. Default: from now.
  * @property {string} [heartbeatEvent] The --heartbeat-event of the server. Without it silence is not noticed.
  * @property {number} [silence] After so many ms without any event the stream is opened anew. Longer than
- *   the --heartbeat of the server. Default: 45000.
+ *   the --heartbeat of the server, and than its --retry: a longer one is cut short. Default: 45000.
  * @property {(open: boolean) => void} [onState] The stream was opened, or is not open any more.
  * @property {(retryIn: number) => void} [onRefused] The server, or a proxy, has answered something that an
  *   EventSource takes as final, such as 401 or 503. It is tried again in so many ms, unless close is called.
@@ -93,7 +93,9 @@ export function subscribe(url, channels, options) {
     });
     own.addEventListener("error", () => {
       if (own !== source) return;
-      clearTimeout(timer); // it comes back by itself, in its own time
+      // It comes back by itself. That request, too, a proxy may take and never answer.
+      heard = Date.now();
+      if (heartbeatEvent) watch(silence);
       options.onState?.(false);
       if (own === source && own.readyState === Source.CLOSED) refused();
     });

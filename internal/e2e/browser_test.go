@@ -219,6 +219,7 @@ func TestBrowser(t *testing.T) {
 		{"RunsTheHelper", browserRunsTheHelper},
 		{"HelperNoticesSilence", browserHelperNoticesSilence},
 		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
+		{"HelperNoticesNoAnswerToAReconnect", browserHelperNoticesNoAnswerToAReconnect},
 		{"HelperComesBackAfterRefusals", browserHelperComesBackAfterRefusals},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
@@ -240,11 +241,11 @@ func browserDecodesEveryPayload(t *testing.T, b *browser) {
 }
 
 // subject makes a client for tryClient of a function of the page.
-func (b *browser) subject(name, function string) subject {
+func (b *browser) subject(name, function string, more ...any) subject {
 	return subject{name, func(t testing.TB, url string, show func(event)) {
 		p := b.open(t, servePages(t))
 		p.forward(t, show)
-		p.run(function, url)
+		p.run(function, append([]any{url}, more...)...)
 	}}
 }
 

@@ -72,10 +72,17 @@ func script(t testing.TB, name, needs string) string {
 // pythonProgram is the interpreter of the virtual environment.
 const pythonProgram = "../../bin/e2e-python/bin/python"
 
-func node(client string) func(testing.TB, string, func(event)) {
+// node runs a JavaScript client, ssed.js with further options.
+func node(client string, options ...map[string]any) func(testing.TB, string, func(event)) {
 	return func(t testing.TB, url string, show func(event)) {
 		path := script(t, "sse.mjs", "clients/node_modules/"+strings.Replace(client, "ssed.js", "eventsource", 1))
-		spawn(t, lines("npm "+client, show), "node", path, client, url)
+		args := []string{path, client, url}
+		for _, o := range options {
+			text, err := json.Marshal(o)
+			require.NoError(t, err)
+			args = append(args, string(text))
+		}
+		spawn(t, lines("npm "+client, show), "node", args...)
 	}
 }
 

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -34,7 +36,7 @@ func browserHelperNoticesSilence(t *testing.T, b *browser) {
 	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
 	l := newLink(t, in.public)
 	p := b.open(t, servePages(t))
-	p.run("listenByHelper", streamURL(l.host(), "a"), map[string]any{"heartbeatEvent": "ping", "silence": 3000})
+	p.run("listenByHelper", streamURL(l.host(), "a"), watchful)
 	p.waitOpen()
 	publish(t, r, "a", "1")
 	p.want("1")
@@ -54,51 +56,87 @@ func browserHelperNoticesSilence(t *testing.T, b *browser) {
 	p.want("3")
 }
 
-// browserHelperNoticesNoAnswer: a proxy takes the first request and says nothing.
-func browserHelperNoticesNoAnswer(t *testing.T, b *browser) {
-	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
+// oddProxy is a proxy in front of an instance that answers some requests, counted from
+// one, in a way of its own.
+type oddProxy struct {
+	*httptest.Server
+	requests atomic.Int32
+}
+
+func newOddProxy(t testing.TB, in *instance, odd map[int32]http.HandlerFunc) *oddProxy {
+	t.Helper()
 	target, err := url.Parse("http://" + in.public)
 	require.NoError(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.FlushInterval = -1
-	var requests atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if requests.Add(1) == 1 {
-			<-req.Context().Done()
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // connections that the test cuts
+	p := &oddProxy{}
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if answer, found := odd[p.requests.Add(1)]; found {
+			answer(w, req)
 			return
 		}
 		proxy.ServeHTTP(w, req)
 	}))
-	t.Cleanup(server.Close)
-	t.Cleanup(server.CloseClientConnections)
+	t.Cleanup(p.Close)
+	t.Cleanup(p.CloseClientConnections)
+	return p
+}
+
+func (p *oddProxy) stream() string { return streamURL(p.Listener.Addr().String(), "a") }
+
+func answersNever(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() }
+
+func refuses(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+
+// watchful are options with which the helper notices silence, sooner than pages would.
+var watchful = map[string]any{"heartbeatEvent": "ping", "silence": 3000}
+
+// browserHelperNoticesNoAnswer: a proxy takes the first request and says nothing.
+func browserHelperNoticesNoAnswer(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
+	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{1: answersNever})
 	p := b.open(t, servePages(t))
-	p.run("listenByHelper", streamURL(server.Listener.Addr().String(), "a"), map[string]any{"heartbeatEvent": "ping", "silence": 3000})
+	p.run("listenByHelper", proxy.stream(), watchful)
 	p.waitOpen()
 	publish(t, r, "a", "at last")
 	p.want("at last")
+}
+
+func browserHelperNoticesNoAnswerToAReconnect(t *testing.T, b *browser) {
+	tryReconnectWithoutAnswer(t, b.subject("ssed.js in Chromium", "listenByHelper", watchful))
+}
+
+func TestHelperNoticesNoAnswerToAReconnect(t *testing.T) {
+	tryReconnectWithoutAnswer(t, subject{"ssed.js with npm eventsource", node("ssed.js", watchful)})
+}
+
+// tryReconnectWithoutAnswer: the connection breaks, the EventSource comes back by
+// itself, and the proxy takes that request and says nothing.
+func tryReconnectWithoutAnswer(t *testing.T, s subject) {
+	t.Helper()
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
+	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{2: answersNever})
+	var c collector
+	s.start(t, proxy.stream(), c.show)
+	in.waitStreams(1)
+	publish(t, r, "a", "1")
+	c.want(t, "1")
+	proxy.CloseClientConnections()
+	eventually(t, "the request that is not answered", func() bool { return proxy.requests.Load() >= 2 })
+	publish(t, r, "a", "2")
+	c.want(t, "2")
 }
 
 // browserHelperComesBackAfterRefusals: a proxy answers 503 twice.
 func browserHelperComesBackAfterRefusals(t *testing.T, b *browser) {
 	r := redistest.Start(t)
 	in := startReady(t, r)
-	target, err := url.Parse("http://" + in.public)
-	require.NoError(t, err)
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.FlushInterval = -1
-	var requests atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if requests.Add(1) <= 2 {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		proxy.ServeHTTP(w, req)
-	}))
-	t.Cleanup(server.Close)
-	t.Cleanup(server.CloseClientConnections)
+	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{1: refuses, 2: refuses})
 	p := b.open(t, servePages(t))
-	p.run("listenByHelper", streamURL(server.Listener.Addr().String(), "a"), map[string]any{})
+	p.run("listenByHelper", proxy.stream(), map[string]any{})
 	p.waitOpen()
 	require.Equal(t, 2, p.count("error", stateClosed))
 	publish(t, r, "a", "at last")

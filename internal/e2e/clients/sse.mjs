@@ -1,9 +1,9 @@
 // Opens an event stream with one of the JavaScript clients and prints each event as
 // a line of JSON, after a line with the version.
-//   node sse.mjs CLIENT URL
+//   node sse.mjs CLIENT URL [OPTIONS OF ssed.js, JSON]
 import { readFileSync } from "node:fs";
 
-const [name, url] = process.argv.slice(2);
+const [name, url, options = "{}"] = process.argv.slice(2);
 
 const print = (value) => process.stdout.write(JSON.stringify(value) + "\n");
 
@@ -15,6 +15,7 @@ if (name === "ssed.js") {
   const { subscribe } = await import("../../../clients/js/ssed.js");
   print({ version: `${versionOf("eventsource")}, node ${process.version}` });
   const stream = subscribe(url, [], {
+    ...JSON.parse(options),
     EventSource,
     onMessage: ({ type, id, data }) => print({ event: type, id, data }),
     onGap: (gap) => print({ event: "gap", id: stream.lastEventId, data: JSON.stringify(gap) }),
