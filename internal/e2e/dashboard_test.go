@@ -45,6 +45,7 @@ func TestDashboard(t *testing.T) {
 		{"ShowsStoredTextAsText", dashboardShowsStoredText},
 		{"TellsThatRedisIsGone", dashboardTellsThatRedisIsGone},
 		{"ComesBackAfterARestart", dashboardComesBack},
+		{"GoesOnWhereAPlannedEndWas", dashboardGoesOn},
 		{"TellsWhyThereAreNoNumbers", dashboardTellsWhy},
 		{"AsksForTheToken", dashboardAsksForToken},
 		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
@@ -431,6 +432,23 @@ func dashboardComesBack(t *testing.T, b *browser) {
 	d.fill("#publish-data", "after the restart")
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "after the restart")
+}
+
+// dashboardGoesOn: a watch that has not shown a message yet has its position from the
+// end of the stream.
+func dashboardGoesOn(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	startReady(t, r) // to publish to meanwhile
+	flags := []string{"--admin", freeHost(t), "--listen", freeHost(t)}
+	in := startReady(t, r, flags...)
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-state", "watching")
+	in.signal(sigterm)
+	require.Zero(t, in.wait(t))
+	d.untilText("#watch-state", "reconnecting")
+	publish(t, r, "a", "while it was away")
+	startReady(t, r, flags...)
+	d.untilText("#watch-list pre", "while it was away")
 }
 
 // dashboardTellsWhy: an EventSource hides what the server says when it refuses.

@@ -8,8 +8,9 @@ const MAX_BUFFERED = 64 << 20;    // characters of one event
 const STREAM_RETRY_MS = 3_000;    // until the stream says otherwise
 
 // eventParser takes pieces of a stream's text and calls back for each event, after
-// the rules of WHATWG HTML, 9.2.6.
-function eventParser({ onEvent, onRetry }) {
+// the rules of WHATWG HTML, 9.2.6. The id counts without data too: that is how a planned
+// end tells its position.
+function eventParser({ onId, onEvent, onRetry }) {
   let rest = "", data = [], type = "", id = "";
   function field(line) {
     const colon = line.indexOf(":");
@@ -29,6 +30,7 @@ function eventParser({ onEvent, onRetry }) {
     if (rest.length > MAX_BUFFERED) throw new Error("an event without an end");
     for (const line of lines) {
       if (line !== "") { field(line); continue; }
+      onId(id);
       if (data.length > 0) onEvent({ id, type: type || "message", data: data.join("\n") });
       data = [];
       type = "";
@@ -48,7 +50,7 @@ function watchStream({ url, token, after, onState, onEvent }) {
     const response = await fetch(place, { signal: abort.signal, headers, cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer" });
     if (!response.ok) throw new Error(`${response.status}: ${(await response.text()).trim().slice(0, 300) || response.statusText}`);
     onState("good", "watching");
-    const parse = eventParser({ onEvent(e) { last = e.id || last; onEvent(e); }, onRetry(ms) { retry = ms; } });
+    const parse = eventParser({ onId(id) { last = id || last; }, onEvent, onRetry(ms) { retry = ms; } });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
