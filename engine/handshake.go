@@ -25,8 +25,8 @@ import (
 // happens, after the tasks of the connection have returned.
 //
 // Tasks can overlap at their ends: one that is through with its input may still
-// be returning when the next starts. Hence the count; the last one out hands over.
-// No task starts after the one that detached, as netpoll keeps its lock for good.
+// be returning when the next starts. Hence the count in tasks; the last one out hands
+// over. No task starts after the one that detached, as netpoll keeps its lock for good.
 type handshake struct {
 	context.Context // netpoll gives it back to runTask and onRequest
 
@@ -47,14 +47,35 @@ type handshake struct {
 	plea   *plea        // what has to be decided before, nil: nothing
 	served bool         // it had an answer
 
-	running  atomic.Int32 // tasks that have not returned
-	detached atomic.Bool
-	expired  atomic.Bool // closed by the deadline
+	tasks   tasks
+	expired atomic.Bool // closed by the deadline
 
 	// guarded by deadlines.mu
 	due          time.Time // zero: not in the list
 	older, newer *handshake
 }
+
+// tasks counts the tasks of a connection that have not returned, and tells in the same
+// word that one of them has detached it. In two words a task that found the count at
+// zero could be held up before it looks at the other, while the next one starts and
+// detaches: the connection would go on while netpoll still has it, and then once more.
+// One descriptor in two slots is, when the first has closed it, the next client's
+// connection with the messages of the last.
+type tasks struct{ word atomic.Uint32 }
+
+// taskDetached is above any count of goroutines.
+const taskDetached = 1 << 31
+
+func (t *tasks) enter() { t.word.Add(1) }
+
+// detach tells that the connection leaves netpoll. The task that calls it has not returned.
+func (t *tasks) detach() { t.word.Add(taskDetached) }
+
+func (t *tasks) detached() bool { return t.word.Load() >= taskDetached }
+
+// leave tells that a task has returned, and reports to one alone that it was the last
+// one of a connection that has left netpoll.
+func (t *tasks) leave() (last bool) { return t.word.Add(^uint32(0)) == taskDetached }
 
 // detachable is a connection of netpoll with the method that its interface leaves out.
 type detachable interface {
@@ -113,7 +134,7 @@ func runTask(ctx context.Context, task func()) {
 		go task() // a connection of another user of netpoll in this process
 		return
 	}
-	h.running.Add(1)
+	h.tasks.enter()
 	h.front.tasks.Add(1)
 	go h.run(task)
 }
@@ -121,7 +142,7 @@ func runTask(ctx context.Context, task func()) {
 func (h *handshake) run(task func()) {
 	defer h.front.tasks.Done()
 	task()
-	if h.running.Add(-1) == 0 && h.detached.Load() {
+	if h.tasks.leave() {
 		h.settle()
 	}
 }
@@ -143,7 +164,7 @@ func (h *handshake) closed(netpoll.Connection) error {
 		h.front.counters.refused[RefuseTimeout].Add(1) // and not an idle connection after an answer
 	}
 	h.keep(nil)
-	if !h.detached.Load() {
+	if !h.tasks.detached() {
 		h.front.ended(h)
 	}
 	return nil
@@ -339,6 +360,6 @@ func (h *handshake) discard(in netpoll.Reader) {
 func (h *handshake) leave() {
 	h.phase = phaseEnded
 	h.front.deadlines.disarm(h)
-	h.detached.Store(true)
+	h.tasks.detach()
 	_ = h.conn.Detach()
 }
