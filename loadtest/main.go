@@ -98,6 +98,7 @@ func (a *all) scenarios() []scenario {
 	if a.Quick {
 		parsed.Spread.Duration, parsed.Slow.Duration, parsed.Mixed.Duration = quickLoop, quickLoop, quickLoop
 		parsed.Fanout.Messages, parsed.Burst.Bursts = 10, 2
+		parsed.Hold.Idle = heartbeat
 	}
 	return []scenario{
 		&parsed.Hold, &parsed.Fanout, &parsed.Spread, &parsed.Burst,

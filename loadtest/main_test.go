@@ -86,7 +86,7 @@ func TestEachScenarioMeasuresFloorAndNaive(t *testing.T) {
 			}
 		})
 	}
-	f("connects_per_s connect_cpu_us connect_p99", "hold", "--conns", "100", "--idle", "50ms")
+	f("connects_per_s connect_cpu_us connect_p99", "hold", "--conns", "100", "--settle", "1ms", "--idle", "50ms")
 	f("deliveries_per_cpu_s deliveries_per_s complete_p50 p50 p99 max", "fanout", "--conns", "100", "--messages", "5")
 	f("p50 p99 p999 deliveries_per_cpu_s send_lag_p99", "spread", "--channels", "10", "--members", "3", "--rate", "500", "--duration", "300ms")
 	f("deliveries_per_cpu_s complete_p50", "burst", "--conns", "50", "--messages", "40", "--bursts", "2")
@@ -112,7 +112,7 @@ func TestConnectionsAreSharedByWorkerProcesses(t *testing.T) {
 }
 
 func TestConnectionsAreCutToTheLimits(t *testing.T) {
-	out, text := execute(t, 0, "hold", "--rounds", "1", "--conns", "5000", "--max-conns", "40", "--idle", "1ms")
+	out, text := execute(t, 0, "hold", "--rounds", "1", "--conns", "5000", "--max-conns", "40", "--settle", "1ms", "--idle", "1ms")
 	require.Contains(t, text, "40 connections instead of 5000: --max-conns")
 	require.Empty(t, out.Scenarios[0].Runs[0].Error)
 }
@@ -165,7 +165,7 @@ func TestBadFlagsAreUsageErrors(t *testing.T) {
 func TestServerThatCanNotBeReachedIsAFailedRun(t *testing.T) {
 	address, err := freeAddress()
 	require.NoError(t, err)
-	out, text := execute(t, exitFaults, "hold", "--rounds", "1", "--idle", "1ms", "--conns", "10", "--target", "name=gone;url=http://"+address+"/?{channel}")
+	out, text := execute(t, exitFaults, "hold", "--rounds", "1", "--settle", "1ms", "--idle", "1ms", "--conns", "10", "--target", "name=gone;url=http://"+address+"/?{channel}")
 	require.Contains(t, text, "gone, round 1: 10 of 10 connections failed")
 	require.Empty(t, out.Scenarios[0].Runs[0].Error, "the floor is measured all the same")
 }
@@ -352,7 +352,7 @@ func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
 	build := exec.Command("go", "build", "-o", bin, "ssed/cmd/ssed")
 	text, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", text)
-	out, printed := execute(t, 0, "million", "--ssed-bin", bin, "--max", "250", "--each", "100", "--rest", "10ms")
+	out, printed := execute(t, 0, "million", "--ssed-bin", bin, "--max", "250", "--each", "100", "--rest", "10ms", "--heartbeat", "1s")
 	r := out.Scenarios[0].Runs[0]
 	require.EqualValues(t, 250, r.Values["connections"])
 	require.EqualValues(t, 3, r.Values["servers"])

@@ -20,7 +20,7 @@ type million struct {
 	Max       int           `help:"Connections at most." default:"1000000"`
 	KeepFree  int           `help:"Memory in MiB that stays available." default:"2048"`
 	Heartbeat time.Duration `help:"Heartbeat interval of the servers. Above half of their --peer-timeout the kernel probes idle peers, see docs/PERFORMANCE.md." default:"25s"`
-	Rest      time.Duration `help:"How long all rest before memory is read; servers give back what connecting took after 5 to 10 s." default:"20s"`
+	Rest      time.Duration `help:"How long the idle servers are watched, after one heartbeat interval: a multiple of it." default:"25s"`
 	Each      int           `help:"Connections per server; 0: as many as its file limit allows." default:"0"`
 }
 
@@ -228,7 +228,7 @@ func readNumber(path string) (n int) {
 
 // add starts a server and opens n connections to it.
 func (f *fleet) add(ctx context.Context, n int) (*swarm.OpenResult, error) {
-	t, stop, err := f.opts.launchSsed(ctx, "--redis-url", "redis://"+f.redis, "--heartbeat", f.Heartbeat.String())
+	t, stop, err := f.opts.launchSsed(ctx, f.Heartbeat, "--redis-url", "redis://"+f.redis)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +263,17 @@ func (f *fleet) add(ctx context.Context, n int) (*swarm.OpenResult, error) {
 
 // rest reads memory and CPU time of the idle fleet.
 func (f *fleet) rest(ctx context.Context) error {
-	f.progress.show(fmt.Sprintf("%d open, idle for %v", f.open, f.Rest), nil)
+	f.progress.show(fmt.Sprintf("%d open, idle for %v", f.open, f.Heartbeat+f.Rest), nil)
+	for _, w := range f.waves {
+		if err := w.crew.Rest(ctx, restEach); err != nil {
+			return err
+		}
+	}
+	// The first heartbeats come at the end of the first interval, and before that
+	// servers give back what connecting took.
+	if err := pause(ctx, f.Heartbeat); err != nil {
+		return err
+	}
 	pids := f.pids()
 	start, err := target.ReadCPU(pids)
 	if err != nil {
@@ -301,6 +311,11 @@ func (f *fleet) rest(ctx context.Context) error {
 // got it.
 func (f *fleet) broadcast(ctx context.Context) error {
 	f.progress.show(fmt.Sprintf("one message to %d", f.open), nil)
+	for _, w := range f.waves {
+		if err := w.crew.Rest(ctx, 0); err != nil {
+			return err
+		}
+	}
 	s := f.waves[0].stage
 	feed, err := s.feed(f.prefix, 0, 1)
 	if err != nil {

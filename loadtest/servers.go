@@ -155,7 +155,7 @@ func startOwn(_ context.Context, name string) (t target.Target, stop func(), err
 		return t, nil, err
 	}
 	stdout, stdin := io.ReadCloser(nil), io.WriteCloser(nil)
-	p, err := startProcess(self, []string{"serve-" + name}, os.Environ(), func(cmd *exec.Cmd) (err error) {
+	p, err := startProcess(self, []string{"serve-" + name, "--beat", heartbeat.String()}, os.Environ(), func(cmd *exec.Cmd) (err error) {
 		if stdin, err = cmd.StdinPipe(); err != nil {
 			return err
 		}
@@ -181,13 +181,22 @@ func startOwn(_ context.Context, name string) (t target.Target, stop func(), err
 	return target.Target{Name: name, URL: where.URL, Publish: where.Publish, PIDs: []int{p.cmd.Process.Pid}}, stop, nil
 }
 
+// heartbeat is the longest silence on a stream of every server that is started
+// here: ssed's default. Servers that write at different times cost different
+// amounts while idle.
+const heartbeat = 15 * time.Second
+
 type (
-	serveFloor struct{}
-	serveNaive struct{}
+	serveFloor struct {
+		Beat time.Duration `help:"Longest silence on a stream." required:""`
+	}
+	serveNaive struct {
+		Beat time.Duration `help:"Time from one heartbeat to the next." required:""`
+	}
 )
 
-func (*serveFloor) serve(ctx context.Context) error {
-	f, err := refserver.StartFloor()
+func (sf *serveFloor) serve(ctx context.Context) error {
+	f, err := refserver.StartFloor(sf.Beat)
 	if err != nil {
 		return err
 	}
@@ -195,8 +204,8 @@ func (*serveFloor) serve(ctx context.Context) error {
 	return announce(ctx, f.URL, f.PublishURL)
 }
 
-func (*serveNaive) serve(ctx context.Context) error {
-	n, err := refserver.StartNaive()
+func (sn *serveNaive) serve(ctx context.Context) error {
+	n, err := refserver.StartNaive(sn.Beat)
 	if err != nil {
 		return err
 	}
@@ -224,7 +233,7 @@ func announce(ctx context.Context, url, publish string) error {
 
 // startSsed runs ssed without Redis; messages are posted to its admin listener.
 func (o *options) startSsed(ctx context.Context) (target.Target, func(), error) {
-	return o.launchSsed(ctx)
+	return o.launchSsed(ctx, heartbeat)
 }
 
 // startSsedOnRedis runs ssed on a private Redis; messages are published there.
@@ -233,7 +242,7 @@ func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), 
 	if err != nil {
 		return target.Target{}, nil, err
 	}
-	t, stopSsed, err := o.launchSsed(ctx, "--redis-url", "redis://"+address)
+	t, stopSsed, err := o.launchSsed(ctx, heartbeat, "--redis-url", "redis://"+address)
 	if err != nil {
 		stopRedis()
 		return t, nil, err
@@ -242,7 +251,7 @@ func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), 
 	return t, func() { stopSsed(); stopRedis() }, nil
 }
 
-func (o *options) launchSsed(ctx context.Context, extra ...string) (t target.Target, stop func(), err error) {
+func (o *options) launchSsed(ctx context.Context, beat time.Duration, extra ...string) (t target.Target, stop func(), err error) {
 	public, err := freeAddress()
 	if err != nil {
 		return t, nil, err
@@ -253,7 +262,7 @@ func (o *options) launchSsed(ctx context.Context, extra ...string) (t target.Tar
 	}
 	// Settings of this shell must not change what is measured.
 	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "SSED_") })
-	args := slices.Concat([]string{"--listen", public, "--admin", admin, "--drain", "10ms"}, extra, o.SsedArg)
+	args := slices.Concat([]string{"--listen", public, "--admin", admin, "--drain", "10ms", "--heartbeat", beat.String()}, extra, o.SsedArg)
 	p, err := startProcess(o.SsedBin, args, env, nil)
 	if err != nil {
 		return t, nil, err

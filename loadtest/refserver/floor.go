@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ const (
 // slot is what the floor keeps per descriptor: 12 bytes.
 type slot struct {
 	role    role
+	idle    uint8 // visits since something was written, of a member
 	channel int32 // index into channels, of a member
 	at      int32 // index into the channel's members
 }
@@ -53,6 +55,7 @@ type Floor struct {
 	PublishURL string
 
 	epfd, wakefd int
+	beat         time.Duration // longest silence on a stream; 0: no heartbeats
 	finished     chan struct{}
 
 	// owned by the loop
@@ -63,11 +66,17 @@ type Floor struct {
 	buf      []byte
 	frame    []byte
 	serial   uint64
+	ticked   time.Time // when the walk for heartbeats last went on
+	visited  int       // the slot it came to
+	owed     float64   // visits due, with the fraction of one
 }
 
-// StartFloor listens on free ports of 127.0.0.1 and serves until Close.
-func StartFloor() (*Floor, error) {
+// StartFloor listens on free ports of 127.0.0.1 and serves until Close. A stream
+// that nothing is sent on for the time of beat gets a comment line; 0: none does.
+func StartFloor(beat time.Duration) (*Floor, error) {
 	f := &Floor{
+		beat:     beat,
+		ticked:   time.Now(),
 		finished: make(chan struct{}),
 		channels: map[string]int32{},
 		partial:  map[int32][]byte{},
@@ -139,7 +148,7 @@ func (f *Floor) loop() {
 	defer runtime.UnlockOSThread()
 	events := make([]unix.EpollEvent, 512)
 	for {
-		n, err := unix.EpollWait(f.epfd, events, -1)
+		n, err := unix.EpollWait(f.epfd, events, f.untilTick())
 		if err != nil && err != unix.EINTR {
 			panic("floor: epoll_wait: " + err.Error()) // EBADF or EFAULT: a bug here
 		}
@@ -154,6 +163,59 @@ func (f *Floor) loop() {
 			case roleRequest, rolePublisher, roleMember:
 				f.read(ev.Fd)
 			}
+		}
+		if f.beat > 0 {
+			f.tick(time.Now())
+		}
+	}
+}
+
+// Heartbeats go out as ssed's do, so that the two can be compared: in bursts of
+// what is due in a tick, and a slot is looked at beatVisits times in a period.
+// One in a burst costs half of one alone.
+const (
+	maxTick    = time.Second
+	beatVisits = 8
+	heartbeat  = ":\n"
+)
+
+func (f *Floor) tickEvery() time.Duration {
+	return min(maxTick, max(f.beat/beatVisits, time.Millisecond))
+}
+
+// untilTick is how many milliseconds the loop may sleep; -1: for ever.
+func (f *Floor) untilTick() int {
+	if f.beat <= 0 {
+		return -1
+	}
+	left := f.tickEvery() - time.Since(f.ticked)
+	return int(max(left+time.Millisecond-1, 0) / time.Millisecond)
+}
+
+// tick walks over the share of the slots that is due, and writes to the members
+// that were silent for beatVisits walks.
+func (f *Floor) tick(now time.Time) {
+	elapsed := now.Sub(f.ticked)
+	if elapsed < f.tickEvery() {
+		return
+	}
+	f.ticked = now
+	all := float64(len(f.slots))
+	f.owed = min(f.owed+all*beatVisits*float64(elapsed)/float64(f.beat), all)
+	for ; f.owed >= 1; f.owed-- {
+		if f.visited++; f.visited >= len(f.slots) {
+			f.visited = 0
+		}
+		s := &f.slots[f.visited]
+		if s.role != roleMember {
+			continue
+		}
+		if s.idle++; s.idle < beatVisits {
+			continue
+		}
+		s.idle = 0
+		if fd := int32(f.visited); !f.write(fd, []byte(heartbeat)) {
+			f.drop(fd)
 		}
 	}
 }
@@ -300,7 +362,9 @@ func (f *Floor) publish(channel string, body []byte) {
 	f.frame = b
 	// From the end: dropping a member moves the last one into its place.
 	for i := len(f.members[c]) - 1; i >= 0; i-- {
-		if fd := f.members[c][i]; !f.write(fd, b) {
+		fd := f.members[c][i]
+		f.slots[fd].idle = 0
+		if !f.write(fd, b) {
 			f.drop(fd)
 		}
 	}

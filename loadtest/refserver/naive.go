@@ -21,6 +21,7 @@ type Naive struct {
 	URL        string
 	PublishURL string
 
+	beat   time.Duration
 	server *http.Server
 	serial atomic.Uint64
 	done   chan struct{}
@@ -29,13 +30,15 @@ type Naive struct {
 	channels map[string]map[chan string]struct{}
 }
 
-// StartNaive listens on a free port of 127.0.0.1 and serves until Close.
-func StartNaive() (*Naive, error) {
+// StartNaive listens on a free port of 127.0.0.1 and serves until Close. Each
+// stream gets a comment line every beat, whether or not it was silent.
+func StartNaive(beat time.Duration) (*Naive, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("naive: %w", err)
 	}
 	n := &Naive{
+		beat:       beat,
 		URL:        "http://" + l.Addr().String() + "/sse/connect?channel_id={channel}",
 		PublishURL: "http://" + l.Addr().String() + "/publish?channel_id={channel}",
 		done:       make(chan struct{}),
@@ -83,20 +86,24 @@ func (n *Naive) stream(w http.ResponseWriter, r *http.Request) {
 	if control.Flush() != nil {
 		return
 	}
+	tick := time.NewTicker(n.beat)
+	defer tick.Stop()
 	for {
+		frame, ok := heartbeat, true
 		select {
 		case <-r.Context().Done():
 			return
-		case frame, ok := <-queue:
+		case <-tick.C:
+		case frame, ok = <-queue:
 			if !ok {
 				return
 			}
-			if _, err := io.WriteString(w, frame); err != nil {
-				return
-			}
-			if control.Flush() != nil {
-				return
-			}
+		}
+		if _, err := io.WriteString(w, frame); err != nil {
+			return
+		}
+		if control.Flush() != nil {
+			return
 		}
 	}
 }

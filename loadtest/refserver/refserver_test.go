@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -64,7 +65,7 @@ func publishLine(t *testing.T, address string) net.Conn {
 }
 
 func TestFloorSendsToTheMembersOfAChannel(t *testing.T) {
-	f, err := StartFloor()
+	f, err := StartFloor(0)
 	require.NoError(t, err)
 	defer f.Close()
 	b := listen(t, f.URL, "b", 7)
@@ -100,7 +101,7 @@ func isTimeout(err error) bool {
 }
 
 func TestFloorGoesOnWhenMembersLeave(t *testing.T) {
-	f, err := StartFloor()
+	f, err := StartFloor(0)
 	require.NoError(t, err)
 	defer f.Close()
 	var stay []*bufio.Reader
@@ -128,13 +129,66 @@ func TestFloorGoesOnWhenMembersLeave(t *testing.T) {
 	}
 }
 
+func TestSilentStreamsGetHeartbeats(t *testing.T) {
+	const beat = 80 * time.Millisecond
+	f, err := StartFloor(beat)
+	require.NoError(t, err)
+	defer f.Close()
+	n, err := StartNaive(beat)
+	require.NoError(t, err)
+	defer n.Close()
+	for _, url := range []string{f.URL, n.URL} {
+		r := listen(t, url, "c", 0)
+		for got := 0; got < 3; { // net/http puts chunk sizes in between
+			line, err := r.ReadString('\n')
+			require.NoError(t, err)
+			if line == heartbeat {
+				got++
+			}
+		}
+	}
+}
+
+func TestFloorSendsHeartbeatsAfterSilenceOnly(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	require.NoError(t, err)
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	now := time.Now()
+	f := &Floor{beat: beatVisits * time.Second, ticked: now, channels: map[string]int32{"c": 0}, members: [][]int32{{int32(pair[0])}}}
+	f.slots = make([]slot, pair[0]+1)
+	f.slots[pair[0]] = slot{role: roleMember}
+	arrived := func() string {
+		b := make([]byte, 100)
+		n, _ := unix.Read(pair[1], b)
+		return string(b[:max(n, 0)])
+	}
+	silence := func(seconds int) string {
+		for range seconds {
+			now = now.Add(time.Second)
+			f.tick(now)
+		}
+		return arrived()
+	}
+	require.Empty(t, silence(beatVisits-1))
+	require.Equal(t, heartbeat, silence(1))
+	require.Equal(t, heartbeat, silence(beatVisits))
+	require.Empty(t, silence(beatVisits-1))
+	f.publish("c", []byte("x"))
+	require.Contains(t, arrived(), "data: x")
+	require.Empty(t, silence(beatVisits-1), "a message puts it off")
+	require.Equal(t, heartbeat, silence(1))
+	f.tick(now.Add(time.Millisecond))
+	require.Empty(t, arrived(), "nothing is due before the next tick")
+}
+
 func mustHost(text string) string {
 	u, _ := url.Parse(text)
 	return u.Host
 }
 
 func TestFloorCutsWhatIsNoRequest(t *testing.T) {
-	f, err := StartFloor()
+	f, err := StartFloor(0)
 	require.NoError(t, err)
 	defer f.Close()
 	send := func(text string) {
@@ -173,7 +227,7 @@ func TestPublishCommandsAreParsed(t *testing.T) {
 }
 
 func TestNaiveSendsToTheMembersOfAChannel(t *testing.T) {
-	n, err := StartNaive()
+	n, err := StartNaive(time.Minute)
 	require.NoError(t, err)
 	defer n.Close()
 	a, b := listen(t, n.URL, "a", 0), listen(t, n.URL, "b", 0)

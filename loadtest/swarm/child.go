@@ -33,6 +33,7 @@ type request struct {
 	Seqs         []uint32      `json:"seqs,omitempty"`
 	Delivered    uint64        `json:"delivered,omitempty"`
 	Limit        time.Duration `json:"limit,omitempty"`
+	Each         time.Duration `json:"each,omitempty"`
 }
 
 type progress struct {
@@ -151,6 +152,11 @@ func (c *child) Pause(ctx context.Context, first, count, every int) (int, error)
 	return r.N, err
 }
 
+func (c *child) Rest(ctx context.Context, each time.Duration) error {
+	_, err := c.do(ctx, request{Op: "rest", Each: each})
+	return err
+}
+
 func (c *child) Mark(ctx context.Context) error {
 	_, err := c.do(ctx, request{Op: "mark"})
 	return err
@@ -223,6 +229,8 @@ func (s *Swarm) obey(ctx context.Context, r request) (out reply, err error) {
 		err = s.Drop(ctx, r.First, r.Count, r.Hard)
 	case "pause":
 		out.N, err = s.Pause(ctx, r.First, r.Count, r.Every)
+	case "rest":
+		err = s.Rest(ctx, r.Each)
 	case "mark":
 		err = s.Mark(ctx)
 	case "audit":

@@ -13,6 +13,7 @@ type member interface {
 	Open(ctx context.Context, spec OpenSpec) (*OpenResult, error)
 	Drop(ctx context.Context, first, count int, hard bool) error
 	Pause(ctx context.Context, first, count, every int) (int, error)
+	Rest(ctx context.Context, each time.Duration) error
 	Mark(ctx context.Context) error
 	Audit(ctx context.Context, first, count int, firstChannel uint32, seqs []uint32) error
 	Stats(ctx context.Context) (*Stats, error)
@@ -185,6 +186,11 @@ func (c *Crew) Pause(ctx context.Context, group, every int) (int, error) {
 		total += n
 	}
 	return total, err
+}
+
+// Rest lets all connections be looked at only once each time, see Swarm.Rest.
+func (c *Crew) Rest(ctx context.Context, each time.Duration) error {
+	return c.each(func(_ int, m member) error { return m.Rest(ctx, each) })
 }
 
 // Mark forgets counts and latencies.

@@ -226,6 +226,13 @@ func (s *Swarm) Pause(ctx context.Context, first, count, every int) (paused int,
 	return paused, err
 }
 
+// Rest lets the loop look at the connections only once each time, in milliseconds,
+// while no command is under way; 0 ends that. Otherwise whoever writes to an idle
+// connection of this host pays for waking its reader up.
+func (s *Swarm) Rest(ctx context.Context, each time.Duration) error {
+	return s.call(ctx, func(s *Swarm) { s.rest = each })
+}
+
 // Mark forgets counts and latencies; the expected numbers stay.
 func (s *Swarm) Mark(ctx context.Context) error {
 	return s.call(ctx, func(s *Swarm) {

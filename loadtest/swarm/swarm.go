@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,6 +72,7 @@ type Swarm struct {
 	events  []unix.EpollEvent
 	op      operation
 	opening *opening
+	rest    time.Duration // from one look at the connections to the next; 0: no rest
 
 	// atomic
 	open      atomic.Int64
@@ -189,8 +191,11 @@ func (s *Swarm) loop() {
 	if s.cfg.Boost {
 		defer Boost()()
 	}
-	for s.takeCommand() {
-		n, err := unix.EpollWait(s.epfd, s.events, s.timeout())
+	for n, err := 0, error(nil); s.takeCommand(); {
+		if n < len(s.events) {
+			s.doze()
+		}
+		n, err = unix.EpollWait(s.epfd, s.events, s.timeout())
 		if err != nil && err != unix.EINTR {
 			panic("swarm: epoll_wait: " + err.Error()) // EBADF or EFAULT: a bug here
 		}
@@ -225,6 +230,16 @@ func (s *Swarm) takeCommand() bool {
 	return true
 }
 
+// doze sleeps for the time of a rest, or until the next command. Nobody waits on
+// the epoll instance meanwhile, so what arrives wakes nobody up.
+func (s *Swarm) doze() {
+	if s.rest <= 0 || s.op != nil || len(s.commands) > 0 {
+		return
+	}
+	wake := [1]unix.PollFd{{Fd: int32(s.wakefd), Events: unix.POLLIN}}
+	_, _ = unix.Poll(wake[:], int(s.rest/time.Millisecond)) // however it ends, the connections are looked at next
+}
+
 func (s *Swarm) stepOperation() {
 	if s.op == nil {
 		return
@@ -242,7 +257,7 @@ func (s *Swarm) stepOperation() {
 // timeout returns how long the loop may sleep, in milliseconds.
 func (s *Swarm) timeout() int {
 	switch {
-	case s.op == nil && len(s.commands) > 0, s.opening != nil && s.opening.hasRoom():
+	case s.op == nil && (s.rest > 0 || len(s.commands) > 0), s.opening != nil && s.opening.hasRoom():
 		return 0
 	case s.op == nil || s.op.base().deadline == 0:
 		return -1

@@ -2,6 +2,7 @@ package swarm_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -37,12 +38,13 @@ const limit = 10 * time.Second
 type rig struct {
 	*swarm.Crew
 	t    *testing.T
+	plan swarm.Plan
 	pub  *target.Publisher
 	seqs []uint32
 }
 
 func newRig(t *testing.T, processes int, groups ...swarm.Group) *rig {
-	floor, err := refserver.StartFloor()
+	floor, err := refserver.StartFloor(0)
 	require.NoError(t, err)
 	t.Cleanup(floor.Close)
 	tg := target.Target{Name: "floor", URL: floor.URL, Publish: floor.PublishURL}
@@ -50,16 +52,17 @@ func newRig(t *testing.T, processes int, groups ...swarm.Group) *rig {
 	require.NoError(t, err)
 	request, err := tg.Request()
 	require.NoError(t, err)
-	crew, err := swarm.Start(swarm.Plan{
+	plan := swarm.Plan{
 		Addr: addr, Request: request, Prefix: "c", Groups: groups, Processes: processes, Child: []string{os.Args[0], "worker"},
 		Sources: []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")},
-	})
+	}
+	crew, err := swarm.Start(plan)
 	require.NoError(t, err)
 	t.Cleanup(crew.Close)
 	pub, err := target.NewPublisher(&tg)
 	require.NoError(t, err)
 	t.Cleanup(pub.Close)
-	return &rig{Crew: crew, t: t, pub: pub, seqs: make([]uint32, 100)}
+	return &rig{Crew: crew, t: t, plan: plan, pub: pub, seqs: make([]uint32, 100)}
 }
 
 func (r *rig) open(group int, spec swarm.OpenSpec) *swarm.OpenResult {
@@ -165,6 +168,33 @@ func TestPausedConnectionsAreNotWaitedFor(t *testing.T) {
 	r.await(swarm.Want{Counts: []uint32{1}})
 	require.NoError(t, r.Audit(t.Context(), 0, r.seqs))
 	require.Equal(t, swarm.Counts{Delivered: 16}, r.stats().Counts)
+}
+
+func TestRestingConnectionsWakeNobodyAndLoseNothing(t *testing.T) {
+	eachWay(t, func(t *testing.T, processes int) {
+		r := newRig(t, processes, swarm.Group{Count: 6, Channels: 1})
+		r.open(0, swarm.OpenSpec{})
+		resting, err := swarm.Start(r.plan)
+		require.NoError(t, err)
+		defer resting.Close()
+		res, err := resting.Open(t.Context(), 0, swarm.OpenSpec{Window: 16, Limit: limit})
+		require.NoError(t, errors.Join(err, res.Err()))
+		require.NoError(t, resting.Rest(t.Context(), time.Hour))
+		r.send(0)
+		// The floor writes to the newest member first: when the others have it, these do.
+		want := swarm.Want{Counts: []uint32{1}}
+		r.await(want)
+		_, delivered := resting.Progress()
+		require.Zero(t, delivered)
+
+		got, err := resting.Await(t.Context(), limit, want)
+		require.NoError(t, err)
+		require.True(t, got.Reached, "a command ends the rest")
+
+		require.NoError(t, resting.Rest(t.Context(), 0))
+		r.send(0)
+		require.Eventually(t, func() bool { _, n := resting.Progress(); return n == 12 }, limit, time.Millisecond)
+	})
 }
 
 func TestChurnOpensAsManyAsAsked(t *testing.T) {
