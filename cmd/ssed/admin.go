@@ -11,13 +11,14 @@ import (
 	"ssed/internal/admin"
 )
 
-// Bounds of an admin connection. There is none on writing: a profile takes as
-// long as it was asked to.
+// Bounds of an admin connection. That on writing begins with the request; a profile adds
+// the time that was asked for, and a live stream has a bound of its own for each event.
 const (
-	adminHeadTimeout = 5 * time.Second
-	adminReadTimeout = 30 * time.Second
-	adminIdleTimeout = time.Minute
-	adminHeadBytes   = 16 << 10
+	adminHeadTimeout  = 5 * time.Second
+	adminReadTimeout  = 30 * time.Second
+	adminWriteTimeout = time.Minute
+	adminIdleTimeout  = time.Minute
+	adminHeadBytes    = 16 << 10
 )
 
 func (s *server) openAdmin() (err error) {
@@ -34,6 +35,7 @@ func (s *server) openAdmin() (err error) {
 		Handler:           s.adminAPI,
 		ReadHeaderTimeout: adminHeadTimeout,
 		ReadTimeout:       adminReadTimeout,
+		WriteTimeout:      adminWriteTimeout,
 		IdleTimeout:       adminIdleTimeout,
 		MaxHeaderBytes:    adminHeadBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -140,6 +141,40 @@ func TestReadyHealthAndMetricsAreOnBothSides(t *testing.T) {
 	require.EqualValues(t, 1, in.metric("ssed_ready"))
 	status, _ := in.get(in.public + "/metrics")
 	require.Equal(t, 404, status, "not on the public port")
+}
+
+// TestConnectionsOfTheAdminListenerAreBounded: they share their files with Redis and the streams.
+func TestConnectionsOfTheAdminListenerAreBounded(t *testing.T) {
+	in := start(t)
+	refused := func() bool {
+		c, err := net.Dial("tcp", strings.TrimPrefix(in.admin, "http://"))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = io.WriteString(c, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") // the answer tells
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		_, err = c.Read(make([]byte, 1))
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		return err != nil
+	}
+	kept := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	defer kept.CloseIdleConnections()
+	scrape := func() string {
+		resp, err := kept.Get(in.admin + "/metrics")
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return string(text)
+	}
+	require.Contains(t, scrape(), "\nssed_admin_connections 1\n")
+	open := 1
+	for !refused() {
+		open++
+		require.Less(t, open, 1000)
+	}
+	text := scrape()
+	require.Contains(t, text, fmt.Sprintf("\nssed_admin_connections %d\n", open))
+	require.Contains(t, text, "\nssed_admin_connections_refused_total 1\n")
 }
 
 func TestDocsTellTheMetrics(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"ssed/engine"
+	"ssed/internal/admin"
 	"ssed/internal/auth"
 	"ssed/internal/fleet"
 	"ssed/rstore"
@@ -56,8 +57,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
 	}
 	counts := c.s.adminAPI.Counts()
-	out.gauge("ssed_admin_live_streams", "Open streams of GET /api/live.", float64(counts.Live))
-	out.counter("ssed_admin_live_refused_total", "Streams of GET /api/live that were refused: too many are open.", counts.LiveRefused)
+	out.admin(&counts)
 	if c.s.fleet != nil {
 		fleet := c.s.fleet.Stats()
 		out.fleet(&fleet)
@@ -94,6 +94,15 @@ func oneIf(is bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+func (ch scrape) admin(c *admin.Counts) {
+	ch.gauge("ssed_admin_connections", "Open connections of the admin listener.", float64(c.Connections))
+	ch.counter("ssed_admin_connections_refused_total", "Connections of the admin listener that were closed at once: too many are open.", c.ConnectionsRefused)
+	ch.gauge("ssed_admin_bodies", "Large bodies that are held, from before they are read until they are published.", float64(c.Bodies))
+	ch.counter("ssed_admin_bodies_refused_total", "Requests with a large body that were refused: too many such bodies are held.", c.BodiesRefused)
+	ch.gauge("ssed_admin_live_streams", "Open streams of GET /api/live.", float64(c.Live))
+	ch.counter("ssed_admin_live_refused_total", "Streams of GET /api/live that were refused: too many are open.", c.LiveRefused)
 }
 
 func (ch scrape) streams(s *engine.Stats) {

@@ -176,7 +176,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	if s.adminServer != nil {
 		adm.Go(func() {
-			if adminErr = s.adminServer.Serve(s.adminListener); errors.Is(adminErr, http.ErrServerClosed) {
+			if adminErr = s.adminServer.Serve(s.adminAPI.Listener(s.adminListener)); errors.Is(adminErr, http.ErrServerClosed) {
 				adminErr = nil
 			} else {
 				stopEngine(adminErr)

@@ -12,19 +12,30 @@ import (
 // API is the handler of the admin listener.
 type API struct {
 	// Fixed after construction.
-	cfg      Config
-	handler  http.Handler
-	live     liveSeats
-	refused  atomic.Uint64 // live streams
-	liveWait time.Duration // for a live stream that takes nothing
+	cfg       Config
+	handler   http.Handler
+	liveSeats seats
+	bodySeats seats
+	connSeats seats
+	liveWait  time.Duration // for a live stream that takes nothing
+	bodyWait  time.Duration // for a seat
+
+	// Atomic: what found no seat.
+	liveRefused        atomic.Uint64
+	bodiesRefused      atomic.Uint64
+	connectionsRefused atomic.Uint64
 
 	close  sync.Once
-	closed chan struct{} // ends the live streams
+	closed chan struct{} // ends what waits
 }
 
 // New makes the handler.
 func New(cfg Config) *API {
-	a := &API{cfg: cfg, closed: make(chan struct{}), live: make(liveSeats, maxLive), liveWait: liveWriteTimeout}
+	a := &API{
+		cfg: cfg, closed: make(chan struct{}),
+		liveSeats: make(seats, maxLive), bodySeats: make(seats, maxBodies), connSeats: make(seats, maxConnections),
+		liveWait: liveWriteTimeout, bodyWait: bodyWait,
+	}
 	mux := http.NewServeMux()
 	a.routes(mux)
 	a.handler = tokenGuard(cfg.Token, jsonErrors(mux))
@@ -34,18 +45,29 @@ func New(cfg Config) *API {
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
-// Close ends the live streams, and those that begin later at once: the shutdown
-// of a server waits for its answers.
+// Close ends the live streams, those that begin later at once, and the wait for a seat:
+// the shutdown of a server waits for its answers.
 func (a *API) Close() { a.close.Do(func() { close(a.closed) }) }
 
 // Counts are numbers of the API itself.
 type Counts struct {
-	Live        int    // live streams that are open
-	LiveRefused uint64 // that found no place
+	Live        int // live streams that are open
+	Bodies      int // large bodies that are held
+	Connections int // of the listener
+
+	// What found no place.
+	LiveRefused        uint64
+	BodiesRefused      uint64
+	ConnectionsRefused uint64
 }
 
 // Counts takes a snapshot.
-func (a *API) Counts() Counts { return Counts{Live: len(a.live), LiveRefused: a.refused.Load()} }
+func (a *API) Counts() Counts {
+	return Counts{
+		Live: len(a.liveSeats), Bodies: len(a.bodySeats), Connections: len(a.connSeats),
+		LiveRefused: a.liveRefused.Load(), BodiesRefused: a.bodiesRefused.Load(), ConnectionsRefused: a.connectionsRefused.Load(),
+	}
+}
 
 func (a *API) routes(mux *http.ServeMux) {
 	changing := func(pattern string, h http.HandlerFunc) {

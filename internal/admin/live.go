@@ -18,30 +18,16 @@ const (
 	liveWriteTimeout = 10 * time.Second
 )
 
-// liveSeats has room for one element per live stream.
-type liveSeats chan struct{}
-
-func (s liveSeats) take() bool {
-	select {
-	case s <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (s liveSeats) leave() { <-s }
-
 // liveStream sends the numbers each second, and gaps as they happen, until the
 // client leaves or stops reading, or Close.
 func (a *API) liveStream(w http.ResponseWriter, r *http.Request) {
-	if !a.live.take() {
-		a.refused.Add(1)
+	if !a.liveSeats.take() {
+		a.liveRefused.Add(1)
 		w.Header().Set("Retry-After", "5")
 		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d live streams are open already", maxLive))
 		return
 	}
-	defer a.live.leave()
+	defer a.liveSeats.leave()
 	setJSONHeaders(w.Header(), "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	if r.Method == http.MethodHead {

@@ -151,7 +151,7 @@ func TestLiveStreamsAreBounded(t *testing.T) {
 
 	require.Equal(t, Counts{Live: maxLive, LiveRefused: 1}, s.api.Counts())
 	s.CloseClientConnections()
-	require.Eventually(t, func() bool { return len(s.api.live) == 0 }, 20*time.Second, 5*time.Millisecond, "places are given back")
+	require.Eventually(t, func() bool { return len(s.api.liveSeats) == 0 }, 20*time.Second, 5*time.Millisecond, "places are given back")
 	_, resp = s.watch(t)
 	require.Equal(t, 200, resp.StatusCode)
 }
@@ -173,5 +173,5 @@ func TestLiveGivesUpClientsThatTakeNothing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.Read(make([]byte, 1))
 	require.NoError(t, err, "it began")
-	require.Eventually(t, func() bool { return len(api.live) == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(api.liveSeats) == 0 }, 20*time.Second, 5*time.Millisecond)
 }

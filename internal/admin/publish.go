@@ -63,18 +63,33 @@ func (r Receipt) body() (status int, answer any) {
 	return status, b
 }
 
-func (a *API) publish(w http.ResponseWriter, r *http.Request) {
-	m, err := a.messageOf(w, r)
+func (a *API) publish(w http.ResponseWriter, r *http.Request) { a.publishOne(w, r, a.messageOf) }
+
+func (a *API) send(w http.ResponseWriter, r *http.Request) { a.publishOne(w, r, a.decodedMessage) }
+
+// publishOne publishes what read takes from the request.
+func (a *API) publishOne(w http.ResponseWriter, r *http.Request, read func(http.ResponseWriter, *http.Request) (Message, error)) {
+	receipt, err := a.receiptOf(w, r, read)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	a.publishOne(w, r, m)
+	status, answer := receipt.body()
+	writeJSON(w, status, answer)
 }
 
-func (a *API) publishOne(w http.ResponseWriter, r *http.Request, m Message) {
-	status, answer := a.cfg.Publish(r.Context(), []Message{m})[0].body()
-	writeJSON(w, status, answer)
+// receiptOf holds a body only as long as it is needed: not while the client takes its answer.
+func (a *API) receiptOf(w http.ResponseWriter, r *http.Request, read func(http.ResponseWriter, *http.Request) (Message, error)) (Receipt, error) {
+	leave, err := a.seatBody(w, r)
+	if err != nil {
+		return Receipt{}, err
+	}
+	defer leave()
+	m, err := read(w, r)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return a.cfg.Publish(r.Context(), []Message{m})[0], nil
 }
 
 // messageOf reads a message of which the query has all but the data.
@@ -148,19 +163,14 @@ type sendBody struct {
 	Data    json.RawMessage `json:"data"`  // a string, or JSON that is sent as its text
 }
 
-func (a *API) send(w http.ResponseWriter, r *http.Request) {
+// decodedMessage reads a message that is all in the body.
+func (a *API) decodedMessage(w http.ResponseWriter, r *http.Request) (Message, error) {
 	limit := jsonOverhead*int64(a.cfg.MaxMessageBytes) + maxFieldBytes
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
-		fail(w, bodyError(err))
-		return
+		return Message{}, bodyError(err)
 	}
-	m, err := a.decode(body)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	a.publishOne(w, r, m)
+	return a.decode(body)
 }
 
 // decode reads one JSON object and nothing else.
@@ -217,10 +227,29 @@ func retryOf(n json.Number) (time.Duration, error) {
 // batch publishes a message per line and answers each line with one. A line that
 // cannot be published does not keep the others back.
 func (a *API) batch(w http.ResponseWriter, r *http.Request) {
-	lines, err := a.batchLines(w, r)
+	receipts, err := a.batchReceipts(w, r)
 	if err != nil {
 		fail(w, err)
 		return
+	}
+	setJSONHeaders(w.Header(), "application/x-ndjson")
+	out := newEncoder(w)
+	for _, receipt := range receipts {
+		_, answer := receipt.body()
+		_ = out.Encode(answer) // fails only when the client has gone
+	}
+}
+
+// batchReceipts is receiptOf for a batch.
+func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) ([]Receipt, error) {
+	leave, err := a.seatBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	lines, err := a.batchLines(w, r)
+	if err != nil {
+		return nil, err
 	}
 	receipts := make([]Receipt, len(lines))
 	var good []Message
@@ -238,12 +267,7 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request) {
 			receipts[places[i]] = receipt
 		}
 	}
-	setJSONHeaders(w.Header(), "application/x-ndjson")
-	out := newEncoder(w)
-	for _, receipt := range receipts {
-		_, answer := receipt.body()
-		_ = out.Encode(answer) // fails only when the client has gone
-	}
+	return receipts, nil
 }
 
 // batchLines reads the body. Empty lines do not count.
