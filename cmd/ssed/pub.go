@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/outbound"
 	"ssed/rsub"
 	"ssed/sseproto"
 )
@@ -194,7 +195,7 @@ func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }
 
 // byAdmin uses POST /publish.
 func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeSender func()) {
-	client := &http.Client{Timeout: pubTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}
+	client := &http.Client{Timeout: pubTimeout, Transport: outbound.Transport(pubTimeout)}
 	target := base.JoinPath("publish")
 	query := url.Values{"channel_id": {c.Channel}}
 	for name, value := range map[string]string{"event": c.Event, "id": c.ID} {
@@ -212,10 +213,8 @@ func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeS
 			req.Header.Set("Authorization", "Bearer "+token)
 		}
 		resp, err := client.Do(req)
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			return "", fmt.Errorf("--admin-url: %w", e.Err) // without the URL, which may hold a password
-		} else if err != nil {
-			return "", err
+		if err != nil {
+			return "", fmt.Errorf("--admin-url: %w", outbound.WithoutURL(err))
 		}
 		defer resp.Body.Close()
 		return readReceipt(resp)

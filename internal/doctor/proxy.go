@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"ssed/internal/outbound"
 	"ssed/sseproto"
 )
 
@@ -36,6 +37,9 @@ type Proxy struct {
 	// Patience is how long the beginning of a stream, or a message, may take before it
 	// counts as held back. 0: 5 s.
 	Patience time.Duration
+
+	// dial takes the place of TCP where it is set: tests have a network of their own.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 const (
@@ -46,8 +50,6 @@ const (
 	probes          = 10
 	// quickEvent is far above what Redis, ssed and a network take.
 	quickEvent = 500 * time.Millisecond
-	// connectTimeout is for TCP and TLS.
-	connectTimeout = 10 * time.Second
 )
 
 // probe is one stream that is tried with.
@@ -108,7 +110,7 @@ func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
 		p.fail(check, fmt.Sprintf("no head within %v: the answer is held back", p.Patience), p.unbuffer(nil))
 		return 0, 0, false
 	case err != nil:
-		p.fail(check, "no answer: "+withoutURL(err), "--public-url as a client has it; is the proxy running, and does the name lead to it?")
+		p.fail(check, fmt.Sprintf("no answer: %v", outbound.WithoutURL(err)), "--public-url as a client has it; is the proxy running, and does the name lead to it?")
 		return 0, 0, false
 	}
 	head = time.Since(begin)
@@ -151,15 +153,13 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 	if p.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.Token)
 	}
+	transport := outbound.Transport(p.Patience)
+	transport.DisableKeepAlives = true
+	if p.dial != nil {
+		transport.DialContext = p.dial
+	}
 	client := http.Client{ // it makes a header of a password in the URL
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
-			TLSHandshakeTimeout:   connectTimeout,
-			ResponseHeaderTimeout: p.Patience,
-			ForceAttemptHTTP2:     true,
-			DisableKeepAlives:     true,
-		},
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // an answer to tell of
 	}
 	return client.Do(req)
@@ -168,14 +168,6 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 func isTimeout(err error) bool {
 	timeout, ok := errors.AsType[net.Error](err)
 	return ok && timeout.Timeout()
-}
-
-// withoutURL leaves out what may hold a password or a token.
-func withoutURL(err error) string {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err
-	}
-	return err.Error()
 }
 
 // isStream judges the head.

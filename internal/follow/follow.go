@@ -10,13 +10,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"mime"
-	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"ssed/internal/outbound"
 	"ssed/sseproto"
 )
 
@@ -65,8 +64,12 @@ var errNoStream = errors.New("the answer is no event stream: is the URL that of 
 // connection fails: later ones are tried again and again. last is the ID with which
 // to go on.
 func Run(ctx context.Context, cfg Config) (last string, err error) {
-	f := &follower{cfg: cfg, client: newClient()}
-	defer f.client.CloseIdleConnections()
+	return run(ctx, cfg, outbound.Transport(headTimeout))
+}
+
+func run(ctx context.Context, cfg Config, transport *http.Transport) (last string, err error) {
+	f := &follower{cfg: cfg, client: &http.Client{Transport: transport}}
+	defer transport.CloseIdleConnections()
 	f.decoder.MaxBytes = maxEventBytes
 	f.decoder.OnEvent = func(id, eventType, data []byte) {
 		f.events++
@@ -118,18 +121,6 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// newClient has no timeout but for the head: streams last.
-func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: headTimeout}).DialContext,
-		TLSHandshakeTimeout:   headTimeout,
-		ResponseHeaderTimeout: headTimeout,
-		ForceAttemptHTTP2:     true,
-		DisableCompression:    true,
-	}}
-}
-
 // follower is the state over connections. One goroutine.
 type follower struct {
 	cfg      Config
@@ -151,7 +142,7 @@ func (f *follower) lastID() string {
 func (f *follower) connect(ctx context.Context) (wait time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.cfg.URL, nil)
 	if err != nil {
-		return 0, withoutURL(err)
+		return 0, outbound.WithoutURL(err)
 	}
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Cache-Control", "no-store")
@@ -163,7 +154,7 @@ func (f *follower) connect(ctx context.Context) (wait time.Duration, err error) 
 	}
 	resp, err := f.client.Do(req)
 	if err != nil {
-		return f.retry(), withoutURL(err)
+		return f.retry(), fmt.Errorf("connection failed: %w", outbound.WithoutURL(err))
 	}
 	defer resp.Body.Close()
 	if wait, err := f.judge(resp); err != nil {
@@ -213,12 +204,4 @@ func oneLine(body []byte) string {
 		}
 		return r
 	}, text)
-}
-
-// withoutURL leaves the URL out, which may hold a password or a token.
-func withoutURL(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return fmt.Errorf("connection failed: %w", e.Err)
-	}
-	return err
 }
