@@ -10,16 +10,19 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"ssed/internal/pipetest"
 )
 
 // gateway is a stream and what publishes on it, in place of ssed and a proxy together.
 type gateway struct {
 	published chan string
 	held      int           // events that are held back until so many are there
-	cut       time.Duration // after which the stream ends, when positive
+	cut       int           // events, or heartbeats, after which the stream ends, when positive
 	beat      time.Duration // heartbeats, when positive
 	beatEvent string        // heartbeats are events of this type
 	silent    bool          // no byte after the head
@@ -87,20 +90,18 @@ func (z zipped) FlushError() error {
 }
 
 func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseController) {
-	var cut, beat <-chan time.Time
-	if g.cut > 0 {
-		cut = time.After(g.cut)
-	}
+	var beat <-chan time.Time
 	if g.beat > 0 {
 		ticker := time.NewTicker(g.beat)
 		defer ticker.Stop()
 		beat = ticker.C
 	}
-	for held := 0; ; {
+	for held, sent := 0, 0; ; {
 		select {
 		case data := <-g.published:
 			fmt.Fprintf(w, "id: 1-%s\ndata: %[1]s\n\n", data)
 			held++
+			sent++
 		case <-beat:
 			if g.beatEvent != "" {
 				fmt.Fprintf(w, "event: %s\ndata:\n\n", g.beatEvent)
@@ -108,8 +109,7 @@ func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseControl
 				fmt.Fprint(w, ":\n")
 			}
 			held = g.held
-		case <-cut:
-			panic(http.ErrAbortHandler)
+			sent++
 		case <-r.Context().Done():
 			return
 		case <-g.gone:
@@ -119,23 +119,31 @@ func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseControl
 			_ = out.Flush()
 			held = 0
 		}
+		if sent == g.cut && g.cut > 0 {
+			panic(http.ErrAbortHandler)
+		}
 	}
 }
 
-// through tries a gateway and returns what is said about the proxy.
-func through(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) map[string]Result {
+// through tries a gateway and returns what is said about the proxy. All waits are those
+// of the doctor and the gateway, in a time of their own.
+func through(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) (all map[string]Result) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { all = tried(t, g, change...) })
+	return all
+}
+
+func tried(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) map[string]Result {
 	t.Helper()
 	if g.status == 0 {
 		g.status = http.StatusOK
 	}
 	g.published, g.gone = make(chan string, 100), make(chan struct{})
-	server := httptest.NewServer(g)
-	defer server.Close()
 	defer close(g.gone)
 	cfg := prepared()
 	before := run(t, cfg)
 	cfg.Proxy = &Proxy{
-		URL: server.URL + "/sse/connect", Channel: "x", Publish: g.publish, Token: "t0ken",
+		URL: "http://127.0.0.1/sse/connect", dial: pipetest.Serve(t, g), Channel: "x", Publish: g.publish, Token: "t0ken",
 		Pace: 20 * time.Millisecond, Patience: 500 * time.Millisecond,
 	}
 	for _, f := range change {
@@ -178,18 +186,20 @@ func TestStreamsThatAreHeldBackAreFound(t *testing.T) {
 }
 
 func TestStreamThatIsCutIsFound(t *testing.T) {
-	r := through(t, &gateway{cut: 100 * time.Millisecond})["proxy: events"]
+	r := through(t, &gateway{cut: 3})["proxy: events"]
 	require.Equal(t, Fail, r.Status)
-	require.Contains(t, r.Text, "the stream was cut after")
+	require.Contains(t, r.Text, "the stream was cut after 3 of 10 messages")
 	require.Contains(t, r.Fix, "proxy_read_timeout 45 s")
 
 	r = through(t, &gateway{full: true})["proxy: events"]
 	require.Equal(t, Fail, r.Status)
 	require.Contains(t, r.Fix, "GET /ready")
 
-	r = through(t, &gateway{cut: time.Second}, func(p *Proxy, _ *Config) { p.Time = time.Minute })["proxy: quiet stream"]
+	r = through(t, &gateway{cut: 12, beat: 10 * time.Second}, func(p *Proxy, cfg *Config) {
+		p.Time, cfg.Heartbeat = time.Minute, 10*time.Second
+	})["proxy: quiet stream"]
 	require.Equal(t, Fail, r.Status)
-	require.Contains(t, r.Text, "it was cut after 1s")
+	require.Contains(t, r.Text, "it was cut after 20s")
 	require.Contains(t, r.Fix, "timeout client")
 }
 
@@ -232,7 +242,7 @@ func TestAnswersThatAreNoStreamAreExplained(t *testing.T) {
 }
 
 func TestProxyThatIsNotThereIsNamedWithoutItsURL(t *testing.T) {
-	all := through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL = "http://user:s3cret@127.0.0.1:1/" })
+	all := through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL, p.dial = "http://user:s3cret@127.0.0.1:1/", nil })
 	require.Contains(t, all["proxy: begin"].Text, "connection refused")
 	require.NotContains(t, all["proxy: begin"].Text, "s3cret")
 }
@@ -258,14 +268,14 @@ func TestTokenAndChannelAreSent(t *testing.T) {
 		w.WriteHeader(http.StatusForbidden)
 	}))
 	defer server.Close()
-	through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL, p.Channel = server.URL+"/a?key=b", "c d" })
+	through(t, &gateway{}, func(p *Proxy, _ *Config) { p.URL, p.Channel, p.dial = server.URL+"/a?key=b", "c d", nil })
 	require.Equal(t, "Bearer t0ken", got.Header.Get("Authorization"))
 	require.Equal(t, "text/event-stream", got.Header.Get("Accept"))
 	require.Equal(t, "b", got.URL.Query().Get("key"))
 	require.Equal(t, "c d", got.URL.Query().Get("channel_id"))
 
 	through(t, &gateway{}, func(p *Proxy, _ *Config) {
-		p.URL, p.Token = strings.Replace(server.URL, "://", "://user:pass@", 1), ""
+		p.URL, p.Token, p.dial = strings.Replace(server.URL, "://", "://user:pass@", 1), "", nil
 	})
 	user, password, _ := got.BasicAuth()
 	require.Equal(t, "user pass", user+" "+password, "as a browser does")

@@ -7,10 +7,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"ssed/internal/outbound"
+	"ssed/internal/pipetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,14 +23,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // with the last one.
 func serve(t *testing.T, answers ...http.HandlerFunc) (url string, requests *[]*http.Request) {
 	t.Helper()
+	handler, requests := inTurn(answers...)
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL, requests
+}
+
+func inTurn(answers ...http.HandlerFunc) (handler http.HandlerFunc, requests *[]*http.Request) {
 	requests = new([]*http.Request)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
 		n := len(*requests)
 		*requests = append(*requests, r)
 		answers[min(n, len(answers)-1)](w, r)
-	}))
-	t.Cleanup(server.Close)
-	return server.URL, requests
+	}, requests
 }
 
 func stream(text string) http.HandlerFunc {
@@ -51,6 +60,11 @@ func status(code int, fields ...string) http.HandlerFunc {
 // follow runs until the event with data "last".
 func follow(t *testing.T, cfg Config) (events, notes []string, last string, err error) {
 	t.Helper()
+	return followOver(t, outbound.Transport(headTimeout), cfg)
+}
+
+func followOver(t *testing.T, transport *http.Transport, cfg Config) (events, notes []string, last string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cfg.OnEvent = func(id, eventType, data string) {
@@ -60,7 +74,7 @@ func follow(t *testing.T, cfg Config) (events, notes []string, last string, err 
 		}
 	}
 	cfg.OnNote = func(text string) { notes = append(notes, text) }
-	last, err = Run(ctx, cfg)
+	last, err = run(ctx, cfg, transport)
 	return events, notes, last, err
 }
 
@@ -114,12 +128,17 @@ func TestFirstConnectionMustSucceedAndErrorsHideTheURL(t *testing.T) {
 }
 
 func TestRetryAfterIsKept(t *testing.T) {
-	url, _ := serve(t, status(503, "Retry-After", "1"), stream("data: last\n\n"))
-	begin := time.Now()
-	_, notes, _, err := follow(t, Config{URL: url})
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, time.Since(begin), time.Second)
-	require.Contains(t, notes[0], "503 Service Unavailable: because of it; trying again in 1")
+	synctest.Test(t, func(t *testing.T) {
+		handler, _ := inTurn(status(503, "Retry-After", "7"), stream("data: last\n\n"))
+		transport := outbound.Transport(headTimeout)
+		transport.DialContext = pipetest.Serve(t, handler)
+		begin := time.Now()
+		_, notes, _, err := followOver(t, transport, Config{URL: "http://127.0.0.1/"})
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(begin), 7*time.Second)
+		require.LessOrEqual(t, time.Since(begin), 7*time.Second+7*time.Second/5)
+		require.Regexp(t, `503 Service Unavailable: because of it; trying again in [78]`, notes[0])
+	})
 }
 
 func TestDelayGrowsWithFailuresUpToItsBound(t *testing.T) {
