@@ -180,21 +180,31 @@ func TestKeySetIsFetchedAtIntervals(t *testing.T) {
 }
 
 func TestUnknownKeyIDsShareFetches(t *testing.T) {
-	const pause = 50 * time.Millisecond
-	s := newIssuer(t, jwk(t, "1", ecPair().public))
-	a := openAt(t, s.config(), pace{pause: pause, interval: time.Hour, retry: time.Hour, maxAge: time.Hour})
+	const strangers = 100
+	key := jwk(t, "1", ecPair().public)
+	s := newIssuer(t, key)
+	a := openAt(t, s.config(), quick)
 	admitted(t, a, withToken(t, es256(t, ecPair(), "kid", "1")))
+	asked, answer := make(chan struct{}, strangers), make(chan struct{})
+	s.does(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{key}})
+	})
 	stranger := withToken(t, es256(t, ecPair(), "kid", "made up"))
-	began := time.Now()
 	var wg sync.WaitGroup
-	for range 100 {
-		wg.Go(func() {
-			assert.Equal(t, http.StatusUnauthorized, outcome(t.Context(), a, stranger))
-		})
+	come := func(n int) {
+		for range n {
+			wg.Go(func() { assert.Equal(t, http.StatusUnauthorized, outcome(t.Context(), a, stranger)) })
+		}
 	}
+	come(1)
+	<-asked
+	come(strangers - 1)
+	eventually(t, func() bool { return keySetOf(a).waiting.Load() == strangers })
+	close(answer)
 	wg.Wait()
-	atMost := 2 + int64(time.Since(began)/pause)
-	require.LessOrEqual(t, s.fetches.Load(), atMost)
+	require.EqualValues(t, 3, s.fetches.Load(), "the first of all, that of the first stranger, and one for those who came meanwhile")
 }
 
 func TestKnownKeysDoNotWaitForUnknownOnes(t *testing.T) {

@@ -287,20 +287,17 @@ func TestQuestionsAreBounded(t *testing.T) {
 // TestOldQuestionsAreDropped: their asker does not look any more.
 func TestOldQuestionsAreDropped(t *testing.T) {
 	w := newTown(t)
-	hold := make(chan struct{})
-	entered := make(chan struct{}, 2)
+	asked := make(chan struct{}, 2)
 	a := w.run("a", 0, func(cfg *Config) {
-		cfg.Subscribers = func(context.Context, string) (int64, error) { entered <- struct{}{}; <-hold; return 1, nil }
+		cfg.Subscribers = func(context.Context, string) (int64, error) { asked <- struct{}{}; return 1, nil }
 	})
 	w.sees(a, "a")
-	question := []string{noticeAsk, "0123456789abcdef", "b", "78"}
-	a.Notice(question)
-	<-entered
-	a.Notice(question)
-	<-time.After(askTimeout + 10*time.Millisecond) // what is tested is that so much time passes
-	close(hold)
-	require.Eventually(t, func() bool { return a.Stats().Dropped == 1 }, patience, 5*time.Millisecond)
-	require.Empty(t, entered)
+	now := time.Now()
+	a.questions <- question{"0123456789abcdef", "78", now.Add(-2 * askTimeout)}
+	a.questions <- question{"fedcba9876543210", "78", now.Add(time.Hour)} // not old, however long it waits
+	require.Eventually(t, func() bool { return a.Stats().Answers == 1 }, patience, 5*time.Millisecond)
+	require.EqualValues(t, 1, a.Stats().Dropped)
+	require.Len(t, asked, 1)
 }
 
 func TestMalformedNoticesAreIgnored(t *testing.T) {
