@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"runtime"
 	"strconv"
 	"time"
@@ -97,8 +99,39 @@ func (s *stage) broadcast(ctx context.Context, c *swarm.Crew, f *feed, group int
 	if err := f.pub.Flush(); err != nil {
 		return 0, err
 	}
+	last, err := s.awaitAll(ctx, c, f, group, "a broadcast")
+	return nanos(last - due), err
+}
+
+// errMissing ends a run in which a step never ended: there is no time that it took.
+var errMissing = errors.New("not everybody got")
+
+// awaitAll returns when the last member of group got the last message. When not all
+// have it at the end of the limit, they are counted, and the run is to end.
+func (s *stage) awaitAll(ctx context.Context, c *swarm.Crew, f *feed, group int, what string) (last int64, err error) {
 	r, err := c.Await(ctx, s.opts.Limit, f.want(group))
-	return time.Duration(r.Last - due), err
+	if err != nil || r.Reached {
+		return r.Last, err
+	}
+	err = fmt.Errorf("%w %s within %v", errMissing, what, s.opts.Limit)
+	if auditErr := c.Audit(ctx, group, f.seqs); auditErr != nil {
+		return 0, errors.Join(err, auditErr)
+	}
+	_, countErr := s.collect(ctx, c, "")
+	return 0, errors.Join(err, countErr)
+}
+
+// awaitLast waits for the end of an open loop; what is missing then counts as lost.
+func (s *stage) awaitLast(ctx context.Context, c *swarm.Crew, f *feed) error {
+	limit := min(grace, s.opts.Limit)
+	r, err := c.Await(ctx, limit, f.want(0))
+	if err != nil {
+		return err
+	}
+	if !r.Reached {
+		s.note("%v after the last message not everybody had all: latencies are those of what arrived", limit)
+	}
+	return c.Audit(ctx, 0, f.seqs)
 }
 
 // mark starts a new stretch for a crew and its feed.

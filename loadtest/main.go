@@ -198,7 +198,7 @@ func verdict(out *report.Report, runErr error, stderr io.Writer) int {
 	case runErr != nil:
 		fmt.Fprintln(stderr, "loadtest:", runErr)
 	case faults > 0 || failed > 0:
-		fmt.Fprintf(stderr, "loadtest: %d messages lost, repeated, late or torn; %d runs failed\n", faults, failed)
+		fmt.Fprintf(stderr, "loadtest: %d messages lost, repeated, late or torn, or streams ended; %d runs failed\n", faults, failed)
 	default:
 		return 0
 	}

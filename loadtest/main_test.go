@@ -306,6 +306,54 @@ func TestFaultyServersAreCaught(t *testing.T) {
 	})
 }
 
+// TestServerThatEndsIdleStreamsIsAFault: streams that are gone cost nothing.
+func TestServerThatEndsIdleStreamsIsAFault(t *testing.T) {
+	const idle = 20 * time.Millisecond
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-time.After(idle):
+		case <-r.Context().Done():
+		}
+	}))
+	defer s.Close()
+	defer s.CloseClientConnections()
+	out, text := execute(t, exitFaults, "hold", "--only", "--rounds", "1", "--conns", "5", "--idle", "300ms",
+		"--target", "name=hasty;url="+s.URL+"/{channel}")
+	require.EqualValues(t, 5, out.Scenarios[0].Runs[0].Counts.Closed)
+	require.Contains(t, text, "0 / 0 / 0 / 5 / 0")
+}
+
+// TestWhatDoesNotArriveHasNoFigures: the time of a step that never ended, and
+// percentiles of nothing, would look good.
+func TestWhatDoesNotArriveHasNoFigures(t *testing.T) {
+	f := func(lost int, delivered int, figures string, want string, args ...string) {
+		t.Helper()
+		spec := startMemoryServer(t, func(log []string) []string {
+			if len(log) > delivered {
+				return nil
+			}
+			return newest(log)
+		})
+		out, text := execute(t, exitFaults, append(args, "--only", "--rounds", "1", "--limit", "300ms", "--target", spec)...)
+		require.Contains(t, text, want)
+		r := out.Scenarios[0].Runs[0]
+		require.EqualValues(t, lost, r.Counts.Lost, args[0])
+		for key := range strings.FieldsSeq(figures) {
+			require.NotContains(t, r.Values, key, args[0])
+		}
+	}
+	f(4, warmMessages-1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
+	f(4, warmMessages+1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
+	f(4, warmMessages+warmBroadcasts+1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
+	f(4*10, warmMessages+warmBroadcasts, "complete_p50 p50", "not everybody got", "burst", "--conns", "4", "--messages", "10")
+	f(4*5+3*5, warmMessages+warmBroadcasts, "all_p99 some_p99 p99_ratio", "nothing arrived",
+		"slow", "--conns", "4", "--rate", "100", "--duration", "50ms")
+	f(3*(2+10), warmMessages, "p50 p99 max", "nothing arrived",
+		"spread", "--channels", "1", "--members", "3", "--rate", "200", "--duration", "50ms")
+	f(4, warmMessages, "", "not everybody got", "mixed", "--conns", "4", "--members", "1", "--duration", "50ms")
+}
+
 func TestResumeCountsWhatWasMissed(t *testing.T) {
 	spec := startMemoryServer(t, newest)
 	out, _ := execute(t, 0, "resume", "--only", "--rounds", "1", "--conns", "30", "--missed", "7", "--target", spec)
@@ -326,7 +374,9 @@ func TestResumeWithoutHistoryIsALoss(t *testing.T) {
 		"--target", "name=liar;url=" + floor.URL + ";publish=" + floor.Publish,
 	}, &stdout, &stderr)
 	require.Equal(t, exitFaults, code)
-	require.Contains(t, stdout.String(), "30 / 0 / 0 / 0")
+	require.Contains(t, stdout.String(), "30 / 0 / 0 / 0 / 0")
+	require.Contains(t, stdout.String(), "not everybody got")
+	require.NotContains(t, stdout.String(), "resume, all caught up")
 }
 
 func TestRedisReadsAreTakenFromCommandStats(t *testing.T) {

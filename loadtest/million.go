@@ -332,20 +332,22 @@ func (f *fleet) broadcast(ctx context.Context) error {
 	if err := feed.pub.Flush(); err != nil {
 		return err
 	}
-	var last int64
+	last, reached := int64(0), true
 	for _, w := range f.waves {
 		left := max(f.opts.Limit-nanos(swarm.Now()-due), time.Millisecond) // for all together
 		r, err := w.crew.Await(ctx, left, feed.want(0))
 		if err != nil {
 			return err
 		}
-		last = max(last, r.Last)
+		last, reached = max(last, r.Last), reached && r.Reached
 	}
 	end, err := target.ReadCPU(f.pids())
 	if err != nil {
 		return err
 	}
-	f.set("complete", ms(nanos(last-due)))
+	if reached {
+		f.set("complete", ms(nanos(last-due)))
+	}
 	f.set("broadcast_cpu_us", end.Sub(start).Total.Seconds()*1e6/float64(f.open))
 	return f.count(ctx, feed)
 }

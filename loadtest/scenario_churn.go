@@ -67,10 +67,7 @@ func (ch *churn) run(ctx context.Context, s *stage) error {
 	if err := ch.measure(ctx, s, passing, f); err != nil {
 		return err
 	}
-	if _, err := residents.Await(ctx, grace, f.want(0)); err != nil {
-		return err
-	}
-	if err := residents.Audit(ctx, 0, f.seqs); err != nil {
+	if err := s.awaitLast(ctx, residents, f); err != nil {
 		return err
 	}
 	st, err := s.collect(ctx, residents, "residents")

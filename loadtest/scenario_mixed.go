@@ -77,7 +77,9 @@ func (m *mixed) run(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.percentiles("busy_", busy)
-	s.set("added_p99", ms(busy.Latency.Quantile(0.99)-idle.Latency.Quantile(0.99)))
+	if idle.Latency.Count() > 0 && busy.Latency.Count() > 0 {
+		s.set("added_p99", ms(busy.Latency.Quantile(0.99)-idle.Latency.Quantile(0.99)))
+	}
 	s.lateness(x.smallFeed)
 	return nil
 }
@@ -128,7 +130,7 @@ func (m *mixed) both(ctx context.Context, s *stage, x sides) error {
 	if err = errors.Join(err, broadcastErr); err != nil {
 		return err
 	}
-	s.set("complete_p50", ms(complete.Quantile(0.5)))
+	s.quantile("complete_p50", &complete, 0.5)
 	s.set("broadcasts", float64(complete.Count()))
 	if err := x.large.Audit(ctx, 0, x.largeFeed.seqs); err != nil {
 		return err

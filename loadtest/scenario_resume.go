@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"ssed/loadtest/report"
 	"ssed/loadtest/swarm"
@@ -104,7 +103,7 @@ func (re *resume) learnIDs(ctx context.Context, s *stage, c *swarm.Crew, f *feed
 	if err := re.toAll(f, 1); err != nil {
 		return err
 	}
-	if _, err := c.Await(ctx, s.opts.Limit, f.want(0)); err != nil {
+	if _, err := s.awaitAll(ctx, c, f, 0, "its message"); err != nil {
 		return err
 	}
 	if err := c.Audit(ctx, 0, f.seqs); err != nil {
@@ -148,11 +147,11 @@ func (re *resume) comeBack(ctx context.Context, s *stage, c *swarm.Crew, f *feed
 	if err != nil {
 		return err
 	}
-	caughtUp, err := c.Await(ctx, s.opts.Limit, f.want(0))
+	caughtUp, err := s.awaitAll(ctx, c, f, 0, "what was missed")
 	if err != nil {
 		return err
 	}
-	took := time.Duration(max(caughtUp.Last, opened.End) - opened.Start)
+	took := nanos(max(caughtUp, opened.End) - opened.Start)
 	s.set("resume_s", took.Seconds())
 	s.set("resume_ratio", took.Seconds()/s.run.Values["plain_s"])
 	if cpu, _, ok := cost.read(); ok {

@@ -83,10 +83,7 @@ func (s *stage) openLoop(ctx context.Context, c *swarm.Crew, f *feed, rate int, 
 	if err := f.pace(ctx, interval, max(int(d/interval), 1)); err != nil {
 		return err
 	}
-	if _, err := c.Await(ctx, min(grace, s.opts.Limit), f.want(0)); err != nil {
-		return err
-	}
-	return c.Audit(ctx, 0, f.seqs)
+	return s.awaitLast(ctx, c, f)
 }
 
 // slow stops reading on a part of the connections.
@@ -149,7 +146,7 @@ func (sl *slow) run(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.percentiles("some_", some)
-	if base := all.Latency.Quantile(0.99); base > 0 {
+	if base := all.Latency.Quantile(0.99); base > 0 && some.Latency.Count() > 0 {
 		s.set("p99_ratio", float64(some.Latency.Quantile(0.99))/float64(base))
 	}
 	if fds > 0 && stopped > 0 {

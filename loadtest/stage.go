@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/loadtest/hist"
 	"ssed/loadtest/report"
 	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
@@ -205,7 +206,7 @@ func (s *stage) warmUp(ctx context.Context) error {
 		if err := f.pub.Settle(); err != nil {
 			return err
 		}
-		if _, err := c.Await(ctx, s.opts.Limit, f.want(0)); err != nil {
+		if _, err := s.awaitAll(ctx, c, f, 0, "the messages of the warm-up"); err != nil {
 			return err
 		}
 	}
@@ -328,10 +329,20 @@ func (s *stage) phase(name string, st *swarm.Stats) {
 
 // percentiles records latency figures in milliseconds, keys with a prefix.
 func (s *stage) percentiles(prefix string, st *swarm.Stats) {
-	for key, q := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999} {
-		s.set(prefix+key, ms(st.Latency.Quantile(q)))
+	if st.Latency.Count() == 0 {
+		s.note("nothing arrived: there are no latencies")
 	}
-	s.set(prefix+"max", ms(st.Latency.Max()))
+	for key, q := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1} {
+		s.quantile(prefix+key, &st.Latency, q)
+	}
+}
+
+// quantile records one in milliseconds. Of nothing there is none: a 0 would be the
+// best of all results.
+func (s *stage) quantile(key string, h *hist.Histogram, q float64) {
+	if h.Count() > 0 {
+		s.set(key, ms(h.Quantile(q)))
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -23,7 +23,7 @@ func example() *Report {
 	}
 	failed := Run{Target: "<b>", Round: 3, Error: "no <such> server", Notes: []string{"a note"}}
 	faulty := run("<b>", 2, 50)
-	faulty.Counts = swarm.Counts{Lost: 3, Duplicates: 2, Late: 1, Gaps: 4}
+	faulty.Counts = swarm.Counts{Lost: 3, Duplicates: 2, Late: 1, Closed: 5, Gaps: 4}
 	return &Report{
 		Started: time.Unix(0, 0).UTC(), Command: "loadtest x --target '<b>'", Host: Host{Kernel: "Linux", CPUs: 2, CPU: "chip"},
 		Scenarios: []Scenario{{
@@ -53,14 +53,14 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 
 func TestFaultsAndFailuresAreCounted(t *testing.T) {
 	faults, failed := example().Wrong()
-	require.EqualValues(t, 6, faults)
+	require.EqualValues(t, 11, faults)
 	require.Equal(t, 1, failed)
 }
 
 func TestTextTableSaysAll(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, example().WriteText(&b))
-	for _, want := range []string{"X: An example.", "connections 5", "200 [100…4,000]", "70.0 [50.0…90.0]", "0.57", "3 / 2 / 1 / 4", "! <b>, round 3: no <such> server", "note: <b>: a note"} {
+	for _, want := range []string{"X: An example.", "connections 5", "200 [100…4,000]", "70.0 [50.0…90.0]", "0.57", "3 / 2 / 1 / 5 / 4", "! <b>, round 3: no <such> server", "note: <b>: a note"} {
 		require.Contains(t, b.String(), want)
 	}
 	require.NotContains(t, b.String(), "absent", "a metric that nobody has is left out")

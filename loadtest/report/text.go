@@ -96,7 +96,7 @@ func (s *Scenario) row(m Metric) (row []string, some bool) {
 
 // faults is the line of the delivery counters.
 func (s *Scenario) faults() []string {
-	row := []string{"lost / dup / late / other", "msgs"}
+	row := []string{"lost / dup / late / ended / other", ""}
 	for _, t := range s.Targets {
 		row = append(row, faultCell(s.Counts(t)))
 	}
@@ -107,7 +107,7 @@ func (s *Scenario) faults() []string {
 }
 
 func faultCell(c swarm.Counts) string {
-	return fmt.Sprintf("%d / %d / %d / %d", c.Lost, c.Duplicates, c.Late, c.Misrouted+c.Torn+c.Foreign+c.Gaps)
+	return fmt.Sprintf("%d / %d / %d / %d / %d", c.Lost, c.Duplicates, c.Late, c.Closed, c.Misrouted+c.Torn+c.Foreign+c.Gaps)
 }
 
 func formatSpread(v Spread) string {

@@ -160,16 +160,18 @@ func (s *Swarm) read(i int32, c *conn) {
 	if s.stats.Delivered != before {
 		s.last = now
 	}
-	switch {
-	case err != nil && head:
-		s.failed(i, c, s.explain(c, err))
-	case err != nil:
-		s.stats.Closed++
-		s.drop(c, stateClosed, abort)
-	case head && c.state == stateStream:
+	if head && c.state == stateStream && (err == nil || err == errOver) {
 		s.open.Add(1)
 		s.opening.succeeded(s, i, time.Duration(now-int64(start)))
 		s.opening.result.End = now
+		head = false
+	}
+	switch {
+	case err != nil && head:
+		s.failed(i, c, s.explain(c, err))
+	case err != nil && c.fd >= 0: // a churn has closed it already
+		s.stats.Closed++
+		s.drop(c, stateClosed, abort)
 	}
 }
 

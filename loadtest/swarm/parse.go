@@ -13,6 +13,10 @@ var errStatus = errors.New("swarm: the response is not a 200")
 // errFraming is returned for a response that is not HTTP, or broken chunks.
 var errFraming = errors.New("swarm: malformed response")
 
+// errOver is returned for the last chunk of a response. Whether the connection stays
+// open for another request does not matter: the stream has ended.
+var errOver = errors.New("swarm: the response is over")
+
 // phase is the state of the incremental parser. Head phases come first, then
 // those of an event stream.
 type phase uint8
@@ -144,8 +148,7 @@ func lower(ch byte) byte {
 	return ch
 }
 
-// feedChunks takes the chunked framing off (RFC 9112, 7.1). The last chunk ends
-// nothing by itself: the server closes after it.
+// feedChunks takes the chunked framing off (RFC 9112, 7.1).
 func (c *conn) feedChunks(b []byte, t *Stats, now int64) error {
 	for len(b) > 0 {
 		if c.framing == chunkData {
@@ -171,10 +174,10 @@ func (c *conn) chunkByte(ch byte) error {
 	case ch == '\n' && c.framing == chunkEnd:
 		c.framing = chunkSize
 	case ch == '\n':
-		c.framing = chunkData
 		if c.chunk == 0 {
-			c.framing = chunkEnd
+			return errOver
 		}
+		c.framing = chunkData
 	case ch == '\r' || c.framing == chunkExt:
 	case c.framing == chunkSize && ch == ';':
 		c.framing = chunkExt

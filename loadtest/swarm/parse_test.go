@@ -152,7 +152,7 @@ func chunked(rng *rand.Rand, s string) string {
 		fmt.Fprintf(&out, "%X;ext=1\r\n%s\r\n", n, s[:n])
 		s = s[n:]
 	}
-	return out.String() + "0\r\n\r\n"
+	return out.String()
 }
 
 func TestLastEventIDIsThatOfTheLastWholeBlock(t *testing.T) {
@@ -195,6 +195,8 @@ func TestOtherResponsesAreRefused(t *testing.T) {
 	f("SSH-2.0-OpenSSH\r\n", errFraming)
 	f("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", errFraming)
 	f("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n", errFraming)
+	f("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", errOver)
+	f("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\n\r\n0;last\r\n\r\n", errOver)
 	f("HTTP/1.0 200\r\n\r\n", nil)
 }
 

@@ -210,16 +210,22 @@ func TestChurnOpensAsManyAsAsked(t *testing.T) {
 }
 
 func TestServerThatEndsStreamsIsCounted(t *testing.T) {
-	address := serve(t, func(c net.Conn) {
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nretry: 1\n")
+	f := func(end func(c net.Conn)) {
+		s := single(t, serve(t, end), 5)
+		res, err := s.Open(t.Context(), swarm.OpenSpec{Count: 5, Window: 5, Limit: limit})
+		require.NoError(t, err)
+		require.Equal(t, 5, res.Opened)
+		require.Eventually(t, func() bool {
+			st, err := s.Stats(t.Context())
+			return err == nil && st.Closed == 5
+		}, limit, time.Millisecond)
+	}
+	f(func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nretry: 1\n") })
+	// The last chunk, on a connection that stays open for another request.
+	f(func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nretry: 1\n\r\n0\r\n\r\n")
+		_, _ = c.Read(make([]byte, 1))
 	})
-	s := single(t, address, 5)
-	_, err := s.Open(t.Context(), swarm.OpenSpec{Count: 5, Window: 5, Limit: limit})
-	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		st, err := s.Stats(t.Context())
-		return err == nil && st.Closed == 5
-	}, limit, time.Millisecond)
 }
 
 // serve answers each connection with f and closes it.

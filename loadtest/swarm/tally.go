@@ -46,9 +46,9 @@ func (c *Counts) Add(other Counts) {
 }
 
 // Wrong returns the number of faults: deliveries missing, surplus, out of order
-// or not as they were sent.
+// or not as they were sent, and streams that the server ended.
 func (c *Counts) Wrong() int64 {
-	return c.Lost + int64(c.Duplicates+c.Late+c.Misrouted+c.Torn)
+	return c.Lost + int64(c.Duplicates+c.Late+c.Misrouted+c.Torn+c.Closed)
 }
 
 // Stats are counts with the latencies of the counted deliveries.
