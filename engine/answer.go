@@ -107,7 +107,7 @@ func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 	if h.over != notRefused && !f.chargeAgain(h) {
 		return f.appendUnavailable(dst, req, h.over, whyRefused(h.over))
 	}
-	since := f.e.log.Position()
+	since := f.e.log.standing()
 	channels, err := sseproto.ChannelIDs(nil, req.Query, f.e.cfg.MaxChannels)
 	if err != nil {
 		return f.appendText(dst, req, sseproto.StatusOf(err), textOf(err))
@@ -131,7 +131,7 @@ func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 }
 
 // newAttachment is what a request for a stream becomes.
-func (f *front) newAttachment(fd int, req *sseproto.Request, channels []string, peer uint32, since uint64) *attachment {
+func (f *front) newAttachment(fd int, req *sseproto.Request, channels []string, peer uint32, since standing) *attachment {
 	return &attachment{
 		fd: fd, head: f.heads.get(f.cors.grant(req.Header("Origin"))), channels: channels,
 		resume: resumeOf(req), expires: f.maxAge(), peer: peer, since: since,

@@ -30,7 +30,7 @@ func (s *shard) admit(a *attachment) {
 		s.closeSlot(i, CloseNoMemory)
 		return
 	}
-	c.pos, c.peer = a.since, a.peer
+	c.pos, c.peer = a.since.pos, a.peer
 	if a.resume.kind == resumeNone {
 		c.state |= slotNoID
 	}
@@ -72,13 +72,7 @@ func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
 	defer bytebufferpool.Put(buf)
 	buf.B = append(buf.B, a.head...)
 	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
-	if a.resume.kind == resumeUnknown {
-		c.pos, a.resume.id = s.now(v)
-		buf.B = s.appendGap(buf.B, a.resume.id, sseproto.ReasonUnknownID, a.resume.raw, sseproto.ID{})
-	}
-	if p, needed := s.detour(c); needed && a.resume.kind != resumeID {
-		a.resume = p
-	}
+	buf.B = s.appendStart(buf.B, v, c, a)
 	n, res := s.writeBytes(c, buf.B)
 	if res == ioFailed {
 		s.closeSlot(i, CloseError)
@@ -94,6 +88,49 @@ func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
 		return
 	}
 	s.catchUp(v, i, c)
+}
+
+// appendStart settles where a new slot starts, and extends dst with a gap event where
+// that is not where its client left off.
+func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte {
+	switch {
+	case a.resume.kind == resumeUnknown:
+		return s.appendNow(dst, v, c, a, sseproto.ReasonUnknownID)
+	case a.resume.kind == resumeID && s.believes(a.resume.id):
+		return dst
+	case s.missesNothing(v, c, a):
+		a.resume = resumePoint{}
+		return dst
+	}
+	id, known := s.log.idAt(c.pos)
+	if !known {
+		return s.appendNow(dst, v, c, a, sseproto.ReasonTrimmed)
+	}
+	a.resume = resumePoint{kind: resumeID, id: id}
+	return dst
+}
+
+// appendNow lets a slot start where this pass stands, and its client be told.
+func (s *shard) appendNow(dst []byte, v *view, c *slot, a *attachment, reason string) []byte {
+	raw := a.resume.raw
+	a.resume = resumePoint{}
+	var id sseproto.ID
+	c.pos, id = s.now(v)
+	return s.appendGap(dst, id, reason, raw, sseproto.ID{})
+}
+
+// missesNothing reports whether a slot may go on from the position at which its request
+// was read. An Authorizer may have taken seconds since. What left the ring meanwhile is
+// known only for channels that had a subscriber, and of a lost stretch only their
+// messages are read back.
+func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
+	return a.since.holes == s.log.holes.Load() && c.pos+1 >= s.coverage(v).first
+}
+
+// believes reports whether some instance can have given an ID out.
+func (s *shard) believes(id sseproto.ID) bool {
+	const ahead = uint64(maxAhead / time.Millisecond)
+	return id.Ms <= uint64(s.began.UnixMilli())+ahead || id.Ms <= s.log.last().Ms+ahead
 }
 
 func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
@@ -123,7 +160,8 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	cov := s.coverage(v)
 	switch {
 	case cov.from == sseproto.MaxID, !cov.filling && !p.id.Less(cov.from) && last.Less(p.id):
-		s.resumeAhead(v, i, c, p, last)
+		c.state |= slotResuming
+		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
 	case !cov.filling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)
@@ -147,22 +185,6 @@ func (s *shard) coverage(v *view) *coverage {
 		}
 		runtime.Gosched()
 	}
-}
-
-// resumeAhead lets a slot wait for the log to reach its ID, or starts it now when
-// no instance can have given that ID out.
-func (s *shard) resumeAhead(v *view, i uint32, c *slot, p resumePoint, last sseproto.ID) {
-	believable := max(uint64(time.Now().UnixMilli()), last.Ms) + uint64(maxAhead/time.Millisecond)
-	if p.id.Ms <= believable {
-		c.state |= slotResuming
-		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
-		return
-	}
-	if p, needed := s.detour(c); needed {
-		s.resumeFrom(v, i, c, p)
-		return
-	}
-	s.catchUp(v, i, c)
 }
 
 // lookAhead starts the slots that the log has caught up with.

@@ -31,5 +31,11 @@ type attachment struct {
 	resume   resumePoint // where to start
 	expires  time.Time   // close at this time; zero: never
 	peer     uint32      // the front's handle for its address, given back at close; 0: none
-	since    uint64      // position of the log when the request was read: "now" of a client without Last-Event-ID
+	since    standing    // when the request was read: "now" of a client without Last-Event-ID
+}
+
+// standing is where the log stood at some moment.
+type standing struct {
+	pos   uint64 // of the newest message
+	holes uint64 // how often something had been missed until then
 }

@@ -69,7 +69,7 @@ func socketPair(t testing.TB) (int, net.Conn) {
 func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
-	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: resume, since: e.log.Position()})
+	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: resume, since: e.log.standing()})
 	return newTestClient(t, conn)
 }
 

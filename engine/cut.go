@@ -106,16 +106,3 @@ func (s *shard) upTo(c *slot) uint64 {
 	}
 	return max(pos, c.pos)
 }
-
-// detour returns from where a new slot resumes whose request was read before a cut and
-// that was admitted behind it: cutOff may have passed it by.
-func (s *shard) detour(c *slot) (p resumePoint, needed bool) {
-	if c.pos >= s.cut.pos {
-		return p, false
-	}
-	id, known := s.log.idAt(c.pos)
-	if !known {
-		id = s.cut.after
-	}
-	return resumePoint{kind: resumeID, id: id}, true
-}

@@ -257,7 +257,7 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	h := shardByHand(t, nil)
 	fd, conn := socketPair(t)
-	a := &attachment{fd: fd, channels: []string{"a"}, since: h.log.Position()}
+	a := &attachment{fd: fd, channels: []string{"a"}, since: h.log.standing()}
 	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	h.engine.conns.Add(1)

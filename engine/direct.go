@@ -53,7 +53,7 @@ func (f *front) plainStream(fd int, req *sseproto.Request, peer uint32) *attachm
 	if string(req.Path) != pathStream || string(req.Method) != http.MethodGet || req.HasBody() || f.full() {
 		return nil
 	}
-	since := f.e.log.Position()
+	since := f.e.log.standing()
 	if _, _, ok := f.availability(); !ok {
 		return nil
 	}

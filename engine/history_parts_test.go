@@ -68,7 +68,7 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 8<<10))
 	c := newTestClient(t, conn)
 	e.conns.Add(1)
-	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: after(sseproto.ID{Ms: 800}), since: e.log.Position()})
+	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: after(sseproto.ID{Ms: 800}), since: e.log.standing()})
 	told := make(map[string]bool)
 	for _, got := range c.next(501) {
 		told[got.data] = true

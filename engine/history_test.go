@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +22,7 @@ type memoryHistory struct {
 	disputed []sseproto.ID
 	err      error
 	block    chan struct{} // reads wait until it is closed; nil: they do not
+	waiting  atomic.Int32  // reads that wait for it
 }
 
 func newMemoryHistory() *memoryHistory {
@@ -39,6 +41,8 @@ func (h *memoryHistory) store(id sseproto.ID, channel string, m sseproto.Message
 
 func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
 	if h.block != nil {
+		h.waiting.Add(1)
+		defer h.waiting.Add(-1)
 		select {
 		case <-h.block:
 		case <-ctx.Done():

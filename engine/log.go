@@ -104,6 +104,7 @@ type Log struct {
 	tail  atomic.Uint64 // the first position still in the ring
 	index atomic.Pointer[[]segmentRef]
 	cover atomic.Pointer[coverage]
+	holes atomic.Uint64 // spans that did not go on where the one before ended; counted before the hole is dealt with
 
 	mu      sync.Mutex // orders writers; never held across a system call, see unlock
 	size    int64      // bytes of all segments in the ring
@@ -195,6 +196,13 @@ func (l *Log) oldestLocked() time.Duration {
 
 // Position is the position of the newest message; 0 before the first.
 func (l *Log) Position() uint64 { return l.head.Load() - 1 }
+
+// standing is where the log stands now. The holes come first: a position from behind a
+// hole that counts as one from before it is only looked at twice.
+func (l *Log) standing() standing {
+	holes := l.holes.Load()
+	return standing{pos: l.Position(), holes: holes}
+}
 
 // safePosition is the lowest position that a reader may still look at.
 func (l *Log) safePosition() uint64 {

@@ -51,6 +51,8 @@ type modelClient struct {
 	told     map[int]bool // a gap event came before seen[i]
 	ranges   []toldRange
 	frozen   bool
+	pending  func() *testClient // its request is being decided; nil: it has a stream
+	decided  int                // steps until it is
 }
 
 // toldRange is what a gap event said may be missing: all beyond low up to high.
@@ -109,21 +111,47 @@ func (m *model) connect() {
 		c.channels = append(c.channels, fmt.Sprint("c", k))
 	}
 	c.from = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
-	c.last = c.from
 	m.clients = append(m.clients, c)
+	if m.rng.IntN(2) == 0 {
+		since := m.e.log.standing()
+		c.pending = func() *testClient { return request(m.t, m.e, since, c.channels...) }
+		c.decided = m.rng.IntN(200)
+		return
+	}
+	c.last = c.from
 	m.reconnect(c)
 }
 
+// decide lets in whose time has come.
+func (m *model) decide() {
+	for _, c := range m.clients {
+		if c.decided--; c.pending != nil && c.decided <= 0 {
+			c.testClient, c.pending = c.pending(), nil
+		}
+	}
+}
+
+// reconnect goes on from the last ID; without one from now.
 func (m *model) reconnect(c *modelClient) {
+	if c.pending != nil {
+		return
+	}
 	if c.testClient != nil {
 		_ = c.conn.Close()
+		if id, _, err := sseproto.ParseEventID(string(c.dec.LastEventID())); err == nil && c.last.Less(id) {
+			c.last = id
+		}
 	}
-	c.testClient = join(m.t, m.e, after(c.last), c.channels...)
+	resume := after(c.last)
+	if c.last == (sseproto.ID{}) {
+		resume, c.from = resumePoint{}, sseproto.ID{Ms: m.f.t, Seq: m.f.n}
+	}
+	c.testClient = join(m.t, m.e, resume, c.channels...)
 }
 
 // poll reads what is there.
 func (m *model) poll(c *modelClient, wait time.Duration) {
-	for {
+	for c.pending == nil {
 		require.NoError(m.t, c.conn.SetReadDeadline(time.Now().Add(wait)))
 		n, err := c.conn.Read(c.buf)
 		_, _ = c.dec.Write(c.buf[:n])
@@ -202,6 +230,9 @@ func (m *model) check(c *modelClient) {
 		}
 	}
 	i := 0
+	for i < len(c.seen) && !c.from.Less(c.seen[i]) {
+		i++ // of a stretch that was lost when it came, and read back
+	}
 	for _, id := range want {
 		if i < len(c.seen) && c.seen[i] == id {
 			i++
@@ -233,6 +264,7 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 	m.f = startFeed(m.e, 1000)
 	m.written = sseproto.ID{Ms: 1000}
 	for range 4000 {
+		m.decide()
 		switch n := m.rng.IntN(1000); {
 		case n < 800:
 			m.publish()
@@ -261,6 +293,10 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 	}
 	m.tick()
 	m.tick()
+	for _, c := range m.clients {
+		c.decided = 0
+	}
+	m.decide()
 	for _, c := range m.clients {
 		deadline, last := time.Now().Add(waitLong), c.last
 		for !m.done(c) {

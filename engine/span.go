@@ -79,6 +79,9 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	defer l.unlock()
 	l.stats.spans.Add(1)
 	before := l.spans.newest()
+	if before != nil {
+		l.holes.Add(1)
+	}
 	switch {
 	case l.stage.active() || l.mayFillLocked():
 		l.stage.open(l, low)
@@ -110,7 +113,7 @@ func (l *Log) tellLoss(after, low sseproto.ID) {
 // openLocked starts a span in the ring.
 func (l *Log) openLocked(low sseproto.ID) {
 	head := l.head.Load()
-	if head == 1 { // what a client has that came before the first message
+	if l.spans.newest() == nil { // what a client has that came before the first message
 		l.anchors.note(0, low)
 	}
 	l.spans.list = append(l.spans.list, span{low: low, high: low, ready: low, first: head})
