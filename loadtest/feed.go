@@ -71,6 +71,7 @@ func (f *feed) pace(ctx context.Context, interval time.Duration, count int) erro
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer swarm.Boost()()
+	f.pub.Quiet()
 	start := swarm.Now() + int64(time.Millisecond)
 	for n := range count {
 		due := start + int64(n)*int64(interval)
@@ -86,7 +87,7 @@ func (f *feed) pace(ctx context.Context, interval time.Duration, count int) erro
 			return err
 		}
 	}
-	return nil
+	return f.pub.Settle()
 }
 
 // broadcast sends one message on the first channel and waits until every member
@@ -159,7 +160,9 @@ var (
 	metricPerCPU  = report.Metric{Key: "deliveries_per_cpu_s", Label: "deliveries per server CPU second", Unit: "1/s", Better: report.More, Plot: true}
 	metricPerWall = report.Metric{Key: "deliveries_per_s", Label: "deliveries per second", Unit: "1/s", Better: report.More}
 	metricCPU     = report.Metric{Key: "cpu_share", Label: "server CPU while sending", Unit: "% of a core"}
+	metricRedis   = report.Metric{Key: "redis_share", Label: "Redis CPU while sending", Unit: "% of a core"}
 	metricUser    = report.Metric{Key: "user_share", Label: "of that in user mode", Unit: "%"}
+	metricLoad    = report.Metric{Key: "load_share", Label: "the load's own CPU meanwhile", Unit: "% of a core"}
 	metricLag     = report.Metric{Key: "send_lag_p99", Label: "sender late, p99", Unit: "ms"}
 )
 

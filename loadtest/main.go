@@ -21,10 +21,10 @@ import (
 // options are the flags that all scenarios share.
 type options struct {
 	With     []string      `help:"Built-in servers to start: floor (a bare write loop), naive (net/http), ssed (needs --ssed-bin)." enum:"floor,naive,ssed" default:"floor"`
-	Target   []string      `help:"A running server: 'name=N;url=http://…{channel}…;publish=redis://…|http://…{channel}…;pid=1,2;depth=N;header=K: V;resume=no'. May repeat." sep:"none" placeholder:"SPEC"`
+	Target   []string      `help:"A running server: 'name=N;url=http://…{channel}…;publish=redis://…|http://…{channel}…;pid=1,2;redis_pid=3;depth=N;header=K: V;resume=no'. May repeat." sep:"none" placeholder:"SPEC"`
 	SsedBin  string        `help:"The ssed program for --with ssed." placeholder:"FILE" type:"path"`
 	SsedArg  []string      `help:"A further argument for ssed. May repeat." sep:"none" placeholder:"ARG"`
-	Redis    bool          `help:"Run ssed on a private redis-server and publish there; otherwise ssed runs embedded."`
+	Redis    bool          `help:"Run ssed on a private redis-server and publish there; otherwise ssed runs embedded. Beside the floor there is then floor-redis, which subscribes to a Redis as well."`
 	RedisBin string        `help:"The redis-server program." default:"redis-server" placeholder:"FILE"`
 	Only     bool          `help:"Leave the default floor out: only the targets given."`
 	Rounds   int           `help:"Interleaved rounds (A B A B …)." default:"3"`

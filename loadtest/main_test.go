@@ -106,6 +106,27 @@ func TestRoundsAreInterleavedAndRatiosTakenPerRound(t *testing.T) {
 	require.Contains(t, text, "naive / floor")
 }
 
+func TestFloorBehindRedisIsAReferenceToo(t *testing.T) {
+	out, text := execute(t, 0, "spread", "--with", "floor", "--redis", "--rounds", "1", "--channels", "10", "--members", "3", "--rate", "500", "--duration", "300ms")
+	s := out.Scenarios[0]
+	require.Equal(t, []string{"floor", "floor-redis"}, s.References)
+	require.Contains(t, text, "floor-redis / floor")
+	for _, r := range s.Runs {
+		require.Empty(t, r.Error)
+		require.EqualValues(t, 30*180/10, r.Counts.Delivered, "each of the 180 messages, warm-up included, goes to 3")
+		require.Positive(t, r.Values["load_share"])
+		_, onRedis := r.Values["redis_share"]
+		require.Equal(t, r.Target == floorRedis, onRedis)
+	}
+	require.Positive(t, s.Value(floorRedis, "redis_share").Median)
+}
+
+func TestBusiestThreadIsFound(t *testing.T) {
+	sum, most := spent(map[int]time.Duration{1: 10, 2: 20, 3: 5}, map[int]time.Duration{1: 11, 2: 27, 4: 3})
+	require.Equal(t, time.Duration(1+7+3), sum)
+	require.Equal(t, time.Duration(7), most)
+}
+
 func TestConnectionsAreSharedByWorkerProcesses(t *testing.T) {
 	out, _ := execute(t, 0, "fanout", "--rounds", "1", "--conns", "31", "--messages", "3", "--procs", "3")
 	require.EqualValues(t, 31*(3+warmBroadcasts), out.Scenarios[0].Runs[0].Counts.Delivered)

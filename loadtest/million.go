@@ -58,7 +58,7 @@ func (m *million) describe(f *fleet) report.Scenario {
 	return report.Scenario{
 		Name:    "million",
 		About:   "As many connections as the machine holds, on ssed processes that share one Redis; then one broadcast to all.",
-		Targets: []string{"ssed"}, Reference: "ssed",
+		Targets: []string{"ssed"}, References: []string{"ssed"},
 		Params: []report.Param{
 			param("at most", m.Max), param("per server", f.each), param("memory kept free, MiB", m.KeepFree),
 			param("heartbeat", m.Heartbeat), param("connects at once", f.opts.Window),
@@ -125,11 +125,11 @@ func (f *fleet) measure(ctx context.Context) error {
 		return errors.New("the limit of open files is too low: see ulimit -n")
 	}
 	f.progress.begin("million")
-	redis, stop, err := f.opts.startRedis(ctx)
+	redis, p, err := f.opts.startRedis(ctx)
 	if err != nil {
 		return err
 	}
-	f.closers = append(f.closers, stop)
+	f.closers = append(f.closers, p.stop)
 	f.redis, f.prefix = redis, fmt.Sprintf("lt-%x-", f.started.UnixNano())
 	if f.before, err = target.ReadKernel(); err != nil {
 		return err

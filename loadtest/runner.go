@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"ssed/loadtest/report"
 	"ssed/loadtest/target"
@@ -34,7 +33,7 @@ func (r *runner) all(ctx context.Context, list []scenario, out *report.Report) e
 		for _, srv := range r.servers {
 			result.Targets = append(result.Targets, srv.name)
 		}
-		result.Reference = r.reference()
+		result.References = r.references()
 		for round := 1; round <= r.opts.Rounds && ctx.Err() == nil; round++ {
 			for _, srv := range r.servers {
 				r.progress.begin(fmt.Sprintf("%s %d/%d %s", result.Name, round, r.opts.Rounds, srv.name))
@@ -53,12 +52,17 @@ func (r *runner) all(ctx context.Context, list []scenario, out *report.Report) e
 	return nil
 }
 
-// reference is what ratios are taken to: the floor, or the first target.
-func (r *runner) reference() string {
-	if slices.ContainsFunc(r.servers, func(s server) bool { return s.name == "floor" }) {
-		return "floor"
+// references are what ratios are taken to: the floors, or the first target.
+func (r *runner) references() (names []string) {
+	for _, s := range r.servers {
+		if s.name == "floor" || s.name == floorRedis {
+			names = append(names, s.name)
+		}
 	}
-	return r.servers[0].name
+	if len(names) == 0 {
+		return []string{r.servers[0].name}
+	}
+	return names
 }
 
 // one runs a scenario against a freshly started server.

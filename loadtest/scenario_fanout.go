@@ -24,7 +24,7 @@ func (f *fanout) describe(o *options) report.Scenario {
 		About:  "Broadcasts to one channel, each sent when all members have the one before.",
 		Params: []report.Param{param("connections", conns), param("messages", f.Messages), param("bytes", bytes)},
 		Metrics: append([]report.Metric{
-			metricPerCPU, metricPerWall, metricCPU, metricUser,
+			metricPerCPU, metricPerWall, metricCPU, metricUser, metricRedis, metricLoad,
 			{Key: "complete_p50", Label: "until the last member has it, p50", Unit: "ms", Better: report.Less, Plot: true},
 		}, latencyMetrics("", "latency", false)...),
 	}
@@ -113,7 +113,7 @@ func (b *burst) describe(o *options) report.Scenario {
 		About:  "Messages back to back to one channel: a server may join what one member gets.",
 		Params: []report.Param{param("connections", conns), param("messages per burst", b.Messages), param("bursts", b.Bursts), param("bytes", bytes)},
 		Metrics: append([]report.Metric{
-			metricPerCPU, metricPerWall, metricCPU, metricUser,
+			metricPerCPU, metricPerWall, metricCPU, metricUser, metricRedis, metricLoad,
 			{Key: "complete_p50", Label: "until the last member has the last, p50", Unit: "ms", Better: report.Less, Plot: true},
 		}, latencyMetrics("", "latency", false)...),
 	}

@@ -31,7 +31,7 @@ func (sp *spread) describe(o *options) report.Scenario {
 			param("channels", sp.Channels), param("members each", sp.Members), param("messages per second", sp.Rate),
 			param("for", sp.Duration), param("bytes", bytes),
 		},
-		Metrics: append(latencyMetrics("", "latency", true), metricPerCPU, metricCPU, metricUser, metricLag),
+		Metrics: append(latencyMetrics("", "latency", true), metricPerCPU, metricCPU, metricUser, metricRedis, metricLoad, metricLag),
 	}
 }
 

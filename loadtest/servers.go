@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,9 @@ func (o *options) servers() (list []server, err error) {
 	with := o.With
 	if o.Only && slices.Equal(with, []string{"floor"}) {
 		with = nil
+	}
+	if i := slices.Index(with, "floor"); i >= 0 && o.Redis {
+		with = slices.Insert(slices.Clone(with), i+1, floorRedis)
 	}
 	for _, name := range with {
 		s, err := o.builtin(name)
@@ -68,8 +72,13 @@ func (o *options) servers() (list []server, err error) {
 	return list, nil
 }
 
+// floorRedis is the floor behind a private Redis: the way in that ssed has there.
+const floorRedis = "floor-redis"
+
 func (o *options) builtin(name string) (server, error) {
 	switch {
+	case name == floorRedis:
+		return server{name, o.startFloorOnRedis}, nil
 	case name != "ssed":
 		return server{name, func(ctx context.Context) (target.Target, func(), error) { return startOwn(ctx, name) }}, nil
 	case o.SsedBin == "":
@@ -149,13 +158,14 @@ type announcement struct {
 }
 
 // startOwn runs a built-in server as a process of its own.
-func startOwn(_ context.Context, name string) (t target.Target, stop func(), err error) {
+func startOwn(_ context.Context, name string, args ...string) (t target.Target, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return t, nil, err
 	}
 	stdout, stdin := io.ReadCloser(nil), io.WriteCloser(nil)
-	p, err := startProcess(self, []string{"serve-" + name, "--beat", heartbeat.String()}, os.Environ(), func(cmd *exec.Cmd) (err error) {
+	args = append([]string{"serve-" + name, "--beat", heartbeat.String()}, args...)
+	p, err := startProcess(self, args, os.Environ(), func(cmd *exec.Cmd) (err error) {
 		if stdin, err = cmd.StdinPipe(); err != nil {
 			return err
 		}
@@ -188,7 +198,8 @@ const heartbeat = 15 * time.Second
 
 type (
 	serveFloor struct {
-		Beat time.Duration `help:"Longest silence on a stream." required:""`
+		Beat      time.Duration `help:"Longest silence on a stream." required:""`
+		Subscribe string        `help:"Address of a Redis to get messages from."`
 	}
 	serveNaive struct {
 		Beat time.Duration `help:"Time from one heartbeat to the next." required:""`
@@ -196,7 +207,14 @@ type (
 )
 
 func (sf *serveFloor) serve(ctx context.Context) error {
-	f, err := refserver.StartFloor(sf.Beat)
+	var redis netip.AddrPort
+	if sf.Subscribe != "" {
+		var err error
+		if redis, err = netip.ParseAddrPort(sf.Subscribe); err != nil {
+			return err
+		}
+	}
+	f, err := refserver.StartFloorOnRedis(sf.Beat, redis)
 	if err != nil {
 		return err
 	}
@@ -238,17 +256,33 @@ func (o *options) startSsed(ctx context.Context) (target.Target, func(), error) 
 
 // startSsedOnRedis runs ssed on a private Redis; messages are published there.
 func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), error) {
-	address, stopRedis, err := o.startRedis(ctx)
+	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
+		return o.launchSsed(ctx, heartbeat, "--redis-url", "redis://"+address)
+	})
+}
+
+// startFloorOnRedis runs the floor on a private Redis; messages are published there.
+func (o *options) startFloorOnRedis(ctx context.Context) (target.Target, func(), error) {
+	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
+		t, stop, err := startOwn(ctx, "floor", "--subscribe", address)
+		t.Name = floorRedis
+		return t, stop, err
+	})
+}
+
+// onRedis starts a server that gets its messages from a Redis of its own.
+func (o *options) onRedis(ctx context.Context, start func(address string) (target.Target, func(), error)) (target.Target, func(), error) {
+	address, redis, err := o.startRedis(ctx)
 	if err != nil {
 		return target.Target{}, nil, err
 	}
-	t, stopSsed, err := o.launchSsed(ctx, heartbeat, "--redis-url", "redis://"+address)
+	t, stop, err := start(address)
 	if err != nil {
-		stopRedis()
+		redis.stop()
 		return t, nil, err
 	}
-	t.Publish = "redis://" + address
-	return t, func() { stopSsed(); stopRedis() }, nil
+	t.Publish, t.RedisPIDs = "redis://"+address, []int{redis.cmd.Process.Pid}
+	return t, func() { stop(); redis.stop() }, nil
 }
 
 func (o *options) launchSsed(ctx context.Context, beat time.Duration, extra ...string) (t target.Target, stop func(), err error) {
@@ -281,12 +315,12 @@ func (o *options) launchSsed(ctx context.Context, beat time.Duration, extra ...s
 }
 
 // startRedis runs a Redis that keeps nothing on disk.
-func (o *options) startRedis(ctx context.Context) (address string, stop func(), err error) {
+func (o *options) startRedis(ctx context.Context) (address string, p *process, err error) {
 	if address, err = freeAddress(); err != nil {
 		return "", nil, err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	p, err := startProcess(o.RedisBin, []string{
+	p, err = startProcess(o.RedisBin, []string{
 		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
 	}, os.Environ(), nil)
 	if err != nil {
@@ -303,7 +337,7 @@ func (o *options) startRedis(ctx context.Context) (address string, stop func(), 
 		p.stop()
 		return "", nil, fmt.Errorf("start redis-server: %w: %s", err, p.log)
 	}
-	return address, p.stop, nil
+	return address, p, nil
 }
 
 // freeAddress finds a port that is free now. Another process may take it before

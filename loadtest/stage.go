@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ type stage struct {
 	bytes      int // message size
 	perProcess int // how many of them a client process can have
 	network    int // they come from 127.network.0.2 and up
+	workers    []int
 	closers    []func()
 }
 
@@ -112,6 +114,7 @@ func (s *stage) crew(prefix string, where berth, groups ...swarm.Group) (*swarm.
 	})
 	if err == nil {
 		s.closers = append(s.closers, c.Close)
+		s.workers = append(s.workers, c.PIDs()...)
 	}
 	return c, err
 }
@@ -258,36 +261,93 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// cpu is the CPU time of the server so far; ok is false when it can not be read.
-func (s *stage) cpu() (target.CPU, bool) {
-	if len(s.target.PIDs) == 0 {
-		return target.CPU{}, false
+// cpu is the CPU time of processes so far; ok is false when it can not be read.
+func (s *stage) cpu(pids []int) (c target.CPU, ok bool) {
+	if len(pids) == 0 {
+		return c, false
 	}
-	c, err := target.ReadCPU(s.target.PIDs)
+	c, err := target.ReadCPU(pids)
 	if err != nil {
 		s.note("%v", err)
 	}
 	return c, err == nil
 }
 
-// meter measures the server's CPU time over a stretch.
+// softIRQ are the kernel's threads for network work.
+var softIRQ = sync.OnceValue(target.SoftIRQThreads)
+
+// threads is how long the threads ran that may hold a server back: those of the
+// load, and the kernel's.
+func (s *stage) threads() (load, kernel map[int]time.Duration) {
+	return target.ReadThreads(append([]int{os.Getpid()}, s.workers...)), target.ReadThreads(softIRQ())
+}
+
+// meter measures CPU time over a stretch: the server's, and that of what is
+// around it.
 type meter struct {
-	stage *stage
-	start target.CPU
-	begin time.Time
-	ok    bool
+	stage        *stage
+	load, kernel map[int]time.Duration
+	server       target.CPU
+	redis        target.CPU
+	serverSeen   bool
+	redisSeen    bool
+	begin        time.Time
 }
 
 func (s *stage) meter() meter {
-	m := meter{stage: s, begin: time.Now()}
-	m.start, m.ok = s.cpu()
+	m := meter{stage: s}
+	m.load, m.kernel = s.threads()
+	m.redis, m.redisSeen = s.cpu(s.target.RedisPIDs)
+	m.begin = time.Now()
+	m.server, m.serverSeen = s.cpu(s.target.PIDs)
 	return m
 }
 
-// read returns the CPU time since the meter was made.
+// read returns the server's CPU time since the meter was made.
 func (m meter) read() (cpu target.CPU, wall time.Duration, ok bool) {
-	now, ok := m.stage.cpu()
-	return now.Sub(m.start), time.Since(m.begin), ok && m.ok
+	now, ok := m.stage.cpu(m.stage.target.PIDs)
+	wall = time.Since(m.begin)
+	cpu, ok = now.Sub(m.server), ok && m.serverSeen
+	if ok {
+		m.bottlenecks(cpu, wall)
+	}
+	return cpu, wall, ok
+}
+
+// A thread of the load that works for busyShare of the time is as likely the limit
+// as the server is. What ksoftirqd does is the work of a socket's write(2) that
+// nobody is charged for: from softIRQShare of the server's time on it shows in the figures.
+const (
+	busyShare    = 0.9
+	softIRQShare = 0.02
+)
+
+// bottlenecks records how busy the load was, and notes what else than the server
+// may have set the pace.
+func (m meter) bottlenecks(server target.CPU, wall time.Duration) {
+	s := m.stage
+	load, kernel := s.threads()
+	sum, busiest := spent(m.load, load)
+	s.set("load_share", sum.Seconds()/wall.Seconds()*100)
+	if busiest.Seconds() > busyShare*wall.Seconds() {
+		s.note("a thread of the load was busy for more than %.0f %% of a measured time: the server may not have been the limit", busyShare*100)
+	}
+	if sum, _ := spent(m.kernel, kernel); sum.Seconds() > softIRQShare*server.Total.Seconds() {
+		s.note("ksoftirqd worked for more than %.0f %% of the server's CPU time, which is in no figure here", softIRQShare*100)
+	}
+	if redis, ok := s.cpu(s.target.RedisPIDs); ok && m.redisSeen {
+		s.set("redis_share", redis.Sub(m.redis).Total.Seconds()/wall.Seconds()*100)
+	}
+}
+
+// spent is how much longer threads have run, all together and the busiest.
+func spent(before, after map[int]time.Duration) (sum, most time.Duration) {
+	for tid, ran := range after {
+		ran -= before[tid]
+		sum += ran
+		most = max(most, ran)
+	}
+	return sum, most
 }
 
 // deliveries records what n deliveries cost since the meter was made.

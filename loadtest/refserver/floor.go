@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"runtime"
@@ -37,6 +38,7 @@ const (
 	rolePublishListener
 	roleRequest // the request head is not whole yet
 	rolePublisher
+	roleRedis // messages that Redis pushes
 	roleMember
 )
 
@@ -73,7 +75,11 @@ type Floor struct {
 
 // StartFloor listens on free ports of 127.0.0.1 and serves until Close. A stream
 // that nothing is sent on for the time of beat gets a comment line; 0: none does.
-func StartFloor(beat time.Duration) (*Floor, error) {
+func StartFloor(beat time.Duration) (*Floor, error) { return StartFloorOnRedis(beat, netip.AddrPort{}) }
+
+// StartFloorOnRedis is StartFloor with a further way in: what is published on a
+// Redis, on any channel.
+func StartFloorOnRedis(beat time.Duration, redis netip.AddrPort) (*Floor, error) {
 	f := &Floor{
 		beat:     beat,
 		ticked:   time.Now(),
@@ -86,7 +92,10 @@ func StartFloor(beat time.Duration) (*Floor, error) {
 	if f.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("floor: epoll_create1: %w", err)
 	}
-	if err := f.open(); err != nil {
+	if err = f.open(); err == nil && redis.IsValid() {
+		err = f.subscribe(redis)
+	}
+	if err != nil {
 		f.closeAll()
 		return nil, err
 	}
@@ -110,6 +119,40 @@ func (f *Floor) open() (err error) {
 	}
 	f.PublishURL = "line://127.0.0.1:" + strconv.Itoa(port)
 	return nil
+}
+
+// subscribe asks Redis for all channels, as ssed does, and returns when it has
+// said that messages will come.
+func (f *Floor) subscribe(redis netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("floor: socket: %w", err)
+	}
+	f.add(fd, roleRedis)
+	const (
+		command = "*2\r\n$10\r\nPSUBSCRIBE\r\n$1\r\n*\r\n"
+		answer  = "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"
+	)
+	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(redis.Port()), Addr: redis.Addr().As4()})
+	if err == nil {
+		_, err = unix.Write(fd, []byte(command))
+	}
+	got := f.buf[:len(answer)]
+	n := 0
+	for err == nil && n < len(answer) {
+		var more int
+		if more, err = unix.Read(fd, got[n:]); more == 0 && err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		n += more
+	}
+	if err == nil && string(got) != answer {
+		err = errProtocol
+	}
+	if err != nil {
+		return fmt.Errorf("floor: subscribe: %w", err)
+	}
+	return unix.SetNonblock(fd, true)
 }
 
 func (f *Floor) listen(r role) (port int, err error) {
@@ -160,7 +203,7 @@ func (f *Floor) loop() {
 				f.accept(int(ev.Fd), roleRequest)
 			case rolePublishListener:
 				f.accept(int(ev.Fd), rolePublisher)
-			case roleRequest, rolePublisher, roleMember:
+			case roleRequest, rolePublisher, roleRedis, roleMember:
 				f.read(ev.Fd)
 			}
 		}
@@ -256,7 +299,9 @@ func (f *Floor) read(fd int32) {
 	case roleRequest:
 		f.request(fd, b)
 	case rolePublisher:
-		f.publisher(fd, b)
+		f.messages(fd, b, parsePublish)
+	case roleRedis:
+		f.messages(fd, b, parsePush)
 	}
 }
 
@@ -298,16 +343,16 @@ func channelName(head []byte) (string, bool) {
 	return name, ok && more && err == nil
 }
 
-// errProtocol is a publisher that does not keep to the line protocol.
-var errProtocol = errors.New("floor: malformed publish command")
+// errProtocol is a publisher that keeps neither to the line protocol nor to Redis'.
+var errProtocol = errors.New("floor: malformed message")
 
-// publisher sends on every whole command "PUB <channel> <bytes>\n<body>".
-func (f *Floor) publisher(fd int32, b []byte) {
+// messages sends on every whole message.
+func (f *Floor) messages(fd int32, b []byte, parse func([]byte) (channel string, body []byte, n int, err error)) {
 	if old := f.partial[fd]; len(old) > 0 {
 		b = append(old, b...)
 	}
 	for {
-		channel, body, n, err := parsePublish(b)
+		channel, body, n, err := parse(b)
 		if err != nil {
 			f.drop(fd)
 			return
@@ -324,7 +369,7 @@ func (f *Floor) publisher(fd int32, b []byte) {
 	}
 }
 
-// parsePublish reads one command from b; n is its length, 0 when it is not whole.
+// parsePublish reads one command "PUB <channel> <bytes>\n<body>" from b; n is its length, 0 when it is not whole.
 func parsePublish(b []byte) (channel string, body []byte, n int, err error) {
 	end := bytes.IndexByte(b, '\n')
 	if end < 0 {
@@ -345,6 +390,52 @@ func parsePublish(b []byte) (channel string, body []byte, n int, err error) {
 		return "", nil, 0, nil
 	}
 	return words[1], b[end+1 : end+1+size], end + 1 + size, nil
+}
+
+// parsePush reads what Redis (RESP2) pushes to a subscriber, "pmessage", pattern,
+// channel, body; n is its length, 0 when it is not whole. Other pushes have no channel.
+func parsePush(b []byte) (channel string, body []byte, n int, err error) {
+	count, rest, whole, err := parseSize(b, '*')
+	if err != nil || !whole {
+		return "", nil, 0, err
+	}
+	var words [4][]byte
+	for i := range count {
+		if len(rest) > 0 && rest[0] == ':' {
+			_, rest, whole, err = parseSize(rest, ':')
+		} else {
+			var size int
+			size, rest, whole, err = parseSize(rest, '$')
+			if whole = whole && len(rest) >= size+2; whole {
+				words[min(i, len(words)-1)] = rest[:size]
+				rest = rest[size+2:]
+			}
+		}
+		if err != nil || !whole {
+			return "", nil, 0, err
+		}
+	}
+	n = len(b) - len(rest)
+	if string(words[0]) != "pmessage" {
+		return "", nil, n, nil
+	}
+	return string(words[2]), words[3], n, nil
+}
+
+// parseSize reads a line "<kind><number>\r\n"; rest is what follows.
+func parseSize(b []byte, kind byte) (size int, rest []byte, whole bool, err error) {
+	line, rest, whole := bytes.Cut(b, []byte("\r\n"))
+	if len(line) > 0 && line[0] != kind || len(line) > maxHeadBytes {
+		return 0, nil, false, errProtocol
+	}
+	if !whole {
+		return 0, nil, false, nil
+	}
+	size, err = strconv.Atoi(string(bytes.TrimPrefix(line, []byte{kind})))
+	if err != nil || size < 0 || size > maxMessageBytes {
+		return 0, nil, false, errProtocol
+	}
+	return size, rest, true, nil
 }
 
 // publish encodes the frame once and writes it to every member.

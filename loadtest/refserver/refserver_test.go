@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"ssed/internal/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -224,6 +227,50 @@ func TestPublishCommandsAreParsed(t *testing.T) {
 	f("PUB a -1\n", "", "", 0, true)
 	f("PUB a 99999999\n", "", "", 0, true)
 	f(strings.Repeat("P", maxHeadBytes+1), "", "", 0, true)
+}
+
+func TestPushesOfRedisAreParsed(t *testing.T) {
+	f := func(in, channel, body string, n int, bad bool) {
+		t.Helper()
+		gotChannel, gotBody, gotN, err := parsePush([]byte(in))
+		require.Equal(t, bad, err != nil, in)
+		require.Equal(t, channel, gotChannel)
+		require.Equal(t, body, string(gotBody))
+		require.Equal(t, n, gotN)
+	}
+	const push = "*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$2\r\nch\r\n$4\r\na\r\nb\r\n"
+	for i := range len(push) {
+		f(push[:i], "", "", 0, false)
+	}
+	f(push, "ch", "a\r\nb", len(push), false)
+	f(push+"*4", "ch", "a\r\nb", len(push), false)
+	const other = "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"
+	f(other+push, "", "", len(other), false)
+	f("-ERR no\r\n", "", "", 0, true)
+	f("*x\r\n", "", "", 0, true)
+	f("*1\r\n$-1\r\n", "", "", 0, true)
+	f("*1\r\n$99999999\r\n", "", "", 0, true)
+}
+
+func TestFloorSendsWhatIsPublishedOnRedis(t *testing.T) {
+	redis := redistest.Start(t)
+	f, err := StartFloorOnRedis(0, netip.MustParseAddrPort(redis.Addr()))
+	require.NoError(t, err)
+	defer f.Close()
+	a, b := listen(t, f.URL, "a", 0), listen(t, f.URL, "b", 0)
+	long := strings.Repeat("x", floorReadBytes) // more than one read
+	for _, m := range [][2]string{{"a", "one"}, {"nobody", "x"}, {"b", "two"}, {"a", long}, {"a", "end"}} {
+		_, err := redis.Do("PUBLISH", m[0], m[1])
+		require.NoError(t, err)
+	}
+	require.Equal(t, "one", dataLine(t, a))
+	require.Equal(t, "two", dataLine(t, b))
+	require.Equal(t, long, dataLine(t, a))
+	require.Equal(t, "end", dataLine(t, a))
+
+	redis.Stop()
+	_, err = StartFloorOnRedis(0, netip.MustParseAddrPort(redis.Addr()))
+	require.ErrorContains(t, err, "refused")
 }
 
 func TestNaiveSendsToTheMembersOfAChannel(t *testing.T) {

@@ -30,13 +30,14 @@ type Host struct {
 
 // Scenario is one kind of load with the runs of all targets.
 type Scenario struct {
-	Name      string   `json:"name"`
-	About     string   `json:"about"`
-	Params    []Param  `json:"params"`
-	Metrics   []Metric `json:"metrics"`
-	Targets   []string `json:"targets"`
-	Reference string   `json:"reference"`
-	Runs      []Run    `json:"runs"`
+	Name    string   `json:"name"`
+	About   string   `json:"about"`
+	Params  []Param  `json:"params"`
+	Metrics []Metric `json:"metrics"`
+	Targets []string `json:"targets"`
+	// References are the targets that the others are divided by.
+	References []string `json:"references"`
+	Runs       []Run    `json:"runs"`
 }
 
 // Param is a setting of a scenario, for the reader.
@@ -95,11 +96,11 @@ func (s *Scenario) Value(target, key string) Spread {
 	return spreadOf(all)
 }
 
-// Ratio is a metric of a target divided by the reference's of the same round.
-func (s *Scenario) Ratio(target, key string) Spread {
+// Ratio is a metric of a target divided by another's of the same round.
+func (s *Scenario) Ratio(target, to, key string) Spread {
 	reference := map[int]float64{}
 	for _, r := range s.Runs {
-		if v, ok := r.Values[key]; ok && r.Target == s.Reference {
+		if v, ok := r.Values[key]; ok && r.Target == to {
 			reference[r.Round] = v
 		}
 	}

@@ -27,7 +27,7 @@ func example() *Report {
 	return &Report{
 		Started: time.Unix(0, 0).UTC(), Command: "loadtest x --target '<b>'", Host: Host{Kernel: "Linux", CPUs: 2, CPU: "chip"},
 		Scenarios: []Scenario{{
-			Name: "x", About: "An example.", Params: []Param{{"connections", "5"}}, Targets: []string{"floor", "<b>"}, Reference: "floor",
+			Name: "x", About: "An example.", Params: []Param{{"connections", "5"}}, Targets: []string{"floor", "<b>"}, References: []string{"floor"},
 			Metrics: []Metric{
 				{Key: "rate", Label: "rate", Unit: "1/s", Better: More, Plot: true},
 				{Key: "absent", Label: "absent", Unit: "B", Plot: true},
@@ -46,9 +46,24 @@ func TestSummaryIsTheMedian(t *testing.T) {
 
 func TestRatiosAreTakenWithinARound(t *testing.T) {
 	// 90/100 and 50/200; the third round has no pair.
-	r := example().Scenarios[0].Ratio("<b>", "rate")
+	r := example().Scenarios[0].Ratio("<b>", "floor", "rate")
 	require.Equal(t, 2, r.N)
 	require.InDelta(t, (0.9+0.25)/2, r.Median, 1e-9)
+}
+
+func TestEveryTargetIsComparedWithEveryReference(t *testing.T) {
+	s := &example().Scenarios[0]
+	s.Targets, s.References = []string{"floor", "floor-redis", "ssed"}, []string{"floor", "floor-redis"}
+	s.Runs = nil
+	for i, target := range s.Targets {
+		s.Runs = append(s.Runs, Run{Target: target, Round: 1, Values: map[string]float64{"rate": []float64{100, 80, 60}[i]}})
+	}
+	table := s.Table()
+	require.Equal(t, []string{"floor-redis / floor", "ssed / floor", "ssed / floor-redis"}, table[0][5:])
+	require.Equal(t, []string{"0.80", "0.60", "0.75"}, table[1][5:])
+	for _, row := range table {
+		require.Len(t, row, len(table[0]))
+	}
 }
 
 func TestFaultsAndFailuresAreCounted(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -58,10 +59,8 @@ func (s *Scenario) notes() (out []string) {
 // Table is the summary as cells, the heading first.
 func (s *Scenario) Table() [][]string {
 	head := append([]string{"", "unit"}, s.Targets...)
-	for _, t := range s.Targets {
-		if t != s.Reference {
-			head = append(head, t+" / "+s.Reference)
-		}
+	for _, r := range s.ratios() {
+		head = append(head, r.of+" / "+r.to)
 	}
 	rows := [][]string{head}
 	for _, m := range s.Metrics {
@@ -72,6 +71,22 @@ func (s *Scenario) Table() [][]string {
 	return append(rows, s.faults())
 }
 
+// ratio is a column that divides one target by another.
+type ratio struct{ of, to string }
+
+// ratios are those of every target to every reference before it: of two
+// references the later to the earlier.
+func (s *Scenario) ratios() (list []ratio) {
+	for i, to := range s.References {
+		for _, t := range s.Targets {
+			if !slices.Contains(s.References[:i+1], t) {
+				list = append(list, ratio{t, to})
+			}
+		}
+	}
+	return list
+}
+
 // row is the line of a metric; some is false when no target has it.
 func (s *Scenario) row(m Metric) (row []string, some bool) {
 	row = []string{m.Label, m.Unit}
@@ -80,11 +95,8 @@ func (s *Scenario) row(m Metric) (row []string, some bool) {
 		some = some || v.N > 0
 		row = append(row, formatSpread(v))
 	}
-	for _, t := range s.Targets {
-		if t == s.Reference {
-			continue
-		}
-		ratio := s.Ratio(t, m.Key)
+	for _, r := range s.ratios() {
+		ratio := s.Ratio(r.of, r.to, m.Key)
 		if ratio.N == 0 || m.Better == Neither {
 			row = append(row, "")
 			continue
@@ -100,10 +112,7 @@ func (s *Scenario) faults() []string {
 	for _, t := range s.Targets {
 		row = append(row, faultCell(s.Counts(t)))
 	}
-	for len(row) < len(s.Targets)*2+1 {
-		row = append(row, "")
-	}
-	return row
+	return append(row, make([]string, len(s.ratios()))...)
 }
 
 func faultCell(c swarm.Counts) string {

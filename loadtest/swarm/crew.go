@@ -107,6 +107,16 @@ func (c *Crew) Close() {
 	}
 }
 
+// PIDs are the worker processes; none when the connections are in this one.
+func (c *Crew) PIDs() (list []int) {
+	for _, m := range c.members {
+		if w, apart := m.(*child); apart {
+			list = append(list, w.cmd.Process.Pid)
+		}
+	}
+	return list
+}
+
 // each runs f for all members at once and returns their errors.
 func (c *Crew) each(f func(i int, m member) error) error {
 	errs := make(chan error)

@@ -71,6 +71,46 @@ func readStat(pid int) (CPU, error) {
 	return CPU{User: time.Duration(user) * tick, System: time.Duration(system) * tick}, errors.Join(err1, err2)
 }
 
+// ReadThreads returns how long each thread of processes ran so far, by thread id,
+// from /proc/<pid>/task/<tid>/schedstat; empty where the kernel does not keep it.
+func ReadThreads(pids []int) map[int]time.Duration {
+	out := map[int]time.Duration{}
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/task/", pid)
+		entries, _ := os.ReadDir(dir) // a process that is gone has no threads
+		for _, e := range entries {
+			text, err := os.ReadFile(dir + e.Name() + "/schedstat")
+			if err != nil {
+				continue // it has just ended
+			}
+			ran, _, _ := strings.Cut(string(text), " ")
+			nanos, err1 := strconv.ParseInt(ran, 10, 64)
+			tid, err2 := strconv.Atoi(e.Name())
+			if err1 == nil && err2 == nil {
+				out[tid] = time.Duration(nanos)
+			}
+		}
+	}
+	return out
+}
+
+// SoftIRQThreads are the kernel's threads that do what network work was put off,
+// one per CPU; none inside a PID namespace.
+func SoftIRQThreads() (pids []int) {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		name, _ := os.ReadFile("/proc/" + e.Name() + "/comm")
+		if bytes.HasPrefix(name, []byte("ksoftirqd/")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // Memory is the user memory of processes in bytes, from smaps_rollup.
 type Memory struct {
 	RSS       int64 // resident, what counts against a container's limit

@@ -26,6 +26,7 @@ type Publisher struct {
 	conn  net.Conn
 	proto protocol
 	out   []byte
+	quiet bool          // Redis was told not to answer
 	slots chan struct{} // one per unanswered command
 	done  chan struct{} // closed when the reader of the answers has ended
 
@@ -112,22 +113,42 @@ func publishAddr(text string) (netip.AddrPort, error) {
 // Publish queues a message; body is borrowed for the call. It waits while the
 // pipeline is full.
 func (p *Publisher) Publish(channel string, body []byte) error {
-	if p.proto.answers() {
-		select {
-		case p.slots <- struct{}{}:
-		default:
-			if err := p.Flush(); err != nil {
-				return err
-			}
-			select {
-			case p.slots <- struct{}{}:
-			case <-p.done:
-				return p.failure()
-			}
+	if p.proto.answers() && !p.quiet {
+		if err := p.takeSlot(); err != nil {
+			return err
 		}
 	}
 	p.out = p.proto.appendCommand(p.out, channel, body)
 	return nil
+}
+
+// takeSlot makes room for one more answer. It waits while the pipeline is full.
+func (p *Publisher) takeSlot() error {
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	case <-p.done:
+		return p.failure()
+	}
+}
+
+// Quiet tells Redis not to answer until Settle: an answer to each message costs
+// it a write(2) and wakes a reader in this process up, which the way into the
+// floor does not. What goes wrong meanwhile is seen by what is missing. To other
+// protocols it does nothing.
+func (p *Publisher) Quiet() {
+	if _, resp := p.proto.(respProtocol); resp && !p.quiet {
+		p.out = appendWords(p.out, "CLIENT", "REPLY", "OFF")
+		p.quiet = true
+	}
 }
 
 // Flush sends what is queued, in one write.
@@ -143,8 +164,16 @@ func (p *Publisher) Flush() error {
 	return p.failure()
 }
 
-// Settle flushes and waits until every command is answered.
+// Settle flushes and waits until every command is answered; after Quiet, until
+// Redis has taken them all, and answers again.
 func (p *Publisher) Settle() error {
+	if p.quiet {
+		if err := p.takeSlot(); err != nil {
+			return err
+		}
+		p.out = appendWords(p.out, "CLIENT", "REPLY", "ON") // answered with OK
+		p.quiet = false
+	}
 	if err := p.Flush(); err != nil {
 		return err
 	}
@@ -224,6 +253,14 @@ func (p respProtocol) appendCommand(dst []byte, channel string, body []byte) []b
 	return appendBulk(dst, body)
 }
 
+func appendWords(dst []byte, words ...string) []byte {
+	dst = fmt.Appendf(dst, "*%d\r\n", len(words))
+	for _, word := range words {
+		dst = appendBulk(dst, word)
+	}
+	return dst
+}
+
 func appendBulk[T ~string | ~[]byte](dst []byte, s T) []byte {
 	dst = append(dst, '$')
 	dst = strconv.AppendInt(dst, int64(len(s)), 10)
@@ -260,11 +297,7 @@ func (p respProtocol) login(w io.Writer, r *bufio.Reader, u *url.URL) error {
 		commands = append(commands, []string{"SELECT", db})
 	}
 	for _, words := range commands {
-		b := fmt.Appendf(nil, "*%d\r\n", len(words))
-		for _, word := range words {
-			b = appendBulk(b, word)
-		}
-		if _, err := w.Write(b); err != nil {
+		if _, err := w.Write(appendWords(nil, words...)); err != nil {
 			return fmt.Errorf("target: redis %s: %w", words[0], err)
 		}
 		if err := p.readAnswer(r); err != nil {

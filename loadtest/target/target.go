@@ -33,12 +33,15 @@ type Target struct {
 	Headers []string
 	// PIDs are the processes whose CPU and memory count.
 	PIDs []int
+	// RedisPIDs are the processes of the Redis that messages go through; their CPU
+	// is shown by itself.
+	RedisPIDs []int
 	// Resumes: the server understands Last-Event-ID.
 	Resumes bool
 }
 
 // Parse reads a target from "key=value" pairs separated by semicolons: name,
-// url, publish, pid (a comma list), depth, header (may repeat), resume (yes or no).
+// url, publish, pid and redis_pid (comma lists), depth, header (may repeat), resume (yes or no).
 func Parse(text string) (Target, error) {
 	t := Target{Resumes: true}
 	for pair := range strings.SplitSeq(text, ";") {
@@ -74,6 +77,8 @@ func (t *Target) set(key, value string) (err error) {
 		t.Headers = append(t.Headers, value)
 	case "pid":
 		t.PIDs, err = parsePIDs(value)
+	case "redis_pid":
+		t.RedisPIDs, err = parsePIDs(value)
 	case "resume":
 		if t.Resumes = value == "yes"; value != "yes" && value != "no" {
 			return errors.New("want yes or no")

@@ -15,16 +15,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"ssed/internal/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestTargetsAreParsed(t *testing.T) {
-	got, err := Parse("name=a b; url=http://localhost:8080/sse?ch=x-{channel}&v=1;publish=redis://:pw@127.0.0.1/2;pid=12,13;depth=1;header=Authorization: Bearer a=b;header=X: y;resume=no")
+	got, err := Parse("name=a b; url=http://localhost:8080/sse?ch=x-{channel}&v=1;publish=redis://:pw@127.0.0.1/2;pid=12,13;redis_pid=14;depth=1;header=Authorization: Bearer a=b;header=X: y;resume=no")
 	require.NoError(t, err)
 	require.Equal(t, Target{
 		Name: "a b", URL: "http://localhost:8080/sse?ch=x-{channel}&v=1", Publish: "redis://:pw@127.0.0.1/2",
-		Depth: 1, PIDs: []int{12, 13}, Headers: []string{"Authorization: Bearer a=b", "X: y"},
+		Depth: 1, PIDs: []int{12, 13}, RedisPIDs: []int{14}, Headers: []string{"Authorization: Bearer a=b", "X: y"},
 	}, got)
 
 	f := func(want, text string) {
@@ -38,6 +40,7 @@ func TestTargetsAreParsed(t *testing.T) {
 	f("unknown key", "name=x;uri=y")
 	f("not a process id", "name=x;pid=0")
 	f("not a process id", "name=x;pid=1,,2")
+	f("not a process id", "name=x;redis_pid=-1")
 	f("want yes or no", "name=x;resume=maybe")
 	f("want Name: value", "name=x;header=bad")
 	f("invalid syntax", "name=x;depth=many")
@@ -149,6 +152,36 @@ func TestRedisGetsPublishCommands(t *testing.T) {
 	}
 }
 
+func TestQuietPublisherIsAnsweredOnlyWhenItSettles(t *testing.T) {
+	r := redistest.Start(t)
+	p := publisher(t, r.URL(), 1) // a second answer under way would have to be waited for
+	replies := func() string {
+		stats, err := r.Do("INFO", "commandstats")
+		require.NoError(t, err)
+		_, line, _ := strings.Cut(stats.(string), "cmdstat_publish:calls=")
+		calls, _, _ := strings.Cut(line, ",")
+		return calls
+	}
+	for round := range 2 {
+		p.Quiet()
+		p.Quiet()
+		for range 1000 {
+			require.NoError(t, p.Publish("c", []byte("x")))
+			require.Empty(t, p.slots)
+		}
+		require.NoError(t, p.Settle())
+		require.Equal(t, strconv.Itoa(round*1010+1000), replies(), "it has settled when Redis has taken all")
+		for range 10 {
+			require.NoError(t, p.Publish("c", []byte("x")))
+			require.Len(t, p.slots, 1)
+		}
+		require.NoError(t, p.Settle())
+	}
+	line := publisher(t, "line://"+answering(t, func(r *bufio.Reader, _ net.Conn) { _, _ = io.Copy(io.Discard, r) }), 0)
+	line.Quiet()
+	require.NoError(t, line.Settle())
+}
+
 func TestRedisErrorsAreReported(t *testing.T) {
 	address := answering(t, func(r *bufio.Reader, w net.Conn) {
 		command(r)
@@ -219,6 +252,14 @@ func TestFiguresOfThisProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, after.Sub(before).Total, 5*time.Millisecond)
 
+	threads := ReadThreads(self)
+	require.Contains(t, threads, os.Getpid())
+	var all time.Duration
+	for _, ran := range threads {
+		all += ran
+	}
+	require.InDelta(t, after.Total.Seconds(), all.Seconds(), 0.05, "the threads together are the process, but for those that ended")
+
 	memory, err := ReadMemory(self)
 	require.NoError(t, err)
 	require.Greater(t, memory.RSS, memory.Anonymous)
@@ -248,4 +289,5 @@ func TestFiguresOfAnotherProcessThatIsGone(t *testing.T) {
 	_, err = CountFDs(gone)
 	require.Error(t, err)
 	require.Zero(t, FileLimit(gone))
+	require.Empty(t, ReadThreads(gone))
 }
