@@ -414,12 +414,20 @@ func (s *shard) fellBehind(v *view, i uint32, c *slot) {
 }
 
 // overrun deals with messages that left the ring before this shard scanned
-// them: every member of a channel that lost some goes through catchUp.
+// them: every member of a channel that lost some goes through catchUp. Before that, all
+// get the place up to which they are complete: that of one that had nothing to get for
+// long is forgotten, or far in the past.
 func (s *shard) overrun(v *view) {
+	s.eachLive(func(_ uint32, c *slot) { c.pos = s.upTo(c) })
 	s.reader.cursor.Store(v.tail)
+	s.eachLive(func(i uint32, c *slot) { s.catchUp(v, i, c) })
+}
+
+// eachLive visits the slots that get new messages straight away.
+func (s *shard) eachLive(visit func(i uint32, c *slot)) {
 	for i := uint32(1); i < s.slots.used; i++ {
 		if c := s.slots.at(i); c.fd >= 0 && c.state&slotHeld == 0 {
-			s.catchUp(v, i, c)
+			visit(i, c)
 		}
 	}
 }

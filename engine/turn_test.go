@@ -193,6 +193,32 @@ func TestWhoCameToAnEmptyLogIsToldWhenItsShardFallsBehind(t *testing.T) {
 	require.Equal(t, "two", got[1].data)
 }
 
+// TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas: its last message is long
+// forgotten, but nothing was there for it since.
+func TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas(t *testing.T) {
+	h := shardByHand(t, nil)
+	quiet := h.arrive(t, resumePoint{}, "quiet")
+	for i := range maxAnchors + 1 {
+		h.f.t, h.f.n = h.f.t+1, 0
+		h.f.publish("noise", "x")
+		if i%50 == 0 {
+			h.pass()
+		}
+	}
+	h.pass()
+	_, known := h.log.idAt(h.slots.at(1).pos)
+	require.False(t, known)
+	h.f.publish("quiet", "gone before the shard looked")
+	h.turn()
+	h.pass()
+	h.f.publish("quiet", "two")
+	h.pass()
+	got := quiet.next(2)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, "two", got[1].data)
+	require.Zero(t, h.count.closed[CloseSlow].Load())
+}
+
 func TestLastSubscriberLeavesWhileAMessageIsAppended(t *testing.T) {
 	l := newLog(minRingBytes, minSegmentBytes, 0, false, func(uint64) {})
 	subscribed := l.dir.subscribe("a")
