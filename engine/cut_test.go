@@ -59,6 +59,30 @@ func TestLossLargerThanTheRingIsResumedPageByPage(t *testing.T) {
 	require.Equal(t, []string{"live"}, datas(c.next(1)))
 }
 
+// TestLossOfManySmallMessagesIsMeasuredByItsPlaceInTheRing: of 20 bytes each takes
+// nine times as much there. Read back all the same, it would push out its own beginning.
+func TestLossOfManySmallMessagesIsMeasuredByItsPlaceInTheRing(t *testing.T) {
+	const lost = 2 * minRingBytes / int(ringOverhead)
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, minRingBytes))
+	startFeed(e, 1000)
+	c := joined(t, e, resumePoint{}, "a")
+	e.log.CloseSpan(sseproto.ID{Ms: 1000})
+	for i := range lost {
+		h.add(sseproto.ID{Ms: 1500, Seq: uint64(i + 1)}, "a", "x")
+	}
+	again := startFeed(e, 2000)
+	again.tick(sseproto.ID{Ms: 2000})
+	require.Empty(t, c.ended())
+	require.Equal(t, "1000-0", string(c.dec.LastEventID()))
+	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
+	require.Zero(t, e.Stats().Log.Evicted)
+	require.Zero(t, e.Stats().Log.Filled)
+	c = join(t, e, after(sseproto.ID{Ms: 1000}), "a")
+	again.publish("a", "live")
+	require.Equal(t, "live", c.next(lost + 1)[lost].data)
+}
+
 func TestWhoWaitsForTheHistoryIsNotClosedAtACut(t *testing.T) {
 	h := newMemoryHistory()
 	h.block = make(chan struct{})

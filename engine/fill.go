@@ -36,14 +36,15 @@ type stage struct {
 	kick  chan struct{} // capacity 1: there is a stretch to read back
 }
 
-// stagedOverhead is what a waiting message costs beyond its strings: the space of
-// a small one in the ring, which is more than it takes here. Counted with less,
-// half a ring of waiting messages would not fit into the ring afterwards.
-const stagedOverhead = frameBytesPerEntry + int64(entryBytes)
+// ringOverhead is what a message takes of the ring at most beyond its bytes: its record,
+// and the space of a frame of the size for which segments have records. Counted with
+// less, half a ring of small messages that wait, or are read back, would not fit into the
+// ring afterwards.
+const ringOverhead = frameBytesPerEntry + int64(entryBytes)
 
 // cost is what the message takes of the bound on waiting ones.
 func (m *stagedMessage) cost() int64 {
-	return int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + stagedOverhead
+	return int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + ringOverhead
 }
 
 // isFull reports whether more waits than is good for the ring.
@@ -409,7 +410,7 @@ type page struct {
 	channels  []string
 	after     sseproto.ID
 	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
-	limit     int64             // bytes of frames after which no more are taken; 0: no limit
+	limit     int64             // size after which no more are taken; 0: no limit
 	shared    bool              // each reader gets the frames of its own channels only
 	refused   sseproto.ID       // the first event that was not taken; MaxID: none
 	lost      map[string]string // channels known to have lost something, with the reason
@@ -432,7 +433,7 @@ func newPage(channels []string, after sseproto.ID) *page {
 
 // Event implements sseproto.Replay.
 func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
-	if p.limit > 0 && int64(len(p.buf)) > p.limit {
+	if p.limit > 0 && p.size() > p.limit {
 		if id.Less(p.refused) {
 			p.refused = id
 		}
@@ -441,6 +442,16 @@ func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
 	off := len(p.buf)
 	p.buf = sseproto.AppendEvent(p.buf, id, m)
 	p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf)})
+}
+
+// size is the memory that the frames take: here, or of a shared page in the ring, where
+// small ones take several times their bytes.
+func (p *page) size() int64 {
+	size := int64(len(p.buf))
+	if p.shared {
+		size += int64(len(p.frames)) * ringOverhead
+	}
+	return size
 }
 
 // Lost implements sseproto.Replay.

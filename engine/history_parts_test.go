@@ -103,7 +103,7 @@ func TestWhatWaitedForAFillIsStillThereForTheHistoryWriter(t *testing.T) {
 	again := startFeed(e, 2000)
 	again.tick(sseproto.ID{Ms: 2000})
 	n := 0
-	for bytes := int64(0); bytes < minRingBytes/2; bytes += stagedOverhead + 2 { // as much as may wait
+	for bytes := int64(0); bytes < minRingBytes/2; bytes += ringOverhead + 2 { // as much as may wait
 		again.publish("b", "x")
 		n++
 	}
