@@ -350,7 +350,7 @@ func TestVanishedPeersAreFound(t *testing.T) {
 			stays, gone := s.streamOf("a"), s.streamOf("a")
 			gone.vanish()
 			eventuallyLong(t, func() bool { return s.Stats().Streams == 1 }, "it is closed")
-			require.EqualValues(t, 1, s.Stats().Closed[CloseError]+s.Stats().Closed[CloseClient], "%v", s.Stats().Closed)
+			require.EqualValues(t, 1, s.Stats().Closed[CloseError], "%v", s.Stats().Closed)
 			s.Log().Publish("a", sseproto.Message{Data: "hello"})
 			stays.expect("hello")
 		})
@@ -374,8 +374,26 @@ func TestPeerThatTakesNothingIsGivenUp(t *testing.T) {
 		eventually(t, func() bool { return s.Stats().Writes > uint64(i) }, "it is written")
 	}
 	eventually(t, func() bool { return s.Stats().Streams == 0 }, "it is closed")
-	closed := s.Stats().Closed
-	require.EqualValues(t, 1, closed[CloseError]+closed[CloseClient], "%v", closed)
+	require.EqualValues(t, 1, s.Stats().Closed[CloseError], "%v", s.Stats().Closed)
+}
+
+func TestEndsOfTheClientAreToldApart(t *testing.T) {
+	f := func(name string, want CloseReason, leave func(*net.TCPConn) error) {
+		t.Run(name, func(t *testing.T) {
+			s := serveEngine(t, Config{})
+			s.Log().OpenLocal()
+			client := s.streamOf("a")
+			require.NoError(t, leave(client.Conn.(*net.TCPConn)))
+			eventually(t, func() bool { return s.Stats().Streams == 0 }, "it is closed")
+			require.EqualValues(t, 1, s.Stats().Closed[want], "%v", s.Stats().Closed)
+		})
+	}
+	f("closed", CloseClient, (*net.TCPConn).Close)
+	f("half-closed", CloseClient, (*net.TCPConn).CloseWrite)
+	f("reset", CloseError, func(c *net.TCPConn) error {
+		require.NoError(t, c.SetLinger(0))
+		return c.Close()
+	})
 }
 
 func TestConfigProblemsAreNamedByFlag(t *testing.T) {

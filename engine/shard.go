@@ -257,11 +257,11 @@ func (s *shard) handle(v *view, events int) {
 			continue
 		}
 		switch {
+		case ev.hadError: // first: a reset and a timeout hang up as well
+			s.closeSlot(ev.slot, CloseError)
+			continue
 		case ev.peerClosed:
 			s.closeSlot(ev.slot, CloseClient)
-			continue
-		case ev.hadError:
-			s.closeSlot(ev.slot, CloseError)
 			continue
 		case ev.readable && !s.swallow(ev.slot, c):
 			continue

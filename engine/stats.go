@@ -11,7 +11,7 @@ type CloseReason uint8
 // The reasons, in the order of Stats.Closed.
 const (
 	CloseClient   CloseReason = iota // the peer closed or half-closed
-	CloseError                       // the socket reported an error
+	CloseError                       // the socket reported an error: a reset, or nothing acknowledged for PeerTimeout
 	CloseSlow                        // its next message fell off the ring while the socket was full
 	CloseHistory                     // the history could not be read for its resume, or it has to resume because too much was lost for all at once
 	CloseDrain                       // the server drains
