@@ -75,11 +75,16 @@ func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *test
 
 func newTestClient(t testing.TB, conn net.Conn) *testClient {
 	c := &testClient{t: t, conn: conn, buf: make([]byte, 64<<10)}
+	c.forget()
+	t.Cleanup(func() { _ = conn.Close() })
+	return c
+}
+
+// forget makes the decoder one that has seen nothing of what was read so far.
+func (c *testClient) forget() {
 	c.dec = &sseproto.Decoder{OnEvent: func(id, kind, data []byte) {
 		c.got = append(c.got, event{string(id), string(kind), string(data)})
 	}}
-	t.Cleanup(func() { _ = conn.Close() })
-	return c
 }
 
 // joined attaches a client and returns when it is subscribed.

@@ -37,13 +37,20 @@ func TestLossLargerThanTheRingIsResumedPageByPage(t *testing.T) {
 	for i := 0; i < len(all); i += 2 {
 		all[i].next(1)
 	}
-	outage(e, h, lost)
 	for _, c := range all {
+		c.forget()
+	}
+	outage(e, h, lost)
+	for i, c := range all {
 		require.Empty(t, c.ended(), "nothing from behind the hole")
 		retry, told := c.dec.Retry()
 		require.True(t, told)
 		require.GreaterOrEqual(t, retry, e.cfg.RetryMin)
-		require.Equal(t, "1000-1", string(c.dec.LastEventID()), "a quiet client has a place to go on from too")
+		place := ""
+		if i%2 != 0 { // the quiet ones have no ID of their own to go on from
+			place = "1000-1"
+		}
+		require.Equal(t, place, string(c.dec.LastEventID()))
 	}
 	require.EqualValues(t, len(all), e.Stats().Closed[CloseHistory])
 	require.EqualValues(t, 1, e.Stats().Log.Abandoned)
