@@ -467,7 +467,7 @@ func browserMovesOver(t *testing.T, b *browser) {
 	if one.metric("ssed_streams") == 0 {
 		one, other = other, one
 	}
-	one.signal(sigterm)
+	one.Signal(sigterm)
 	require.Zero(t, one.wait(t))
 	publish(t, r, "a", "meanwhile")
 	other.waitStreams(1)

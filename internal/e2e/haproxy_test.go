@@ -168,7 +168,7 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	numbers := startNumbers(t, r, 50*time.Millisecond, channels...)
 	waitFirst(t, clients)
 	began := time.Now()
-	first.signal(sigterm)
+	first.Signal(sigterm)
 	require.Zero(t, first.wait(t), first.logText())
 	took := time.Since(began)
 	second.waitStreams(restartClients)

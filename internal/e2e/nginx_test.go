@@ -168,10 +168,10 @@ func TestNginxGoesToTheOtherInstance(t *testing.T) {
 	}
 	next()
 	waitFirst(t, clients)
-	a.signal(sigterm)
+	a.Signal(sigterm)
 	eventually(t, "the end of the drained instance", func() bool {
 		next()
-		return a.exited()
+		return a.Exited()
 	})
 	b.waitStreams(4)
 	next()

@@ -29,7 +29,7 @@ func TestTwoProcessesShareAPort(t *testing.T) {
 	})
 	publish(t, r, "a", "0")
 	waitFirst(t, clients)
-	a.signal(sigterm)
+	a.Signal(sigterm)
 	require.Zero(t, a.wait(t))
 	publish(t, r, "a", "1")
 	b.waitStreams(len(clients))

@@ -42,8 +42,8 @@ func start(t testing.TB, args ...string) *instance {
 	}
 	in := &instance{t: t}
 	t.Cleanup(func() { // after spawn's
-		if in.process != nil && in.cmd.ProcessState.ExitCode() != 0 {
-			t.Errorf("ssed: exit code %d\n%s", in.cmd.ProcessState.ExitCode(), in.logText())
+		if in.process != nil && in.Cmd.ProcessState.ExitCode() != 0 {
+			t.Errorf("ssed: exit code %d\n%s", in.Cmd.ProcessState.ExitCode(), in.logText())
 		}
 	})
 	in.process = spawn(t, nil, program, args...)
@@ -68,7 +68,7 @@ func startReady(t testing.TB, r *redistest.Server, args ...string) *instance {
 func (in *instance) logged(listener string) (addr string) {
 	in.t.Helper()
 	eventually(in.t, "address of "+listener, func() bool {
-		require.False(in.t, in.exited(), "ssed ended:\n%s", in.logText())
+		require.False(in.t, in.Exited(), "ssed ended:\n%s", in.logText())
 		for line := range strings.Lines(in.logText()) {
 			var entry struct{ Listener, Addr string }
 			if json.Unmarshal([]byte(line), &entry) == nil && entry.Listener == listener {

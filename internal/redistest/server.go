@@ -9,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"ssed/internal/child"
 )
 
 // ErrNotInstalled is returned when there is no redis-server in PATH.
@@ -44,13 +45,7 @@ type Server struct {
 	args []string
 
 	mu   sync.Mutex
-	proc *process // nil while stopped
-}
-
-// process is one run of the server.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process is reaped
+	proc *child.Process // nil while stopped
 }
 
 // Start runs a server for the length of a test. Args are arguments of
@@ -123,7 +118,7 @@ func (s *Server) Pid() int {
 	if s.proc == nil {
 		return 0
 	}
-	return s.proc.cmd.Process.Pid
+	return s.proc.Cmd.Process.Pid
 }
 
 // Restart stops the server if it runs and starts it on the same port. The data
@@ -163,7 +158,7 @@ func (s *Server) signal(sig syscall.Signal) error {
 	if s.proc == nil {
 		return fmt.Errorf("redistest: %v to a stopped server", sig)
 	}
-	return s.proc.cmd.Process.Signal(sig)
+	return s.proc.Cmd.Process.Signal(sig)
 }
 
 func (s *Server) stop(sig syscall.Signal) {
@@ -178,19 +173,10 @@ func (s *Server) stopLocked(sig syscall.Signal) {
 		return
 	}
 	s.proc = nil
-	_ = p.cmd.Process.Signal(sig)
-	_ = p.cmd.Process.Signal(syscall.SIGCONT) // a paused process takes no SIGTERM
-	select {
-	case <-p.done:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
+	_ = p.Stop(sig, stopTimeout) // it has ended, one way or the other
 }
 
-// launch starts the process. Its parent thread waits for it: the kernel sends the
-// death signal when that thread ends, so the thread must not end earlier.
-func (s *Server) launch() (*process, error) {
+func (s *Server) launch() (*child.Process, error) {
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		return nil, ErrNotInstalled
@@ -200,21 +186,10 @@ func (s *Server) launch() (*process, error) {
 		return nil, err
 	}
 	defer log.Close()
-	p := &process{cmd: exec.Command(path, s.arguments()...), done: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = s.dir, log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait() // how it ended is in the log; killed is the usual end
-			close(p.done)
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd := exec.Command(path, s.arguments()...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
+	p, err := child.Start(cmd, nil)
+	if err != nil {
 		return nil, fmt.Errorf("redistest: start %s: %w", path, err)
 	}
 	return p, nil
@@ -234,7 +209,7 @@ func (s *Server) arguments() []string {
 func (s *Server) logPath() string { return filepath.Join(s.dir, "redis-"+strconv.Itoa(s.port)+".log") }
 
 // waitReady polls until the server answers PING.
-func (s *Server) waitReady(p *process) error {
+func (s *Server) waitReady(p *child.Process) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
 		reply, err := s.Do("PING")
@@ -242,7 +217,7 @@ func (s *Server) waitReady(p *process) error {
 			return nil
 		}
 		select {
-		case <-p.done:
+		case <-p.Done():
 			return fmt.Errorf("redistest: redis-server on port %d ended at start: %s", s.port, s.lastLog())
 		case <-time.After(pollInterval):
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
+	"ssed/internal/child"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
@@ -54,7 +55,7 @@ type cluster struct {
 	setup    setup
 	redis    *redistest.Server
 	replica  *redistest.Server // nil without sentinel
-	sentinel *process          // nil without
+	sentinel *child.Process    // nil without
 	sentPort int
 	proxies  []*toxiproxy.Proxy
 	fleet    *fleet
@@ -152,11 +153,9 @@ func (c *cluster) startSentinel(args []string) (err error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return err
 	}
-	p := &process{cmd: exec.Command("redis-server", conf, "--sentinel"), done: make(chan struct{})}
-	if err := p.start(func() {}); err != nil {
+	if c.sentinel, err = child.Start(exec.Command("redis-server", conf, "--sentinel"), nil); err != nil {
 		return fmt.Errorf("chaos: start the sentinel: %w", err)
 	}
-	c.sentinel = p
 	return poll(context.Background(), startTimeout, func() error {
 		reply, err := c.askSentinel("SENTINEL", "replicas", masterSet)
 		if err != nil {
@@ -319,8 +318,7 @@ func (c *cluster) close() error {
 		p.Stop()
 	}
 	if c.sentinel != nil {
-		_ = c.sentinel.cmd.Process.Kill()
-		<-c.sentinel.done
+		errs = append(errs, c.sentinel.Stop(syscall.SIGKILL, stopTimeout))
 	}
 	if c.replica != nil {
 		c.replica.Kill()

@@ -10,13 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ssed/internal/child"
 )
 
 // instance is one ssed process, or its place while it is down.
@@ -30,35 +31,9 @@ type instance struct {
 	admin  atomic.Pointer[string]
 
 	mu    sync.Mutex
-	proc  *process // guarded by mu; nil while down
-	extra []string // guarded by mu: arguments of the next start
-	runs  int      // guarded by mu
-}
-
-// process is one run of the program.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process is reaped and its log is read
-}
-
-// start starts the process, which ends with this program. While it runs, along is
-// called once and has to return when the output ends.
-func (p *process) start(along func()) error {
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The death signal comes when the thread that started the process ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			along()
-			_ = p.cmd.Wait() // the way it ended is in the plan
-			close(p.done)
-		}
-	}()
-	return <-started
+	proc  *child.Process // guarded by mu; nil while down
+	extra []string       // guarded by mu: arguments of the next start
+	runs  int            // guarded by mu
 }
 
 const (
@@ -81,14 +56,14 @@ func (in *instance) start() error {
 	if err != nil {
 		return err
 	}
-	p := &process{cmd: exec.Command(in.bin, append(in.args, in.extra...)...), done: make(chan struct{})}
-	p.cmd.Env = environment()
-	stderr, err := p.cmd.StderrPipe()
+	cmd := exec.Command(in.bin, append(in.args, in.extra...)...)
+	cmd.Env = child.Environ()
+	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
 	listening := make(chan struct{})
-	err = p.start(func() {
+	p, err := child.Start(cmd, func() {
 		in.readLog(stderr, log, listening)
 		_ = log.Close() // a log that is cut short fails nothing
 	})
@@ -99,21 +74,11 @@ func (in *instance) start() error {
 	select {
 	case <-listening:
 		return nil
-	case <-p.done:
+	case <-p.Done():
 	case <-time.After(startTimeout):
 	}
 	in.endLocked(syscall.SIGKILL)
 	return fmt.Errorf("chaos: %s does not listen, see %s", in.name(), log.Name())
-}
-
-// environment leaves out what would change the flags of ssed.
-func environment() (env []string) {
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SSED_") {
-			env = append(env, v)
-		}
-	}
-	return env
 }
 
 // readLog copies the log and takes the addresses from it.
@@ -156,16 +121,10 @@ func (in *instance) endLocked(sig syscall.Signal) error {
 	in.proc = nil
 	in.public.Store(nil)
 	in.admin.Store(nil)
-	_ = p.cmd.Process.Signal(sig)
-	_ = p.cmd.Process.Signal(syscall.SIGCONT) // it may be frozen
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		return fmt.Errorf("chaos: %s did not end in %v after %v", in.name(), stopTimeout, sig)
+	if err := p.Stop(sig, stopTimeout); err != nil {
+		return fmt.Errorf("chaos: %s: %w", in.name(), err)
 	}
+	return nil
 }
 
 // restart starts the process again, with further arguments.
@@ -186,7 +145,7 @@ func (in *instance) signal(sig syscall.Signal) error {
 	if in.proc == nil {
 		return nil
 	}
-	return in.proc.cmd.Process.Signal(sig)
+	return in.proc.Cmd.Process.Signal(sig)
 }
 
 func (in *instance) running() bool {

@@ -10,7 +10,10 @@ import (
 	"os/exec"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"ssed/internal/child"
 )
 
 // progressEvery is how often a child tells its progress: often enough for a line
@@ -50,10 +53,10 @@ type reply struct {
 	Await    AwaitResult `json:"await,omitzero"`
 }
 
-// child is a swarm in another process.
-type child struct {
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
+// worker is a swarm in another process.
+type worker struct {
+	process *child.Process
+	stdin   io.WriteCloser
 
 	open      atomic.Int64
 	delivered atomic.Uint64
@@ -64,7 +67,7 @@ type child struct {
 	enc *json.Encoder
 }
 
-func startChild(args []string, cfg Config) (*child, error) {
+func startWorker(args []string, cfg Config) (*worker, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -75,11 +78,10 @@ func startChild(args []string, cfg Config) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	c := &worker{stdin: stdin, enc: json.NewEncoder(stdin), replies: make(chan reply, 1)}
+	if c.process, err = child.Start(cmd, func() { c.receive(stdout) }); err != nil {
 		return nil, fmt.Errorf("swarm: start a worker process: %w", err)
 	}
-	c := &child{cmd: cmd, stdin: stdin, enc: json.NewEncoder(stdin), replies: make(chan reply, 1)}
-	go c.receive(stdout)
 	if err := c.enc.Encode(cfg); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("swarm: configure a worker process: %w", err)
@@ -88,7 +90,7 @@ func startChild(args []string, cfg Config) (*child, error) {
 }
 
 // receive sorts what the child writes, until it ends.
-func (c *child) receive(stdout io.Reader) {
+func (c *worker) receive(stdout io.Reader) {
 	defer close(c.replies)
 	dec := json.NewDecoder(stdout)
 	for {
@@ -107,16 +109,16 @@ func (c *child) receive(stdout io.Reader) {
 
 // Close ends the child, which ends by itself at the end of its input, and waits
 // for it.
-func (c *child) Close() {
+func (c *worker) Close() {
 	c.stdin.Close()
 	for range c.replies {
 	}
-	_ = c.cmd.Wait() // how it ended says nothing that matters now
+	<-c.process.Done() // how it ended says nothing that matters now
 }
 
 // do performs one command. When ctx ends first, the child is killed: it is of no
 // use after that.
-func (c *child) do(ctx context.Context, r request) (reply, error) {
+func (c *worker) do(ctx context.Context, r request) (reply, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.enc.Encode(r); err != nil {
@@ -132,57 +134,57 @@ func (c *child) do(ctx context.Context, r request) (reply, error) {
 		}
 		return out, nil
 	case <-ctx.Done():
-		_ = c.cmd.Process.Kill()
+		c.process.Signal(syscall.SIGKILL)
 		return reply{}, ctx.Err()
 	}
 }
 
-func (c *child) Open(ctx context.Context, spec OpenSpec) (*OpenResult, error) {
+func (c *worker) Open(ctx context.Context, spec OpenSpec) (*OpenResult, error) {
 	r, err := c.do(ctx, request{Op: "open", Open: spec})
 	return r.Open, err
 }
 
-func (c *child) Drop(ctx context.Context, first, count int, hard bool) error {
+func (c *worker) Drop(ctx context.Context, first, count int, hard bool) error {
 	_, err := c.do(ctx, request{Op: "drop", First: first, Count: count, Hard: hard})
 	return err
 }
 
-func (c *child) Pause(ctx context.Context, first, count, every int) (int, error) {
+func (c *worker) Pause(ctx context.Context, first, count, every int) (int, error) {
 	r, err := c.do(ctx, request{Op: "pause", First: first, Count: count, Every: every})
 	return r.N, err
 }
 
-func (c *child) Rest(ctx context.Context, each time.Duration) error {
+func (c *worker) Rest(ctx context.Context, each time.Duration) error {
 	_, err := c.do(ctx, request{Op: "rest", Each: each})
 	return err
 }
 
-func (c *child) Mark(ctx context.Context) error {
+func (c *worker) Mark(ctx context.Context) error {
 	_, err := c.do(ctx, request{Op: "mark"})
 	return err
 }
 
-func (c *child) Audit(ctx context.Context, first, count int, firstChannel uint32, seqs []uint32) error {
+func (c *worker) Audit(ctx context.Context, first, count int, firstChannel uint32, seqs []uint32) error {
 	_, err := c.do(ctx, request{Op: "audit", First: first, Count: count, FirstChannel: firstChannel, Seqs: seqs})
 	return err
 }
 
-func (c *child) Stats(ctx context.Context) (*Stats, error) {
+func (c *worker) Stats(ctx context.Context) (*Stats, error) {
 	r, err := c.do(ctx, request{Op: "stats"})
 	return r.Stats, err
 }
 
-func (c *child) Resumable(ctx context.Context) (int, error) {
+func (c *worker) Resumable(ctx context.Context) (int, error) {
 	r, err := c.do(ctx, request{Op: "resumable"})
 	return r.N, err
 }
 
-func (c *child) Await(ctx context.Context, delivered uint64, limit time.Duration) (AwaitResult, error) {
+func (c *worker) Await(ctx context.Context, delivered uint64, limit time.Duration) (AwaitResult, error) {
 	r, err := c.do(ctx, request{Op: "await", Delivered: delivered, Limit: limit})
 	return r.Await, err
 }
 
-func (c *child) Progress() (open int64, delivered uint64) {
+func (c *worker) Progress() (open int64, delivered uint64) {
 	return c.open.Load(), c.delivered.Load()
 }
 

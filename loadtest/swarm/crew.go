@@ -75,7 +75,7 @@ func (p *Plan) start(cfg Config) (member, error) {
 	if p.Processes <= 1 && !p.Apart {
 		return New(cfg)
 	}
-	return startChild(p.Child, cfg)
+	return startWorker(p.Child, cfg)
 }
 
 // share cuts the part of process i out of every group.
@@ -110,8 +110,8 @@ func (c *Crew) Close() {
 // PIDs are the worker processes; none when the connections are in this one.
 func (c *Crew) PIDs() (list []int) {
 	for _, m := range c.members {
-		if w, apart := m.(*child); apart {
-			list = append(list, w.cmd.Process.Pid)
+		if w, apart := m.(*worker); apart {
+			list = append(list, w.process.Cmd.Process.Pid)
 		}
 	}
 	return list
