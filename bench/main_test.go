@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed/engine"
+	"ssed/internal/child"
 	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
 )
@@ -69,34 +70,25 @@ func startServer(b *testing.B, args ...string) *server {
 	cmd := exec.Command(program, append([]string{
 		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "text", "--drain", "10ms",
 	}, args...)...)
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SSED_") {
-			cmd.Env = append(cmd.Env, v)
-		}
-	}
+	cmd.Env = child.Environ()
 	stderr, err := cmd.StderrPipe()
 	require.NoError(b, err)
-	require.NoError(b, cmd.Start())
-	where, ended := make(chan string, 1), make(chan struct{})
-	go func() { // reads to the end: a full pipe would stop the server
-		defer close(ended)
+	where := make(chan string, 1)
+	p, err := child.Start(cmd, func() { // reads to the end: a full pipe would stop the server
 		for logged := bufio.NewScanner(stderr); logged.Scan(); {
 			if _, at, ok := strings.Cut(logged.Text(), "listener=streams addr="); ok {
 				where <- at
 			}
 		}
-	}()
-	b.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		_ = cmd.Wait() // it was asked to end; how does not matter
 	})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, p.Stop(syscall.SIGTERM, patience)) })
 	select {
 	case at := <-where:
 		addr, err := netip.ParseAddrPort(at)
 		require.NoError(b, err, at)
 		return &server{pid: cmd.Process.Pid, addr: addr}
-	case <-ended:
+	case <-p.Done():
 		b.Fatal("ssed ended before it listened")
 		return nil
 	}
