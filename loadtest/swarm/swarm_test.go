@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"ssed/loadtest/payload"
 	"ssed/loadtest/refserver"
@@ -308,6 +309,20 @@ func TestWorkerRefusesWhatItDoesNotKnow(t *testing.T) {
 	var out strings.Builder
 	require.NoError(t, swarm.Serve(t.Context(), strings.NewReader(`{"addr":"127.0.0.1:1","groups":[]} {"op":"dance"}`), &out))
 	require.Contains(t, out.String(), "unknown command")
+}
+
+func TestNowIsTheMonotonicClockOfTheHost(t *testing.T) {
+	kernel := func() int64 {
+		var ts unix.Timespec
+		require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
+		return ts.Nano()
+	}
+	const wrong = int64(50 * time.Microsecond) // 2 µs, unless the host was too busy for 100 tries
+	for range 1000 {
+		before, now, after := kernel(), swarm.Now(), kernel()
+		require.GreaterOrEqual(t, now, before-wrong)
+		require.LessOrEqual(t, now, after+wrong)
+	}
 }
 
 func TestSleepEndsAtItsTime(t *testing.T) {
