@@ -13,7 +13,7 @@ import (
 
 // churn connects and disconnects while residents listen.
 type churn struct {
-	Cycles    int `help:"Connections in all, each closed when its response head is there." default:"20000"`
+	Cycles    int `help:"Connections, each closed when its response head is there; twice: without messages and beside them." default:"20000"`
 	Residents int `help:"Connections that stay and must not lose a message." default:"100"`
 	Rate      int `help:"Messages per second to the residents." default:"100"`
 }
@@ -21,7 +21,7 @@ type churn struct {
 func (ch *churn) describe(o *options) report.Scenario {
 	return report.Scenario{
 		Name:   "churn",
-		About:  "Connections come and go at once, on the channel that residents listen to.",
+		About:  "Connections come and go at once: first beside silent residents of their channel, then beside residents that get messages.",
 		Params: []report.Param{param("cycles", ch.Cycles), param("at once", o.Window), param("residents", ch.Residents)},
 		Metrics: append([]report.Metric{
 			{Key: "cycles_per_s", Label: "connect and disconnect per second", Unit: "1/s", Better: report.More, Plot: true},
@@ -64,7 +64,10 @@ func (ch *churn) run(ctx context.Context, s *stage) error {
 	}
 	fds := s.fds()
 	before, _ := target.ReadMemory(s.target.PIDs)
-	if err := ch.measure(ctx, s, passing, f); err != nil {
+	if err := ch.cost(ctx, s, passing); err != nil {
+		return err
+	}
+	if err := ch.beside(ctx, s, passing, f); err != nil {
 		return err
 	}
 	if err := s.awaitLast(ctx, residents, f); err != nil {
@@ -84,8 +87,25 @@ func (ch *churn) run(ctx context.Context, s *stage) error {
 	return err
 }
 
-// measure lets connections pass while the residents get messages.
-func (ch *churn) measure(ctx context.Context, s *stage, passing *swarm.Crew, f *feed) error {
+// cost lets connections pass while the residents are silent: what the server does
+// is theirs.
+func (ch *churn) cost(ctx context.Context, s *stage, passing *swarm.Crew) error {
+	cost := s.meter()
+	opened, err := s.open(ctx, passing, 0, swarm.OpenSpec{Churn: ch.Cycles}, "connecting and disconnecting")
+	if err != nil {
+		return err
+	}
+	if cpu, _, ok := cost.read(); ok {
+		s.set("cycle_cpu_us", cpu.Total.Seconds()*1e6/float64(ch.Cycles))
+	}
+	s.set("cycles_per_s", float64(ch.Cycles)/opened.Elapsed().Seconds())
+	s.set("connect_p99", ms(opened.Latency.Quantile(0.99)))
+	s.run.Latency = latencies{"connect": &opened.Latency}
+	return nil
+}
+
+// beside lets them pass again while the residents get messages.
+func (ch *churn) beside(ctx context.Context, s *stage, passing *swarm.Crew, f *feed) error {
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	var wg sync.WaitGroup
@@ -93,21 +113,10 @@ func (ch *churn) measure(ctx context.Context, s *stage, passing *swarm.Crew, f *
 	wg.Go(func() {
 		sendErr = f.pace(sending, time.Second/time.Duration(ch.Rate), int(s.opts.Limit.Seconds()*float64(ch.Rate)))
 	})
-	cost := s.meter()
-	opened, err := s.open(ctx, passing, 0, swarm.OpenSpec{Churn: ch.Cycles}, "connecting and disconnecting")
-	cpu, _, ok := cost.read()
+	_, err := s.open(ctx, passing, 0, swarm.OpenSpec{Churn: ch.Cycles}, "connecting and disconnecting beside messages")
 	stop()
 	wg.Wait()
-	if err = errors.Join(err, unlessCancelled(sendErr)); err != nil {
-		return err
-	}
-	s.set("cycles_per_s", float64(ch.Cycles)/opened.Elapsed().Seconds())
-	s.set("connect_p99", ms(opened.Latency.Quantile(0.99)))
-	if ok {
-		s.set("cycle_cpu_us", cpu.Total.Seconds()*1e6/float64(ch.Cycles))
-	}
-	s.run.Latency = latencies{"connect": &opened.Latency}
-	return nil
+	return errors.Join(err, unlessCancelled(sendErr))
 }
 
 // unlessCancelled is err without the end that its loop was told to make.
