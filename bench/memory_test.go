@@ -9,32 +9,45 @@ import (
 	"ssed/loadtest/target"
 )
 
-// maxIdleBytes is what an idle connection may cost in user memory.
-const maxIdleBytes = 512
+// What an idle connection may cost in user memory: on a channel with others, and
+// on one of its own.
+const (
+	maxIdleBytes = 256
+	maxOwnBytes  = 512
+)
 
 // BenchmarkIdleConnectionMemory opens 10,000 connections to the real program and
 // reads what its resident memory has grown by, as the kernel counts it. The time
 // per operation says nothing: it is the wait for the server to give back what
 // connecting took.
 func BenchmarkIdleConnectionMemory(b *testing.B) {
-	b.Run("channels=1", func(b *testing.B) { idleMemory(b, func(int) int { return 1 }) })
-	b.Run("channels=conns", func(b *testing.B) { idleMemory(b, func(conns int) int { return conns }) })
+	b.Run("channels=1", func(b *testing.B) { idleMemory(b, maxIdleBytes, func(int) int { return 1 }) })
+	b.Run("channels=conns", func(b *testing.B) { idleMemory(b, maxOwnBytes, func(conns int) int { return conns }) })
 }
 
-func idleMemory(b *testing.B, channels func(conns int) int) {
+// warmStorms times 200 connects are more than those after which the engine gives
+// the memory of handshakes back (1,000). Else that garbage would be in the memory
+// before, and be missing in the growth.
+const warmStorms = 6
+
+func idleMemory(b *testing.B, limit float64, channels func(conns int) int) {
 	conns := min(10_000, fileLimit()-500)
 	for b.Loop() {
 		s := startServer(b)
 		warm := connect(b, s.addr, "warm-", 200, 1, false)
-		before := resident(b, s.pid)
+		for range warmStorms - 1 {
+			warm.Close()
+			warm = connect(b, s.addr, "warm-", 200, 1, false)
+		}
+		before := settle(b, s.pid)
 		c := connect(b, s.addr, "idle-", conns, channels(conns), false)
-		after := settle(b, s.pid, before)
+		after := settle(b, s.pid)
 		perConn := func(bytes int64) float64 { return float64(bytes) / float64(conns) }
 		b.ReportMetric(perConn(after.RSS-before.RSS), "B/conn")
 		b.ReportMetric(perConn(after.Anonymous-before.Anonymous), "anon-B/conn")
 		b.ReportMetric(float64(conns), "conns")
-		if got := perConn(after.RSS - before.RSS); got > maxIdleBytes {
-			b.Errorf("%.0f bytes of resident memory per idle connection, more than %d", got, maxIdleBytes)
+		if got := perConn(after.RSS - before.RSS); got > limit {
+			b.Errorf("%.0f bytes of resident memory per idle connection, more than %.0f", got, limit)
 		}
 		c.Close()
 		warm.Close()
@@ -58,7 +71,7 @@ const (
 
 // settle follows the memory of a server through the next trim and returns the
 // lowest figure.
-func settle(b *testing.B, pid int, before target.Memory) target.Memory {
+func settle(b *testing.B, pid int) target.Memory {
 	b.Helper()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()

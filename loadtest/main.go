@@ -16,6 +16,7 @@ import (
 
 	"ssed/loadtest/report"
 	"ssed/loadtest/swarm"
+	"ssed/loadtest/target"
 )
 
 // options are the flags that all scenarios share.
@@ -34,7 +35,8 @@ type options struct {
 	Procs    int           `help:"Client processes; 0: as few as the file limit allows." default:"0"`
 	Sources  int           `help:"Loopback source addresses; 0: one per 5,000 connections, at least 4." default:"0"`
 	Limit    time.Duration `help:"Longest time of one step: connecting all, one broadcast." default:"60s"`
-	MaxTime  time.Duration `help:"Longest time of everything." default:"15m"`
+	Calm     time.Duration `help:"Longest wait before a run for the connections of the run before to be forgotten; TIME_WAIT takes 60s." default:"65s"`
+	MaxTime  time.Duration `help:"Longest time of everything." default:"45m"`
 	MaxConns int           `help:"Most connections that are ever asked for." default:"100000"`
 
 	IOwnThisHost bool   `help:"Allow targets that are not loopback addresses." name:"i-own-this-host"`
@@ -162,6 +164,7 @@ func (o *options) measure(ctx context.Context, list []scenario, args []string, s
 	ctx, cancel := context.WithTimeoutCause(ctx, o.MaxTime, fmt.Errorf("--max-time of %v is over", o.MaxTime))
 	defer cancel()
 	r := &runner{opts: o, servers: servers, progress: newProgress(stderr, o.Quiet)}
+	r.quiet, _ = target.ReadKernel() // unreadable: calm waits for nothing
 	out := &report.Report{Started: time.Now(), Command: "loadtest " + quoteArgs(args), Host: describeHost()}
 	runErr := r.all(ctx, list, out)
 	r.progress.close()

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ssed/loadtest/report"
+	"ssed/loadtest/target"
 )
 
 // TestMain lets the test program play the server and worker processes that the
@@ -41,7 +42,7 @@ func execute(t *testing.T, wantCode int, args ...string) (report.Report, string)
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "report.json")
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), append(args, "--quiet", "--json", file), &stdout, &stderr)
+	code := run(t.Context(), append(args, "--quiet", "--calm", "0s", "--json", file), &stdout, &stderr)
 	require.Equal(t, wantCode, code, "stdout: %s\nstderr: %s", &stdout, &stderr)
 	requireNoChildren(t)
 	var out report.Report
@@ -102,8 +103,28 @@ func TestRoundsAreInterleavedAndRatiosTakenPerRound(t *testing.T) {
 	for _, r := range out.Scenarios[0].Runs {
 		order = append(order, r.Target+strconv.Itoa(r.Round))
 	}
-	require.Equal(t, []string{"floor1", "naive1", "floor2", "naive2"}, order)
+	require.Equal(t, []string{"floor1", "naive1", "naive2", "floor2"}, order)
 	require.Contains(t, text, "naive / floor")
+}
+
+func TestRunsWaitForTheSocketsOfTheOneBefore(t *testing.T) {
+	calm := func(ctx context.Context, quiet target.Kernel, limit time.Duration) error {
+		r := &runner{opts: &options{Calm: limit}, progress: newProgress(io.Discard, true), quiet: quiet}
+		defer r.progress.close()
+		return r.calm(ctx)
+	}
+	plenty, never := target.Kernel{Sockets: 1 << 40, TimeWaits: 1 << 40}, target.Kernel{Sockets: 1 << 40, TimeWaits: -1 << 40}
+	require.NoError(t, calm(t.Context(), plenty, time.Hour), "nothing is left")
+	require.NoError(t, calm(t.Context(), never, 10*time.Millisecond), "it does not wait for ever")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, calm(ctx, never, time.Hour), context.DeadlineExceeded)
+	require.ErrorIs(t, calm(ctx, target.Kernel{Sockets: -1 << 40, TimeWaits: 1 << 40}, time.Hour), context.DeadlineExceeded)
+}
+
+func TestKernelMemoryIsThatOfConnections(t *testing.T) {
+	require.EqualValues(t, 7, connectionCaches(map[string]int64{"TCP": 1, "filp": 2, "dentry": 4, "ext4_inode_cache": 1 << 30}))
+	require.Zero(t, connectionCaches(nil))
 }
 
 func TestFloorBehindRedisIsAReferenceToo(t *testing.T) {
@@ -197,7 +218,7 @@ func TestInterruptEndsChildrenAndKeepsResults(t *testing.T) {
 	var stdout bytes.Buffer
 	// The word "idle" in the progress means that a server and connections stand.
 	stderr := &trigger{word: "idle", act: interrupt}
-	code := run(ctx, []string{"hold", "--conns", "50", "--idle", "1h"}, &stdout, stderr)
+	code := run(ctx, []string{"hold", "--conns", "50", "--settle", "1ms", "--idle", "1h"}, &stdout, stderr)
 	require.Equal(t, exitFaults, code)
 	require.Contains(t, stdout.String(), "HOLD")
 	requireNoChildren(t)
@@ -339,7 +360,7 @@ func TestServerThatEndsIdleStreamsIsAFault(t *testing.T) {
 	}))
 	defer s.Close()
 	defer s.CloseClientConnections()
-	out, text := execute(t, exitFaults, "hold", "--only", "--rounds", "1", "--conns", "5", "--idle", "300ms",
+	out, text := execute(t, exitFaults, "hold", "--only", "--rounds", "1", "--conns", "5", "--settle", "1ms", "--idle", "300ms",
 		"--target", "name=hasty;url="+s.URL+"/{channel}")
 	require.EqualValues(t, 5, out.Scenarios[0].Runs[0].Counts.Closed)
 	require.Contains(t, text, "0 / 0 / 0 / 5 / 0")

@@ -99,7 +99,7 @@ type fleet struct {
 	each     int // connections per server
 	open     int
 	before   target.Kernel // before the first server
-	own      target.Memory // of the servers, each after its warm-up
+	own      target.Memory // of the first server after its warm-up; the others are alike
 	waves    []*wave
 	closers  []func()
 }
@@ -239,11 +239,7 @@ func (f *fleet) add(ctx context.Context, n int) (*swarm.OpenResult, error) {
 	if err := w.stage.prepare(n, f.opts.Bytes); err != nil {
 		return nil, err
 	}
-	if err := w.stage.warmUp(ctx); err != nil {
-		return nil, err
-	}
-	own, err := target.ReadMemory(t.PIDs)
-	if err != nil {
+	if err := f.warmUp(ctx, w.stage); err != nil {
 		return nil, err
 	}
 	if w.crew, err = w.stage.crew(f.prefix, apart, swarm.Group{Count: w.stage.conns, Channels: 1}); err != nil {
@@ -253,12 +249,23 @@ func (f *fleet) add(ctx context.Context, n int) (*swarm.OpenResult, error) {
 	if opened == nil {
 		return nil, err
 	}
-	f.own.RSS += own.RSS
-	f.own.Anonymous += own.Anonymous
 	f.open += opened.Opened
 	w.conns = opened.Opened
 	f.waves = append(f.waves, w)
 	return opened, err
+}
+
+// warmUp lets the first server settle before its memory is read, which takes too
+// long to do for each.
+func (f *fleet) warmUp(ctx context.Context, s *stage) (err error) {
+	if len(f.waves) > 0 {
+		return s.warmUp(ctx)
+	}
+	if err := s.warmUpMemory(ctx, f.Heartbeat); err != nil {
+		return err
+	}
+	f.own, err = target.ReadMemory(s.target.PIDs)
+	return err
 }
 
 // rest reads memory and CPU time of the idle fleet.
@@ -297,7 +304,7 @@ func (f *fleet) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.set("user_bytes", per(float64(user.RSS-f.own.RSS)))
+	f.set("user_bytes", per(float64(user.RSS-int64(len(f.waves))*f.own.RSS)))
 	f.set("process_bytes", per(float64(user.RSS)))
 	f.set("kernel_bytes", per(float64(kernel.Slab-f.before.Slab+kernel.PageTables-f.before.PageTables)))
 	f.set("sockbuf_bytes", per(float64(kernel.SockBufs-f.before.SockBufs)))

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"ssed/loadtest/report"
 	"ssed/loadtest/target"
@@ -24,6 +26,7 @@ type runner struct {
 	opts     *options
 	servers  []server
 	progress *progress
+	quiet    target.Kernel // before the first run
 }
 
 // all runs every scenario; it ends early only when ctx does.
@@ -35,8 +38,11 @@ func (r *runner) all(ctx context.Context, list []scenario, out *report.Report) e
 		}
 		result.References = r.references()
 		for round := 1; round <= r.opts.Rounds && ctx.Err() == nil; round++ {
-			for _, srv := range r.servers {
+			for _, srv := range r.order(round) {
 				r.progress.begin(fmt.Sprintf("%s %d/%d %s", result.Name, round, r.opts.Rounds, srv.name))
+				if r.calm(ctx) != nil {
+					break
+				}
 				run := r.one(ctx, sc, srv, round)
 				if ctx.Err() != nil {
 					break // what was cut short is no result
@@ -51,6 +57,47 @@ func (r *runner) all(ctx context.Context, list []scenario, out *report.Report) e
 	}
 	return nil
 }
+
+// order is that of the servers, backwards every second round: what the one before
+// leaves behind in the kernel is not always the same one's.
+func (r *runner) order(round int) []server {
+	list := slices.Clone(r.servers)
+	if round%2 == 0 {
+		slices.Reverse(list)
+	}
+	return list
+}
+
+// What of the run before may be left when the next begins: less than a hundredth
+// of what a scenario opens.
+const (
+	spareSockets   = 100
+	spareTimeWaits = 1000
+)
+
+// calm waits until the sockets of the run before are gone and the kernel has
+// forgotten its connections, as far as others of the machine let that be seen.
+func (r *runner) calm(ctx context.Context) error {
+	r.progress.show("waiting for the kernel to forget closed connections", nil)
+	limited, cancel := context.WithTimeout(ctx, r.opts.Calm)
+	defer cancel()
+	tick := time.NewTicker(calmLook)
+	defer tick.Stop()
+	for {
+		now, err := target.ReadKernel()
+		if err != nil || now.Sockets <= r.quiet.Sockets+spareSockets && now.TimeWaits <= r.quiet.TimeWaits+spareTimeWaits {
+			return context.Cause(ctx) // unreadable: nothing to wait for
+		}
+		select {
+		case <-tick.C:
+		case <-limited.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// calmLook is how often calm looks.
+const calmLook = 200 * time.Millisecond
 
 // references are what ratios are taken to: the floors, or the first target.
 func (r *runner) references() (names []string) {

@@ -183,7 +183,38 @@ func (s *stage) watch(c *swarm.Crew, step string) {
 const (
 	warmConns    = 200
 	warmMessages = 5
+	// warmStorm connects are more than those after which ssed gives the memory of
+	// handshakes back (1,000). With fewer, that garbage would be in the memory
+	// before, and be missing in the growth.
+	warmStorm = 1200
 )
+
+// warmUpMemory is a warm-up after which memory can be compared: with connects in
+// plenty, few at a time, and a rest that lets the server settle.
+func (s *stage) warmUpMemory(ctx context.Context, rest time.Duration) error {
+	if err := s.warmUp(ctx); err != nil {
+		return err
+	}
+	count := min(warmConns, s.conns)
+	c, err := s.crew(s.prefix(), here, swarm.Group{Count: count, Channels: 1})
+	if err != nil {
+		return err
+	}
+	fds := s.fds()
+	for opened := 0; opened < warmStorm; opened += count {
+		if _, err := s.open(ctx, c, 0, swarm.OpenSpec{}, "warming up"); err != nil {
+			return err
+		}
+		if err := c.Drop(ctx, 0, true); err != nil {
+			return err
+		}
+		if err := s.awaitFDs(ctx, fds); err != nil {
+			return err
+		}
+	}
+	s.progress.show("settling", func() string { return "for " + rest.String() })
+	return pause(ctx, rest)
+}
 
 // warmUp connects, sends and disconnects.
 func (s *stage) warmUp(ctx context.Context) error {

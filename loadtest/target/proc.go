@@ -140,6 +140,7 @@ type Kernel struct {
 	PageTables int64
 	SockBufs   int64 // bytes queued in TCP sockets, with their overhead
 	Sockets    int64 // TCP sockets allocated, both ends
+	TimeWaits  int64 // closed connections that the kernel still remembers
 }
 
 // ReadKernel reads /proc/meminfo and /proc/net/sockstat.
@@ -165,6 +166,8 @@ func ReadKernel() (Kernel, error) {
 				k.SockBufs = n * int64(os.Getpagesize())
 			case "alloc":
 				k.Sockets = n
+			case "tw":
+				k.TimeWaits = n
 			}
 		}
 	}
