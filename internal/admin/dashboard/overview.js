@@ -92,7 +92,7 @@ function gapSum(s) {
 
 /* Top channels */
 
-let sort = "subscribers", topMost = 1;
+let sort = "subscribers";
 
 const top50 = table($("top"), {
   label: "Top channels",
