@@ -115,7 +115,7 @@ func eventuallyLong(t testing.TB, ok func() bool, what string) {
 // and when the deadline comes all are gone.
 func TestTwentyThousandHalfOpenHeads(t *testing.T) {
 	const perHandshake = 8 << 10
-	n := min(20_000, fileLimit()) - 2*reservedFiles
+	n := min(20_000, fileLimit()) - 2*ReservedFiles
 	if testing.Short() {
 		n = min(2000, n)
 	}

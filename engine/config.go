@@ -117,16 +117,19 @@ const (
 	maxSegmentBytes = 1 << 20
 	// burstFactor is how many seconds' worth of connections may come at once: a page of
 	// six streams that is opened again and again by a few users behind one address.
-	burstFactor   = 10
-	reservedFiles = 256 // listeners, epolls, Redis links, logs; kept out of the default MaxConnections
+	burstFactor = 10
 )
+
+// ReservedFiles are for listeners, epolls, Redis links and logs: the default of
+// MaxConnections leaves them.
+const ReservedFiles = 256
 
 // withDefaults returns cfg with zero fields filled in.
 func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.Shards, runtime.GOMAXPROCS(0))
 	setDefault(&cfg.RingBytes, 64<<20)
 	setDefault(&cfg.SegmentBytes, int(min(max(cfg.RingBytes/64, minSegmentBytes), maxSegmentBytes)))
-	setDefault(&cfg.MaxConnections, max(fileLimit()-reservedFiles, 16))
+	setDefault(&cfg.MaxConnections, max(fileLimit()-ReservedFiles, 16))
 	setDefault(&cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
 	setDefault(&cfg.PeerTimeout, time.Minute)
 	setDefault(&cfg.AuthTimeout, 5*time.Second)

@@ -44,7 +44,7 @@ type front struct {
 
 // refusalSlots is how many connections may be open beyond MaxConnections for the
 // moment that it takes to read their request and refuse it in the right form.
-// They come out of the files that Config keeps in reserve (reservedFiles).
+// They come out of the files that Config keeps in reserve (ReservedFiles).
 const refusalSlots = 64
 
 // newFront opens the listeners of e.cfg.Listen. Nothing is accepted before serve.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ssed/engine"
 	"ssed/internal/doctor"
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -97,6 +98,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 	}
 	cfg = doctor.Config{
 		MaxConnections: connections,
+		ReservedFiles:  engine.ReservedFiles,
 		Heartbeat:      serve.engine.Heartbeat,
 		HeartbeatEvent: serve.engine.HeartbeatEvent,
 		PeerTimeout:    serve.engine.PeerTimeout,

@@ -39,6 +39,8 @@ type Result struct {
 type Config struct {
 	// MaxConnections is --max-connections; 0: as many as there are files.
 	MaxConnections int
+	// ReservedFiles is how many files ssed needs beside those of connections.
+	ReservedFiles int
 	// Heartbeat and PeerTimeout are as in engine.Config: not positive is none.
 	Heartbeat, PeerTimeout time.Duration
 	// HeartbeatEvent is --heartbeat-event; empty: heartbeats are comments.

@@ -66,7 +66,7 @@ func machine(changes ...string) fstest.MapFS {
 // prepared is a Config with which all is well.
 func prepared(changes ...string) Config {
 	return Config{
-		MaxConnections: 50_000, FileLimit: 262_144, Heartbeat: 15 * time.Second, PeerTimeout: time.Minute,
+		MaxConnections: 50_000, ReservedFiles: 256, FileLimit: 262_144, Heartbeat: 15 * time.Second, PeerTimeout: time.Minute,
 		RingBytes: 64 << 20, System: machine(changes...),
 	}
 }

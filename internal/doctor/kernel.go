@@ -7,12 +7,8 @@ import (
 	"syscall"
 )
 
-const (
-	// reservedFiles is what ssed keeps out of the default of --max-connections.
-	reservedFiles = 256
-	// fewFiles is a limit that somebody forgot: the usual default is 1024.
-	fewFiles = 4096
-)
+// fewFiles is a limit that somebody forgot: the usual default is 1024.
+const fewFiles = 4096
 
 // files compares the limit of open files with the connections, and settles how many
 // connections the other checks are about.
@@ -28,11 +24,11 @@ func (d *doctor) files() {
 		}
 		hard = limit.Max
 	}
-	need := uint64(d.MaxConnections + reservedFiles)
+	need := uint64(d.MaxConnections + d.ReservedFiles)
 	note := " (of this shell: a service may have another one)"
 	switch {
 	case d.MaxConnections == 0:
-		d.MaxConnections = int(max(int64(min(hard, 1<<30))-reservedFiles, 16))
+		d.MaxConnections = max(int(min(hard, 1<<30))-d.ReservedFiles, 16)
 		text := fmt.Sprintf("the hard limit is %d, so ssed takes %d connections%s", hard, d.MaxConnections, note)
 		if hard < fewFiles {
 			d.warn(check, text, fmt.Sprintf(fix, 262144))
