@@ -3,6 +3,7 @@ package engine
 import (
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,7 +73,7 @@ type shard struct {
 	asks      []ask    // questions that came in this pass
 	ahead     []waiting
 	pending   map[uint32]*pendingBytes
-	late      []ref // slots to be tried again in the next pass
+	late      []ref // slots to be tried again, in turn
 	rng       *rand.Rand
 	wheel     wheel
 	drained   sync.Once // tells the engine that nothing is open any more
@@ -211,7 +212,7 @@ func (s *shard) patience() int {
 }
 
 func (s *shard) busy() bool {
-	if len(s.late) > 0 || s.cutNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
+	if len(s.late) > 0 || s.wheel.isOwed() || s.cutNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
 		return true
 	}
 	s.mu.Lock()
@@ -310,19 +311,24 @@ func (s *shard) swallow(i uint32, c *slot) (ok bool) {
 	return false
 }
 
-// retry gives slots that could not finish another turn.
+// retryBytes bounds what all slots that could not finish get in one pass: four of them,
+// if each takes what it may (catchUpBytes). There may be as many as the shard has.
+const retryBytes = 4 * catchUpBytes
+
+// retry gives slots that could not finish another turn, as many as one pass may, in the
+// order in which they came. Who does not finish again comes behind the others.
 func (s *shard) retry(v *view) {
-	late := s.late
-	s.late = nil
-	for _, r := range late {
+	limit := s.count.sentBytes.Load() + retryBytes
+	k, turns := 0, 0
+	for end := len(s.late); k < end && turns < sliceWrites && s.count.sentBytes.Load() < limit; k++ {
+		r := s.late[k]
 		if c := s.slots.at(r.slot); c.gen == r.gen && c.state&slotQueued != 0 {
 			c.state &^= slotQueued
 			s.proceed(v, r.slot, c)
+			turns++
 		}
 	}
-	if s.late == nil {
-		s.late = late[:0]
-	}
+	s.late = slices.Delete(s.late, 0, k)
 }
 
 // proceed goes on writing to a slot: what is pending, then the ring.

@@ -16,6 +16,10 @@ const (
 	// beatVisits is the number of times a slot is looked at in one heartbeat
 	// period: silence lasts between 7/8 of the period and the whole.
 	beatVisits = 8
+	// beatCalls bounds the system calls of one pass for what is due, before the shard
+	// looks at new messages again: about a millisecond of heartbeats, two of ends. With
+	// 100,000 streams in a shard a tick of heartbeats is 15 ms.
+	beatCalls = 512
 	// stuckVisits is how long a slot may hold memory of its own, the rest of a head
 	// or of an event, without taking a byte: two heartbeat periods.
 	stuckVisits = 2 * beatVisits
@@ -59,44 +63,58 @@ func (w *wheel) untilTick() int {
 	return int(max(left+time.Millisecond-1, 0) / time.Millisecond)
 }
 
-// tick does the share of the wheel's work that is due.
+// tick does the share of the wheel's work that is due, and what an earlier pass left.
 func (s *shard) tick(v *view, now time.Time) {
 	w := &s.wheel
 	elapsed := min(now.Sub(w.last), 2*maxTick) // the first, or after a long sleep
-	if elapsed < w.tickEvery() {
-		return
+	due := elapsed >= w.tickEvery()
+	if due {
+		w.last = now
+		slots := float64(s.slots.used)
+		w.owed = min(w.owed+slots*beatVisits*float64(elapsed)/float64(w.period), slots)
 	}
-	w.last = now
-	slots := float64(s.slots.used)
-	w.owed = min(w.owed+slots*beatVisits*float64(elapsed)/float64(w.period), slots)
-	second := s.engine.second(now)
-	for ; w.owed >= 1; w.owed-- {
+	if w.isOwed() {
+		s.visitSome(v, s.engine.second(now))
+	}
+	if due && w.draining() {
+		s.drainSome(now, elapsed)
+	}
+}
+
+// isOwed reports whether a slot is due to be looked at.
+func (w *wheel) isOwed() bool { return w.owed >= 1 }
+
+// visitSome looks at the slots that are due, as many as one pass may.
+func (s *shard) visitSome(v *view, second uint32) {
+	w := &s.wheel
+	for calls := 0; w.isOwed() && calls < beatCalls; w.owed-- {
 		if w.next++; w.next >= s.slots.used {
 			w.next = 0
 			continue
 		}
 		if c := s.slots.at(w.next); c.fd >= 0 {
-			s.visit(v, w.next, c, second)
+			calls += s.visit(v, w.next, c, second)
 		}
-	}
-	if w.draining() {
-		s.drainSome(now, elapsed)
 	}
 }
 
-// visit looks after one connection.
-func (s *shard) visit(v *view, i uint32, c *slot, second uint32) {
+// visit looks after one connection and returns the system calls that it took.
+func (s *shard) visit(v *view, i uint32, c *slot, second uint32) (calls int) {
 	if c.idle < 255 {
 		c.idle++
 	}
 	switch {
 	case c.expires != 0 && c.expires <= second:
 		s.sendOff(i, c, CloseExpired)
+		return 2
 	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
 		s.closeSlot(i, CloseSlow)
+		return 1
 	case c.state&slotHeld&^slotResuming == 0 && c.idle >= beatVisits && !s.wheel.silent:
 		s.heartbeat(i, c)
+		return 1
 	}
+	return 0
 }
 
 // lostTouch reports whether a slot's next message has left the ring.

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMessagesGoBetweenBurstsOfHeartbeats(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Heartbeat = time.Minute })
+	const bursts, rest = 3, 100
+	for range bursts*beatCalls + rest {
+		join(t, h.engine, resumePoint{}, "quiet")
+	}
+	live := h.arrive(t, resumePoint{}, "a")
+	for i := uint32(1); i < h.slots.used; i++ {
+		h.slots.at(i).idle = beatVisits - 1
+	}
+	due := h.wheel.last.Add(h.wheel.period / beatVisits)
+	h.wheel.owed = float64(h.slots.used)
+	for k := range bursts {
+		h.f.publish("a", "x")
+		h.shard.pass(0, due)
+		require.EqualValues(t, (k+1)*beatCalls, h.count.heartbeats.Load())
+		require.True(t, h.busy(), "the rest is not left to the next tick")
+		live.next(1)
+	}
+	h.shard.pass(0, due)
+	require.EqualValues(t, bursts*beatCalls+rest, h.count.heartbeats.Load())
+	require.False(t, h.busy())
+}
+
+func TestWhoIsBehindTakesTurnsWithTheOthers(t *testing.T) {
+	const behind, turns = 40, 3
+	h := shardByHand(t, func(cfg *Config) { cfg.RingBytes = 16 << 20 })
+	first := h.f.publish("a", "first")
+	var served []int // in the order of the turns
+	h.send = func(fd int, vec []iovec) (n int, _ ioResult) {
+		for _, v := range vec {
+			n += int(v.Len)
+		}
+		if n >= catchUpBytes {
+			served = append(served, fd)
+		}
+		return n, ioOK
+	}
+	for range turns {
+		h.f.publish("a", strings.Repeat("x", catchUpBytes))
+	}
+	for range behind {
+		join(t, h.engine, after(first), "a")
+	}
+	h.pass() // all get their first turn with the answer
+	require.Len(t, served, behind)
+	require.Len(t, h.late, behind)
+	for n := behind; n < behind*turns; n = len(served) {
+		require.True(t, h.busy())
+		h.pass()
+		require.Len(t, served, n+retryBytes/catchUpBytes)
+		for k := n; k < len(served); k++ {
+			require.Equal(t, served[k-behind], served[k], "turn %d", k)
+		}
+	}
+	for h.busy() { // the last finds that there is nothing more
+		h.pass()
+	}
+	for i := uint32(1); i < h.slots.used; i++ {
+		require.Equal(t, h.log.Position(), h.slots.at(i).pos)
+	}
+}
