@@ -12,6 +12,11 @@ BENCHSTAT   := go run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS    := -s -w -X main.version=$(VERSION)
+
+# VERSION tells the commit. The toolchain's own stamp fails where git does not trust the tree:
+# one that another user owns, in a container say.
+BUILD      := go build -buildvcs=false
+
 FUZZTIME   ?= 30s
 BENCH      ?= .
 BENCHTIME  ?= 50ms
@@ -31,7 +36,7 @@ help: ## Print the targets
 
 .PHONY: build
 build: need-go ## Build bin/ssed
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ssed ./cmd/ssed
+	$(BUILD) -trimpath -ldflags '$(LDFLAGS)' -o bin/ssed ./cmd/ssed
 
 .PHONY: run
 run: build ## Run without Redis; the dashboard shows it live
@@ -42,7 +47,7 @@ run: build ## Run without Redis; the dashboard shows it live
 	exec ./bin/ssed --drain 1s
 
 .PHONY: test
-test: need-test ## Run all tests with the race detector (installs redis-server, curl and gcc when missing)
+test: need-test ## Run all tests with the race detector (installs redis-server, gcc, git and curl when missing)
 	CGO_ENABLED=1 go test -race -json -timeout 20m ./... | go run ./internal/testreport
 
 .PHONY: check
@@ -77,7 +82,7 @@ bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/repo
 		$$(git grep -l '^func Benchmark' -- '*_test.go' ':!bench' | xargs -n1 dirname | sort -u | sed 's,^,./,') | tee bench/out/new.txt
 	go test -run '^$$' -bench '$(BENCH)' -benchtime 1s -count 3 ./bench | tee -a bench/out/new.txt
 	$(BENCHSTAT) bench/baseline.txt bench/out/new.txt | tee bench/out/compare.txt
-	go build -o bin/loadtest ./loadtest
+	$(BUILD) -o bin/loadtest ./loadtest
 	./bin/loadtest all --quick $(SIDEFLAGS) --with floor,naive,ssed --ssed-bin bin/ssed --html bench/report.html | tee bench/out/side.txt
 
 .PHONY: baseline
@@ -86,12 +91,12 @@ baseline: ## Make the results of the last "make bench" the baseline
 
 .PHONY: load
 load: build ## Load test beside other servers (SCENARIO=fanout; all of them: SCENARIO=all; LOADFLAGS)
-	go build -o bin/loadtest ./loadtest
+	$(BUILD) -o bin/loadtest ./loadtest
 	./bin/loadtest $(SCENARIO) $(LOADFLAGS) --ssed-bin bin/ssed
 
 .PHONY: million
 million: need-test build ## As many connections as this machine holds, at most a million (MILLIONFLAGS='--max 200000')
-	go build -o bin/loadtest ./loadtest
+	$(BUILD) -o bin/loadtest ./loadtest
 	./bin/loadtest million $(MILLIONFLAGS) --ssed-bin bin/ssed
 
 .PHONY: chaos
@@ -138,6 +143,7 @@ need-test: need-go
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
+	command -v git >/dev/null || missing="$$missing git"; \
 	command -v gcc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
 	$(install-missing)
 

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		program = filepath.Join(dir, "ssed")
 		var text []byte
-		if text, err = exec.Command("go", "build", "-o", program, "ssed/cmd/ssed").CombinedOutput(); err != nil {
+		if text, err = exec.Command("go", "build", "-buildvcs=false", "-o", program, "ssed/cmd/ssed").CombinedOutput(); err != nil {
 			err = fmt.Errorf("go build: %w\n%s", err, text)
 		}
 	}

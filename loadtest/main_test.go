@@ -441,7 +441,7 @@ func TestPollEndsWithItsContext(t *testing.T) {
 
 func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "ssed")
-	build := exec.Command("go", "build", "-o", bin, "ssed/cmd/ssed")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "ssed/cmd/ssed")
 	text, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", text)
 	out, printed := execute(t, 0, "million", "--ssed-bin", bin, "--max", "250", "--each", "100", "--rest", "10ms", "--heartbeat", "1s")

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // build compiles the program, with the race detector if the tests have it.
 func build(to string) error {
-	args := []string{"build", "-ldflags", "-X main.version=v0.0.0-test", "-o", to}
+	args := []string{"build", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-test", "-o", to}
 	if raceEnabled {
 		args = append(args, "-race")
 	}

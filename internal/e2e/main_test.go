@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 func build(to string) error {
-	cmd := exec.Command("go", "build", "-ldflags", "-X main.version=v0.0.0-e2e", "-o", to, "./cmd/ssed")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-e2e", "-o", to, "./cmd/ssed")
 	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

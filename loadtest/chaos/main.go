@@ -116,7 +116,7 @@ func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error)
 	defer remove()
 	if o.SsedBin == "" {
 		o.SsedBin = filepath.Join(dir, "ssed")
-		out, err := exec.CommandContext(ctx, "go", "build", "-o", o.SsedBin, "ssed/cmd/ssed").CombinedOutput()
+		out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", o.SsedBin, "ssed/cmd/ssed").CombinedOutput()
 		if err != nil {
 			return nil, fmt.Errorf("go build: %w\n%s", err, out)
 		}
