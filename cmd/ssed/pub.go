@@ -114,14 +114,18 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 		p = append(p, err)
 	}
 	c.check(&p)
-	token := p.adminToken(c.AdminToken, c.AdminTokenFile)
 	var option rueidis.ClientOption
 	direct := false
 	// Who names the admin listener here means it, whatever Redis the environment has.
 	if inv.origin("admin-url") != fromFlag || inv.origin("redis-url") == fromFlag || inv.origin("redis-url-file") == fromFlag {
 		option, direct = p.redis(c.RedisURL, c.RedisURLFile)
 	}
-	base := p.httpURL("--admin-url", c.AdminURL)
+	var base *url.URL
+	var token string
+	if !direct { // the file of the token may be for the service alone to read
+		base = p.httpURL("--admin-url", c.AdminURL)
+		token = p.adminToken(c.AdminToken, c.AdminTokenFile)
+	}
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
 	if direct && !c.envelopes && c.Event+c.ID != "" {
 		p.add("--envelope", "--event and --id need json here and on the instances: without it Redis carries data alone")

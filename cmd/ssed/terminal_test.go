@@ -310,6 +310,19 @@ func TestPubReadsOnlyTheRedisURLThatItUses(t *testing.T) {
 	require.Contains(t, stderr, "--redis-url-file: ")
 }
 
+// TestPubReadsOnlyTheTokenThatItUses: with Redis it needs none.
+func TestPubReadsOnlyTheTokenThatItUses(t *testing.T) {
+	r := redistest.Start(t)
+	in := startRedis(t, r)
+	file := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nadmin-token-file: "+filepath.Join(t.TempDir(), "missing")+"\n")
+	code, stdout, stderr := runProgram(t, nil, "pub", "--config", file, "a", "x")
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, "receivers: 1\n", stdout)
+	code, _, stderr = runProgram(t, nil, "pub", "--config", file, "--admin-url", in.admin, "a", "x")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--admin-token-file: ")
+}
+
 func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
 	r := redistest.Start(t)
 	config := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nhistory-max: 7\n")
