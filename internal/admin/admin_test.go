@@ -129,8 +129,11 @@ func TestForeignPagesCannotPublish(t *testing.T) {
 	f := func(want int, headers ...string) {
 		t.Helper()
 		*last = published{}
-		require.Equal(t, want, do(h, "POST", "/publish?channel_id=a", "x", headers...).StatusCode, headers)
+		r := do(h, "POST", "/publish?channel_id=a", "x", headers...)
+		require.Equal(t, want, r.StatusCode, headers)
 		require.Equal(t, want == 200, last.channel == "a")
+		require.Equal(t, "application/json", r.Header.Get("Content-Type"), headers)
+		require.True(t, json.Valid([]byte(bodyOf(t, r))))
 	}
 	f(200) // not a browser
 	f(200, "Host", "ssed.internal:9090")

@@ -17,7 +17,11 @@ import (
 // that --admin gives. With one it may come by the name of a proxy. Clients that are
 // not browsers send neither header and are let through.
 func (a *API) browserGuard(next http.Handler) http.Handler {
-	checked := http.NewCrossOriginProtection().Handler(next)
+	origins := http.NewCrossOriginProtection()
+	origins.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusForbidden, "a browser sent this for a page of another origin")
+	}))
+	checked := origins.Handler(next)
 	if a.cfg.Token != "" {
 		return checked
 	}
