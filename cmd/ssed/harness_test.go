@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"ssed/internal/child"
 	"ssed/internal/redistest"
 )
 
@@ -64,14 +65,13 @@ func build(to string) error {
 
 // instance is a running ssed.
 type instance struct {
-	t   testing.TB
-	cmd *exec.Cmd
+	t       testing.TB
+	process *child.Process
 
 	public, admin string // "http://127.0.0.1:port"
 
-	mu   sync.Mutex
-	log  bytes.Buffer // guarded by mu
-	done chan struct{}
+	mu  sync.Mutex
+	log bytes.Buffer // guarded by mu
 }
 
 // start runs ssed on free ports until the test ends. Clients are told to come back
@@ -104,12 +104,13 @@ func launch(t testing.TB, args ...string) *instance {
 		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--pprof", "--log-format", "json",
 		"--retry", "10ms-30ms", "--drain", "50ms",
 	}, args...)
-	in := &instance{t: t, cmd: exec.Command(program, args...), done: make(chan struct{})}
-	in.cmd.Env = environment()
-	stderr, err := in.cmd.StderrPipe()
+	in := &instance{t: t}
+	cmd := exec.Command(program, args...)
+	cmd.Env = environment()
+	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
-	require.NoError(t, in.cmd.Start())
-	go in.collect(stderr)
+	in.process, err = child.Start(cmd, func() { in.collect(stderr) })
+	require.NoError(t, err)
 	t.Cleanup(in.end)
 	return in
 }
@@ -118,8 +119,8 @@ func launch(t testing.TB, args ...string) *instance {
 // with the race detector would otherwise sleep for a second before it exits.
 func environment(extra ...string) []string {
 	env := []string{"GORACE=atexit_sleep_ms=0"}
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SSED_") && !strings.HasPrefix(v, "GORACE=") {
+	for _, v := range child.Environ() {
+		if !strings.HasPrefix(v, "GORACE=") {
 			env = append(env, v)
 		}
 	}
@@ -134,8 +135,6 @@ func (in *instance) collect(stderr io.Reader) {
 		in.log.Write(append(lines.Bytes(), '\n'))
 		in.mu.Unlock()
 	}
-	_ = in.cmd.Wait() // the state tells
-	close(in.done)
 }
 
 func (in *instance) logText() string {
@@ -172,26 +171,19 @@ func (in *instance) eventually(what string, holds func() bool) {
 	}
 }
 
-func (in *instance) exited() bool {
-	select {
-	case <-in.done:
-		return true
-	default:
-		return false
-	}
-}
+func (in *instance) exited() bool { return in.process.Exited() }
 
-func (in *instance) signal(s syscall.Signal) { _ = in.cmd.Process.Signal(s) } // it may have ended
+func (in *instance) signal(s syscall.Signal) { in.process.Signal(s) }
 
 // wait returns the exit code.
 func (in *instance) wait() int {
 	in.t.Helper()
 	select {
-	case <-in.done:
+	case <-in.process.Done():
 	case <-time.After(patience):
 		in.t.Fatalf("still running\nlog:\n%s", in.logText())
 	}
-	return in.cmd.ProcessState.ExitCode()
+	return in.process.Cmd.ProcessState.ExitCode()
 }
 
 // end stops the process if it runs, and fails the test for an untidy end, among
@@ -201,17 +193,8 @@ func (in *instance) end() {
 		require.NotContains(in.t, in.logText(), "DATA RACE")
 		return
 	}
-	in.signal(syscall.SIGTERM)
-	if in.cmd.ProcessState == nil {
-		in.signal(syscall.SIGCONT) // it may be frozen
-	}
-	select {
-	case <-in.done:
-	case <-time.After(patience):
-		in.signal(syscall.SIGKILL)
-		<-in.done
-	}
-	if code := in.cmd.ProcessState.ExitCode(); code != exitOK || in.t.Failed() {
+	_ = in.process.Stop(syscall.SIGTERM, patience) // a process that was killed has no code 0
+	if code := in.process.Cmd.ProcessState.ExitCode(); code != exitOK || in.t.Failed() {
 		in.t.Errorf("exit code %d, log:\n%s", code, in.logText())
 	}
 }
@@ -219,7 +202,7 @@ func (in *instance) end() {
 // kill ends the process as a crash would.
 func (in *instance) kill() {
 	in.signal(syscall.SIGKILL)
-	<-in.done
+	<-in.process.Done()
 }
 
 // httpClient opens a connection for each request and shares nothing between tests.
@@ -287,7 +270,7 @@ func (in *instance) metric(name string) (sum float64) {
 // openFiles counts the descriptors of the process.
 func (in *instance) openFiles() int {
 	in.t.Helper()
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.cmd.Process.Pid))
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.process.Cmd.Process.Pid))
 	require.NoError(in.t, err)
 	return len(fds)
 }

@@ -28,8 +28,8 @@ import (
 	"ssed/sseproto"
 )
 
-// child is a command that runs beside the test.
-type child struct {
+// command is a subcommand that runs beside the test.
+type command struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	lines  chan string // of standard output; closed at its end
@@ -38,23 +38,23 @@ type child struct {
 }
 
 // Write takes standard error.
-func (p *child) Write(b []byte) (int, error) {
+func (p *command) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stderr.Write(b)
 }
 
-func (p *child) errors() string {
+func (p *command) errors() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stderr.String()
 }
 
-func spawn(t *testing.T, env []string, args ...string) *child {
+func spawn(t *testing.T, env []string, args ...string) *command {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
-	p := &child{t: t, cmd: exec.CommandContext(ctx, program, args...), lines: make(chan string, 1000)}
+	p := &command{t: t, cmd: exec.CommandContext(ctx, program, args...), lines: make(chan string, 1000)}
 	p.cmd.Env, p.cmd.Stderr = environment(env...), p
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -69,7 +69,7 @@ func spawn(t *testing.T, env []string, args ...string) *child {
 }
 
 // rest returns the lines until the end, and the exit code.
-func (p *child) rest() (lines []string, code int) {
+func (p *command) rest() (lines []string, code int) {
 	for line := range p.lines {
 		lines = append(lines, line)
 	}

@@ -51,6 +51,7 @@ func spawn(t testing.TB, out func(io.Reader), name string, args ...string) *proc
 	p := &process{name: name}
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with what it forks
+	cmd.Env = child.Environ()
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	var readers sync.WaitGroup
