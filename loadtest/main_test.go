@@ -92,7 +92,7 @@ func TestEachScenarioMeasuresFloorAndNaive(t *testing.T) {
 	f("p50 p99 p999 deliveries_per_cpu_s send_lag_p99", "spread", "--channels", "10", "--members", "3", "--rate", "500", "--duration", "300ms")
 	f("deliveries_per_cpu_s complete_p50", "burst", "--conns", "50", "--messages", "40", "--bursts", "2")
 	f("cycles_per_s cycle_cpu_us connect_p99 p50", "churn", "--cycles", "300", "--residents", "5")
-	f("all_p99 some_p99 p99_ratio", "slow", "--conns", "40", "--rate", "50", "--duration", "300ms")
+	f("all_p99 some_p99 p99_ratio full", "slow", "--conns", "40", "--rate", "500", "--duration", "500ms")
 	f("plain_s plain_per_s plain_cpu_us", "resume", "--conns", "60")
 	f("idle_p99 busy_p99 complete_p50 broadcasts", "mixed", "--conns", "60", "--every", "20ms", "--duration", "300ms")
 }
@@ -390,10 +390,23 @@ func TestWhatDoesNotArriveHasNoFigures(t *testing.T) {
 	f(4, warmMessages+warmBroadcasts+1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
 	f(4*10, warmMessages+warmBroadcasts, "complete_p50 p50", "not everybody got", "burst", "--conns", "4", "--messages", "10")
 	f(4*5+3*5, warmMessages+warmBroadcasts, "all_p99 some_p99 p99_ratio", "nothing arrived",
-		"slow", "--conns", "4", "--rate", "100", "--duration", "50ms")
+		"slow", "--conns", "4", "--every", "4", "--rate", "100", "--duration", "50ms")
 	f(3*(2+10), warmMessages, "p50 p99 max", "nothing arrived",
 		"spread", "--channels", "1", "--members", "3", "--rate", "200", "--duration", "50ms")
 	f(4, warmMessages, "", "not everybody got", "mixed", "--conns", "4", "--members", "1", "--duration", "50ms")
+}
+
+// TestStoppedReadersHaveToMakeTheServerWait: as long as their sockets take what is
+// sent, they are no load, and the run shows nothing.
+func TestStoppedReadersHaveToMakeTheServerWait(t *testing.T) {
+	_, text := execute(t, exitFaults, "slow", "--rounds", "1", "--conns", "20", "--rate", "100", "--duration", "20ms")
+	require.Contains(t, text, "no stopped reader had its socket full after 8192 bytes")
+
+	out, _ := execute(t, 0, "slow", "--rounds", "1", "--conns", "20", "--rate", "500", "--duration", "500ms")
+	require.EqualValues(t, 100, out.Scenarios[0].Runs[0].Values["full"])
+
+	_, text = execute(t, exitFaults, "slow", "--rounds", "1", "--conns", "3", "--every", "4")
+	require.Contains(t, text, "one in 4 can not stop")
 }
 
 func TestResumeCountsWhatWasMissed(t *testing.T) {

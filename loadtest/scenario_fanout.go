@@ -34,13 +34,12 @@ func (f *fanout) load(o *options) (conns, bytes int) {
 	return orDefault(o.Conns, 15000), orDefault(o.Bytes, 128)
 }
 
-// room opens one channel with all connections, warm and ready to be measured.
-func (s *stage) room(ctx context.Context) (*swarm.Crew, *feed, error) {
+// room opens one channel with conns connections, warm and ready to be measured.
+func (s *stage) room(ctx context.Context, prefix string, conns int) (*swarm.Crew, *feed, error) {
 	if err := s.warmUp(ctx); err != nil {
 		return nil, nil, err
 	}
-	prefix := s.prefix()
-	c, err := s.crew(prefix, here, swarm.Group{Count: s.conns, Channels: 1})
+	c, err := s.crew(prefix, here, swarm.Group{Count: conns, Channels: 1})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,7 +64,7 @@ func (s *stage) room(ctx context.Context) (*swarm.Crew, *feed, error) {
 }
 
 func (f *fanout) run(ctx context.Context, s *stage) error {
-	c, feed, err := s.room(ctx)
+	c, feed, err := s.room(ctx, s.prefix(), s.conns)
 	if err != nil {
 		return err
 	}
@@ -124,7 +123,7 @@ func (b *burst) load(o *options) (conns, bytes int) {
 }
 
 func (b *burst) run(ctx context.Context, s *stage) error {
-	c, feed, err := s.room(ctx)
+	c, feed, err := s.room(ctx, s.prefix(), s.conns)
 	if err != nil {
 		return err
 	}

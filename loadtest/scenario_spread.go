@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"ssed/loadtest/report"
@@ -104,54 +105,130 @@ func (sl *slow) describe(o *options) report.Scenario {
 		},
 		Metrics: append(append(latencyMetrics("all_", "all reading,", false), latencyMetrics("some_", "some stopped,", true)...),
 			report.Metric{Key: "p99_ratio", Label: "p99 with stopped / without", Unit: "×", Better: report.Less},
+			report.Metric{Key: "full", Label: "stopped readers whose socket was full", Unit: "%"},
 			report.Metric{Key: "cut", Label: "stopped readers the server closed", Unit: "%"},
 			metricLag),
 	}
 }
 
 func (sl *slow) load(o *options) (conns, bytes int) {
-	// 200 messages of 4 KiB are more than the buffers of both sockets hold.
+	// The sockets of a reader that stops hold about 20 messages of 4 KiB.
 	return orDefault(o.Conns, 2000), orDefault(o.Bytes, 4096)
 }
 
-func (sl *slow) run(ctx context.Context, s *stage) error {
-	c, f, err := s.room(ctx)
-	if err != nil {
-		return err
-	}
-	s.watch(c, "all reading")
-	if err := s.openLoop(ctx, c, f, sl.Rate, sl.Duration); err != nil {
-		return err
-	}
-	all, err := s.collect(ctx, c, "all reading")
-	if err != nil {
-		return err
-	}
-	s.percentiles("all_", all)
+// readers are the two kinds of a slow run, on one channel. Those that stop have
+// tight sockets and are counted apart: their own latency is not looked at.
+type readers struct {
+	steady, stopping *swarm.Crew
+	count            int // of those who stop
+	feed             *feed
+}
 
-	stopped, err := c.Pause(ctx, 0, sl.Every)
+func (sl *slow) connect(ctx context.Context, s *stage) (x readers, err error) {
+	x.count = s.conns / max(sl.Every, 1)
+	if x.count == 0 || x.count == s.conns {
+		return x, fmt.Errorf("of %d readers one in %d can not stop", s.conns, sl.Every)
+	}
+	prefix := s.prefix()
+	if x.steady, x.feed, err = s.room(ctx, prefix, s.conns-x.count); err != nil {
+		return x, err
+	}
+	if x.stopping, err = s.crew(prefix, here, swarm.Group{Count: x.count, Channels: 1, Tight: true}); err != nil {
+		return x, err
+	}
+	return x, sl.join(ctx, s, x)
+}
+
+// join connects those who stop.
+func (sl *slow) join(ctx context.Context, s *stage, x readers) error {
+	_, err := s.open(ctx, x.stopping, 0, swarm.OpenSpec{Seqs: x.feed.seqs}, "connecting those who stop")
+	return err
+}
+
+// stop makes them come anew and read nothing. A connection that was read for a while
+// has a larger window, and the kernel lets the server queue several times as much.
+func (sl *slow) stop(ctx context.Context, s *stage, x readers) (stopped int, err error) {
+	fds := s.fds()
+	if err := x.stopping.Drop(ctx, 0, true); err != nil {
+		return 0, err
+	}
+	if fds > 0 {
+		if err := s.awaitFDs(ctx, max(fds-x.count, 1)); err != nil {
+			return 0, err
+		}
+	}
+	if err := sl.join(ctx, s, x); err != nil {
+		return 0, err
+	}
+	return x.stopping.Pause(ctx, 0)
+}
+
+func (sl *slow) run(ctx context.Context, s *stage) error {
+	x, err := sl.connect(ctx, s)
 	if err != nil {
 		return err
 	}
-	if err := mark(ctx, c, f); err != nil {
+	all, err := sl.phase(ctx, s, x, "all reading", "all_")
+	if err != nil {
+		return err
+	}
+	if err := s.awaitLast(ctx, x.stopping, x.feed); err != nil {
+		return err
+	}
+	if _, err := s.collect(ctx, x.stopping, ""); err != nil {
+		return err
+	}
+	stopped, err := sl.stop(ctx, s, x)
+	if err != nil {
+		return err
+	}
+	if err := mark(ctx, x.steady, x.feed); err != nil {
 		return err
 	}
 	fds := s.fds()
-	s.watch(c, "some stopped")
-	if err := s.openLoop(ctx, c, f, sl.Rate, sl.Duration); err != nil {
-		return err
-	}
-	some, err := s.collect(ctx, c, "some stopped")
+	some, err := sl.phase(ctx, s, x, "some stopped", "some_")
 	if err != nil {
 		return err
 	}
-	s.percentiles("some_", some)
 	if base := all.Latency.Quantile(0.99); base > 0 && some.Latency.Count() > 0 {
 		s.set("p99_ratio", float64(some.Latency.Quantile(0.99))/float64(base))
 	}
 	if fds > 0 && stopped > 0 {
 		s.set("cut", float64(fds-s.fds())/float64(stopped)*100)
 	}
-	s.lateness(f)
+	s.lateness(x.feed)
+	return sl.full(ctx, s, x, stopped)
+}
+
+// phase sends for a time and records the latencies of those who read throughout.
+func (sl *slow) phase(ctx context.Context, s *stage, x readers, name, prefix string) (*swarm.Stats, error) {
+	s.watch(x.steady, name)
+	if err := s.openLoop(ctx, x.steady, x.feed, sl.Rate, sl.Duration); err != nil {
+		return nil, err
+	}
+	st, err := s.collect(ctx, x.steady, name)
+	if err != nil {
+		return nil, err
+	}
+	s.percentiles(prefix, st)
+	return st, nil
+}
+
+// full records how many of the stopped readers made the server wait. When none did,
+// the run shows nothing.
+func (sl *slow) full(ctx context.Context, s *stage, x readers, stopped int) error {
+	sent := int64(x.feed.seqs[0]-x.feed.since[0]) * int64(s.bytes)
+	if addr, err := s.target.Addr(); err != nil || !addr.Addr().IsLoopback() {
+		s.note("whether the sockets of stopped readers were full can be seen on their server's host only")
+		return err
+	}
+	full, err := x.stopping.Full(ctx, 0, sent)
+	if err != nil {
+		return err
+	}
+	s.set("full", float64(full)/float64(max(stopped, 1))*100)
+	if full == 0 {
+		return fmt.Errorf("no stopped reader had its socket full after %d bytes: send more", sent)
+	}
 	return nil
 }

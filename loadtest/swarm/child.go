@@ -31,7 +31,7 @@ type request struct {
 	First        int           `json:"first,omitempty"`
 	Count        int           `json:"count,omitempty"`
 	Hard         bool          `json:"hard,omitempty"`
-	Every        int           `json:"every,omitempty"`
+	Bytes        int64         `json:"bytes,omitempty"`
 	FirstChannel uint32        `json:"first_channel,omitempty"`
 	Seqs         []uint32      `json:"seqs,omitempty"`
 	Delivered    uint64        `json:"delivered,omitempty"`
@@ -149,8 +149,13 @@ func (c *worker) Drop(ctx context.Context, first, count int, hard bool) error {
 	return err
 }
 
-func (c *worker) Pause(ctx context.Context, first, count, every int) (int, error) {
-	r, err := c.do(ctx, request{Op: "pause", First: first, Count: count, Every: every})
+func (c *worker) Pause(ctx context.Context, first, count int) (int, error) {
+	r, err := c.do(ctx, request{Op: "pause", First: first, Count: count})
+	return r.N, err
+}
+
+func (c *worker) Full(ctx context.Context, first, count int, bytes int64) (int, error) {
+	r, err := c.do(ctx, request{Op: "full", First: first, Count: count, Bytes: bytes})
 	return r.N, err
 }
 
@@ -230,7 +235,9 @@ func (s *Swarm) obey(ctx context.Context, r request) (out reply, err error) {
 	case "drop":
 		err = s.Drop(ctx, r.First, r.Count, r.Hard)
 	case "pause":
-		out.N, err = s.Pause(ctx, r.First, r.Count, r.Every)
+		out.N, err = s.Pause(ctx, r.First, r.Count)
+	case "full":
+		out.N, err = s.Full(ctx, r.First, r.Count, r.Bytes)
 	case "rest":
 		err = s.Rest(ctx, r.Each)
 	case "mark":

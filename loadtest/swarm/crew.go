@@ -12,7 +12,8 @@ import (
 type member interface {
 	Open(ctx context.Context, spec OpenSpec) (*OpenResult, error)
 	Drop(ctx context.Context, first, count int, hard bool) error
-	Pause(ctx context.Context, first, count, every int) (int, error)
+	Pause(ctx context.Context, first, count int) (int, error)
+	Full(ctx context.Context, first, count int, bytes int64) (int, error)
 	Rest(ctx context.Context, each time.Duration) error
 	Mark(ctx context.Context) error
 	Audit(ctx context.Context, first, count int, firstChannel uint32, seqs []uint32) error
@@ -52,12 +53,12 @@ type Crew struct {
 	plan    Plan
 	members []member
 	spans   [][]span // [member][group]
-	paused  []int    // [group]: every n-th is not read; 0: all are
+	paused  []bool   // [group]
 }
 
 // Start makes the swarms of a plan; nothing is connected yet.
 func Start(plan Plan) (*Crew, error) {
-	c := &Crew{plan: plan, paused: make([]int, len(plan.Groups))}
+	c := &Crew{plan: plan, paused: make([]bool, len(plan.Groups))}
 	for i := range max(plan.Processes, 1) {
 		cfg, spans := plan.share(i)
 		m, err := plan.start(cfg)
@@ -183,15 +184,30 @@ func (c *Crew) Drop(ctx context.Context, group int, hard bool) error {
 	})
 }
 
-// Pause stops reading every n-th connection of a group; they count no longer.
-func (c *Crew) Pause(ctx context.Context, group, every int) (int, error) {
-	c.paused[group] = every
+// Pause stops reading a group, and returns how many connections that are; they
+// count no longer.
+func (c *Crew) Pause(ctx context.Context, group int) (int, error) {
+	c.paused[group] = true
+	return c.sum(func(i int, m member) (int, error) {
+		return m.Pause(ctx, c.spans[i][group].first, c.spans[i][group].count)
+	})
+}
+
+// Full returns how many connections of a paused group had no room for bytes, see
+// Swarm.Full.
+func (c *Crew) Full(ctx context.Context, group int, bytes int64) (int, error) {
+	return c.sum(func(i int, m member) (int, error) {
+		return m.Full(ctx, c.spans[i][group].first, c.spans[i][group].count, bytes)
+	})
+}
+
+// sum adds up what f returns for the members.
+func (c *Crew) sum(f func(i int, m member) (int, error)) (total int, err error) {
 	counts := make([]int, len(c.members))
-	err := c.each(func(i int, m member) (err error) {
-		counts[i], err = m.Pause(ctx, c.spans[i][group].first, c.spans[i][group].count, every)
+	err = c.each(func(i int, m member) (err error) {
+		counts[i], err = f(i, m)
 		return err
 	})
-	total := 0
 	for _, n := range counts {
 		total += n
 	}
@@ -235,16 +251,7 @@ func (c *Crew) Stats(ctx context.Context) (*Stats, error) {
 
 // Resumable returns how many connections know a last event id.
 func (c *Crew) Resumable(ctx context.Context) (int, error) {
-	counts := make([]int, len(c.members))
-	err := c.each(func(i int, m member) (err error) {
-		counts[i], err = m.Resumable(ctx)
-		return err
-	})
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	return total, err
+	return c.sum(func(_ int, m member) (int, error) { return m.Resumable(ctx) })
 }
 
 // Want is how many messages each channel of a group has got since the last Mark.
@@ -272,11 +279,11 @@ func (c *Crew) Await(ctx context.Context, limit time.Duration, wants ...Want) (A
 // deliveries is how many deliveries member i must see for wants to be met.
 func (c *Crew) deliveries(i int, wants []Want) (n uint64) {
 	for _, w := range wants {
+		if c.paused[w.Group] {
+			continue
+		}
 		g, sp := c.plan.Groups[w.Group], c.spans[i][w.Group]
 		for k := range sp.count {
-			if every := c.paused[w.Group]; every > 0 && k%every == 0 {
-				continue
-			}
 			n += uint64(w.Counts[(g.Offset+uint32(sp.offset+k))%g.Channels])
 		}
 	}

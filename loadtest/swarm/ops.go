@@ -208,11 +208,11 @@ func (s *Swarm) Drop(ctx context.Context, first, count int, hard bool) error {
 	})
 }
 
-// Pause stops reading every n-th of the connections first to first+count, and
-// returns how many. They are left out of audits.
-func (s *Swarm) Pause(ctx context.Context, first, count, every int) (paused int, err error) {
+// Pause stops reading the connections first to first+count, and returns how many.
+// They are left out of audits.
+func (s *Swarm) Pause(ctx context.Context, first, count int) (paused int, err error) {
 	err = s.call(ctx, func(s *Swarm) {
-		for i := first; i < first+count; i += every {
+		for i := first; i < first+count; i++ {
 			c := &s.conns[i]
 			if c.state != stateStream {
 				continue

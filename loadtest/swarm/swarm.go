@@ -30,6 +30,9 @@ type Group struct {
 	First    uint32 `json:"first"`
 	Channels uint32 `json:"channels"`
 	Offset   uint32 `json:"offset"`
+	// Tight gives the sockets of both ends the smallest buffers that the kernel
+	// allows, as far as this end has a say: what is not read soon fills them.
+	Tight bool `json:"tight,omitempty"`
 }
 
 // Config describes the connections of a swarm.

@@ -160,15 +160,46 @@ func TestReconnectWithIDsKeepsTheExpectedNumbers(t *testing.T) {
 }
 
 func TestPausedConnectionsAreNotWaitedFor(t *testing.T) {
-	r := newRig(t, 2, swarm.Group{Count: 20, Channels: 1})
+	r := newRig(t, 2, swarm.Group{Count: 16, Channels: 1}, swarm.Group{Count: 4, Channels: 1})
 	r.open(0, swarm.OpenSpec{})
-	paused, err := r.Pause(t.Context(), 0, 5)
+	r.open(1, swarm.OpenSpec{})
+	paused, err := r.Pause(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, 4, paused)
 	r.send(0)
-	r.await(swarm.Want{Counts: []uint32{1}})
+	r.await(swarm.Want{Group: 0, Counts: []uint32{1}}, swarm.Want{Group: 1, Counts: []uint32{1}})
 	require.NoError(t, r.Audit(t.Context(), 0, r.seqs))
+	require.NoError(t, r.Audit(t.Context(), 1, r.seqs))
 	require.Equal(t, swarm.Counts{Delivered: 16}, r.stats().Counts)
+}
+
+// TestTightSocketsAreSoonFull: the floor drops what a socket does not take.
+func TestTightSocketsAreSoonFull(t *testing.T) {
+	eachWay(t, func(t *testing.T, processes int) {
+		const readers = 0
+		r := newRig(t, processes, swarm.Group{Count: 3, Channels: 1}, swarm.Group{Count: 5, Channels: 1, Tight: true}, swarm.Group{Count: 5, Channels: 1})
+		for group := range 3 {
+			r.open(group, swarm.OpenSpec{})
+		}
+		full := func(group int, bytes int64) int {
+			n, err := r.Full(t.Context(), group, bytes)
+			require.NoError(t, err)
+			return n
+		}
+		for group := 1; group < 3; group++ {
+			_, err := r.Pause(t.Context(), group)
+			require.NoError(t, err)
+		}
+		const messages, size = 3000, 100
+		for range messages {
+			r.send(0)
+		}
+		r.await(swarm.Want{Group: readers, Counts: []uint32{messages}})
+		require.Equal(t, 5, full(1, messages*size))
+		require.Zero(t, full(1, 5*size), "some did fit")
+		require.Zero(t, full(2, messages*size), "300 KB fit a common socket")
+		require.Zero(t, full(readers, messages*size), "those that are read do not count")
+	})
 }
 
 func TestRestingConnectionsWakeNobodyAndLoseNothing(t *testing.T) {
