@@ -24,6 +24,12 @@
 //	doctor.go     ssed doctor
 //	tail.go       ssed tail
 //	pub.go        ssed pub
+//	terminal.go   whether an output is one
 //	wire.go       what runs, what it is given, in which order it stops
+//	redis.go      the feed and the history around the engine's log
+//	fleet.go      what instances tell each other
+//	admin.go      the admin listener and what it stands on, which is in
+//	              publish.go, inspect.go, history.go, snapshot.go,
+//	              instance.go and process.go
 //	metrics.go    every metric name, read from the packages' Stats
 package main
