@@ -80,7 +80,7 @@ func (m *mixed) scenarios() []scenario   { return []scenario{m} }
 
 // all runs every scenario with its defaults.
 type all struct {
-	Quick bool `help:"Open loops of 4 s and fewer broadcasts: about a minute for each server and round."`
+	Quick bool `help:"Open loops of 4 s, fewer broadcasts, one heartbeat interval: some two minutes for each server and round, one of them the wait after churn."`
 }
 
 // quickLoop is the length of an open loop with --quick: long enough for a p99 of

@@ -142,6 +142,18 @@ func TestFloorBehindRedisIsAReferenceToo(t *testing.T) {
 	require.Positive(t, s.Value(floorRedis, "redis_share").Median)
 }
 
+func TestWhatElseMayBeTheLimitIsNoted(t *testing.T) {
+	f := func(before map[int]time.Duration, wall time.Duration) []string {
+		run := &report.Run{Values: map[string]float64{}}
+		m := meter{stage: &stage{run: run}, load: before, kernel: target.ReadThreads(softIRQ())}
+		m.bottlenecks(target.CPU{Total: time.Hour}, wall)
+		require.Positive(t, run.Values["load_share"])
+		return run.Notes
+	}
+	require.Len(t, f(nil, time.Microsecond), 1, "this program ran for longer than that")
+	require.Empty(t, f(nil, 1000*time.Hour))
+}
+
 func TestBusiestThreadIsFound(t *testing.T) {
 	sum, most := spent(map[int]time.Duration{1: 10, 2: 20, 3: 5}, map[int]time.Duration{1: 11, 2: 27, 4: 3})
 	require.Equal(t, time.Duration(1+7+3), sum)
