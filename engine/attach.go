@@ -192,7 +192,8 @@ func (s *shard) lookAhead(v *view) {
 	if len(s.ahead) == 0 {
 		return
 	}
-	unopened, last := s.log.cover.Load().from == sseproto.MaxID, s.log.last()
+	cov, last := s.log.cover.Load(), s.log.last()
+	unopened := cov.from == sseproto.MaxID || cov.filling
 	kept := s.ahead[:0]
 	for _, w := range s.ahead {
 		c := s.slots.at(w.slot)

@@ -31,9 +31,10 @@ type stagedSpan struct {
 // stage holds what the feed brings while a lost stretch is read back from the
 // history, so that the ring stays in order. All fields are guarded by Log.mu.
 type stage struct {
-	spans []*stagedSpan
-	bytes int64
-	kick  chan struct{} // capacity 1: there is a stretch to read back
+	spans  []*stagedSpan
+	bytes  int64
+	kick   chan struct{}           // capacity 1: there is a stretch to read back
+	giveUp context.CancelCauseFunc // ends what the filler waits for; nil: it does not wait
 }
 
 // ringOverhead is what a message takes of the ring at most beyond its bytes: its record,
@@ -47,8 +48,28 @@ func (m *stagedMessage) cost() int64 {
 	return int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + ringOverhead
 }
 
-// isFull reports whether more waits than is good for the ring.
-func (st *stage) isFull(l *Log) bool { return st.bytes > l.ringBytes/2 }
+// checkRoom makes the filler give up when more waits than is good for the ring.
+func (st *stage) checkRoom(l *Log) {
+	if st.bytes > l.ringBytes/2 && st.giveUp != nil {
+		st.giveUp(errStageFull)
+	}
+}
+
+// whileRoom returns a context that ends, with errStageFull as its cause, when no more
+// can be held back. The filler calls done when it has what it waited for.
+func (l *Log) whileRoom(ctx context.Context) (waiting context.Context, done func()) {
+	waiting, giveUp := context.WithCancelCause(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stage.giveUp = giveUp
+	l.stage.checkRoom(l)
+	return waiting, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.stage.giveUp = nil
+		giveUp(nil)
+	}
+}
 
 func (st *stage) active() bool { return len(st.spans) > 0 }
 
@@ -68,7 +89,7 @@ func (st *stage) open(l *Log, low sseproto.ID) {
 		s.after = st.newest().through
 	} else {
 		s.after = l.spans.newest().high
-		l.markFillingLocked()
+		l.setFillingLocked(true)
 	}
 	st.spans = append(st.spans, s)
 	select {
@@ -87,16 +108,14 @@ func (st *stage) append(l *Log, id sseproto.ID, channel string, m *sseproto.Mess
 	}}
 	st.bytes += staged.cost()
 	s.messages = append(s.messages, staged)
-	if st.isFull(l) {
-		l.notifyLocked() // the filler gives up when it sees this
-	}
+	st.checkRoom(l)
 }
 
-// markFillingLocked tells resumes to wait until the stretch behind the coverage is
-// in the ring.
-func (l *Log) markFillingLocked() {
+// setFillingLocked tells resumes to wait until the stretch behind the coverage is
+// in the ring, or that it is.
+func (l *Log) setFillingLocked(filling bool) {
 	cov := *l.cover.Load()
-	cov.filling = true
+	cov.filling = filling
 	l.cover.Store(&cov)
 }
 
@@ -114,8 +133,17 @@ func (st *stage) close(through sseproto.ID) {
 	s.closed, s.through = true, through
 	keep := slices.IndexFunc(s.messages, func(m stagedMessage) bool { return through.Less(m.id) })
 	if keep >= 0 { // nobody has seen the rest
+		st.take(s.messages[keep:])
 		s.messages = s.messages[:keep]
 	}
+}
+
+// take forgets messages that wait no longer.
+func (st *stage) take(gone []stagedMessage) {
+	for i := range gone {
+		st.bytes -= gone[i].cost()
+	}
+	clear(gone)
 }
 
 // mayFillLocked reports whether a stretch is missing before the next span that
@@ -141,7 +169,7 @@ func (l *Log) learnWatermark(id sseproto.ID) {
 }
 
 // awaitWatermark returns when the history is written up to id, or an error at
-// the end of ctx or when no more can be held back meanwhile.
+// the end of ctx.
 func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 	if !l.watermark.Load().Less(id) {
 		return nil
@@ -157,12 +185,6 @@ func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 		if !l.watermark.Load().Less(id) {
 			return nil
 		}
-		l.mu.Lock()
-		full := l.stage.isFull(l)
-		l.mu.Unlock()
-		if full {
-			return errStageFull
-		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -174,14 +196,16 @@ func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 // lastLook bounds the question that is asked after a wait has run out.
 const lastLook = time.Second
 
-// awaitWritten is awaitWatermark that asks once more when its time is over: a process
-// that was stopped for a while finds its deadline passed and the history written.
-func (l *Log) awaitWritten(ctx context.Context, h History, id sseproto.ID) error {
-	err := l.awaitWatermark(ctx, id)
+// awaitWritten is awaitWatermark until some time, at which it asks once more: a process
+// that was stopped for a while finds that passed and the history written.
+func (l *Log) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
+	waiting, stop := context.WithDeadline(ctx, until)
+	err := l.awaitWatermark(waiting, id)
+	stop()
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	ctx, cancel := context.WithTimeout(ctx, lastLook)
 	defer cancel()
 	mark, lookErr := h.Written(ctx)
 	if lookErr != nil || mark.Less(id) {
@@ -258,10 +282,7 @@ func (l *Log) oldestStaged() *stagedSpan {
 func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	page := newPage(f.log.dir.subscribed(), st.after)
 	page.shared, page.lost = true, f.log.untrusted(st.after)
-	err := f.dispute(ctx, page, st)
-	if err == nil {
-		err = f.read(ctx, page, st)
-	}
+	err := f.gather(ctx, page, st)
 	if err != nil && ctx.Err() != nil {
 		return // shutting down: the streams are closing
 	}
@@ -283,6 +304,21 @@ func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 	f.log.noteTold(page)
 }
 
+// gather gets what the history has of the stretch, as long as what comes meanwhile can
+// be held back.
+func (f *filler) gather(ctx context.Context, page *page, st *stagedSpan) error {
+	ctx, done := f.log.whileRoom(ctx)
+	defer done()
+	err := f.dispute(ctx, page, st)
+	if err == nil {
+		err = f.read(ctx, page, st)
+	}
+	if ctx.Err() != nil && err != nil && !errors.Is(err, errPageFull) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
 // dispute warns those who left with an ID that was given out after the span
 // should have been cut.
 func (f *filler) dispute(ctx context.Context, page *page, st *stagedSpan) error {
@@ -295,10 +331,7 @@ func (f *filler) dispute(ctx context.Context, page *page, st *stagedSpan) error 
 }
 
 func (f *filler) read(ctx context.Context, page *page, st *stagedSpan) error {
-	waitCtx, stop := context.WithTimeout(ctx, f.wait)
-	err := f.log.awaitWritten(waitCtx, f.history, st.low)
-	stop()
-	if err != nil {
+	if err := f.log.awaitWritten(ctx, time.Now().Add(f.wait), f.history, st.low); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
@@ -339,14 +372,29 @@ func (l *Log) untrusted(after sseproto.ID) map[string]string {
 // was too much, behind a cut.
 func (l *Log) unstage(st *stagedSpan, cutOff bool) {
 	l.mu.Lock()
-	defer l.unlock()
 	if cutOff {
 		l.cutLocked(st.after, st.low)
 	}
 	l.openLocked(st.low)
-	for i := range st.messages {
-		m := &st.messages[i]
+	l.setFillingLocked(true) // until all is there
+	l.unlock()
+	for !l.unstageSome(st) {
+	}
+}
+
+// unstageSome does what one turn of the lock may, and ends the staged span when nothing
+// of it waits any more. What comes between two turns waits behind the rest.
+func (l *Log) unstageSome(st *stagedSpan) (done bool) {
+	l.mu.Lock()
+	defer l.unlock()
+	part := st.messages[:min(len(st.messages), putSlice)]
+	for i := range part {
+		m := &part[i]
 		l.appendLocked(m.id, m.channel, &m.message)
+	}
+	l.stage.take(part)
+	if st.messages = st.messages[len(part):]; len(st.messages) > 0 {
+		return false
 	}
 	if s := l.spans.current(); s.ready.Less(st.ready) {
 		s.ready = st.ready
@@ -355,14 +403,14 @@ func (l *Log) unstage(st *stagedSpan, cutOff bool) {
 	if st.closed {
 		l.closeLocked(st.through)
 	}
-	l.stage.drop()
-	if l.stage.active() {
-		l.markFillingLocked()
-	}
+	l.stage.spans = l.stage.spans[1:]
+	l.setFillingLocked(l.stage.active())
+	l.wake = ^uint64(0) // for the slots that wait for the log to get on
 	l.notifyLocked()
+	return true
 }
 
-// putSlice is how many frames of a page are put into the ring in one turn of the lock,
+// putSlice is how many messages are put into the ring in one turn of the lock,
 // which the feed and the loops need too: 1 ms.
 const putSlice = 1000
 
@@ -382,17 +430,6 @@ func (l *Log) putPage(p *page) {
 			l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 		}
 		l.unlock()
-	}
-}
-
-// drop forgets the oldest staged span.
-func (st *stage) drop() {
-	st.spans = st.spans[1:]
-	st.bytes = 0
-	for _, s := range st.spans {
-		for _, m := range s.messages {
-			st.bytes += m.cost()
-		}
 	}
 }
 

@@ -123,7 +123,8 @@ func (r *replayer) answer(q *replayRequest) {
 
 // read fills res with what lies between the ID and the ring, or the first part.
 func (r *replayer) read(res *replay, q *replayRequest) error {
-	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
+	until := time.Now().Add(r.wait)
+	ctx, cancel := context.WithDeadline(r.ctx, until)
 	defer cancel()
 	upTo, err := r.log.awaitCoverage(ctx)
 	if err != nil {
@@ -133,7 +134,7 @@ func (r *replayer) read(res *replay, q *replayRequest) error {
 		res.page, res.upTo = newPage(nil, upTo), q.from.id
 		return nil
 	}
-	late := r.log.awaitWritten(ctx, r.history, upTo)
+	late := r.log.awaitWritten(r.ctx, until, r.history, upTo)
 	if r.ctx.Err() != nil {
 		return r.ctx.Err()
 	}

@@ -88,7 +88,7 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	case before == nil:
 		l.openLocked(low)
 	default:
-		l.markFillingLocked() // who resumes until the span is open is told by its shard
+		l.setFillingLocked(true) // who resumes until the span is open is told by its shard
 		return before.high, true
 	}
 	l.notifyLocked()
