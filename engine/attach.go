@@ -259,6 +259,10 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	if n < len(r.page.buf) {
 		missing, id, whole := r.rest(n)
 		s.count.delivered.Add(whole)
+		if s.held >= s.holdBytes { // or many that do not read a large event get a copy each
+			s.closeSlot(i, CloseSlow)
+			return
+		}
 		s.hold(i, c, missing, resumePoint{kind: resumeID, id: id})
 		s.block(c)
 		return

@@ -79,6 +79,34 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 	require.Equal(t, 1, e.RecentGaps()[0].Streams)
 }
 
+// TestCopiesOfALargeEventForThoseWhoDoNotReadAreBounded: the first one gets it whole, in
+// its own time; the others when there is room.
+func TestCopiesOfALargeEventForThoseWhoDoNotReadAreBounded(t *testing.T) {
+	h := newMemoryHistory()
+	large := strings.Repeat("x", minRingBytes)
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", large)
+	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.RingBytes, cfg.Shards = h, minRingBytes, 1 })
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	resume := func() *testClient {
+		fd, conn := socketPair(t)
+		require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 8<<10))
+		e.conns.Add(1)
+		e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: []string{"a"}, resume: after(sseproto.ID{Ms: 800}), since: e.log.standing()})
+		return newTestClient(t, conn)
+	}
+	first := resume()
+	require.Eventually(t, func() bool { return e.Stats().Slow == 1 }, waitLong, pollEvery)
+	for range 5 {
+		require.Empty(t, resume().ended())
+	}
+	require.EqualValues(t, 5, e.Stats().Closed[CloseSlow])
+	require.Equal(t, large, first.next(1)[0].data)
+	f.publish("a", "live")
+	require.Equal(t, "live", first.next(1)[0].data)
+	require.Equal(t, []string{large, "live"}, datas(resume().next(2)))
+}
+
 func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
 	for _, from := range []sseproto.ID{{}, {Ms: 900, Seq: 5}} {
 		e := startEngine(t, nil)

@@ -45,6 +45,7 @@ type shard struct {
 	bit       uint64                                    // its mark on channels
 	send      func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
 	sharesBit bool                                      // another shard has the same mark
+	holdBytes int64                                     // how much of held keeps further events of the history out
 	firstGen  uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
 	ended     chan struct{}                             // closed at the end of the loop
 
@@ -73,6 +74,7 @@ type shard struct {
 	asks      []ask    // questions that came in this pass
 	ahead     []waiting
 	pending   map[uint32]*pendingBytes
+	held      int64 // bytes in pending
 	late      []ref // slots to be tried again, in turn
 	rng       *rand.Rand
 	wheel     wheel
@@ -107,6 +109,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		ended:     make(chan struct{}),
 		bit:       1 << (n % 64),
 		sharesBit: e.cfg.Shards > 64,
+		holdBytes: e.cfg.RingBytes / 2 / int64(e.cfg.Shards),
 		pending:   make(map[uint32]*pendingBytes),
 		rng:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		noise:     make([]byte, maxNoise),
@@ -369,7 +372,9 @@ func (s *shard) dropPending(i uint32, c *slot) {
 	if c.state&slotPending == 0 {
 		return
 	}
-	bytebufferpool.Put(s.pending[i].buf)
+	buf := s.pending[i].buf
+	s.held -= int64(buf.Len())
+	bytebufferpool.Put(buf)
 	delete(s.pending, i)
 	c.state &^= slotPending
 }
@@ -378,6 +383,7 @@ func (s *shard) dropPending(i uint32, c *slot) {
 func (s *shard) hold(i uint32, c *slot, b []byte, then resumePoint) {
 	buf := bytebufferpool.Get()
 	_, _ = buf.Write(b)
+	s.held += int64(len(b))
 	s.pending[i] = &pendingBytes{buf: buf, rest: buf.B, then: then}
 	c.state |= slotPending
 }

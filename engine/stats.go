@@ -12,7 +12,7 @@ type CloseReason uint8
 const (
 	CloseClient   CloseReason = iota // the peer closed or half-closed
 	CloseError                       // the socket reported an error: a reset, or nothing acknowledged for PeerTimeout
-	CloseSlow                        // its next message fell off the ring while the socket was full
+	CloseSlow                        // its next message fell off the ring while the socket was full, or more is held for such than may be
 	CloseHistory                     // the history could not be read for its resume, or it has to resume because too much was lost for all at once
 	CloseDrain                       // the server drains
 	CloseExpired                     // its time was up: maximum age or end of authorisation
