@@ -26,7 +26,7 @@
 // about channels is read from the ring like by any other reader, without its lock.
 //
 // A Log is written by one feed and read without locks: by the shards, one event
-// loop each, and by one history writer. See view and reader for how the memory of
+// loop each, by one history writer, and by one look at the channels at a time. See view and reader for how the memory of
 // the ring is reused under their eyes.
 //
 // The source of the wire format is the HTML standard, §9.2, and RFC 9112.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -157,12 +158,14 @@ type moment int64
 func (e *Engine) moment(t time.Time) moment { return moment(t.Sub(e.started)) }
 
 // second turns a time into whole seconds of the engine's life, at least 1; the
-// zero time is 0.
+// zero time is 0. What is 136 years ahead or more, as the end of a token may be, is the
+// last second that there is.
 func (e *Engine) second(t time.Time) uint32 {
 	if t.IsZero() {
 		return 0
 	}
-	return uint32(max(t.Sub(e.started)/time.Second, 0)) + 1
+	seconds := max(t.Sub(e.started)/time.Second, 0)
+	return uint32(min(seconds, math.MaxUint32-1)) + 1
 }
 
 // fillFailed reports a lost stretch that could not be read back: the receivers

@@ -287,9 +287,9 @@ type frontCounters struct {
 type FrontStats struct {
 	Accepts    uint64                   // accept system calls, those that found nothing too
 	Accepted   uint64                   // connections accepted and read from
-	Addresses  int                      // client addresses that are counted now
-	Deciding   int64                    // connections that wait for the Authorizer
 	Handshakes int64                    // of these, the ones that are neither closed nor a stream yet
+	Deciding   int64                    // of the handshakes, those that wait for the Authorizer
+	Addresses  int                      // client addresses that are counted now
 	Streams    uint64                   // requests that became a stream
 	Answered   [6]uint64                // plain answers by the first digit of their status
 	Refused    [numRefuseReasons]uint64 // connections and requests not served

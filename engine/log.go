@@ -85,7 +85,8 @@ type coverage struct {
 // Log is the ordered tail of all messages that this instance has seen: a ring of
 // encoded frames. Positions count entries and never repeat. It takes messages
 // from one feed (methods OpenSpan, Append, Commit, CloseSpan) and is read
-// through views, by any number of shards and one history writer, without locks.
+// through views without locks: by any number of shards, one history writer, and one
+// at a time of those who look at the channels.
 type Log struct {
 	// fixed after construction
 	ringBytes    int64

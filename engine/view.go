@@ -10,8 +10,8 @@ import (
 // noPosition stands for "reads nothing" in a reader.
 const noPosition = math.MaxUint64
 
-// reader is one party that reads the log without locks: a shard or the history
-// writer. Its owner alone uses its view.
+// reader is one party that reads the log without locks: a shard, the history writer,
+// or who looks at the channels (Log.inspector). Its owner alone uses its view.
 type reader struct {
 	log *Log
 
@@ -105,7 +105,9 @@ func (v *view) follow(ch uint32, pos uint64) (next uint64, lost bool) {
 }
 
 // seek returns the last position in [from, head) whose ID is not beyond id, and
-// from-1 when there is none. IDs ascend within a span and from span to span.
+// from-1 when there is none. IDs ascend within a span, and from span to span too, unless
+// one was closed at an ID before its last messages (CloseSpan). Hence from is where a
+// span or the coverage begins, but for who is told of a gap.
 func (v *view) seek(from uint64, id sseproto.ID) uint64 {
 	lo, hi := max(from, v.tail), v.head
 	for lo < hi {

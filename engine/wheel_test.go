@@ -70,3 +70,19 @@ func TestWhoIsBehindTakesTurnsWithTheOthers(t *testing.T) {
 		require.Equal(t, h.log.Position(), h.slots.at(i).pos)
 	}
 }
+
+// TestGrantForCenturiesDoesNotEndAtOnce: seconds of the engine's life are 32 bits.
+func TestGrantForCenturiesDoesNotEndAtOnce(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Heartbeat = time.Minute })
+	for _, ahead := range []time.Duration{1 << 32 * time.Second, (1<<32 - 1) * time.Second, 1<<63 - 1} {
+		fd, conn := socketPair(t)
+		newTestClient(t, conn)
+		h.engine.conns.Add(1)
+		h.engine.attach(&attachment{fd: fd, channels: []string{"a"}, since: h.log.standing(), expires: h.engine.started.Add(ahead)})
+	}
+	h.pass()
+	h.wheel.owed = float64(h.slots.used)
+	h.pass()
+	require.Equal(t, 3, h.open)
+	require.Zero(t, h.count.closed[CloseExpired].Load())
+}
