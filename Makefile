@@ -77,16 +77,19 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 # three times; benchstat asks for six of the others.
 .PHONY: bench
 bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS='--rounds 3')
-	@mkdir -p bench/out
+	@mkdir -p bench/out; rm -f bench/out/whole
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count 6 -benchmem \
 		$$(git grep -l '^func Benchmark' -- '*_test.go' ':!bench' | xargs -n1 dirname | sort -u | sed 's,^,./,') | tee bench/out/new.txt
 	go test -run '^$$' -bench '$(BENCH)' -benchtime 1s -count 3 ./bench | tee -a bench/out/new.txt
+	@if [ '$(BENCH)' = . ]; then touch bench/out/whole; fi
 	$(BENCHSTAT) bench/baseline.txt bench/out/new.txt | tee bench/out/compare.txt
 	$(BUILD) -o bin/loadtest ./loadtest
 	./bin/loadtest all --quick $(SIDEFLAGS) --with floor,naive,ssed --ssed-bin bin/ssed --html bench/report.html | tee bench/out/side.txt
+	./bin/loadtest spread --duration 4s $(SIDEFLAGS) --with floor,ssed --redis --ssed-bin bin/ssed --html bench/report-redis.html | tee bench/out/side-redis.txt
 
 .PHONY: baseline
 baseline: ## Make the results of the last "make bench" the baseline
+	@test -e bench/out/whole || { echo 'bench/out/new.txt does not hold all benchmarks: "make bench" without BENCH has to get through them'; exit 1; }
 	cp bench/out/new.txt bench/baseline.txt
 
 .PHONY: load
