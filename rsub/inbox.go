@@ -68,6 +68,7 @@ type inbox struct {
 	node     string // run_id of the server that answered last
 	claimed  uint64 // t of the newest claim of the last call
 	stuck    bool   // the server would not take the claims
+	denied   error  // why the last call had to leave the inbox out; nil: it did not
 
 	memory   inboxMemories
 	counts   inboxCounts
@@ -122,6 +123,7 @@ func (in *inbox) args() []string {
 // that args had, and whether it took them. One that it did not expect gets its claims
 // with the next call.
 func (in *inbox) answered(node string, taken bool) {
+	taken = taken && in.denied == nil
 	if in.node == node && taken {
 		in.memory.settle(node, in.claimed)
 	}
@@ -153,6 +155,10 @@ const (
 
 // take reads the report of the script. There is none when another instance leads.
 func (in *inbox) take(words []string) error {
+	if in.denied != nil {
+		in.failed(in.denied.Error())
+		return nil
+	}
 	if len(words) == 0 {
 		in.idle()
 		return nil

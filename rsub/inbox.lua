@@ -247,9 +247,11 @@ end
 -- report.
 --   o: notes, key, aside, holes (keys), streams (prefix), watermark, verdicts (by id:
 --      '' or why not), t, most, bytes, batches, aside_most, payload_most (bounds),
---      envelope, may_move
+--      envelope, may_move, control (channel of the ticks)
 local function serve_inbox(o)
   local report = {acknowledged = 0, refused = {}, asked = {}}
+  -- What nobody is there to number stays where it is.
+  o.may_move = o.may_move and (not next(o.verdicts) or redis.call('PUBSUB', 'NUMSUB', o.control)[2] > 0)
   local newest, claimed = acknowledge(o, report)
   report.batches = newest and redis.call('LLEN', o.notes) or 0
   -- What was claimed may have to be moved again, in front of all that comes behind.

@@ -282,6 +282,33 @@ func TestInboxOfAnotherTypeDoesNotStopTicks(t *testing.T) {
 	require.Equal(t, []string{"x"}, payloads(streamOf(t, s, "a")))
 }
 
+// TestMissingRightsToTheInboxDoNotStopTicks: Redis looks at the keys of a script
+// before it runs it, and at the commands when they come.
+func TestMissingRightsToTheInboxDoNotStopTicks(t *testing.T) {
+	for name, taken := range map[string][]string{
+		"keys":     {"resetkeys", "~" + testPrefix + "*", "~{" + testPrefix + "}:*"},
+		"commands": {"-pubsub|numsub", "-xdel"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			do(t, s, "ACL", "SETUSER", "ssed", "on", ">secret", "+@all", "~*", "&*")
+			do(t, s, append([]string{"ACL", "SETUSER", "ssed"}, taken...)...)
+			add(t, s, "channel", "a", "data", "x")
+			g := startGateway(t, s, "g", func(c *Config) { c.Client.Username, c.Client.Password = "ssed", "secret" })
+			failures := func() uint64 { return g.Stats().Inbox.Failures }
+			eventually(t, func() bool { return failures() > 2 && g.Stats().TicksSeen > 5 }, "no failures, or no ticks")
+			synced, why := g.State()
+			require.True(t, synced, why)
+			do(t, s, "ACL", "SETUSER", "ssed", "~*", "+@all")
+			waitEmpty(t, s)
+			require.Equal(t, []string{"x"}, payloads(streamOf(t, s, "a")))
+			before := failures()
+			require.NoError(t, g.Settle(t.Context()))
+			require.Equal(t, before, failures())
+		})
+	}
+}
+
 func TestInboxIsMovedWhenMemoryIsFull(t *testing.T) {
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)

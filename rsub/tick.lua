@@ -97,11 +97,7 @@ redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fin
 local answer = {'tick', t, text(now), leader, node, unclaimed}
 local batch, report = {}, nil
 if inbox and leader == caller then
-  inbox.t = t
-  -- What nobody is there to number stays where it is.
-  if next(inbox.verdicts) then
-    inbox.may_move = inbox.may_move and redis.call('PUBSUB', 'NUMSUB', ARGV[9])[2] > 0
-  end
+  inbox.t, inbox.control = t, ARGV[9]
   local ok
   ok, batch, report = pcall(serve_inbox, inbox)
   if not ok then -- ticks go on whatever is wrong with the inbox

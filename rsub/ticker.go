@@ -150,12 +150,31 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 	return t.take(words, before)
 }
 
+// exec calls the script. Redis looks at all keys before it runs one: who has no right to
+// those of the inbox calls it once more without them, for ticks go on whatever is wrong
+// with the inbox.
 func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) ([]string, error) {
+	keys, args := []string{t.feed.clock}, t.args(mode)
+	in := &t.inbox
+	in.denied = nil
+	words, err := tickScript.Exec(ctx, client, append(keys, in.keys()...), append(args, in.args()...)).AsStrSlice()
+	if in.feed.cfg.Inbox == "" || !isDenied(err) {
+		return words, err
+	}
+	words, clockErr := tickScript.Exec(ctx, client, keys, args).AsStrSlice()
+	if clockErr == nil {
+		in.denied = err
+	}
+	return words, clockErr
+}
+
+// args returns the arguments of the script that are about the clock.
+func (t *ticker) args(mode string) []string {
 	f := t.feed
 	lastT, check := f.seen.latest()
 	epoch := make([]byte, 8)
 	_, _ = crand.Read(epoch)
-	args := []string{
+	return []string{
 		mode, f.cfg.Instance,
 		strconv.FormatInt((leadIntervals * f.cfg.TickInterval).Milliseconds(), 10),
 		strconv.FormatUint(lastT, 10),
@@ -164,8 +183,6 @@ func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) (
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(foreignFor.Milliseconds(), 10),
 	}
-	keys := append([]string{f.clock}, t.inbox.keys()...)
-	return tickScript.Exec(ctx, client, keys, append(args, t.inbox.args()...)).AsStrSlice()
 }
 
 // take reads the answer of the script.
@@ -245,11 +262,15 @@ func (t *ticker) leave() {
 	t.lead(false)
 }
 
-// isReadOnly reports whether a replica answered. READONLY is the error code of
-// the reply, the part that clients are meant to read.
-func isReadOnly(err error) bool {
-	if e, ok := rueidis.IsRedisErr(err); ok {
-		return strings.HasPrefix(e.Error(), "READONLY")
-	}
-	return false
+// isReadOnly reports whether a replica answered.
+func isReadOnly(err error) bool { return hasCode(err, "READONLY") }
+
+// isDenied reports whether the user lacks a right.
+func isDenied(err error) bool { return hasCode(err, "NOPERM") }
+
+// hasCode reports whether err is the answer of Redis with this error code, the part
+// that clients are meant to read.
+func hasCode(err error, code string) bool {
+	e, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(e.Error(), code)
 }
