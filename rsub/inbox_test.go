@@ -178,6 +178,28 @@ func TestInboxEntryGetsThePositionThatAllInstancesSee(t *testing.T) {
 	require.Equal(t, all[:40], streamOf(t, s, "a"))
 }
 
+// TestEntriesHaveTheLimitOfTheLeader: nobody sees an entry again that is published and
+// not delivered, so instances with another limit (a rolling change) deliver it too.
+func TestEntriesHaveTheLimitOfTheLeader(t *testing.T) {
+	s := redistest.Start(t)
+	g := startGateway(t, s, "g", func(c *Config) { c.MaxMessageBytes = 100 })
+	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
+	small := start(t, s.URL(), "small", withInbox, func(c *Config) { c.MaxMessageBytes = 10 })
+	waitSynced(t, small)
+	text := strings.Repeat("x", 50)
+	for range 3 {
+		add(t, s, "channel", "a", "data", text)
+	}
+	add(t, s, "channel", "a", "data", strings.Repeat("y", 101))
+	waitEmpty(t, s)
+	do(t, s, "PUBLISH", "a", text)
+	flush(t, s, "end", small)
+	require.Equal(t, []string{text, text, text, "end"}, payloads(small.sink.all()))
+	require.Equal(t, streamOf(t, s, "a")[:3], small.sink.all()[:3])
+	require.Equal(t, uint64(1), small.Stats().Oversize, "what was not published behind a tick")
+	eventually(t, func() bool { return g.Stats().Inbox.Refused[refusedSize] == 1 }, "not set aside")
+}
+
 // TestUndeliverableEntriesAreSetAside and do not hold up what comes after them.
 func TestUndeliverableEntriesAreSetAside(t *testing.T) {
 	s := redistest.Start(t)

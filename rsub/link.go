@@ -48,6 +48,7 @@ type link struct {
 	ready     chan struct{} // closed when all are there
 	claimed   *parcel       // of our own messages that come next; nil: none
 	claims    int           // how many of them have come
+	entries   uint64        // how many messages behind the last tick are of the inbox
 
 	// Atomic.
 	linked   atomic.Pointer[string] // run_id of the connection, once it is subscribed; nil while there is none
@@ -349,7 +350,9 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 	if l.claimed != nil {
 		l.claim(id, m.Channel)
 	}
-	if limit := l.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit {
+	// An entry of the inbox had the limit of the instance that published it, and does
+	// not come again: it is delivered whatever the limit is here.
+	if limit := l.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit && id.Seq > l.entries {
 		l.feed.oversize(id, len(m.Message))
 		return
 	}
@@ -409,6 +412,7 @@ func (l *link) good(t tick, st step) {
 	if st.differs {
 		f.mismatch(t, st.own)
 	}
+	l.entries = t.entries()
 	l.tickT.Store(t.t)
 	l.tickAt.Store(int64(f.elapsed()))
 	f.noteTick(t, l.seq.past.last())

@@ -32,6 +32,14 @@ type tick struct {
 	batch       string // ids of the entries of the inbox right behind it, with commas between
 }
 
+// entries returns how many messages right behind the tick are of the inbox.
+func (t *tick) entries() uint64 {
+	if t.batch == "" {
+		return 0
+	}
+	return 1 + uint64(strings.Count(t.batch, ","))
+}
+
 // parseTick reads the text of a control message:
 //
 //	tick <t> <epoch> <watermark> <fingerprint> <node> <check> <caller> [<batch>]
