@@ -137,7 +137,6 @@ func (f *Feed) State() (synced bool, reason string) {
 func (f *Feed) Stats() Stats {
 	s := f.counters.snapshot()
 	s.ClockSkew = time.Duration(f.clockSkew.Load()) * time.Millisecond
-	s.Delivered = s.Numbered - s.Oversize
 	s.Inbox = f.ticker.inbox.counts.snapshot()
 	if f.merger != nil {
 		s.Delivered = f.merger.passed.Load()

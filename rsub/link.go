@@ -346,7 +346,6 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 		c.unnumbered.Add(1)
 		return
 	}
-	c.numbered.Add(1)
 	if l.claimed != nil {
 		l.claim(id, m.Channel)
 	}
@@ -356,6 +355,7 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 		l.feed.oversize(id, len(m.Message))
 		return
 	}
+	c.passed.Add(1)
 	l.out.append(id, m.Channel, m.Message)
 }
 

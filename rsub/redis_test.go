@@ -104,6 +104,26 @@ func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
 	require.Equal(t, uint64(12), small.Stats().Delivered)
 }
 
+// TestDeliveredNeverGoesBack, not even by the one message that is looked at just now.
+func TestDeliveredNeverGoesBack(t *testing.T) {
+	f, err := New(testConfig(t, "redis://127.0.0.1:1", "x", func(c *Config) { c.MaxMessageBytes = 10 }), discard{})
+	require.NoError(t, err)
+	l := f.links[0]
+	l.seq.subscribe("n1")
+	l.seq.fingerprint = "f"
+	require.Equal(t, open, l.seq.tick(tickAt(10)).action)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 200_000 {
+			l.onMessage(pubsub("*", "c", "larger than ten bytes"))
+		}
+	})
+	for f.Stats().Oversize < 200_000 {
+		require.Zero(t, f.Stats().Delivered)
+	}
+	wg.Wait()
+}
+
 func TestKilledLinkResyncsAndOthersAreUnaffected(t *testing.T) {
 	s := redistest.Start(t)
 	named := func(c *Config) { c.Client.ClientName = "victim" }

@@ -85,7 +85,9 @@ type Stats struct {
 
 // counters are the live form of Stats.
 type counters struct {
-	numbered, unnumbered, overlaps, reserved, oversize atomic.Uint64
+	// A message is counted in one of these, once: no sum or snapshot goes back.
+	passed, oversize, unnumbered, overlaps, reserved atomic.Uint64
+
 	ticksSeen, ticksSent, tickErrors, takeOvers        atomic.Uint64
 	connects, epochChanges, checkMismatches            atomic.Uint64
 	receiptsTold, receiptsLate, receiptsRefused        atomic.Uint64
@@ -109,8 +111,8 @@ func (c *counters) lag(d time.Duration) {
 
 func (c *counters) snapshot() Stats {
 	s := Stats{
-		Numbered: c.numbered.Load(), Unnumbered: c.unnumbered.Load(), Overlaps: c.overlaps.Load(),
-		Reserved: c.reserved.Load(), Oversize: c.oversize.Load(),
+		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unnumbered: c.unnumbered.Load(),
+		Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
 		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),
@@ -119,6 +121,7 @@ func (c *counters) snapshot() Stats {
 		ReceiptsRefused: c.receiptsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
+	s.Numbered = s.Delivered + s.Oversize
 	for i := range c.lagCounts {
 		s.LagCounts[i] = c.lagCounts[i].Load()
 	}
