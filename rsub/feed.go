@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"ssed/sseproto"
 )
 
@@ -191,11 +193,15 @@ func (f *Feed) expect(t uint64, node string) {
 	}
 }
 
-// readOnly is called when a replica answered the tick script: what hangs on the
-// same server has to go. A link that gets good ticks nevertheless is left alone.
-func (f *Feed) readOnly() {
+// readOnly is called when a replica answered the tick script: what hangs on the same
+// server has to go. A link that was made through another client may hang on the
+// primary already, and one that gets good ticks does: they are left alone.
+func (f *Feed) readOnly(client rueidis.Client) {
 	limit := leadIntervals * f.cfg.TickInterval
 	for _, l := range f.links {
+		if via := l.client.Load(); via == nil || *via != client {
+			continue
+		}
 		if !l.synced.Load() || f.elapsed()-time.Duration(l.tickAt.Load()) > limit {
 			l.cut(CauseReadOnly)
 		}

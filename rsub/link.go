@@ -51,8 +51,9 @@ type link struct {
 	entries   uint64        // how many messages behind the last tick are of the inbox
 
 	// Atomic.
-	linked   atomic.Pointer[string] // run_id of the connection, once it is subscribed; nil while there is none
-	received atomic.Uint64          // messages but for reserved ones, to tell slow from silent
+	client   atomic.Pointer[rueidis.Client] // through which the connection is made; nil before the first
+	linked   atomic.Pointer[string]         // run_id of the connection, once it is subscribed; nil while there is none
+	received atomic.Uint64                  // messages but for reserved ones, to tell slow from silent
 	synced   atomic.Bool
 	tickAt   atomic.Int64 // Feed.elapsed of the last good tick
 	tickT    atomic.Uint64
@@ -111,6 +112,7 @@ func (l *link) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.client.Store(&client)
 	conn, _ := client.Dedicate()
 	h := &hooks{link: l}
 	lost, err := l.subscribe(ctx, conn, h)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
 )
 
 // TestOnlyMessagesForUsKeepALateLink: a published tick does not come. While messages
@@ -43,6 +45,31 @@ func TestOnlyMessagesForUsKeepALateLink(t *testing.T) {
 	f("keyspace event", "*", "__keyspace@0__:k", DefaultProbeTimeout)
 	f("messages", "*", "c", overdue*DefaultProbeTimeout)
 	f("notices", "", "__ssed:{"+testPrefix+"}", overdue*DefaultProbeTimeout)
+}
+
+// TestAnswerOfAnOldClientCutsNoNewLink: the answer of a replica to a call that was under
+// way while the link went over to the new primary says nothing about that one.
+func TestAnswerOfAnOldClientCutsNoNewLink(t *testing.T) {
+	s := redistest.Start(t)
+	feed, err := New(testConfig(t, s.URL(), "me", withFeeds(2)), discard{})
+	require.NoError(t, err)
+	t.Cleanup(feed.clients.close)
+	links := feed.links
+	get := func() rueidis.Client {
+		client, err := feed.clients.get(t.Context())
+		require.NoError(t, err)
+		return client
+	}
+	before := get()
+	links[0].client.Store(&before)
+	feed.clients.discard(before)
+	now := get()
+	links[1].client.Store(&now)
+	feed.readOnly(before)
+	require.Len(t, links[0].cuts, 1)
+	require.Empty(t, links[1].cuts)
+	feed.readOnly(now)
+	require.Equal(t, CauseReadOnly, <-links[1].cuts)
 }
 
 // TestClosedHooksAreNotUnderWayNorCalledAgain: the span of a lost connection is ended

@@ -88,12 +88,12 @@ type counters struct {
 	// A message is counted in one of these, once: no sum or snapshot goes back.
 	passed, oversize, unnumbered, overlaps, reserved atomic.Uint64
 
-	ticksSeen, ticksSent, tickErrors, takeOvers        atomic.Uint64
-	connects, epochChanges, checkMismatches            atomic.Uint64
-	receiptsTold, receiptsLate, receiptsRefused        atomic.Uint64
-	notices                                            atomic.Uint64
-	leading                                            atomic.Bool
-	refused, resyncs                                   [causes]atomic.Uint64
+	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
+	connects, epochChanges, checkMismatches     atomic.Uint64
+	receiptsTold, receiptsLate, receiptsRefused atomic.Uint64
+	notices                                     atomic.Uint64
+	leading                                     atomic.Bool
+	refused, resyncs                            [causes]atomic.Uint64
 
 	lastLag, lagSum atomic.Int64
 	lagCounts       [len(LagBounds) + 1]atomic.Uint64

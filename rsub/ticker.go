@@ -141,7 +141,7 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 	before := time.Now()
 	words, err := t.exec(ctx, client, mode)
 	if isReadOnly(err) {
-		t.feed.readOnly()
+		t.feed.readOnly(client)
 		t.feed.clients.discard(client)
 	}
 	if err != nil {
