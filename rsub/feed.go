@@ -51,7 +51,8 @@ type Feed struct {
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error] // of the tick script
 
-	logTicks, logLinks, logRefused, logOversize, logMismatch throttle
+	found              findings
+	logTicks, logLinks throttle
 }
 
 // New checks the configuration and names everything that is wrong with it. Redis
@@ -216,24 +217,6 @@ func (f *Feed) noteTick(t tick, last interval) {
 	if f.seen.note(t.t, last) {
 		lag := time.Now().UnixMilli() - f.clockSkew.Load() - int64(t.t)
 		f.counters.lag(time.Duration(max(lag, 0)) * time.Millisecond)
-	}
-}
-
-// oversize counts a message that is over the limit.
-func (f *Feed) oversize(id sseproto.ID, size int) {
-	f.counters.oversize.Add(1)
-	if dropped, ok := f.logOversize.allow(); ok {
-		f.cfg.Logger.Warn("rsub: message over the limit dropped", "id", id, "bytes", size,
-			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
-	}
-}
-
-// mismatch reports that two instances saw different messages in one interval.
-func (f *Feed) mismatch(t tick, own interval) {
-	f.counters.checkMismatches.Add(1)
-	if dropped, ok := f.logMismatch.allow(); ok {
-		f.cfg.Logger.Error("rsub: instances saw different messages, this is a bug",
-			"caller", t.caller, "theirs", t.check, "ours", own, "dropped", dropped)
 	}
 }
 

@@ -128,6 +128,7 @@ func (l *link) session(ctx context.Context) error {
 	conn.Close()
 	h.close()
 	l.finish(cause)
+	l.feed.tell()
 	if cause == CauseNode || cause == CauseReadOnly {
 		l.feed.clients.discard(client)
 	}
@@ -212,7 +213,8 @@ func runID(info string) (string, bool) {
 }
 
 // watch waits for the end of the connection, asks for a tick while there is no
-// mark, and cuts the connection when a published tick does not come.
+// mark, cuts the connection when a published tick does not come, and logs what the
+// read loop finds.
 func (l *link) watch(ctx context.Context, lost <-chan error) (Cause, error) {
 	period := time.NewTicker(max(leadIntervals*l.feed.cfg.TickInterval, time.Millisecond))
 	defer period.Stop()
@@ -236,6 +238,7 @@ func (l *link) watch(ctx context.Context, lost <-chan error) (Cause, error) {
 			l.trouble.Store(nil)
 			l.feed.ticker.join()
 		case <-period.C:
+			l.feed.tell()
 			if n := l.received.Load(); n != received {
 				received, progressAt = n, l.feed.elapsed()
 			}
@@ -354,7 +357,8 @@ func (l *link) onMessage(m rueidis.PubSubMessage) {
 	// An entry of the inbox had the limit of the instance that published it, and does
 	// not come again: it is delivered whatever the limit is here.
 	if limit := l.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit && id.Seq > l.entries {
-		l.feed.oversize(id, len(m.Message))
+		c.oversize.Add(1)
+		l.feed.found.oversize.note(outsized{id, len(m.Message)})
 		return
 	}
 	c.passed.Add(1)
@@ -409,10 +413,11 @@ func (l *link) good(t tick, st step) {
 	f.counters.ticksSeen.Add(1)
 	if st.newEpoch {
 		f.counters.epochChanges.Add(1)
-		f.cfg.Logger.Warn("rsub: Redis lost its data, the order goes on", "epoch", t.epoch)
+		f.found.epochs.note(t.epoch)
 	}
 	if st.differs {
-		f.mismatch(t, st.own)
+		f.counters.checkMismatches.Add(1)
+		f.found.mismatches.note(mismatch{t, st.own})
 	}
 	l.entries = t.entries()
 	l.tickT.Store(t.t)
@@ -430,10 +435,7 @@ func (l *link) refused(st step, t tick) {
 	case CauseOrder:
 		f.ticker.join()
 	}
-	if dropped, ok := f.logRefused.allow(); ok {
-		f.cfg.Logger.Error("rsub: tick refused", "cause", st.cause, "t", t.t, "caller", t.caller,
-			"theirs", t.fingerprint, "ours", f.fingerprint, "node", t.node, "linked", l.node, "dropped", dropped)
-	}
+	f.found.refused.note(refusal{st.cause, t, l.node})
 }
 
 // fresh reports whether good ticks come on the link.

@@ -2,6 +2,7 @@ package rsub
 
 import (
 	"context"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,38 @@ func TestAnswerOfAnOldClientCutsNoNewLink(t *testing.T) {
 	require.Empty(t, links[1].cuts)
 	feed.readOnly(now)
 	require.Equal(t, CauseReadOnly, <-links[1].cuts)
+}
+
+// stuckLog is a log that nobody reads until it is closed.
+type stuckLog struct {
+	lines  chan string
+	closed chan struct{}
+}
+
+func (s *stuckLog) Write(line []byte) (int, error) {
+	select {
+	case s.lines <- string(line):
+	default:
+	}
+	<-s.closed
+	return len(line), nil
+}
+
+// TestStuckLogHoldsUpNoMessages: only the one who writes a line waits for it to be read.
+func TestStuckLogHoldsUpNoMessages(t *testing.T) {
+	s := redistest.Start(t)
+	log := &stuckLog{make(chan string, 1), make(chan struct{})}
+	in := start(t, s.URL(), "a", func(c *Config) {
+		c.MaxMessageBytes, c.Logger = 10, slog.New(slog.NewTextHandler(log, nil))
+	})
+	defer close(log.closed) // or it could not be stopped
+	waitSynced(t, in)
+	do(t, s, "PUBLISH", "c", "longer than ten bytes")
+	require.Contains(t, <-log.lines, "limit=10")
+	do(t, s, "PUBLISH", "c", "longer than ten bytes")
+	flush(t, s, "end", in)
+	require.True(t, in.isSynced())
+	require.Equal(t, uint64(2), in.Stats().Oversize)
 }
 
 // TestClosedHooksAreNotUnderWayNorCalledAgain: the span of a lost connection is ended

@@ -1,0 +1,86 @@
+package rsub
+
+import (
+	"sync"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// finding is something for the log that a read loop has come upon. It may not write the
+// line itself: the reader of the log may be stuck, and then Redis would cut the link. So
+// it notes the newest, and whoever may wait writes one line per logEvery. Ready when zero.
+type finding[T any] struct {
+	mu     sync.Mutex // guards the rest
+	newest T
+	count  int // since the last line
+	next   time.Time
+}
+
+func (f *finding[T]) note(what T) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.newest = what
+	f.count++
+}
+
+// take returns the newest if there is to be a line now, and how many it leaves out.
+func (f *finding[T]) take() (what T, dropped int, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if f.count == 0 || now.Before(f.next) {
+		return what, 0, false
+	}
+	what, dropped = f.newest, f.count-1
+	f.count, f.next = 0, now.Add(logEvery)
+	return what, dropped, true
+}
+
+// findings are those of all links.
+type findings struct {
+	epochs     finding[string]
+	refused    finding[refusal]
+	oversize   finding[outsized]
+	mismatches finding[mismatch]
+}
+
+// refusal is a tick that was no mark.
+type refusal struct {
+	cause  Cause
+	tick   tick
+	linked string // run_id of the connection
+}
+
+// outsized is a message over the limit.
+type outsized struct {
+	id    sseproto.ID
+	bytes int
+}
+
+// mismatch is an interval in which two instances saw different messages.
+type mismatch struct {
+	tick tick
+	own  interval
+}
+
+// tell writes what the read loops have found into the log.
+func (f *Feed) tell() {
+	log := f.cfg.Logger
+	if epoch, dropped, ok := f.found.epochs.take(); ok {
+		log.Warn("rsub: Redis lost its data, the order goes on", "epoch", epoch, "dropped", dropped)
+	}
+	if r, dropped, ok := f.found.refused.take(); ok {
+		t := r.tick
+		log.Error("rsub: tick refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
+			"ours", f.fingerprint, "node", t.node, "linked", r.linked, "dropped", dropped)
+	}
+	if m, dropped, ok := f.found.oversize.take(); ok {
+		log.Warn("rsub: message over the limit dropped", "id", m.id, "bytes", m.bytes,
+			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
+	}
+	if m, dropped, ok := f.found.mismatches.take(); ok {
+		log.Error("rsub: instances saw different messages, this is a bug", "caller", m.tick.caller,
+			"theirs", m.tick.check, "ours", m.own, "dropped", dropped)
+	}
+}
