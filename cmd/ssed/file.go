@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
@@ -38,6 +39,24 @@ func (inv *invocation) applyFile(path string) error {
 		}
 	}
 	return errors.Join(p...)
+}
+
+// located adds to every problem that names a flag where its value comes from: in a file of
+// a hundred lines, or an environment, that is what one looks for.
+func (inv *invocation) located(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, part := range joined.Unwrap() {
+			all = append(all, inv.located(part))
+		}
+		return errors.Join(all...)
+	}
+	flag, _, _ := strings.Cut(err.Error(), ":")
+	from := inv.origin(strings.TrimPrefix(flag, "--"))
+	if from == fromDefault || from == fromFlag {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, from)
 }
 
 // set gives a flag its value; false when the command has no such flag.

@@ -120,12 +120,16 @@ func TestEveryMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 		"cors-origins: [a, ~]",        // 9
 		"config: other.yaml",          // 10
 		"redis:\n  url: redis://host", // 11
+		"max-connections: 999999999",  // 13
+		"auth-url: nowhere",           // 14
+		"history-max: 5",              // 15
 	}, "\n"))
-	code, _, stderr := runProgram(t, nil, "--config", path, "--log-level=loud")
+	code, _, stderr := runProgram(t, []string{"SSED_HISTORY_MAX=many"}, "--config", path, "--log-level=loud")
 	require.Equal(t, exitUsage, code)
 	for _, want := range []string{
-		`ssed: --drain: "soon" is not a time`,
-		`ssed: --log-level: `,
+		`ssed: --drain: "soon" is not a time such as 500ms, 10s or 1h (ssed.yaml line 1)`,
+		`ssed: --log-level: "loud" is not one of debug, info, warn, error` + "\n",
+		`ssed: --history-max: "many" is not a whole number of at least 1 ($SSED_HISTORY_MAX)`,
 		`ssed: --config: ` + path + ` line 2: unknown key "drian"`,
 		` line 3: listen: a list of values is expected`,
 		` line 4: heartbeat: a single value is expected`,
@@ -137,7 +141,16 @@ func TestEveryMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 	} {
 		require.Contains(t, stderr, want)
 	}
+	require.Regexp(t, `(?m)^ssed: --max-connections: .* \(ssed\.yaml line 13\)$`, stderr, "found by the engine")
+	require.Regexp(t, `(?m)^ssed: --auth-url: .* \(ssed\.yaml line 14\)$`, stderr, "found by auth")
 	require.NotContains(t, stderr, "line 8")
+	for _, command := range [][]string{{"config"}, {"doctor"}, {"pub", "a", "x"}} {
+		file := writeFile(t, "ssed.yaml", "redis-url: http://s3cret\n")
+		code, _, stderr := runProgram(t, nil, append(command, "--config", file)...)
+		require.Equal(t, exitUsage, code)
+		require.Regexp(t, `(?m)^ssed: --redis-url: .* \(ssed\.yaml line 1\)$`, stderr)
+		require.NotContains(t, stderr, "s3cret")
+	}
 }
 
 func TestFileThatCannotBeReadEndsWithAUsageError(t *testing.T) {

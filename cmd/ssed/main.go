@@ -47,7 +47,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "doctor":
 		return c.Doctor.run(inv, stdout, stderr)
 	case "tail":
-		return c.Tail.run(stdout, stderr)
+		return c.Tail.run(inv, stdout, stderr)
 	case "pub":
 		return c.Pub.run(inv, os.Stdin, stdout, stderr)
 	case "config":
@@ -67,7 +67,7 @@ func (f *flags) load(inv *invocation) (config, error) {
 func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
 	cfg, err := c.load(inv)
 	if err != nil {
-		return usageError(stderr, err)
+		return usageError(stderr, inv.located(err))
 	}
 	log := newLogger(cfg, stderr)
 	slog.SetDefault(log) // for what libraries say
@@ -83,7 +83,7 @@ func (c *configCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	_, err := c.load(inv)
 	printConfig(stdout, inv)
 	if err != nil {
-		return usageError(stderr, err)
+		return usageError(stderr, inv.located(err))
 	}
 	return exitOK
 }

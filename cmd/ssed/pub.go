@@ -54,7 +54,7 @@ var errNobody = errors.New("no instance was linked to Redis: the message is gone
 func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Writer) int {
 	send, closeSender, err := c.sender(inv)
 	if err != nil {
-		return usageError(stderr, err)
+		return usageError(stderr, inv.located(err))
 	}
 	defer closeSender()
 	publish := func(data string) error {

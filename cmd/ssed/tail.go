@@ -37,10 +37,10 @@ func (tailCommand) Help() string {
 	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does; that, and gaps, are told on standard error. On a terminal control characters are shown as \x1b.`
 }
 
-func (c *tailCommand) run(stdout, stderr io.Writer) int {
+func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	cfg, count, err := c.config()
 	if err != nil {
-		return usageError(stderr, err)
+		return usageError(stderr, inv.located(err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
