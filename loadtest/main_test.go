@@ -432,7 +432,7 @@ func TestResumeCountsWhatWasMissed(t *testing.T) {
 
 func TestResumeWithoutHistoryIsALoss(t *testing.T) {
 	// The floor gives ids and forgets: told to resume, it loses what was missed.
-	floor, stop, err := startOwn(t.Context(), "floor")
+	floor, stop, err := startOwn("floor")
 	require.NoError(t, err)
 	defer stop()
 	var stdout, stderr bytes.Buffer

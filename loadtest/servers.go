@@ -80,13 +80,13 @@ func (o *options) builtin(name string) (server, error) {
 	case name == floorRedis:
 		return server{name, o.startFloorOnRedis}, nil
 	case name != "ssed":
-		return server{name, func(ctx context.Context) (target.Target, func(), error) { return startOwn(ctx, name) }}, nil
+		return server{name, func(context.Context) (target.Target, func(), error) { return startOwn(name) }}, nil
 	case o.SsedBin == "":
 		return server{}, errors.New("--with ssed needs --ssed-bin")
 	case o.Redis:
 		return server{name, o.startSsedOnRedis}, nil
 	}
-	return server{name, o.startSsed}, nil
+	return server{name, func(ctx context.Context) (target.Target, func(), error) { return o.launchSsed(ctx, heartbeat) }}, nil
 }
 
 // process is a child that ends with this program: it is told to by the kernel
@@ -158,7 +158,7 @@ type announcement struct {
 }
 
 // startOwn runs a built-in server as a process of its own.
-func startOwn(_ context.Context, name string, args ...string) (t target.Target, stop func(), err error) {
+func startOwn(name string, args ...string) (t target.Target, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return t, nil, err
@@ -249,11 +249,6 @@ func announce(ctx context.Context, url, publish string) error {
 	return nil
 }
 
-// startSsed runs ssed without Redis; messages are posted to its admin listener.
-func (o *options) startSsed(ctx context.Context) (target.Target, func(), error) {
-	return o.launchSsed(ctx, heartbeat)
-}
-
 // startSsedOnRedis runs ssed on a private Redis; messages are published there.
 func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), error) {
 	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
@@ -264,7 +259,7 @@ func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), 
 // startFloorOnRedis runs the floor on a private Redis; messages are published there.
 func (o *options) startFloorOnRedis(ctx context.Context) (target.Target, func(), error) {
 	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
-		t, stop, err := startOwn(ctx, "floor", "--subscribe", address)
+		t, stop, err := startOwn("floor", "--subscribe", address)
 		t.Name = floorRedis
 		return t, stop, err
 	})
@@ -285,6 +280,7 @@ func (o *options) onRedis(ctx context.Context, start func(address string) (targe
 	return t, func() { stop(); redis.stop() }, nil
 }
 
+// launchSsed runs ssed; without Redis messages are posted to its admin listener.
 func (o *options) launchSsed(ctx context.Context, beat time.Duration, extra ...string) (t target.Target, stop func(), err error) {
 	public, err := freeAddress()
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"runtime"
@@ -121,40 +120,6 @@ func (f *Floor) open() (err error) {
 	return nil
 }
 
-// subscribe asks Redis for all channels, as ssed does, and returns when it has
-// said that messages will come.
-func (f *Floor) subscribe(redis netip.AddrPort) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("floor: socket: %w", err)
-	}
-	f.add(fd, roleRedis)
-	const (
-		command = "*2\r\n$10\r\nPSUBSCRIBE\r\n$1\r\n*\r\n"
-		answer  = "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"
-	)
-	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(redis.Port()), Addr: redis.Addr().As4()})
-	if err == nil {
-		_, err = unix.Write(fd, []byte(command))
-	}
-	got := f.buf[:len(answer)]
-	n := 0
-	for err == nil && n < len(answer) {
-		var more int
-		if more, err = unix.Read(fd, got[n:]); more == 0 && err == nil {
-			err = io.ErrUnexpectedEOF
-		}
-		n += more
-	}
-	if err == nil && string(got) != answer {
-		err = errProtocol
-	}
-	if err != nil {
-		return fmt.Errorf("floor: subscribe: %w", err)
-	}
-	return unix.SetNonblock(fd, true)
-}
-
 func (f *Floor) listen(r role) (port int, err error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -209,56 +174,6 @@ func (f *Floor) loop() {
 		}
 		if f.beat > 0 {
 			f.tick(time.Now())
-		}
-	}
-}
-
-// Heartbeats go out as ssed's do, so that the two can be compared: in bursts of
-// what is due in a tick, and a slot is looked at beatVisits times in a period.
-// One in a burst costs half of one alone.
-const (
-	maxTick    = time.Second
-	beatVisits = 8
-	heartbeat  = ":\n"
-)
-
-func (f *Floor) tickEvery() time.Duration {
-	return min(maxTick, max(f.beat/beatVisits, time.Millisecond))
-}
-
-// untilTick is how many milliseconds the loop may sleep; -1: for ever.
-func (f *Floor) untilTick() int {
-	if f.beat <= 0 {
-		return -1
-	}
-	left := f.tickEvery() - time.Since(f.ticked)
-	return int(max(left+time.Millisecond-1, 0) / time.Millisecond)
-}
-
-// tick walks over the share of the slots that is due, and writes to the members
-// that were silent for beatVisits walks.
-func (f *Floor) tick(now time.Time) {
-	elapsed := now.Sub(f.ticked)
-	if elapsed < f.tickEvery() {
-		return
-	}
-	f.ticked = now
-	all := float64(len(f.slots))
-	f.owed = min(f.owed+all*beatVisits*float64(elapsed)/float64(f.beat), all)
-	for ; f.owed >= 1; f.owed-- {
-		if f.visited++; f.visited >= len(f.slots) {
-			f.visited = 0
-		}
-		s := &f.slots[f.visited]
-		if s.role != roleMember {
-			continue
-		}
-		if s.idle++; s.idle < beatVisits {
-			continue
-		}
-		s.idle = 0
-		if fd := int32(f.visited); !f.write(fd, []byte(heartbeat)) {
-			f.drop(fd)
 		}
 	}
 }
@@ -392,52 +307,6 @@ func parsePublish(b []byte) (channel string, body []byte, n int, err error) {
 	return words[1], b[end+1 : end+1+size], end + 1 + size, nil
 }
 
-// parsePush reads what Redis (RESP2) pushes to a subscriber, "pmessage", pattern,
-// channel, body; n is its length, 0 when it is not whole. Other pushes have no channel.
-func parsePush(b []byte) (channel string, body []byte, n int, err error) {
-	count, rest, whole, err := parseSize(b, '*')
-	if err != nil || !whole {
-		return "", nil, 0, err
-	}
-	var words [4][]byte
-	for i := range count {
-		if len(rest) > 0 && rest[0] == ':' {
-			_, rest, whole, err = parseSize(rest, ':')
-		} else {
-			var size int
-			size, rest, whole, err = parseSize(rest, '$')
-			if whole = whole && len(rest) >= size+2; whole {
-				words[min(i, len(words)-1)] = rest[:size]
-				rest = rest[size+2:]
-			}
-		}
-		if err != nil || !whole {
-			return "", nil, 0, err
-		}
-	}
-	n = len(b) - len(rest)
-	if string(words[0]) != "pmessage" {
-		return "", nil, n, nil
-	}
-	return string(words[2]), words[3], n, nil
-}
-
-// parseSize reads a line "<kind><number>\r\n"; rest is what follows.
-func parseSize(b []byte, kind byte) (size int, rest []byte, whole bool, err error) {
-	line, rest, whole := bytes.Cut(b, []byte("\r\n"))
-	if len(line) > 0 && line[0] != kind || len(line) > maxHeadBytes {
-		return 0, nil, false, errProtocol
-	}
-	if !whole {
-		return 0, nil, false, nil
-	}
-	size, err = strconv.Atoi(string(bytes.TrimPrefix(line, []byte{kind})))
-	if err != nil || size < 0 || size > maxMessageBytes {
-		return 0, nil, false, errProtocol
-	}
-	return size, rest, true, nil
-}
-
 // publish encodes the frame once and writes it to every member.
 func (f *Floor) publish(channel string, body []byte) {
 	c, ok := f.channels[channel]
@@ -491,6 +360,3 @@ func (f *Floor) closeAll() {
 	}
 	unix.Close(f.epfd)
 }
-
-// Addresses returns what a parent process must know.
-func (f *Floor) Addresses() (streams, publish string) { return f.URL, f.PublishURL }

@@ -73,9 +73,6 @@ func (n *Naive) Close() {
 	<-n.done
 }
 
-// Addresses returns what a parent process must know.
-func (n *Naive) Addresses() (streams, publish string) { return n.URL, n.PublishURL }
-
 func (n *Naive) stream(w http.ResponseWriter, r *http.Request) {
 	channel := r.URL.Query().Get("channel_id")
 	queue := n.join(channel)
