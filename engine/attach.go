@@ -259,7 +259,7 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	if n < len(r.page.buf) {
 		missing, id, whole := r.rest(n)
 		s.count.delivered.Add(whole)
-		if s.held >= s.holdBytes { // or many that do not read a large event get a copy each
+		if !s.hasRoom() {
 			s.closeSlot(i, CloseSlow)
 			return
 		}
@@ -269,6 +269,31 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	}
 	s.count.delivered.Add(r.events)
 	s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
+}
+
+const (
+	// staleVisits is how long a slot has taken no byte that has to go when others need the
+	// memory: an eighth of a heartbeat period at least.
+	staleVisits = 2
+	// roomTries bounds the slots that are looked at to find one.
+	roomTries = 16
+)
+
+// hasRoom reports whether a further event may be held for a socket that does not take
+// it: many clients that do not read a large one would get a copy each. Those who take
+// nothing go first, or they would keep out for long who reads as fast as it can.
+func (s *shard) hasRoom() bool {
+	tries := roomTries
+	for i := range s.pending { // which ones come first is left to chance
+		if s.held < s.holdBytes || tries == 0 {
+			break
+		}
+		tries--
+		if s.slots.at(i).idle >= staleVisits {
+			s.closeSlot(i, CloseSlow)
+		}
+	}
+	return s.held < s.holdBytes
 }
 
 // noteGaps counts the gap events of a page, which all reach the client: those that its

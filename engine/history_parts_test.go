@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -85,7 +86,9 @@ func TestCopiesOfALargeEventForThoseWhoDoNotReadAreBounded(t *testing.T) {
 	h := newMemoryHistory()
 	large := strings.Repeat("x", minRingBytes)
 	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", large)
-	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.RingBytes, cfg.Shards = h, minRingBytes, 1 })
+	e := startEngine(t, func(cfg *Config) {
+		cfg.History, cfg.RingBytes, cfg.Shards, cfg.Heartbeat = h, minRingBytes, 1, time.Hour
+	})
 	f := startFeed(e, 1000)
 	f.tick(sseproto.ID{Ms: 1000})
 	resume := func() *testClient {
@@ -105,6 +108,39 @@ func TestCopiesOfALargeEventForThoseWhoDoNotReadAreBounded(t *testing.T) {
 	f.publish("a", "live")
 	require.Equal(t, "live", first.next(1)[0].data)
 	require.Equal(t, []string{large, "live"}, datas(resume().next(2)))
+}
+
+// takeLarge gives a slot an event of the history that its socket does not take at once.
+func (h byHand) takeLarge(slot uint32) {
+	p := newPage([]string{"a"}, sseproto.ID{Ms: 800})
+	p.Event(0, sseproto.ID{Ms: 900, Seq: 1}, sseproto.Message{Data: strings.Repeat("x", 1<<20)})
+	r := &replay{page: p, upTo: sseproto.ID{Ms: 1000}, free: func() {}}
+	r.settle()
+	r.refs.Store(1)
+	c := h.slots.at(slot)
+	c.state |= slotResuming
+	h.post(letter{page: r, to: ref{slot, c.gen}})
+	h.pass()
+}
+
+// TestWhoTakesNothingMakesRoomForOthers: a client that does not read keeps nobody out.
+func TestWhoTakesNothingMakesRoomForOthers(t *testing.T) {
+	h := shardByHand(t, nil)
+	var clients []*testClient
+	for range 3 {
+		clients = append(clients, h.arrive(t, resumePoint{}, "a"))
+	}
+	h.takeLarge(1)
+	require.Greater(t, h.held, h.holdBytes)
+	h.slots.at(1).idle = staleVisits
+	h.takeLarge(2)
+	require.Empty(t, clients[0].ended())
+	h.takeLarge(3)
+	require.Empty(t, clients[2].ended(), "the one before has taken something just now")
+	require.EqualValues(t, 2, h.count.closed[CloseSlow].Load())
+	require.Len(t, h.pending, 1)
+	h.closeSlot(2, CloseAdmin)
+	require.Zero(t, h.held)
 }
 
 func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {

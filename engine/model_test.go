@@ -257,6 +257,7 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true, modelWorld: world}
 	m.e = startEngine(t, func(cfg *Config) {
 		cfg.RingBytes, cfg.SegmentBytes, cfg.Envelope = world.ring, world.segment, true
+		cfg.Heartbeat = 2 * time.Second // so that frozen clients make room soon
 		if !world.alone {
 			cfg.History = m.h
 		}
