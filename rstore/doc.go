@@ -37,16 +37,20 @@
 // Store.Range never keeps quiet about what is missing: gap markers, entries
 // trimmed by length, streams that expired, messages a stream refused (a key of
 // another type, IDs added by hand), a watermark below the end of the range. The
-// last also uncovers a read from a replica that lags.
+// last also uncovers a read from a replica that lags. Every pipeline asks for all of
+// that anew, with the epoch first and last: between two of them, or two commands of
+// one, Redis may lose its data or a node with less of them take over.
 //
 // # Keys
 //
 // Prefix and channel name the stream of a channel, with the fields event_type
-// and data. The control keys start with "{" prefix "}:" and only the lease
-// expires: clock (hash, shared with the tick script; here watermark, writer and
-// the offer), writer (the lease), gaps (list of at most 256 markers, the oldest
-// merged when there are more), holes (hash: streams that refused messages, at
-// most 1000).
+// and data, and where a publisher gave them id and retry (ms). The control keys start
+// with "{" prefix "}:" and only the lease expires: clock (hash, shared with the tick
+// script; here watermark, writer, the offer with offer_by, offer_at, offer_mark and
+// offered, and who is there with there_since), writer (the lease), gaps (list of at
+// most 256 markers, the oldest merged when there are more), holes (hash: streams that
+// refused messages, at most 1000). Of rsub's inbox (list of notes: what was published
+// of it and where) a stretch that is given up is read.
 //
 // # Limits
 //

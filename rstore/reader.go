@@ -51,10 +51,16 @@ func (s *Store) Range(ctx context.Context, channels []string, after, upTo ssepro
 	size := minChunk
 	for start := 0; start < len(channels); {
 		n := min(size, len(channels)-start)
-		if err := q.chunk(ctx, channels[start:start+n], start); errors.Is(err, errTooSlow) && n > 1 {
+		v, err := q.look(ctx, channels[start:start+n], after)
+		if errors.Is(err, errTooSlow) && n > 1 {
 			size = max(1, n/8)
 			continue
-		} else if err != nil {
+		}
+		if err != nil {
+			return err
+		}
+		// From here on r has been called: what fails now ends the read.
+		if err := q.tell(ctx, start, v); err != nil {
 			return err
 		}
 		start += n
@@ -77,7 +83,10 @@ func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, lim
 		return next, nil
 	}
 	q := rangeQuery{Store: s, after: after, upTo: sseproto.MaxID, replay: r, paged: true, left: limit}
-	err = q.chunk(ctx, []string{channel}, 0)
+	v, err := q.look(ctx, []string{channel}, after)
+	if err == nil {
+		err = q.tell(ctx, 0, v)
+	}
 	return q.next, err
 }
 
@@ -89,60 +98,76 @@ type rangeQuery struct {
 	left        int         // events that the page still takes
 	next        sseproto.ID // where a page that is full ends
 	replay      sseproto.Replay
-	markers     []gap // that overlap the range
-	primed      bool  // markers and watermark were read
-	behind      bool  // the watermark is below upTo
-	bytes       int   // of data in the last chunk
+	bytes       int // of data in the last chunk
 }
 
-// Commands in front of the channels' own: watermark before the entries, so
-// that what it promises is in them. The clock behind them, so that what expired
-// before they were read counts as expired.
+// view is what one pipeline tells of some channels after a position, with what it takes
+// to judge whether that is all: Redis may lose its data, or another node with less of
+// them be asked, between any two.
+type view struct {
+	channels []string
+	after    sseproto.ID
+	marker   string // reason of a gap marker in the range, "" without one
+	behind   bool   // the watermark is below the end, or Redis lost its data meanwhile
+	holes    []rueidis.RedisMessage
+	pages    []rueidis.RedisResult // two for each channel, see pageCmds
+	now      uint64                // ms, behind all that was read
+}
+
+// Commands in front of the channels' own: epoch and watermark before the entries, so
+// that what they promise is in them. Behind them the clock, so that what expired before
+// they were read counts as expired, and the epoch again: others are served in between.
 const (
 	cmdMark = iota
 	cmdMarkers
 	cmdHoles
 	cmdFirst
+
+	cmdTime  = -2 // from the end
+	cmdEpoch = -1
+	cmdsLast = 2
 )
 
-func (q *rangeQuery) chunk(ctx context.Context, channels []string, base int) error {
+// look reads a page of each channel.
+func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto.ID) (v view, err error) {
 	keys := make([]string, len(channels))
 	for i, ch := range channels {
 		keys[i] = q.keys.prefix + ch
 	}
 	res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
-		cmds := make(rueidis.Commands, 0, cmdFirst+2*len(keys)+1)
+		cmds := make(rueidis.Commands, 0, cmdFirst+2*len(keys)+cmdsLast)
 		cmds = append(cmds,
-			b.Hget().Key(q.keys.clock).Field("watermark").Build(),
+			b.Hmget().Key(q.keys.clock).Field("epoch", "watermark").Build(),
 			b.Lrange().Key(q.keys.gaps).Start(0).Stop(-1).Build(),
 			b.Hmget().Key(q.keys.holes).Field(keys...).Build())
 		for _, key := range keys {
-			cmds = append(cmds, q.pageCmds(b, key, q.after)...)
+			cmds = append(cmds, q.pageCmds(b, key, after)...)
 		}
-		return append(cmds, b.Time().Build())
+		return append(cmds, b.Time().Build(), b.Hget().Key(q.keys.clock).Field("epoch").Build())
 	})
 	if err != nil {
-		return err
+		return v, err
 	}
-	if err := q.prime(res[cmdMark], res[cmdMarkers]); err != nil {
-		return err
+	end := len(res)
+	v = view{channels: channels, after: after, pages: res[cmdFirst : end-cmdsLast]}
+	if v.marker, err = q.marker(res[cmdMarkers], after); err != nil {
+		return v, err
 	}
-	holes, err := res[cmdHoles].ToArray()
-	if err != nil {
-		return fmt.Errorf("rstore: holes: %w", err)
+	if v.behind, err = q.behind(res[cmdMark], res[end+cmdEpoch]); err != nil {
+		return v, err
 	}
-	now, err := parseTime(res[len(res)-1])
-	if err != nil {
-		return err
+	if v.holes, err = res[cmdHoles].ToArray(); err != nil {
+		return v, fmt.Errorf("rstore: holes: %w", err)
 	}
+	v.now, err = parseTime(res[end+cmdTime])
+	return v, err
+}
+
+// tell reports a view. Base is the index of its first channel.
+func (q *rangeQuery) tell(ctx context.Context, base int, v view) error {
 	q.bytes = 0
-	for i, key := range keys {
-		hole, err := holes[i].ToString()
-		if err != nil && !rueidis.IsRedisNil(err) {
-			return fmt.Errorf("rstore: holes: %w", err)
-		}
-		at := cmdFirst + 2*i
-		if err := q.channel(ctx, base+i, key, hole, res[at], res[at+1], now); err != nil {
+	for i := range v.channels {
+		if err := q.channel(ctx, base+i, i, v); err != nil {
 			return err
 		}
 	}
@@ -178,15 +203,23 @@ func (s *Store) Written(ctx context.Context) (sseproto.ID, error) {
 	if err != nil {
 		return sseproto.ID{}, err
 	}
-	return parseWatermark(res[0])
+	text, err := optional(res[0].ToString())
+	if err != nil {
+		return sseproto.ID{}, fmt.Errorf("rstore: watermark: %w", err)
+	}
+	return parseWatermark(text)
+}
+
+// optional takes what is not there for "".
+func optional(text string, err error) (string, error) {
+	if rueidis.IsRedisNil(err) {
+		return "", nil
+	}
+	return text, err
 }
 
 // parseWatermark reads the field of the clock; none stands for 0-0.
-func parseWatermark(res rueidis.RedisResult) (mark sseproto.ID, err error) {
-	text, err := res.ToString()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return mark, fmt.Errorf("rstore: watermark: %w", err)
-	}
+func parseWatermark(text string) (mark sseproto.ID, err error) {
 	if text == "" {
 		return mark, nil
 	}
@@ -223,57 +256,63 @@ func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Com
 	return nil, fmt.Errorf("rstore: reading the history: %w", err)
 }
 
-// prime takes in the watermark and the markers of the first pipeline.
-func (q *rangeQuery) prime(mark, markers rueidis.RedisResult) error {
-	if q.primed {
-		return nil
-	}
-	q.primed = true
-	written, err := parseWatermark(mark)
-	if err != nil {
-		return err
-	}
-	q.behind = written.Less(q.upTo) && q.upTo != sseproto.MaxID
+// marker tells the reason of the first gap marker in the rest of the range.
+func (q *rangeQuery) marker(markers rueidis.RedisResult, after sseproto.ID) (reason string, err error) {
 	list, err := markers.AsStrSlice()
 	if err != nil {
-		return fmt.Errorf("rstore: gap markers: %w", err)
+		return "", fmt.Errorf("rstore: gap markers: %w", err)
 	}
 	for _, text := range list {
 		m, err := parseMarker(text)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if m.overlaps(q.after, q.upTo) {
-			q.markers = append(q.markers, m)
+		if m.overlaps(after, q.upTo) {
+			return m.reason, nil
 		}
 	}
-	return nil
+	return "", nil
 }
 
-// channel reports one channel from the answers to pageCmds.
-func (q *rangeQuery) channel(ctx context.Context, ch int, key, hole string, entries, info rueidis.RedisResult, now uint64) error {
-	if errorCode(entries.Error()) == "WRONGTYPE" {
-		q.replay.Lost(ch, sseproto.ReasonUnavailable, sseproto.ID{})
-		return nil
+// behind reads the clock of before and the epoch of after the entries.
+func (q *rangeQuery) behind(before, epoch rueidis.RedisResult) (bool, error) {
+	clock, err := before.AsStrSlice() // "" for what is not there
+	if err != nil || len(clock) != 2 {
+		return false, errors.Join(errors.New("rstore: clock"), err)
 	}
-	list, err := entries.ToArray()
+	written, err := parseWatermark(clock[1])
 	if err != nil {
-		return fmt.Errorf("rstore: xrange: %w", err)
+		return false, err
 	}
-	st, err := parseState(info)
+	after, err := optional(epoch.ToString())
 	if err != nil {
-		return err
+		return false, fmt.Errorf("rstore: epoch: %w", err)
 	}
-	reason, err := q.reason(st, hole, now)
-	if err != nil {
-		return err
-	}
-	if reason != "" {
-		q.replay.Lost(ch, reason, st.oldest(q.after))
-	}
-	for cursor := q.after; ; {
-		for i := range list {
-			if cursor, err = q.event(ch, &list[i]); err != nil {
+	return after != clock[0] || written.Less(q.upTo) && q.upTo != sseproto.MaxID, nil
+}
+
+// channel reports one channel: number i of the view, and the pages that follow, each of
+// which is judged for itself. That something is lost is told once.
+func (q *rangeQuery) channel(ctx context.Context, ch, i int, v view) error {
+	for told := false; ; i = 0 {
+		if errorCode(v.pages[2*i].Error()) == "WRONGTYPE" {
+			if !told {
+				q.replay.Lost(ch, sseproto.ReasonUnavailable, sseproto.ID{})
+			}
+			return nil
+		}
+		list, err := v.pages[2*i].ToArray()
+		if err != nil {
+			return fmt.Errorf("rstore: xrange: %w", err)
+		}
+		if !told {
+			if told, err = q.judge(ch, i, v); err != nil {
+				return err
+			}
+		}
+		cursor := v.after
+		for k := range list {
+			if cursor, err = q.event(ch, &list[k]); err != nil {
 				return err
 			}
 		}
@@ -284,39 +323,51 @@ func (q *rangeQuery) channel(ctx context.Context, ch int, key, hole string, entr
 			q.next = cursor
 			return nil
 		}
-		res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands { return q.pageCmds(b, key, cursor) })
-		if err != nil {
+		if v, err = q.look(ctx, v.channels[i:i+1], cursor); err != nil {
 			return err
-		}
-		if list, err = res[0].ToArray(); err != nil {
-			return fmt.Errorf("rstore: xrange: %w", err)
-		}
-		if st, err = parseState(res[1]); err != nil {
-			return err
-		}
-		if reason == "" && (st.trimmed(cursor, q.cfg.MaxLen) || !st.exists) {
-			reason = sseproto.ReasonTrimmed
-			q.replay.Lost(ch, reason, st.oldest(cursor))
 		}
 	}
 }
 
-// reason tells why the range is not whole, "" when it is.
-func (q *rangeQuery) reason(st streamState, hole string, now uint64) (string, error) {
-	if len(q.markers) > 0 {
-		return q.markers[0].reason, nil
+// judge reports whether something of a channel is lost, to the replay too.
+func (q *rangeQuery) judge(ch, i int, v view) (lost bool, err error) {
+	st, err := parseState(v.pages[2*i+1])
+	if err != nil {
+		return false, err
+	}
+	hole, err := optional(v.holes[i].ToString())
+	if err != nil {
+		return false, fmt.Errorf("rstore: holes: %w", err)
+	}
+	reason, err := q.reason(st, hole, v)
+	if err != nil {
+		return false, err
+	}
+	if reason == "" && !st.exists && q.after.Less(v.after) {
+		reason = sseproto.ReasonTrimmed // it was there for the page before
+	}
+	if reason != "" {
+		q.replay.Lost(ch, reason, st.oldest(v.after))
+	}
+	return reason != "", nil
+}
+
+// reason tells why what follows is not whole, "" when it is.
+func (q *rangeQuery) reason(st streamState, hole string, v view) (string, error) {
+	if v.marker != "" {
+		return v.marker, nil
 	}
 	if hole != "" {
 		h, _, err := parseStretch(hole)
 		if err != nil {
 			return "", err
 		}
-		if h.overlaps(q.after, q.upTo) {
+		if h.overlaps(v.after, q.upTo) {
 			return sseproto.ReasonUnavailable, nil
 		}
 	}
-	reason := st.lost(q.after, q.cfg.MaxLen, q.cfg.TTL, now)
-	if reason == "" && q.behind {
+	reason := st.lost(v.after, q.cfg.TTL, v.now)
+	if reason == "" && v.behind {
 		reason = sseproto.ReasonUnavailable
 	}
 	return reason, nil

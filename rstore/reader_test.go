@@ -277,7 +277,7 @@ func TestLostRules(t *testing.T) {
 	at := func(ms uint64) sseproto.ID { return sseproto.ID{Ms: ms} }
 	check := func(name string, st streamState, after uint64, want string) {
 		t.Helper()
-		require.Equal(t, want, st.lost(at(after), 100, ttl, now), name)
+		require.Equal(t, want, st.lost(at(after), ttl, now), name)
 	}
 	none := streamState{}
 	check("no stream, within the ttl", none, now-100_000, "")
@@ -291,10 +291,6 @@ func TestLostRules(t *testing.T) {
 	cut := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 6}
 	check("trimmed", cut, 899_999, sseproto.ReasonTrimmed)
 	check("trimmed before the position", cut, 900_000, "")
-	old := streamState{exists: true, first: at(900_000), last: at(950_000), length: 99, added: -1}
-	check("Redis 6, short", old, 899_999, "")
-	old.length = 100
-	check("Redis 6, full", old, 899_999, sseproto.ReasonTrimmed)
 	emptied := streamState{exists: true, last: at(950_000), added: 3}
 	check("emptied by hand", emptied, 949_999, sseproto.ReasonTrimmed)
 	check("emptied by hand, had all", emptied, 950_000, "")

@@ -16,7 +16,7 @@ type streamState struct {
 	last    sseproto.ID // that it ever had
 	deleted sseproto.ID // up to here entries were deleted one by one or by Delete
 	length  int64
-	added   int64 // since the stream was made or Delete; -1 before Redis 7
+	added   int64 // since the stream was made or Delete
 }
 
 func parseState(r rueidis.RedisResult) (st streamState, err error) {
@@ -27,20 +27,18 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 	if err != nil {
 		return st, fmt.Errorf("rstore: xinfo: %w", err)
 	}
-	st.exists, st.added = true, -1
+	st.exists = true
 	length := f["length"]
 	if st.length, err = length.AsInt64(); err != nil {
 		return st, fmt.Errorf("rstore: xinfo: length: %w", err)
 	}
-	if added, ok := f["entries-added"]; ok {
-		if st.added, err = added.AsInt64(); err != nil {
-			return st, fmt.Errorf("rstore: xinfo: entries-added: %w", err)
-		}
+	added := f["entries-added"]
+	if st.added, err = added.AsInt64(); err != nil {
+		return st, fmt.Errorf("rstore: xinfo: entries-added: %w", err)
 	}
-	if deleted, ok := f["max-deleted-entry-id"]; ok {
-		if st.deleted, err = messageID(&deleted); err != nil {
-			return st, fmt.Errorf("rstore: xinfo: max-deleted-entry-id: %w", err)
-		}
+	deleted := f["max-deleted-entry-id"]
+	if st.deleted, err = messageID(&deleted); err != nil {
+		return st, fmt.Errorf("rstore: xinfo: max-deleted-entry-id: %w", err)
 	}
 	last := f["last-generated-id"]
 	if st.last, err = messageID(&last); err != nil {
@@ -68,10 +66,10 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 // between the position and the first message of the stream that is there now.
 // That message may have waited to be written while the old key expired, hence
 // the slack.
-func (st streamState) lost(after sseproto.ID, maxLen int, ttl time.Duration, now uint64) string {
+func (st streamState) lost(after sseproto.ID, ttl time.Duration, now uint64) string {
 	limit := uint64(max(1, ttl.Milliseconds()))
 	switch {
-	case st.trimmed(after, maxLen):
+	case st.trimmed(after):
 		return sseproto.ReasonTrimmed
 	case st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first)):
 		return ""
@@ -86,7 +84,7 @@ func (st streamState) lost(after sseproto.ID, maxLen int, ttl time.Duration, now
 }
 
 // trimmed tells whether entries after the position were removed.
-func (st streamState) trimmed(after sseproto.ID, maxLen int) bool {
+func (st streamState) trimmed(after sseproto.ID) bool {
 	switch {
 	case !st.exists || !after.Less(st.last):
 		return false
@@ -94,10 +92,8 @@ func (st streamState) trimmed(after sseproto.ID, maxLen int) bool {
 		return true
 	case st.length > 0 && !after.Less(st.first):
 		return false
-	case st.added >= 0:
-		return st.added > st.length
 	}
-	return st.length >= int64(maxLen)
+	return st.added > st.length
 }
 
 // oldest is the first position left after the given one, as far as known.
