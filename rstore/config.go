@@ -68,6 +68,10 @@ const (
 	// maxHoles: when more channels refused messages than this, one gap marker
 	// over all channels takes their place.
 	maxHoles = 1000
+	// topologyInterval is how often the sentinels are asked whether the primary is
+	// still the same. A client that missed their message would stay with the old one
+	// for good: reads do not fail there.
+	topologyInterval = 5 * time.Second
 	// flushTimeout bounds the last flush of a stopping writer.
 	flushTimeout = 2 * time.Second
 )
@@ -85,6 +89,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Client.Dialer.Timeout, time.Second)
 	setDefault(&c.Client.Dialer.KeepAlive, 400*time.Millisecond)
 	setDefault(&c.Client.ConnWriteTimeout, time.Second)
+	if c.Client.Sentinel.MasterSet != "" {
+		setDefault(&c.Client.Sentinel.TopologyRefreshInterval, topologyInterval)
+	}
 	c.Client.DisableCache = true
 	// The Store knows better what may be sent again than the client does.
 	c.Client.DisableRetry = true

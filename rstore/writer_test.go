@@ -24,6 +24,14 @@ func TestConfigReportsEveryProblemAtOnce(t *testing.T) {
 	}
 }
 
+// A client may miss the message of the sentinels that the primary is another one.
+func TestSentinelsAreAskedAgain(t *testing.T) {
+	var cfg Config
+	require.Zero(t, cfg.withDefaults().Client.Sentinel.TopologyRefreshInterval)
+	cfg.Client.Sentinel.MasterSet = "m"
+	require.Equal(t, topologyInterval, cfg.withDefaults().Client.Sentinel.TopologyRefreshInterval)
+}
+
 func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")

@@ -75,6 +75,10 @@ func (f *Fleet) Notice(words []string) {
 	if len(words[1]) != 2*nonceBytes || len(words[3]) > maxWord {
 		return
 	}
+	nonce, err := strconv.ParseUint(words[1], 16, 64)
+	if err != nil || f.lastAsked.Swap(nonce) == nonce {
+		return // malformed, or it came by the other link already
+	}
 	select {
 	case f.questions <- question{words[1], words[3], time.Now()}:
 	default:
@@ -106,9 +110,6 @@ func (f *Fleet) answer(ctx context.Context) {
 func (f *Fleet) tell(ctx context.Context, q question) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if _, err := hex.DecodeString(q.nonce); err != nil {
-		return err // it becomes a part of a key
-	}
 	channel, err := hex.DecodeString(q.channel)
 	if err != nil {
 		return err

@@ -63,8 +63,9 @@ type Fleet struct {
 	questions chan question // bounded: what does not fit is dropped
 	asking    chan struct{} // one element per question under way
 
-	client   atomic.Pointer[rueidis.Client] // nil: none; replaced by Run
-	counters counters
+	client    atomic.Pointer[rueidis.Client] // nil: none; replaced by Run
+	lastAsked atomic.Uint64                  // nonce of the last question of another
+	counters  counters
 }
 
 // New does not need Redis yet.
@@ -89,6 +90,9 @@ func clientDefaults(o rueidis.ClientOption) rueidis.ClientOption {
 	if o.ConnWriteTimeout == 0 {
 		o.ConnWriteTimeout = commandTimeout
 	}
+	if o.Sentinel.MasterSet != "" && o.Sentinel.TopologyRefreshInterval == 0 {
+		o.Sentinel.TopologyRefreshInterval = topologyInterval
+	}
 	if o.WriteBufferEachConn == 0 {
 		o.WriteBufferEachConn = bufferBytes
 	}
@@ -97,6 +101,10 @@ func clientDefaults(o rueidis.ClientOption) rueidis.ClientOption {
 	}
 	return o
 }
+
+// topologyInterval is how often the sentinels are asked whether the primary is still the
+// same: a client that missed their message would stay with the old one for good.
+const topologyInterval = 5 * time.Second
 
 // bufferBytes of each direction: the library's default is half a megabyte.
 const bufferBytes = 32 << 10
