@@ -33,6 +33,14 @@ func order(r *rand.Rand, n int) []entry {
 	return list
 }
 
+// calmEnd are the last entries of an order: two ticks, and messages behind each.
+func calmEnd(after uint64) (list []entry) {
+	for n := range uint64(modelCalm) {
+		list = append(list, entry{id(after+1+n/5, n%5), n%5 == 0})
+	}
+	return list
+}
+
 // modelLink reads the order from some place on and feeds a port.
 type modelLink struct {
 	p    *port
@@ -70,13 +78,18 @@ func TestMergedLinksGiveEachMessageOnceInOrderWithoutHoles(t *testing.T) {
 	}
 }
 
+// modelCalm is how many entries come in the end with both links up, see calmEnd.
+const modelCalm = 10
+
 func mergeRun(t *testing.T, r *rand.Rand, name string) {
 	list := order(r, 120)
+	base := list[len(list)-1].id.Ms
+	list = append(list[:len(list):len(list)], calmEnd(base)...)
 	sink := &recorder{}
 	m := newMerger(sink, 2)
 	links := []*modelLink{{p: m.ports[0]}, {p: m.ports[1]}}
-	published := 1
-	for published < len(list) {
+	published, calm := 1, len(list)-modelCalm
+	for published < calm {
 		l := links[r.IntN(2)]
 		switch k := r.IntN(30); {
 		case k == 0 && l.up:
@@ -90,9 +103,15 @@ func mergeRun(t *testing.T, r *rand.Rand, name string) {
 		}
 	}
 	for _, l := range links {
-		for l.up && l.next < len(list) {
+		if !l.up {
+			l.up, l.next = true, published
+		}
+		for l.next < len(list) {
 			l.read(list[l.next])
 		}
+	}
+	if sink.spans == nil || !sink.now().open || len(sink.now().messages) == 0 {
+		t.Fatal(name, "no span is open, or nothing is in it")
 	}
 	if wrong := sink.wrong(); len(wrong) > 0 {
 		t.Fatal(name, wrong)

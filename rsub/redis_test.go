@@ -513,7 +513,14 @@ func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
 	a := start(t, s.URL(), "a")
 	waitSynced(t, a)
 	require.NoError(t, s.Pause())
-	require.NoError(t, a.stop())
+	stopped := make(chan error, 1)
+	go func() { stopped <- a.stop() }()
+	select {
+	case err := <-stopped:
+		require.NoError(t, err)
+	case <-time.After(leaveTimeout + 2*time.Second): // of this machine, when it is busy
+		require.Fail(t, "it waits for Redis")
+	}
 	require.NoError(t, s.Resume())
 	spans, _, _ := a.sink.counts()
 	require.Equal(t, 1, spans)

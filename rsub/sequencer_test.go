@@ -218,6 +218,7 @@ func modelRun(t *testing.T, r *rand.Rand) {
 			}
 		}
 	}
+	require.NotEmpty(t, ids, "nobody has numbered anything")
 	last := sseproto.ID{}
 	for n := range 400 {
 		if got, ok := ids[n]; ok {
