@@ -279,7 +279,7 @@ func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
 
 func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 	s := redistest.Start(t)
-	first := start(t, s.URL(), "first", withPatterns("sse:*"))
+	first := start(t, s.URL(), "first", withPatterns("sse:*"), func(c *Config) { c.TickInterval = 500 * time.Millisecond })
 	waitSynced(t, first)
 	second, err := New(testConfig(t, s.URL(), "second", withPatterns("other:*")), discard{})
 	require.NoError(t, err)
@@ -291,8 +291,17 @@ func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 	require.True(t, first.isSynced(), "the first fleet is not disturbed")
 	// Another prefix is another world.
 	waitSynced(t, start(t, s.URL(), "third", withPatterns("other:*"), func(c *Config) { c.Prefix = "p2:" }))
-	// A fleet that has left gracefully is not waited for.
+	// Two leads after its leader has left a fleet that goes on has another one. One that
+	// has left as a whole is not waited for any longer.
 	require.NoError(t, first.stop())
+	early, err := New(testConfig(t, s.URL(), "early", withPatterns("other:*")), discard{})
+	require.NoError(t, err)
+	require.ErrorIs(t, early.Run(t.Context()), ErrForeign)
+	until, err := strconv.ParseInt(do(t, s, "HGET", first.clock, "leader_until").(string), 10, 64)
+	require.NoError(t, err)
+	free := time.UnixMilli(until)
+	require.True(t, free.Before(time.Now()), "the lead is free at once")
+	eventually(t, func() bool { return time.Since(free) > foreignFor }, "%v", free)
 	waitSynced(t, start(t, s.URL(), "fourth", withPatterns("other:*")))
 }
 

@@ -36,7 +36,9 @@ end
 
 if ARGV[1] == 'leave' then
   if leader == caller then
-    redis.call('HSET', KEYS[1], 'leader_until', '0')
+    -- Free at once. The fingerprint counts for two leads more: those of the fleet who
+    -- stay find out that nobody leads only after one, and others could be quicker.
+    redis.call('HSET', KEYS[1], 'leader_until', text(math.min(now, now + 2 * lead - tonumber(ARGV[11]))))
   end
   return {'left'}
 end
