@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -465,10 +464,7 @@ func TestPollEndsWithItsContext(t *testing.T) {
 }
 
 func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "ssed")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "ssed/cmd/ssed")
-	text, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", text)
+	bin := buildSsed(t)
 	out, printed := execute(t, 0, "million", "--ssed-bin", bin, "--max", "250", "--each", "100", "--rest", "10ms", "--heartbeat", "1s")
 	r := out.Scenarios[0].Runs[0]
 	require.EqualValues(t, 250, r.Values["connections"])
