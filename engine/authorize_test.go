@@ -225,6 +225,10 @@ func TestClientsThatLeaveDuringTheDecision(t *testing.T) {
 	const n = 300
 	g := newGate()
 	s := serveEngine(t, Config{Authorizer: g, AuthTimeout: time.Minute})
+	first := s.dial().send(getHealth) // netpoll opens what it keeps with it
+	first.whole()
+	require.NoError(t, first.Close())
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "it is gone")
 	files := openFiles(t)
 	conns := make([]*wire, n)
 	for i := range conns {
