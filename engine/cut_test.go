@@ -232,16 +232,7 @@ func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
 func TestQuietClientHasAPlaceToGoOnFrom(t *testing.T) {
 	h := shardByHand(t, nil)
 	quiet := h.arrive(t, resumePoint{}, "quiet")
-	for i := range maxAnchors + 1 {
-		h.f.t, h.f.n = h.f.t+1, 0
-		h.f.publish("noise", "x")
-		if i%50 == 0 {
-			h.pass()
-		}
-	}
-	h.pass()
-	_, known := h.log.idAt(h.slots.at(1).pos)
-	require.False(t, known)
+	h.outlivePlaces(t)
 	end := sseproto.ID{Ms: h.f.t, Seq: 1}
 	h.cut(end, sseproto.ID{Ms: h.f.t + 1000}, func() { h.f.publish("quiet", "behind") })
 	h.pass()

@@ -193,11 +193,9 @@ func TestWhoCameToAnEmptyLogIsToldWhenItsShardFallsBehind(t *testing.T) {
 	require.Equal(t, "two", got[1].data)
 }
 
-// TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas: its last message is long
-// forgotten, but nothing was there for it since.
-func TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas(t *testing.T) {
-	h := shardByHand(t, nil)
-	quiet := h.arrive(t, resumePoint{}, "quiet")
+// outlivePlaces publishes until the position of the first slot has no ID any more, with
+// the shard keeping up.
+func (h byHand) outlivePlaces(t *testing.T) {
 	for i := range maxAnchors + 1 {
 		h.f.t, h.f.n = h.f.t+1, 0
 		h.f.publish("noise", "x")
@@ -208,6 +206,14 @@ func TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas(t *testing.T) {
 	h.pass()
 	_, known := h.log.idAt(h.slots.at(1).pos)
 	require.False(t, known)
+}
+
+// TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas: its last message is long
+// forgotten, but nothing was there for it since.
+func TestQuietStreamOfAnOverrunShardGoesOnFromWhereTheShardWas(t *testing.T) {
+	h := shardByHand(t, nil)
+	quiet := h.arrive(t, resumePoint{}, "quiet")
+	h.outlivePlaces(t)
 	h.f.publish("quiet", "gone before the shard looked")
 	h.turn()
 	h.pass()
