@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"time"
 
 	"github.com/redis/rueidis"
 
@@ -26,10 +24,6 @@ const (
 	// readTries: a pooled connection may have been cut while idle, which is
 	// noticed by using it.
 	readTries = 3
-	// maxSlack, and 1 % of the TTL if that is less, is how long a message may
-	// wait to be written while the key it goes to expires, without the loss
-	// going unnoticed. See streamState.lost.
-	maxSlack = 10 * time.Second
 )
 
 // Range reports the stored events of the channels with after < id ≤ upTo,
@@ -101,32 +95,13 @@ type rangeQuery struct {
 	bytes       int // of data in the last chunk
 }
 
-// view is what one pipeline tells of some channels after a position, with what it takes
-// to judge whether that is all: Redis may lose its data, or another node with less of
-// them be asked, between any two.
+// view is what one pipeline tells of some channels after a position.
 type view struct {
 	channels []string
 	after    sseproto.ID
-	marker   string // reason of a gap marker in the range, "" without one
-	behind   bool   // the watermark is below the end, or Redis lost its data meanwhile
-	holes    []rueidis.RedisMessage
 	pages    []rueidis.RedisResult // two for each channel, see pageCmds
-	now      uint64                // ms, behind all that was read
+	ev       evidence              // what they prove
 }
-
-// Commands in front of the channels' own: epoch and watermark before the entries, so
-// that what they promise is in them. Behind them the clock, so that what expired before
-// they were read counts as expired, and the epoch again: others are served in between.
-const (
-	cmdMark = iota
-	cmdMarkers
-	cmdHoles
-	cmdFirst
-
-	cmdTime  = -2 // from the end
-	cmdEpoch = -1
-	cmdsLast = 2
-)
 
 // look reads a page of each channel.
 func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto.ID) (v view, err error) {
@@ -135,31 +110,19 @@ func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto
 		keys[i] = q.keys.prefix + ch
 	}
 	res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
-		cmds := make(rueidis.Commands, 0, cmdFirst+2*len(keys)+cmdsLast)
-		cmds = append(cmds,
-			b.Hmget().Key(q.keys.clock).Field("epoch", "watermark").Build(),
-			b.Lrange().Key(q.keys.gaps).Start(0).Stop(-1).Build(),
-			b.Hmget().Key(q.keys.holes).Field(keys...).Build())
+		cmds := make(rueidis.Commands, 0, frontCmds+2*len(keys)+backCmds)
+		cmds = append(cmds, q.evidenceFront(b, keys)...)
 		for _, key := range keys {
 			cmds = append(cmds, q.pageCmds(b, key, after)...)
 		}
-		return append(cmds, b.Time().Build(), b.Hget().Key(q.keys.clock).Field("epoch").Build())
+		return append(cmds, q.evidenceBack(b)...)
 	})
 	if err != nil {
 		return v, err
 	}
-	end := len(res)
-	v = view{channels: channels, after: after, pages: res[cmdFirst : end-cmdsLast]}
-	if v.marker, err = q.marker(res[cmdMarkers], after); err != nil {
-		return v, err
-	}
-	if v.behind, err = q.behind(res[cmdMark], res[end+cmdEpoch]); err != nil {
-		return v, err
-	}
-	if v.holes, err = res[cmdHoles].ToArray(); err != nil {
-		return v, fmt.Errorf("rstore: holes: %w", err)
-	}
-	v.now, err = parseTime(res[end+cmdTime])
+	back := len(res) - backCmds
+	v = view{channels: channels, after: after, pages: res[frontCmds:back]}
+	v.ev, err = q.parseEvidence(res[:frontCmds], res[back:])
 	return v, err
 }
 
@@ -210,25 +173,6 @@ func (s *Store) Written(ctx context.Context) (sseproto.ID, error) {
 	return parseWatermark(text)
 }
 
-// optional takes what is not there for "".
-func optional(text string, err error) (string, error) {
-	if rueidis.IsRedisNil(err) {
-		return "", nil
-	}
-	return text, err
-}
-
-// parseWatermark reads the field of the clock; none stands for 0-0.
-func parseWatermark(text string) (mark sseproto.ID, err error) {
-	if text == "" {
-		return mark, nil
-	}
-	if mark, err = sseproto.ParseID(text); err != nil {
-		return mark, fmt.Errorf("rstore: watermark %q: %w", text, err)
-	}
-	return mark, nil
-}
-
 // ask sends a pipeline of reads, again when the connection was cut.
 func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Commands) (res []rueidis.RedisResult, err error) {
 	for range readTries {
@@ -254,41 +198,6 @@ func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Com
 		}
 	}
 	return nil, fmt.Errorf("rstore: reading the history: %w", err)
-}
-
-// marker tells the reason of the first gap marker in the rest of the range.
-func (q *rangeQuery) marker(markers rueidis.RedisResult, after sseproto.ID) (reason string, err error) {
-	list, err := markers.AsStrSlice()
-	if err != nil {
-		return "", fmt.Errorf("rstore: gap markers: %w", err)
-	}
-	for _, text := range list {
-		m, err := parseMarker(text)
-		if err != nil {
-			return "", err
-		}
-		if m.overlaps(after, q.upTo) {
-			return m.reason, nil
-		}
-	}
-	return "", nil
-}
-
-// behind reads the clock of before and the epoch of after the entries.
-func (q *rangeQuery) behind(before, epoch rueidis.RedisResult) (bool, error) {
-	clock, err := before.AsStrSlice() // "" for what is not there
-	if err != nil || len(clock) != 2 {
-		return false, errors.Join(errors.New("rstore: clock"), err)
-	}
-	written, err := parseWatermark(clock[1])
-	if err != nil {
-		return false, err
-	}
-	after, err := optional(epoch.ToString())
-	if err != nil {
-		return false, fmt.Errorf("rstore: epoch: %w", err)
-	}
-	return after != clock[0] || written.Less(q.upTo) && q.upTo != sseproto.MaxID, nil
 }
 
 // channel reports one channel: number i of the view, and the pages that follow, each of
@@ -335,14 +244,7 @@ func (q *rangeQuery) judge(ch, i int, v view) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	hole, err := optional(v.holes[i].ToString())
-	if err != nil {
-		return false, fmt.Errorf("rstore: holes: %w", err)
-	}
-	reason, err := q.reason(st, hole, v)
-	if err != nil {
-		return false, err
-	}
+	reason := v.ev.lost(i, st, v.after, q.upTo)
 	if reason == "" && !st.exists && q.after.Less(v.after) {
 		reason = sseproto.ReasonTrimmed // it was there for the page before
 	}
@@ -350,116 +252,6 @@ func (q *rangeQuery) judge(ch, i int, v view) (lost bool, err error) {
 		q.replay.Lost(ch, reason, st.oldest(v.after))
 	}
 	return reason != "", nil
-}
-
-// reason tells why what follows is not whole, "" when it is.
-func (q *rangeQuery) reason(st streamState, hole string, v view) (string, error) {
-	if v.marker != "" {
-		return v.marker, nil
-	}
-	if hole != "" {
-		h, _, err := parseStretch(hole)
-		if err != nil {
-			return "", err
-		}
-		if h.overlaps(v.after, q.upTo) {
-			return sseproto.ReasonUnavailable, nil
-		}
-	}
-	reason := st.lost(v.after, q.cfg.TTL, v.now)
-	if reason == "" && v.behind {
-		reason = sseproto.ReasonUnavailable
-	}
-	return reason, nil
-}
-
-// event reports one entry and returns its ID. Entries without data are others'.
-func (q *rangeQuery) event(ch int, entry *rueidis.RedisMessage) (id sseproto.ID, err error) {
-	pair, err := entry.ToArray()
-	if err != nil || len(pair) != 2 {
-		return id, errors.Join(errEntry, err)
-	}
-	if id, err = messageID(&pair[0]); err != nil {
-		return id, err
-	}
-	fields, err := pair[1].ToArray()
-	if err != nil {
-		return id, errors.Join(errEntry, err)
-	}
-	m, found, err := messageOf(fields)
-	if err != nil {
-		return id, err
-	}
-	if found {
-		q.bytes += len(m.Data)
-		q.replay.Event(ch, id, m)
-	}
-	return id, nil
-}
-
-// messageOf reads the fields of an entry; not found: it has no data. Somebody else
-// may have written it: a retry that is no time is none, and a type that only ssed
-// may use counts as none. An id or a type that is not allowed does no harm in
-// sseproto.AppendEvent.
-func messageOf(fields []rueidis.RedisMessage) (m sseproto.Message, found bool, err error) {
-	m.Event = sseproto.EventMessage
-	for i := 0; i+1 < len(fields); i += 2 {
-		name, err := fields[i].ToString()
-		if err != nil {
-			return m, false, errors.Join(errEntry, err)
-		}
-		value, err := fields[i+1].ToString()
-		if err != nil {
-			return m, false, errors.Join(errEntry, err)
-		}
-		switch name {
-		case "data":
-			m.Data, found = value, true
-		case "event_type":
-			m.Event = value
-		case "id":
-			m.ID = value
-		case "retry":
-			if ms, err := strconv.ParseUint(value, 10, 31); err == nil {
-				m.Retry = time.Duration(ms) * time.Millisecond
-			}
-		}
-	}
-	if m.Event == sseproto.EventGap {
-		m.Event = sseproto.EventMessage
-	}
-	return m, found, nil
-}
-
-var errEntry = errors.New("rstore: malformed stream entry")
-
-func messageID(m *rueidis.RedisMessage) (sseproto.ID, error) {
-	text, err := m.ToString()
-	if err != nil {
-		return sseproto.ID{}, errors.Join(errEntry, err)
-	}
-	id, err := sseproto.ParseID(text)
-	if err != nil {
-		return sseproto.ID{}, fmt.Errorf("%w: %w", errEntry, err)
-	}
-	return id, nil
-}
-
-// parseTime reads the answer to TIME, as milliseconds.
-func parseTime(r rueidis.RedisResult) (uint64, error) {
-	f, err := r.AsStrSlice()
-	if err != nil || len(f) != 2 {
-		return 0, errors.Join(errors.New("rstore: time of redis"), err)
-	}
-	sec, err := strconv.ParseUint(f[0], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("rstore: time of redis: %w", err)
-	}
-	usec, err := strconv.ParseUint(f[1], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("rstore: time of redis: %w", err)
-	}
-	return sec*1000 + usec/1000, nil
 }
 
 // next is the position right after id, which is not MaxID.
