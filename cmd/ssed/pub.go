@@ -23,7 +23,7 @@ import (
 // pubCommand is ssed pub.
 type pubCommand struct {
 	Channel string  `arg:"" help:"Where to publish."`
-	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input."`
+	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input, without one line end at its end."`
 
 	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes."`
 	Event string `env:"-" placeholder:"TYPE" help:"Type of the event."`
@@ -32,6 +32,7 @@ type pubCommand struct {
 	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Admin listener that takes the message, unless there is a Redis URL."`
 	AdminToken     string `placeholder:"TEXT" help:"What the admin listener demands. Give it by environment or file."`
 	AdminTokenFile string `placeholder:"PATH" help:"File that holds the token."`
+	Redirects      bool   `name:"follow-redirects" env:"-" help:"Go where an answer of the admin listener redirects, with the message. Default: an error that names the place."`
 	RedisURL       string `name:"redis-url" placeholder:"URL" help:"Publish on this Redis instead."`
 	RedisURLFile   string `name:"redis-url-file" placeholder:"PATH" help:"File that holds the URL."`
 	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
@@ -77,7 +78,10 @@ func (c *pubCommand) fromInput() bool { return c.Data == nil || *c.Data == "-" }
 // maxInput is the largest --max-message-bytes.
 const maxInput = 256 << 20
 
-var errTooLong = fmt.Errorf("a message is longer than %d bytes", maxInput)
+var (
+	errTooLong = fmt.Errorf("a message is longer than %d bytes", maxInput)
+	errNoInput = errors.New("standard input is empty: nothing is published (an empty message: ssed pub CHANNEL '')")
+)
 
 // messages calls publish for the argument, for standard input, or for each of its lines.
 func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error {
@@ -86,13 +90,15 @@ func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error
 	}
 	if !c.Lines {
 		data, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
-		if err == nil && len(data) > maxInput {
-			err = errTooLong
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case len(data) > maxInput:
+			return errTooLong
+		case len(data) == 0: // a command in front of the pipe has failed
+			return errNoInput
 		}
-		return publish(string(data))
+		return publish(withoutLineEnd(string(data)))
 	}
 	lines := bufio.NewScanner(stdin)
 	lines.Buffer(nil, maxInput)
@@ -105,6 +111,14 @@ func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error
 		return errTooLong
 	}
 	return lines.Err()
+}
+
+// withoutLineEnd leaves out the one line end that echo and editors put behind a text.
+func withoutLineEnd(text string) string {
+	if line, found := strings.CutSuffix(text, "\r\n"); found {
+		return line
+	}
+	return strings.TrimSuffix(text, "\n")
 }
 
 // sender checks everything and chooses the way.
@@ -200,6 +214,9 @@ func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }
 // byAdmin uses POST /publish.
 func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeSender func()) {
 	client := &http.Client{Timeout: pubTimeout, Transport: outbound.Transport(pubTimeout)}
+	if !c.Redirects { // a redirect would carry the message to whom the answer names
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
 	target := base.JoinPath("publish")
 	query := url.Values{"channel_id": {c.Channel}}
 	for name, value := range map[string]string{"event": c.Event, "id": c.ID} {
@@ -241,6 +258,8 @@ func readReceipt(resp *http.Response) (string, error) {
 	}
 	decodeErr := json.Unmarshal(bytes.TrimSpace(body), &answer)
 	switch {
+	case resp.StatusCode/100 == 3 && resp.Header.Get("Location") != "":
+		return "", fmt.Errorf("the answer is %s, to %s: nothing is published; name that server by --admin-url, or give --follow-redirects", resp.Status, place(resp))
 	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted:
 		return "", fmt.Errorf("the admin listener answered %s: %s", resp.Status, answer.Error)
 	case decodeErr != nil:
@@ -251,4 +270,13 @@ func readReceipt(resp *http.Response) (string, error) {
 		return visible(answer.ID), nil // it may not be an admin listener of ssed
 	}
 	return receivers(*answer.Receivers), nil
+}
+
+// place is where a redirect points, without what may be a secret.
+func place(resp *http.Response) string {
+	u, err := resp.Location()
+	if err != nil {
+		return "no URL"
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
 }

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -27,6 +26,7 @@ type tailCommand struct {
 	Count     string `short:"n" env:"-" placeholder:"N" help:"End after so many events. Default: never."`
 	Heartbeat string `name:"heartbeat-event" placeholder:"NAME" help:"The --heartbeat-event of the instances: these events are left out and not counted."`
 	JSON      bool   `name:"json" env:"-" help:"Print a line of JSON for each event: id, event, data."`
+	Raw       bool   `env:"-" help:"Print data as they are, with control characters. Only for a file or a program: they can change what a terminal shows."`
 }
 
 // envToken has no flag: a command line is visible to other users.
@@ -34,7 +34,7 @@ const envToken = "SSED_TOKEN"
 
 // Help implements kong.HelpProvider.
 func (tailCommand) Help() string {
-	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does; that, and gaps, are told on standard error. On a terminal control characters are shown as \x1b.`
+	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does; that, and gaps, are told on standard error. Control characters, and marks that turn the direction of text, are printed as \x1b and \u202e, also into a pipe; --raw leaves them.`
 }
 
 func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {
@@ -46,7 +46,7 @@ func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	defer stop()
 	ctx, done := context.WithCancel(ctx)
 	defer done()
-	out := printer{out: stdout, notes: stderr, json: c.JSON, left: count, done: done, visible: isTerminal(stdout), heartbeat: c.Heartbeat}
+	out := printer{out: stdout, notes: stderr, json: c.JSON, left: count, done: done, raw: c.Raw, heartbeat: c.Heartbeat}
 	cfg.OnEvent, cfg.OnNote = out.event, out.note
 	last, err := follow.Run(ctx, cfg)
 	switch {
@@ -133,7 +133,7 @@ func failed(stderr io.Writer, err error) int {
 type printer struct {
 	out, notes io.Writer
 	json       bool
-	visible    bool   // control characters are shown, not sent
+	raw        bool   // data are written as they are
 	heartbeat  string // type of the events that are none; "": there are no such
 	left       int    // events until the end; not positive: there is none
 	done       func()
@@ -163,10 +163,10 @@ func (p *printer) event(id, eventType, data string) {
 	case p.json:
 		p.write(p.line(id, eventType, data))
 	case gap:
-	case p.visible:
-		p.write(visible(data))
-	default:
+	case p.raw:
 		p.write(data)
+	default:
+		p.write(visible(data))
 	}
 	if !gap {
 		if p.left--; p.left == 0 {
@@ -175,17 +175,18 @@ func (p *printer) event(id, eventType, data string) {
 	}
 }
 
-// line is an event as JSON, which leaves DEL and the controls above it as they are.
+// line is an event as JSON. What json.Marshal leaves as it is and a terminal does not
+// is escaped, which keeps the value.
 func (p *printer) line(id, eventType, data string) string {
 	text, _ := json.Marshal(struct { // strings only
 		ID    string `json:"id"`
 		Event string `json:"event"`
 		Data  string `json:"data"`
 	}{id, eventType, data})
-	if !p.visible {
+	if p.raw {
 		return string(text)
 	}
-	return escaped(string(text), `\u00`)
+	return escaped(string(text), `\u%04x`)
 }
 
 func (p *printer) write(line string) {
@@ -193,27 +194,4 @@ func (p *printer) write(line string) {
 		p.err = err
 		p.end()
 	}
-}
-
-// visible replaces what could make a terminal do more than show text: whoever may
-// publish on a channel should not be able to rewrite the screen of who watches it.
-func visible(text string) string { return escaped(text, `\x`) }
-
-// escaped replaces control characters but tabs and line ends by the prefix and two hex
-// digits, and what is no UTF-8, in which some terminals find control characters too.
-func escaped(text, prefix string) string {
-	isControl := func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r >= 0x7f && r < 0xa0 }
-	text = strings.ToValidUTF8(text, "\ufffd")
-	if !strings.ContainsFunc(text, isControl) {
-		return text
-	}
-	var b strings.Builder
-	for _, r := range text {
-		if !isControl(r) {
-			b.WriteRune(r)
-			continue
-		}
-		b.WriteString(prefix + strconv.FormatInt(0x100+int64(r), 16)[1:])
-	}
-	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,7 +94,17 @@ func TestTailPrintsWhatIsPublished(t *testing.T) {
 	in.publish("a", "too late")
 	lines, code := tail.rest()
 	require.Equal(t, exitOK, code, tail.errors())
-	require.Equal(t, []string{"one", "two", "lines", "three\x1b[31m"}, lines)
+	require.Equal(t, []string{"one", "two", "lines", `three\x1b[31m`}, lines)
+}
+
+func TestTailWritesDataAsTheyAreWithRaw(t *testing.T) {
+	in := start(t)
+	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "1", "--raw", "a")
+	in.waitStreams(1)
+	in.publish("a", "one\x1b[31m\u202e")
+	lines, code := tail.rest()
+	require.Equal(t, exitOK, code, tail.errors())
+	require.Equal(t, []string{"one\x1b[31m\u202e"}, lines)
 }
 
 func TestTailPrintsLinesOfJSONAndBeginsSinceAnID(t *testing.T) {
@@ -239,7 +250,7 @@ func runInput(t *testing.T, env []string, input string, args ...string) (code in
 func TestPubByTheAdminListenerPrintsTheID(t *testing.T) {
 	token := writeFile(t, "token", "0123456789abcdef\n")
 	in := start(t, "--admin-token-file", token)
-	tail := spawn(t, nil, "tail", "--url", in.public, "--json", "-n", "6", "a")
+	tail := spawn(t, nil, "tail", "--url", in.public, "--json", "-n", "7", "a")
 	in.eventually("the stream", func() bool { return strings.Contains(in.metricsWith("0123456789abcdef"), "\nssed_streams 1\n") })
 	var ids []string
 	pub := func(input string, args ...string) {
@@ -253,10 +264,11 @@ func TestPubByTheAdminListenerPrintsTheID(t *testing.T) {
 	pub("", "")
 	pub("all of\nthe input\n", "-")
 	pub("input")
+	pub("two line ends\n\n")
 	pub("first\nsecond\n", "--lines")
 	lines, code := tail.rest()
 	require.Equal(t, exitOK, code)
-	for i, data := range []string{"argument", "", "all of\nthe input\n", "input", "first", "second"} {
+	for i, data := range []string{"argument", "", "all of\nthe input", "input", "two line ends\n", "first", "second"} {
 		text, _ := json.Marshal(data)
 		require.Equal(t, `{"id":"`+ids[i]+`","event":"message","data":`+string(text)+`}`, lines[i])
 	}
@@ -278,6 +290,34 @@ func (in *instance) metricsWith(token string) string {
 	text, err := io.ReadAll(resp.Body)
 	require.NoError(in.t, err)
 	return string(text)
+}
+
+// TestPubRefusesEmptyInput: it is what is left of a command that failed.
+func TestPubRefusesEmptyInput(t *testing.T) {
+	in := start(t)
+	code, stdout, stderr := runInput(t, nil, "", "pub", "--admin-url", in.admin, "a")
+	require.Equal(t, exitFailed, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "standard input is empty")
+	require.Zero(t, in.metric("ssed_log_messages_total"))
+}
+
+func TestPubFollowsRedirectsOnRequestOnly(t *testing.T) {
+	in := start(t)
+	for _, status := range []int{http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
+		elsewhere := httptest.NewServer(http.RedirectHandler(in.admin+"/publish?channel_id=a", status))
+		t.Cleanup(elsewhere.Close)
+		code, stdout, stderr := runProgram(t, nil, "pub", "--admin-url", elsewhere.URL, "a", "private")
+		require.Equal(t, exitFailed, code)
+		require.Empty(t, stdout)
+		require.Contains(t, stderr, in.admin+"/publish")
+		require.Zero(t, in.metric("ssed_log_messages_total"))
+	}
+	elsewhere := httptest.NewServer(http.RedirectHandler(in.admin+"/publish?channel_id=a", http.StatusTemporaryRedirect))
+	t.Cleanup(elsewhere.Close)
+	code, _, stderr := runProgram(t, nil, "pub", "--follow-redirects", "--admin-url", elsewhere.URL, "a", "private")
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, 1.0, in.metric("ssed_log_messages_total"))
 }
 
 func TestPubThatReadsATerminalEndsBySIGINT(t *testing.T) {
@@ -379,10 +419,10 @@ func TestControlCharactersAreShownOnATerminal(t *testing.T) {
 	cmd.Env, cmd.Stdout = environment(), slave
 	require.NoError(t, cmd.Start())
 	in.waitStreams(1)
-	in.publish("a", "a\x1b]0;title\x07\u009b1m\ttab\u00e9")
+	in.publish("a", "a\x1b]0;title\x07\u009b1m\ttab\u00e9\u202etxt.exe\u2066")
 	line, err := bufio.NewReader(master).ReadString('\n')
 	require.NoError(t, err)
-	require.Equal(t, "a\\x1b]0;title\\x07\\x9b1m\ttab\u00e9", strings.TrimRight(line, "\r\n"))
+	require.Equal(t, "a\\x1b]0;title\\x07\\x9b1m\ttab\u00e9\\u202etxt.exe\\u2066", strings.TrimRight(line, "\r\n"))
 	require.NoError(t, cmd.Wait())
 
 	in.waitStreams(0)
@@ -390,11 +430,11 @@ func TestControlCharactersAreShownOnATerminal(t *testing.T) {
 	cmd.Env, cmd.Stdout = environment(), slave
 	require.NoError(t, cmd.Start())
 	in.waitStreams(1)
-	const data = "\x1b]0;\u009b1m\x7f\ttab\u00e9"
+	const data = "\x1b]0;\u009b1m\x7f\ttab\u00e9\u202e\u061c"
 	in.publish("a", data)
 	line, err = bufio.NewReader(master).ReadString('\n')
 	require.NoError(t, err)
-	require.NotRegexp(t, `[\x7f\x{80}-\x{9f}]`, line)
+	require.NotRegexp(t, `[\x7f\x{80}-\x{9f}\x{202e}\x{061c}]`, line)
 	var event struct{ Data string }
 	require.NoError(t, json.Unmarshal([]byte(line), &event))
 	require.Equal(t, data, event.Data, "it stays the same JSON")
