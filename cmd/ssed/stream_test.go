@@ -71,20 +71,25 @@ func (s *eventStream) close() {
 func (s *eventStream) read(ctx context.Context, body io.ReadCloser) {
 	defer close(s.messages)
 	defer body.Close()
-	decoder := sseproto.Decoder{OnEvent: func(id, kind, data []byte) {
+	var decoder sseproto.Decoder
+	storeRetry := func() {
+		if wait, ok := decoder.Retry(); ok {
+			s.retry.Store(wait.Milliseconds())
+		}
+	}
+	decoder.OnEvent = func(id, kind, data []byte) {
+		storeRetry() // before the message, so that who has it sees the retry time of its block
 		select {
 		case s.messages <- message{string(kind), string(id), string(data)}:
 		case <-ctx.Done():
 		}
-	}}
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
 			_, _ = decoder.Write(buf[:n]) // no bound, so no error
-			if wait, ok := decoder.Retry(); ok {
-				s.retry.Store(wait.Milliseconds())
-			}
+			storeRetry()
 		}
 		if err != nil {
 			return
