@@ -87,7 +87,7 @@ func (l *Log) inspect(ctx context.Context, look func(*tally) error) error {
 		return ctx.Err()
 	}
 	r := l.inspector
-	r.cursor.Store(l.tail.Load()) // before the view, see Collect
+	r.cursor.Store(l.tail.Load()) // before the view, see ReadCommitted
 	defer r.cursor.Store(noPosition)
 	v := r.open()
 	defer v.close()

@@ -27,9 +27,9 @@ type History interface {
 	// Written tells how far the history is written. Commit tells it too, some time
 	// later; Written is asked while somebody waits.
 	Written(ctx context.Context) (sseproto.ID, error)
-	// Dispute records that IDs in (after, upTo] were given out that cannot be relied
+	// Invalidate records that IDs in (after, upTo] were given out that cannot be relied
 	// on: who resumes from one of them is told. It tries until ctx ends.
-	Dispute(ctx context.Context, after, upTo sseproto.ID) error
+	Invalidate(ctx context.Context, after, upTo sseproto.ID) error
 }
 
 // Config sets up an Engine. The zero value of a field means its default.

@@ -24,7 +24,7 @@ type channelTable []*[channelChunk]channel
 
 // freedChannel is an index that may be given out again once no reader can meet
 // a message of the former channel any more. Shards would do without the wait, as
-// they subscribe between their views; Collect asks for names in the middle of one.
+// they subscribe between their views; ReadCommitted asks for names in the middle of one.
 type freedChannel struct {
 	index uint32
 	after uint64 // positions below may still carry the index

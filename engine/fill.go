@@ -309,7 +309,7 @@ func (f *filler) fill(ctx context.Context, st *stagedSpan) {
 func (f *filler) gather(ctx context.Context, page *page, st *stagedSpan) error {
 	ctx, done := f.log.whileRoom(ctx)
 	defer done()
-	err := f.dispute(ctx, page, st)
+	err := f.invalidate(ctx, page, st)
 	if err == nil {
 		err = f.read(ctx, page, st)
 	}
@@ -319,15 +319,15 @@ func (f *filler) gather(ctx context.Context, page *page, st *stagedSpan) error {
 	return err
 }
 
-// dispute warns those who left with an ID that was given out after the span
+// invalidate warns those who left with an ID that was given out after the span
 // should have been cut.
-func (f *filler) dispute(ctx context.Context, page *page, st *stagedSpan) error {
+func (f *filler) invalidate(ctx context.Context, page *page, st *stagedSpan) error {
 	if page.lost == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	return f.history.Dispute(ctx, st.after, st.low)
+	return f.history.Invalidate(ctx, st.after, st.low)
 }
 
 func (f *filler) read(ctx context.Context, page *page, st *stagedSpan) error {

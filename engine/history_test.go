@@ -14,15 +14,15 @@ import (
 
 // memoryHistory is a History kept by the test: what a writer would have stored.
 type memoryHistory struct {
-	mu       sync.Mutex
-	stored   map[string][]stagedMessage
-	lost     map[string]string // channel → reason, reported for every read
-	reads    int
-	written  sseproto.ID // told by Written
-	disputed []sseproto.ID
-	err      error
-	block    chan struct{} // reads wait until it is closed; nil: they do not
-	waiting  atomic.Int32  // reads that wait for it
+	mu          sync.Mutex
+	stored      map[string][]stagedMessage
+	lost        map[string]string // channel → reason, reported for every read
+	reads       int
+	written     sseproto.ID // told by Written
+	invalidated []sseproto.ID
+	err         error
+	block       chan struct{} // reads wait until it is closed; nil: they do not
+	waiting     atomic.Int32  // reads that wait for it
 }
 
 func newMemoryHistory() *memoryHistory {
@@ -74,10 +74,10 @@ func (h *memoryHistory) Written(context.Context) (sseproto.ID, error) {
 	return h.written, nil
 }
 
-func (h *memoryHistory) Dispute(_ context.Context, after, upTo sseproto.ID) error {
+func (h *memoryHistory) Invalidate(_ context.Context, after, upTo sseproto.ID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.disputed = append(h.disputed, after, upTo)
+	h.invalidated = append(h.invalidated, after, upTo)
 	return nil
 }
 
@@ -260,7 +260,7 @@ func TestSpanCutBackToAGoodTickTellsWhoWasServedSince(t *testing.T) {
 	require.Equal(t, []string{"good", "more"}, datas(b.next(2)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	require.Equal(t, []sseproto.ID{{Ms: 1100}, {Ms: 2000}}, h.disputed)
+	require.Equal(t, []sseproto.ID{{Ms: 1100}, {Ms: 2000}}, h.invalidated)
 }
 
 // collect reads all that a history writer would get behind after.
@@ -268,7 +268,7 @@ func collect(l *Log, after sseproto.ID) (got []string, through, low sseproto.ID)
 	through = after
 	for {
 		var next sseproto.ID
-		next, low = l.Collect(through, 7, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+		next, low = l.ReadCommitted(through, 7, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
 			got = append(got, fmt.Sprintf("%s %s %s", id, channel, m.Data))
 		})
 		if low != through || next == through {

@@ -95,7 +95,7 @@ type Log struct {
 	envelope     bool              // payloads of the feed may be envelopes
 	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
 	readers      []*reader
-	collector    *reader // of Collect
+	collector    *reader // of ReadCommitted
 	inspector    *reader // of who holds a place in inspecting
 	dir          *directory
 	inspecting   chan struct{} // capacity 1

@@ -216,12 +216,12 @@ func (l *Log) closeLocked(through sseproto.ID) {
 	s.high, s.ready, s.end = through, through, l.head.Load()
 }
 
-// Collect calls visit for committed messages after `after`, ascending, at most
+// ReadCommitted calls visit for committed messages after `after`, ascending, at most
 // limit of them and about limitBytes of data, but at least one if there is
 // one. The strings are borrowed during the call. The log is complete over
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
-func (l *Log) Collect(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
+func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
 	r := l.collector
 	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()

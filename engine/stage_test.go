@@ -13,13 +13,13 @@ import (
 	"ssed/sseproto"
 )
 
-// stubbornHistory does not get a dispute through.
+// stubbornHistory does not get an invalidation through.
 type stubbornHistory struct {
 	*memoryHistory
 	disputing atomic.Int32
 }
 
-func (h *stubbornHistory) Dispute(ctx context.Context, _, _ sseproto.ID) error {
+func (h *stubbornHistory) Invalidate(ctx context.Context, _, _ sseproto.ID) error {
 	h.disputing.Add(1)
 	<-ctx.Done()
 	return ctx.Err()

@@ -30,7 +30,7 @@ func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sse
 		size    int
 	)
 	limit := pipelineDepth * s.cfg.BatchSize
-	through, low := s.src.Collect(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
+	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
 		ids = append(ids, id)
 		text.WriteString(s.keys.prefix)
 		text.WriteString(channel)
@@ -97,7 +97,7 @@ func (s *Store) appendCall(epoch string, b *batch) call {
 		keys: append(make([]string, 0, 4+len(b.entries)), s.keys.clock, s.keys.lease, s.keys.holes, s.keys.gaps),
 		args: append(make([]string, 0, 9+2*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
-			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxHoles), strconv.Itoa(maxMarkers)),
+			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers)),
 	}
 	for _, e := range b.entries {
 		c.keys = append(c.keys, e.stream)

@@ -65,9 +65,9 @@ const (
 	// maxMarkers: when there are more gap markers, the two oldest become one
 	// that covers both. 256 outages back, nobody asks for detail.
 	maxMarkers = 256
-	// maxHoles: when more channels refused messages than this, one gap marker
+	// maxRejected: when more channels refused messages than this, one gap marker
 	// over all channels takes their place.
-	maxHoles = 1000
+	maxRejected = 1000
 	// topologyInterval is how often the sentinels are asked whether the primary is
 	// still the same. A client that missed their message would stay with the old one
 	// for good: reads do not fail there.

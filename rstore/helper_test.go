@@ -47,7 +47,7 @@ type testLog struct {
 	changed   chan struct{}
 	typed     map[sseproto.ID]sseproto.Message // what more a publisher gave; fixed before the first commit
 
-	// after runs when Collect has read and before it returns, without the lock.
+	// after runs when ReadCommitted has read and before it returns, without the lock.
 	after func()
 }
 
@@ -112,7 +112,7 @@ func (l *testLog) given(m *message) sseproto.Message {
 	return sseproto.Message{Data: m.data}
 }
 
-func (l *testLog) Collect(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message)) (through, low sseproto.ID) {
+func (l *testLog) ReadCommitted(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message)) (through, low sseproto.ID) {
 	l.mu.Lock()
 	if l.after != nil {
 		defer l.after()

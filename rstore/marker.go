@@ -76,22 +76,22 @@ func (w *writer) skipReason() string {
 	return sseproto.ReasonOutage
 }
 
-// Dispute adds a gap marker over (from, to] without moving the watermark: what
+// Invalidate adds a gap marker over (from, to] without moving the watermark: what
 // an instance served there turned out to be unreliable. It tries until it is
 // done or ctx ends; saying it twice does no harm.
-func (s *Store) Dispute(ctx context.Context, from, to sseproto.ID) error {
+func (s *Store) Invalidate(ctx context.Context, from, to sseproto.ID) error {
 	if !from.Less(to) {
-		return fmt.Errorf("rstore: disputed range (%v, %v] is empty", from, to)
+		return fmt.Errorf("rstore: invalidated range (%v, %v] is empty", from, to)
 	}
 	c := call{
 		keys: []string{s.keys.clock, s.keys.lease, s.keys.gaps},
 		args: []string{from.String(), to.String(), sseproto.ReasonOutage, s.cfg.Instance, strconv.Itoa(maxMarkers)},
 	}
 	for try := 0; ; try++ {
-		a := s.run(ctx, disputeScript, c)[0]
+		a := s.run(ctx, invalidateScript, c)[0]
 		if a.err == nil {
 			s.count.gaps.Add(uint64(a.n))
-			s.count.disputes.Add(uint64(a.n))
+			s.count.invalidations.Add(uint64(a.n))
 			return nil
 		}
 		s.count.failed(errorCode(a.err))
@@ -100,7 +100,7 @@ func (s *Store) Dispute(ctx context.Context, from, to sseproto.ID) error {
 		}
 		pause(ctx, min(s.cfg.poll(), time.Millisecond<<min(try, 10)))
 		if ctx.Err() != nil {
-			return fmt.Errorf("rstore: disputed range (%v, %v]: %w: %w", from, to, ctx.Err(), a.err)
+			return fmt.Errorf("rstore: invalidated range (%v, %v]: %w: %w", from, to, ctx.Err(), a.err)
 		}
 	}
 }

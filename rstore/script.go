@@ -22,16 +22,16 @@ var (
 	leaseLua string
 	//go:embed skip.lua
 	skipLua string
-	//go:embed dispute.lua
-	disputeLua string
+	//go:embed invalidate.lua
+	invalidateLua string
 	//go:embed delete.lua
 	deleteLua string
 
-	appendScript  = newScript(appendLua)
-	leaseScript   = newScript(leaseLua)
-	skipScript    = newScript(skipLua)
-	disputeScript = newScript(disputeLua)
-	deleteScript  = newScript(deleteLua)
+	appendScript     = newScript(appendLua)
+	leaseScript      = newScript(leaseLua)
+	skipScript       = newScript(skipLua)
+	invalidateScript = newScript(invalidateLua)
+	deleteScript     = newScript(deleteLua)
 )
 
 type script struct{ text, sha string }

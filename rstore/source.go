@@ -5,7 +5,7 @@ import "ssed/sseproto"
 // Source is the log that the writer reads. Its methods are called from one
 // goroutine.
 type Source interface {
-	// Collect calls visit for committed messages after `after`, ascending, at
+	// ReadCommitted calls visit for committed messages after `after`, ascending, at
 	// most max messages and maxBytes of data, but at least one. The strings are
 	// borrowed during the call. Through: the log is complete over
 	// (after, through] with what was visited; it advances over quiet time too
@@ -14,7 +14,7 @@ type Source interface {
 	// position from which it can, sseproto.MaxID when there is none (not linked
 	// to Redis and nothing left), and nothing was visited. Otherwise low is after;
 	// a log that knows nothing may also return after for both.
-	Collect(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID)
-	// Changed returns a channel that is closed when Collect may tell more.
+	ReadCommitted(after sseproto.ID, max, maxBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID)
+	// Changed returns a channel that is closed when ReadCommitted may tell more.
 	Changed() <-chan struct{}
 }

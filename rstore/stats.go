@@ -19,8 +19,8 @@ type Stats struct {
 	// RefusedMessages could not be added to their stream (another type, or
 	// higher IDs added by hand). Readers of the channel are told.
 	RefusedMessages uint64
-	// GapMarkers written by this instance, Disputes among them.
-	GapMarkers, Disputes uint64
+	// GapMarkers written by this instance, Invalidations among them.
+	GapMarkers, Invalidations uint64
 	// Deleted messages, by Delete on this instance.
 	Deleted uint64
 	// SavedMessages of stretches that were given up went into the history
@@ -70,7 +70,7 @@ type ErrorCounts struct {
 // counters is what Stats is made of; all fields are atomic.
 type counters struct {
 	appended, batches, advances, stale, epoch, refused atomic.Uint64
-	gaps, disputes, saved, takeOvers, deleted          atomic.Uint64
+	gaps, invalidations, saved, takeOvers, deleted     atomic.Uint64
 	errLink, errMemory, errReadOnly, errOther          atomic.Uint64
 
 	sizes        [len(SizeBounds) + 1]atomic.Uint64
@@ -89,7 +89,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Appended: c.appended.Load(), Batches: c.batches.Load(), Advances: c.advances.Load(),
 		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedMessages: c.refused.Load(),
-		GapMarkers: c.gaps.Load(), Disputes: c.disputes.Load(), SavedMessages: c.saved.Load(),
+		GapMarkers: c.gaps.Load(), Invalidations: c.invalidations.Load(), SavedMessages: c.saved.Load(),
 		TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(),
 		Errors: ErrorCounts{
 			Link: c.errLink.Load(), Memory: c.errMemory.Load(),

@@ -13,11 +13,11 @@ import (
 // Store writes and reads the history. Make it with New.
 type Store struct {
 	// fixed after construction
-	cfg   Config
-	keys  keys
-	src   Source
-	log   *slog.Logger
-	nudge chan struct{}
+	cfg      Config
+	keys     keys
+	src      Source
+	log      *slog.Logger
+	tryLease chan struct{}
 
 	write, read *link    // safe for concurrent use
 	count       counters // atomic
@@ -32,9 +32,9 @@ func New(cfg Config, src Source) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, keys: makeKeys(cfg.Prefix), src: src,
-		log:   cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
-		nudge: make(chan struct{}, 1),
-		read:  &link{opt: cfg.Client},
+		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
+		tryLease: make(chan struct{}, 1),
+		read:     &link{opt: cfg.Client},
 	}
 	// One connection keeps the pipeline of batches in order and out of the
 	// way of large reads.
@@ -50,11 +50,11 @@ func (s *Store) Close() {
 	s.read.close()
 }
 
-// Nudge makes a Store that does not write try to take the lease now: another
+// TryLease makes a Store that does not write try to take the lease now: another
 // instance said that it is free. Safe for concurrent use.
-func (s *Store) Nudge() {
+func (s *Store) TryLease() {
 	select {
-	case s.nudge <- struct{}{}:
+	case s.tryLease <- struct{}{}:
 	default:
 	}
 }
@@ -65,11 +65,11 @@ func (s *Store) Run(ctx context.Context) error {
 	w := &writer{Store: s}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	nudged := false
+	asked := false
 	for ctx.Err() == nil {
 		changed := s.src.Changed() // before the look, so that nothing falls between
-		wait := w.step(ctx, nudged)
-		nudged = false
+		wait := w.step(ctx, asked)
+		asked = false
 		timer.Reset(wait)
 		if !w.idle {
 			changed = nil // the wait is meant: backoff, flush interval, another's lease
@@ -78,8 +78,8 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-changed:
-		case <-s.nudge:
-			nudged = true
+		case <-s.tryLease:
+			asked = true
 		}
 	}
 	w.finish(context.WithoutCancel(ctx))
@@ -113,8 +113,8 @@ type writer struct {
 const maxRounds = 16
 
 // step does what can be done now and returns how long to wait at most.
-func (w *writer) step(ctx context.Context, nudged bool) time.Duration {
-	if left := time.Until(w.due); !w.holder && !nudged && left > 0 {
+func (w *writer) step(ctx context.Context, asked bool) time.Duration {
+	if left := time.Until(w.due); !w.holder && !asked && left > 0 {
 		w.idle = false
 		return left
 	}
@@ -346,7 +346,7 @@ func (w *writer) finish(ctx context.Context) {
 func (w *writer) end() sseproto.ID {
 	end := w.mark
 	for range maxRounds { // a span of the log each, and the gap in front of it
-		through, low := w.src.Collect(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message) {})
+		through, low := w.src.ReadCommitted(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message) {})
 		if low != end {
 			through = low
 		}
@@ -360,7 +360,7 @@ func (w *writer) end() sseproto.ID {
 
 // glance asks the log what follows the watermark without taking it.
 func (w *writer) glance() (through, low sseproto.ID) {
-	return w.src.Collect(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
+	return w.src.ReadCommitted(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
 }
 
 // leaves reports whether the log has something that the history lacks.

@@ -555,7 +555,7 @@ func TestStoppedWriterFlushesAndHandsOver(t *testing.T) {
 	w.requireHistory(all)
 	require.Equal(t, "free a", <-heard)
 	require.False(t, a.Stats().Writer)
-	b.Nudge()
+	b.TryLease()
 	more := w.burst(2, 30, 3)
 	log.commit(w.id(3, 0), more...)
 	w.waitMark(b, w.id(3, 0))
@@ -736,7 +736,7 @@ func TestOldMarkersAreMerged(t *testing.T) {
 	w.clock("e1")
 	s := w.store(w.config("a"), newTestLog(w.id(0, 0)))
 	for i := range maxMarkers + 5 {
-		require.NoError(t, s.Dispute(t.Context(), w.id(10*i, 0), w.id(10*i+5, 0)))
+		require.NoError(t, s.Invalidate(t.Context(), w.id(10*i, 0), w.id(10*i+5, 0)))
 	}
 	got := w.markers()
 	require.Len(t, got, maxMarkers)
@@ -744,7 +744,7 @@ func TestOldMarkersAreMerged(t *testing.T) {
 	require.Equal(t, stretch{w.id(60, 0), w.id(65, 0)}, got[1].stretch)
 }
 
-func TestDisputeIsRecordedOnceAndTold(t *testing.T) {
+func TestInvalidatedStretchIsRecordedOnceAndTold(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))
@@ -753,10 +753,10 @@ func TestDisputeIsRecordedOnceAndTold(t *testing.T) {
 	all := w.burst(1, 5, 1)
 	log.commit(w.id(2, 0), all...)
 	w.waitMark(s, w.id(2, 0))
-	require.Error(t, s.Dispute(t.Context(), w.id(2, 0), w.id(1, 0)))
-	require.NoError(t, s.Dispute(t.Context(), w.id(1, 1), w.id(1, 3)))
-	require.NoError(t, s.Dispute(t.Context(), w.id(1, 1), w.id(1, 3)))
-	require.EqualValues(t, 1, s.Stats().Disputes)
+	require.Error(t, s.Invalidate(t.Context(), w.id(2, 0), w.id(1, 0)))
+	require.NoError(t, s.Invalidate(t.Context(), w.id(1, 1), w.id(1, 3)))
+	require.NoError(t, s.Invalidate(t.Context(), w.id(1, 1), w.id(1, 3)))
+	require.EqualValues(t, 1, s.Stats().Invalidations)
 	require.Equal(t, w.id(2, 0), s.Watermark())
 	r := newRecorder()
 	require.NoError(t, s.Range(t.Context(), []string{"ch0", "other"}, w.id(1, 2), w.id(2, 0), r))
@@ -773,7 +773,7 @@ func TestClosedStoreSaysSo(t *testing.T) {
 	s := w.store(w.config("a"), newTestLog(w.id(0, 0)))
 	s.Close()
 	require.ErrorIs(t, s.Range(t.Context(), []string{"x"}, sseproto.ID{}, w.id(1, 0), newRecorder()), ErrClosed)
-	require.ErrorIs(t, s.Dispute(t.Context(), sseproto.ID{}, w.id(1, 0)), ErrClosed)
+	require.ErrorIs(t, s.Invalidate(t.Context(), sseproto.ID{}, w.id(1, 0)), ErrClosed)
 }
 
 // TestLastOneWritesWhatNobodyElseWould: an instance that never held the lease has a

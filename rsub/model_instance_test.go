@@ -193,7 +193,7 @@ func (in *modelInstance) OpenSpan(low sseproto.ID) {
 	}
 	in.w.beforeSpan(in)
 	if in.cut != (sseproto.ID{}) {
-		in.w.redis.dispute(in.cut, low)
+		in.w.redis.invalidate(in.cut, low)
 		in.cut = sseproto.ID{}
 	}
 	in.opened, in.open = true, true
@@ -268,14 +268,14 @@ func (in *modelInstance) forget(k int) {
 	}
 }
 
-// collect is Log.Collect. The log is used for one run after the other; what lies
+// collect is Log.ReadCommitted. The log is used for one run after the other; what lies
 // before this one counts as evicted.
 func (in *modelInstance) collect(after sseproto.ID, limit int) (messages []message, through, low sseproto.ID) {
 	from := after
 	if after.Less(in.w.base) {
 		from, limit = in.w.base, 0
 	}
-	through, low = in.log.Collect(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+	through, low = in.log.ReadCommitted(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
 		messages = append(messages, message{id, channel, strings.Clone(m.Data)})
 	})
 	if from != after {

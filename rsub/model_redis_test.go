@@ -9,7 +9,7 @@ import (
 )
 
 // What Redis does in the model, restated from tick.lua and from the scripts of
-// rstore (append, lease, skip, dispute). Each method is one script and so one
+// rstore (append, lease, skip, invalidate). Each method is one script and so one
 // moment. What only concerns memory, keys of a wrong type and expiry is left out:
 // the tests of rstore have it, against real servers.
 
@@ -333,7 +333,7 @@ func (r *modelRedis) skip(instance, epoch string, mark, low sseproto.ID, all int
 		return a
 	}
 	if r.plant != missingMarker {
-		r.dispute(r.mark, low)
+		r.invalidate(r.mark, low)
 	}
 	r.save(stretch{r.mark, low})
 	r.mark, r.offer = low, nil
@@ -356,5 +356,5 @@ func (r *modelRedis) save(lost stretch) {
 	}
 }
 
-// dispute is dispute.lua.
-func (r *modelRedis) dispute(from, to sseproto.ID) { r.gaps = append(r.gaps, stretch{from, to}) }
+// invalidate is invalidate.lua.
+func (r *modelRedis) invalidate(from, to sseproto.ID) { r.gaps = append(r.gaps, stretch{from, to}) }

@@ -265,7 +265,7 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_refused_messages_total", "Messages that their stream did not take.", s.RefusedMessages)
 	ch.counter("ssed_history_deleted_messages_total", "Messages deleted by DELETE /api/history here.", s.Deleted)
 	ch.counter("ssed_history_gaps_total", "Gap markers written: stretches that no instance saw.", s.GapMarkers)
-	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Disputes)
+	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Invalidations)
 	ch.counter("ssed_history_saved_messages_total", "Messages of given-up stretches that the inbox still had.", s.SavedMessages)
 	ch.counter("ssed_history_takeovers_total", "Times that this instance became the writer.", s.TakeOvers)
 	ch.counter("ssed_history_errors_total", "Commands that failed, by reason.", s.Errors.Link, "reason", "link")

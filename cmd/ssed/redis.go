@@ -20,7 +20,7 @@ func (s *server) openRedis(history *lateHistory) (err error) {
 			return err
 		}
 		history.Store = s.store
-		onFree = s.store.Nudge
+		onFree = s.store.TryLease
 	}
 	s.openFleet()
 	s.feed, err = rsub.New(rsub.Config{
