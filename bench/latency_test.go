@@ -22,7 +22,7 @@ import (
 func BenchmarkPublishToSocket(b *testing.B) {
 	r := redistest.Start(b)
 	s := startServer(b, "--redis-url", r.URL())
-	s.waitReady(b)
+	require.NoError(b, s.AwaitReady(b.Context()))
 
 	stream, err := net.Dial("tcp", s.addr.String())
 	require.NoError(b, err)

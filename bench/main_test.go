@@ -1,19 +1,13 @@
 package bench
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed/engine"
-	"ssed/internal/child"
+	"ssed/internal/ssedtest"
 	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
 )
@@ -41,10 +35,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ssed-bench-")
 	if err == nil {
 		program = filepath.Join(dir, "ssed")
-		var text []byte
-		if text, err = exec.Command("go", "build", "-buildvcs=false", "-o", program, "ssed/cmd/ssed").CombinedOutput(); err != nil {
-			err = fmt.Errorf("go build: %w\n%s", err, text)
-		}
+		err = ssedtest.Build(program)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -60,44 +51,19 @@ const patience = time.Minute
 
 // server is a running ssed.
 type server struct {
-	pid  int
+	*ssedtest.Instance
 	addr netip.AddrPort
 }
 
 // startServer runs ssed until the benchmark ends.
 func startServer(b *testing.B, args ...string) *server {
 	b.Helper()
-	cmd := exec.Command(program, append([]string{
-		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "text", "--drain", "10ms",
-	}, args...)...)
-	cmd.Env = child.Environ()
-	stderr, err := cmd.StderrPipe()
+	in, err := ssedtest.Start(program, ssedtest.Options{}, append([]string{"--drain", "10ms"}, args...)...)
 	require.NoError(b, err)
-	where := make(chan string, 1)
-	p, err := child.Start(cmd, func() { // reads to the end: a full pipe would stop the server
-		for logged := bufio.NewScanner(stderr); logged.Scan(); {
-			if _, at, ok := strings.Cut(logged.Text(), "listener=streams addr="); ok {
-				where <- at
-			}
-		}
-	})
+	b.Cleanup(func() { require.NoError(b, in.Stop(syscall.SIGTERM, patience)) })
+	addr, err := netip.ParseAddrPort(in.Public())
 	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, p.Stop(syscall.SIGTERM, patience)) })
-	select {
-	case at := <-where:
-		addr, err := netip.ParseAddrPort(at)
-		require.NoError(b, err, at)
-		return &server{pid: cmd.Process.Pid, addr: addr}
-	case <-p.Done():
-		b.Fatal("ssed ended before it listened")
-		return nil
-	}
-}
-
-// waitReady returns when the server says that it is synced with Redis.
-func (s *server) waitReady(b *testing.B) {
-	b.Helper()
-	eventually(b, "ssed is ready", func() bool { return get(s.addr, "/ready") })
+	return &server{in, addr}
 }
 
 // eventually polls until ok; what it waits for has no event to wait on.
@@ -114,19 +80,6 @@ func eventually(b *testing.B, what string, ok func() bool) {
 			b.Fatalf("not in %v: %s", patience, what)
 		}
 	}
-}
-
-// get asks for a path and reports whether the answer is a 200.
-func get(addr netip.AddrPort, path string) bool {
-	conn, err := net.DialTimeout("tcp", addr.String(), patience)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // fails on a closed connection only
-	fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path)
-	answer, _ := io.ReadAll(conn)
-	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200")) || bytes.HasPrefix(answer, []byte("HTTP/1.0 200"))
 }
 
 // discard is a logger without output.

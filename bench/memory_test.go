@@ -39,9 +39,9 @@ func idleMemory(b *testing.B, limit float64, channels func(conns int) int) {
 			warm.Close()
 			warm = connect(b, s.addr, "warm-", 200, 1, false)
 		}
-		before := settle(b, s.pid)
+		before := settle(b, s.Pid())
 		c := connect(b, s.addr, "idle-", conns, channels(conns), false)
-		after := settle(b, s.pid)
+		after := settle(b, s.Pid())
 		perConn := func(bytes int64) float64 { return float64(bytes) / float64(conns) }
 		b.ReportMetric(perConn(after.RSS-before.RSS), "B/conn")
 		b.ReportMetric(perConn(after.Anonymous-before.Anonymous), "anon-B/conn")

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ssed/internal/redistest"
+	"ssed/internal/ssedtest"
 	"ssed/loadtest/report"
 	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
@@ -28,8 +28,7 @@ import (
 func buildSsed(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "ssed")
-	text, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "ssed/cmd/ssed").CombinedOutput()
-	require.NoError(t, err, "%s", text)
+	require.NoError(t, ssedtest.Build(path))
 	return path
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -216,8 +217,10 @@ func TestBadFlagsAreUsageErrors(t *testing.T) {
 }
 
 func TestServerThatCanNotBeReachedIsAFailedRun(t *testing.T) {
-	address, err := freeAddress()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	address := gone.Addr().String()
 	out, text := execute(t, exitFaults, "hold", "--rounds", "1", "--settle", "1ms", "--idle", "1ms", "--conns", "10", "--target", "name=gone;url=http://"+address+"/?{channel}")
 	require.Contains(t, text, "gone, round 1: 10 of 10 connections failed")
 	require.Empty(t, out.Scenarios[0].Runs[0].Error, "the floor is measured all the same")

@@ -125,12 +125,12 @@ func (f *fleet) measure(ctx context.Context) error {
 		return errors.New("the limit of open files is too low: see ulimit -n")
 	}
 	f.progress.begin("million")
-	redis, p, err := f.opts.startRedis(ctx)
+	redis, remove, err := f.opts.startRedis()
 	if err != nil {
 		return err
 	}
-	f.closers = append(f.closers, p.stop)
-	f.redis, f.prefix = redis, fmt.Sprintf("lt-%x-", f.started.UnixNano())
+	f.closers = append(f.closers, remove)
+	f.redis, f.prefix = redis.Addr(), fmt.Sprintf("lt-%x-", f.started.UnixNano())
 	if f.before, err = target.ReadKernel(); err != nil {
 		return err
 	}

@@ -8,19 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"ssed/internal/child"
+	"ssed/internal/redistest"
+	"ssed/internal/ssedtest"
 	"ssed/loadtest/refserver"
 	"ssed/loadtest/target"
 )
@@ -89,43 +87,12 @@ func (o *options) builtin(name string) (server, error) {
 	return server{name, func(ctx context.Context) (target.Target, func(), error) { return o.launchSsed(ctx, heartbeat) }}, nil
 }
 
-// process is a child that ends with this program: it is told to by the kernel
-// when the thread that started it is gone, and it has its own group so that an
-// interrupt from the terminal does not end it in the middle of a measurement.
-type process struct {
-	cmd  *exec.Cmd
-	log  *tail
-	wait func() error // waits for the end, any number of times
-}
-
-func startProcess(name string, args, env []string, setUp func(*exec.Cmd) error) (*process, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Env = env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p := &process{cmd: cmd, log: &tail{}}
-	cmd.Stderr = p.log
-	if setUp != nil {
-		if err := setUp(cmd); err != nil {
-			return nil, err
-		}
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", filepath.Base(name), err)
-	}
-	p.wait = sync.OnceValue(cmd.Wait)
-	return p, nil
-}
-
 // killAfter is how long a child may take to end by itself.
 const killAfter = 5 * time.Second
 
-// stop asks the process to end and waits for it.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(killAfter, func() { _ = p.cmd.Process.Kill() })
-	defer timer.Stop()
-	_ = p.wait() // it was asked to end; how does not matter
-}
+// stopProcess asks a process to end, and kills it when it takes long: it is a part of a
+// measurement that is over, so how it ends does not matter.
+func stopProcess(p *child.Process) { _ = p.Stop(syscall.SIGTERM, killAfter) }
 
 // tail keeps the end of what a child wrote, to be shown when it fails.
 type tail struct {
@@ -163,32 +130,40 @@ func startOwn(name string, args ...string) (t target.Target, stop func(), err er
 	if err != nil {
 		return t, nil, err
 	}
-	stdout, stdin := io.ReadCloser(nil), io.WriteCloser(nil)
-	args = append([]string{"serve-" + name, "--beat", heartbeat.String()}, args...)
-	p, err := startProcess(self, args, os.Environ(), func(cmd *exec.Cmd) (err error) {
-		if stdin, err = cmd.StdinPipe(); err != nil {
-			return err
-		}
-		stdout, err = cmd.StdoutPipe()
-		return err
-	})
+	cmd := exec.Command(self, append([]string{"serve-" + name, "--beat", heartbeat.String()}, args...)...)
+	// A group of its own: an interrupt from the terminal must not end it in the middle
+	// of a measurement.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	log := &tail{}
+	cmd.Stderr = log
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return t, nil, err
 	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return t, nil, err
+	}
+	told := make(chan []byte, 1)
+	p, err := child.Start(cmd, func() {
+		out := bufio.NewReader(stdout)
+		line, _ := out.ReadBytes('\n') // cut short: it is no JSON
+		told <- line
+		_, _ = io.Copy(io.Discard, out)
+	})
+	if err != nil {
+		return t, nil, fmt.Errorf("start %s: %w", name, err)
+	}
 	stop = func() {
 		stdin.Close() // the server ends with its input
-		p.stop()
+		stopProcess(p)
 	}
 	var where announcement
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &where)
-	}
-	if err != nil {
+	if err := json.Unmarshal(<-told, &where); err != nil {
 		stop()
-		return t, nil, fmt.Errorf("start %s: %w %s", name, err, p.log)
+		return t, nil, fmt.Errorf("start %s: %w %s", name, err, log)
 	}
-	return target.Target{Name: name, URL: where.URL, Publish: where.Publish, PIDs: []int{p.cmd.Process.Pid}}, stop, nil
+	return target.Target{Name: name, URL: where.URL, Publish: where.Publish, PIDs: []int{cmd.Process.Pid}}, stop, nil
 }
 
 // heartbeat is the longest silence on a stream of every server that is started
@@ -251,14 +226,14 @@ func announce(ctx context.Context, url, publish string) error {
 
 // startSsedOnRedis runs ssed on a private Redis; messages are published there.
 func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), error) {
-	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
+	return o.onRedis(func(address string) (target.Target, func(), error) {
 		return o.launchSsed(ctx, heartbeat, "--redis-url", "redis://"+address)
 	})
 }
 
 // startFloorOnRedis runs the floor on a private Redis; messages are published there.
-func (o *options) startFloorOnRedis(ctx context.Context) (target.Target, func(), error) {
-	return o.onRedis(ctx, func(address string) (target.Target, func(), error) {
+func (o *options) startFloorOnRedis(context.Context) (target.Target, func(), error) {
+	return o.onRedis(func(address string) (target.Target, func(), error) {
 		t, stop, err := startOwn("floor", "--subscribe", address)
 		t.Name = floorRedis
 		return t, stop, err
@@ -266,108 +241,55 @@ func (o *options) startFloorOnRedis(ctx context.Context) (target.Target, func(),
 }
 
 // onRedis starts a server that gets its messages from a Redis of its own.
-func (o *options) onRedis(ctx context.Context, start func(address string) (target.Target, func(), error)) (target.Target, func(), error) {
-	address, redis, err := o.startRedis(ctx)
+func (o *options) onRedis(start func(address string) (target.Target, func(), error)) (target.Target, func(), error) {
+	redis, remove, err := o.startRedis()
 	if err != nil {
 		return target.Target{}, nil, err
 	}
-	t, stop, err := start(address)
+	t, stop, err := start(redis.Addr())
 	if err != nil {
-		redis.stop()
+		remove()
 		return t, nil, err
 	}
-	t.Publish, t.RedisPIDs = "redis://"+address, []int{redis.cmd.Process.Pid}
-	return t, func() { stop(); redis.stop() }, nil
+	t.Publish, t.RedisPIDs = redis.URL(), []int{redis.Pid()}
+	return t, func() { stop(); remove() }, nil
 }
 
 // launchSsed runs ssed; without Redis messages are posted to its admin listener.
 func (o *options) launchSsed(ctx context.Context, beat time.Duration, extra ...string) (t target.Target, stop func(), err error) {
-	public, err := freeAddress()
+	args := slices.Concat([]string{"--drain", "10ms", "--heartbeat", beat.String()}, extra, o.SsedArg)
+	in, err := ssedtest.Start(o.SsedBin, ssedtest.Options{}, args...)
 	if err != nil {
 		return t, nil, err
 	}
-	admin, err := freeAddress()
-	if err != nil {
+	stop = func() { stopProcess(in.Process) }
+	if err := in.AwaitReady(ctx); err != nil {
+		stop()
 		return t, nil, err
-	}
-	// Settings of this shell must not change what is measured.
-	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "SSED_") })
-	args := slices.Concat([]string{"--listen", public, "--admin", admin, "--drain", "10ms", "--heartbeat", beat.String()}, extra, o.SsedArg)
-	p, err := startProcess(o.SsedBin, args, env, nil)
-	if err != nil {
-		return t, nil, err
-	}
-	if err := awaitReady(ctx, "http://"+public+"/ready"); err != nil {
-		p.stop()
-		return t, nil, fmt.Errorf("start ssed: %w: %s", err, p.log)
 	}
 	return target.Target{
 		Name:    "ssed",
-		URL:     "http://" + public + "/sse/connect?channel_id={channel}",
-		Publish: "http://" + admin + "/publish?channel_id={channel}",
-		PIDs:    []int{p.cmd.Process.Pid},
+		URL:     "http://" + in.Public() + "/sse/connect?channel_id={channel}",
+		Publish: "http://" + in.Admin() + "/publish?channel_id={channel}",
+		PIDs:    []int{in.Pid()},
 		Resumes: true,
-	}, p.stop, nil
+	}, stop, nil
 }
 
-// startRedis runs a Redis that keeps nothing on disk.
-func (o *options) startRedis(ctx context.Context) (address string, p *process, err error) {
-	if address, err = freeAddress(); err != nil {
-		return "", nil, err
-	}
-	_, port, _ := net.SplitHostPort(address)
-	p, err = startProcess(o.RedisBin, []string{
-		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
-	}, os.Environ(), nil)
+// startRedis runs a Redis that keeps nothing. remove ends it.
+func (o *options) startRedis() (r *redistest.Server, remove func(), err error) {
+	dir, err := os.MkdirTemp("", "ssed-load-")
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
-	err = poll(ctx, func() error {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	if err != nil {
-		p.stop()
-		return "", nil, fmt.Errorf("start redis-server: %w: %s", err, p.log)
+	if r, err = redistest.RunProgram(o.RedisBin, dir, 0); err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return address, p, nil
+	return r, func() { r.Stop(); _ = os.RemoveAll(dir) }, nil
 }
 
-// freeAddress finds a port that is free now. Another process may take it before
-// the server does; then the server does not start, and that is said.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
-// startLimit is how long a server may take to get ready.
-const startLimit = 15 * time.Second
-
-func awaitReady(ctx context.Context, url string) error {
-	return poll(ctx, func() error {
-		resp, err := http.Get(url)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New("GET /ready answers " + strconv.Itoa(resp.StatusCode))
-		}
-		return nil
-	})
-}
-
-// poll calls f until it succeeds or startLimit is over.
+// poll calls f until it succeeds or ctx ends.
 func poll(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

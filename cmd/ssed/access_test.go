@@ -76,8 +76,8 @@ func TestTokenDecidesAboutChannels(t *testing.T) {
 		text += string(head[:n])
 	}
 	require.EqualValues(t, 5, in.metric("ssed_auth_refused_total"))
-	require.NotContains(t, in.logText(), token[len(token)-20:])
-	require.NotContains(t, in.logText(), testSecret)
+	require.NotContains(t, in.Log(), token[len(token)-20:])
+	require.NotContains(t, in.Log(), testSecret)
 }
 
 func TestStreamEndsWithItsToken(t *testing.T) {
@@ -157,5 +157,5 @@ func TestAdminListenerDemandsItsToken(t *testing.T) {
 	}
 	require.Equal(t, 401, post("Bearer "+token+"4"))
 	require.Equal(t, 200, post("Bearer "+token))
-	require.NotContains(t, in.logText(), token)
+	require.NotContains(t, in.Log(), token)
 }

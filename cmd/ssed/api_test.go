@@ -323,16 +323,16 @@ func TestFleetIsSeenFromEveryInstance(t *testing.T) {
 	all := admin.Spread{Subscribers: 3, Asked: 3, Answered: 3, Instances: []admin.InstanceShare{{Instance: "one", Subscribers: 1}, {Instance: "three"}, {Instance: "two", Subscribers: 2}}}
 	three.eventually("the answers of all", func() bool { return reflect.DeepEqual(all, subscribers(three)) })
 
-	two.signal(syscall.SIGSTOP)
+	two.Signal(syscall.SIGSTOP)
 	partial := subscribers(three)
 	require.Equal(t, 3, partial.Asked)
 	require.Equal(t, 2, partial.Answered)
 	require.EqualValues(t, 1, partial.Subscribers)
 	one.kill()
 	sees(three, "three") // the keys of both have expired
-	two.signal(syscall.SIGCONT)
+	two.Signal(syscall.SIGCONT)
 	sees(three, "three", "two")
-	two.signal(syscall.SIGTERM)
+	two.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, two.wait())
 	var fleet struct{ Instances []admin.Instance }
 	three.api("GET", "/api/instances", "", 200, &fleet)
@@ -349,7 +349,7 @@ func TestShutdownDoesNotWaitForLiveStreams(t *testing.T) {
 	line, err := bufio.NewReader(resp.Body).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "event: stats\n", line)
-	in.signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	_, err = io.Copy(io.Discard, resp.Body)
 	require.NoError(t, err, "it ended as it should")

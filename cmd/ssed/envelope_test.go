@@ -172,7 +172,7 @@ func TestTypedEventsAreTheSameBytesFromEverywhere(t *testing.T) {
 		require.Equal(t, m.fields, entries.([]any)[i+1].([]any)[1], m.payload)
 	}
 
-	in.signal(15)
+	in.Signal(15)
 	require.Equal(t, exitOK, in.wait())
 	in = startRedis(t, r, "--envelope", "json", "--gap-wait", "250ms")
 	again := listen(t, in, start)
@@ -224,7 +224,7 @@ func TestFleetsThatReadEnvelopesStayAmongThemselves(t *testing.T) {
 	startRedis(t, r)
 	in := launch(t, "--redis-url", r.URL(), "--envelope", "json")
 	require.Equal(t, exitFailed, in.wait())
-	require.Contains(t, in.logText(), "envelope=json")
+	require.Contains(t, in.Log(), "envelope=json")
 }
 
 // TestPostedDataIsNotTakenForAnEnvelope: what looks like one is delivered as it is.

@@ -1,21 +1,16 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +21,7 @@ import (
 
 	"ssed/internal/child"
 	"ssed/internal/redistest"
+	"ssed/internal/ssedtest"
 )
 
 // patience is how long a test waits for what should happen at once.
@@ -52,26 +48,19 @@ func TestMain(m *testing.M) {
 
 // build compiles the program, with the race detector if the tests have it.
 func build(to string) error {
-	args := []string{"build", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-test", "-o", to}
+	args := []string{"-ldflags", "-X main.version=v0.0.0-test"}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
+	return ssedtest.Build(to, args...)
 }
 
 // instance is a running ssed.
 type instance struct {
-	t       testing.TB
-	process *child.Process
+	*ssedtest.Instance
+	t testing.TB
 
 	public, admin string // "http://127.0.0.1:port"
-
-	mu  sync.Mutex
-	log bytes.Buffer // guarded by mu
 }
 
 // start runs ssed on free ports until the test ends. Clients are told to come back
@@ -79,7 +68,8 @@ type instance struct {
 func start(t testing.TB, args ...string) *instance {
 	t.Helper()
 	in := launch(t, args...)
-	in.public, in.admin = "http://"+in.logged("streams"), "http://"+in.logged("admin")
+	require.NoError(t, in.AwaitAddresses())
+	in.public, in.admin = "http://"+in.Public(), "http://"+in.Admin()
 	return in
 }
 
@@ -100,17 +90,10 @@ func startRedis(t testing.TB, r *redistest.Server, args ...string) *instance {
 
 func launch(t testing.TB, args ...string) *instance {
 	t.Helper()
-	args = append([]string{
-		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--pprof", "--log-format", "json",
-		"--retry", "10ms-30ms", "--drain", "50ms",
-	}, args...)
-	in := &instance{t: t}
-	cmd := exec.Command(program, args...)
-	cmd.Env = environment()
-	stderr, err := cmd.StderrPipe()
+	args = append([]string{"--pprof", "--retry", "10ms-30ms", "--drain", "50ms"}, args...)
+	process, err := ssedtest.Launch(program, ssedtest.Options{Env: environment()}, args...)
 	require.NoError(t, err)
-	in.process, err = child.Start(cmd, func() { in.collect(stderr) })
-	require.NoError(t, err)
+	in := &instance{Instance: process, t: t}
 	t.Cleanup(in.end)
 	return in
 }
@@ -127,99 +110,56 @@ func environment(extra ...string) []string {
 	return append(env, extra...)
 }
 
-func (in *instance) collect(stderr io.Reader) {
-	lines := bufio.NewScanner(stderr)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		in.mu.Lock()
-		in.log.Write(append(lines.Bytes(), '\n'))
-		in.mu.Unlock()
-	}
-}
-
-func (in *instance) logText() string {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.log.String()
-}
-
-// logged waits for the line that tells the address of a listener.
-func (in *instance) logged(listener string) (addr string) {
-	in.t.Helper()
-	in.eventually("address of "+listener, func() bool {
-		for line := range strings.Lines(in.logText()) {
-			var entry struct{ Msg, Listener, Addr string }
-			if json.Unmarshal([]byte(line), &entry) == nil && entry.Listener == listener {
-				addr = entry.Addr
-				return true
-			}
-		}
-		return false
-	})
-	return addr
-}
-
 // eventually polls until the condition holds.
 func (in *instance) eventually(what string, holds func() bool) {
 	in.t.Helper()
 	deadline := time.Now().Add(patience)
 	for !holds() {
-		if in.exited() || time.Now().After(deadline) {
-			in.t.Fatalf("not reached: %s\nlog:\n%s", what, in.logText())
+		if in.Exited() || time.Now().After(deadline) {
+			in.t.Fatalf("not reached: %s\nlog:\n%s", what, in.Log())
 		}
 		<-time.After(5 * time.Millisecond)
 	}
 }
 
-func (in *instance) exited() bool { return in.process.Exited() }
-
-func (in *instance) signal(s syscall.Signal) { in.process.Signal(s) }
-
 // wait returns the exit code.
 func (in *instance) wait() int {
 	in.t.Helper()
 	select {
-	case <-in.process.Done():
+	case <-in.Done():
 	case <-time.After(patience):
-		in.t.Fatalf("still running\nlog:\n%s", in.logText())
+		in.t.Fatalf("still running\nlog:\n%s", in.Log())
 	}
-	return in.process.Cmd.ProcessState.ExitCode()
+	return in.Cmd.ProcessState.ExitCode()
 }
 
 // end stops the process if it runs, and fails the test for an untidy end, among
 // them data races: the race detector makes exit code 66 of them.
 func (in *instance) end() {
-	if in.exited() {
-		require.NotContains(in.t, in.logText(), "DATA RACE")
+	if in.Exited() {
+		require.NotContains(in.t, in.Log(), "DATA RACE")
 		return
 	}
-	_ = in.process.Stop(syscall.SIGTERM, patience) // a process that was killed has no code 0
-	if code := in.process.Cmd.ProcessState.ExitCode(); code != exitOK || in.t.Failed() {
-		in.t.Errorf("exit code %d, log:\n%s", code, in.logText())
+	_ = in.Stop(syscall.SIGTERM, patience) // a process that was killed has no code 0
+	if code := in.Cmd.ProcessState.ExitCode(); code != exitOK || in.t.Failed() {
+		in.t.Errorf("exit code %d, log:\n%s", code, in.Log())
 	}
 }
 
 // kill ends the process as a crash would.
 func (in *instance) kill() {
-	in.signal(syscall.SIGKILL)
-	<-in.process.Done()
+	in.Signal(syscall.SIGKILL)
+	<-in.Done()
 }
 
 // httpClient opens a connection for each request and shares nothing between tests.
-var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
+var httpClient = ssedtest.Client
 
 func (in *instance) get(url string) (status int, body string) {
 	in.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	status, body, err := ssedtest.Get(context.Background(), url)
 	require.NoError(in.t, err)
-	resp, err := httpClient.Do(req)
-	require.NoError(in.t, err)
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	require.NoError(in.t, err)
-	return resp.StatusCode, string(b)
+	return status, body
 }
 
 func (in *instance) waitReady() {
@@ -249,28 +189,17 @@ func (in *instance) publish(channel, payload string) (answer struct {
 }
 
 // metric returns the sum of a metric over its labels.
-func (in *instance) metric(name string) (sum float64) {
+func (in *instance) metric(name string) float64 {
 	in.t.Helper()
-	status, text := in.get(in.admin + "/metrics")
-	require.Equal(in.t, http.StatusOK, status)
-	found := false
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if key != name && !strings.HasPrefix(key, name+"{") {
-			continue
-		}
-		v, err := strconv.ParseFloat(value, 64)
-		require.NoError(in.t, err, line)
-		sum, found = sum+v, true
-	}
-	require.True(in.t, found, "no metric %s in:\n%s", name, text)
+	sum, err := in.Metric(context.Background(), name)
+	require.NoError(in.t, err)
 	return sum
 }
 
 // openFiles counts the descriptors of the process.
 func (in *instance) openFiles() int {
 	in.t.Helper()
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.process.Cmd.Process.Pid))
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.Pid()))
 	require.NoError(in.t, err)
 	return len(fds)
 }

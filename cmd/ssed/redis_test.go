@@ -68,7 +68,7 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 	s.want("0", "1")
 	from := s.lastID
 	for _, in := range []*instance{one, two} {
-		in.signal(syscall.SIGTERM)
+		in.Signal(syscall.SIGTERM)
 		require.Equal(t, exitOK, in.wait())
 		if in == one {
 			one = startRedis(t, r)
@@ -98,7 +98,7 @@ func TestRestartOfTheOnlyInstanceIsTold(t *testing.T) {
 	s.want("0")
 	from := s.lastID
 	s.want("1", "2")
-	in.signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	p.publish("a", "into the void")
 
@@ -457,7 +457,7 @@ func TestForeignPatternsAreRefusedAtStart(t *testing.T) {
 	startRedis(t, r)
 	in := launch(t, "--redis-url", r.URL(), "--patterns", "other:*")
 	require.Equal(t, exitFailed, in.wait())
-	require.Contains(t, in.logText(), "other:*")
+	require.Contains(t, in.Log(), "other:*")
 }
 
 // TestDrainFlushesTheHistory: what came in until the end is in Redis.
@@ -468,7 +468,7 @@ func TestDrainFlushesTheHistory(t *testing.T) {
 	s := connect(t, in, "", "a")
 	p.numbers("a", 0, 500)
 	s.wantNumbers(0, 500)
-	in.signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	length, err := r.Do("XLEN", "sse:stream:a")
 	require.NoError(t, err)
@@ -480,7 +480,7 @@ func TestStopRightAfterABurstKeepsIt(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--tick-interval", "5s", "--probe-timeout", "20s", "--history-max", "1000", "--drain", "1ms")
 	newPublisher(t, r).numbers("a", 0, 500)
-	in.signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	length, err := r.Do("XLEN", "sse:stream:a")
 	require.NoError(t, err)
@@ -495,7 +495,7 @@ func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
 	require.NoError(t, r.Pause())
 	defer func() { require.NoError(t, r.Resume()) }()
 	began := time.Now()
-	in.signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	require.Less(t, time.Since(began), 5*time.Second)
 }

@@ -169,7 +169,7 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	waitFirst(t, clients)
 	began := time.Now()
 	first.Signal(sigterm)
-	require.Zero(t, first.wait(t), first.logText())
+	require.Zero(t, first.wait(t), first.Log())
 	took := time.Since(began)
 	second.waitStreams(restartClients)
 	again := startReady(t, r, append(args, "--listen", address)...)

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"ssed/internal/ssedtest"
 )
 
 // program is the path of the ssed under test.
@@ -22,7 +24,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ssed-e2e-")
 	if err == nil {
 		program = filepath.Join(dir, "ssed")
-		err = build(program)
+		err = ssedtest.Build(program, "-ldflags", "-X main.version=v0.0.0-e2e")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -34,16 +36,6 @@ func TestMain(m *testing.M) {
 		tested.print()
 		os.Exit(code)
 	}))
-}
-
-func build(to string) error {
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-e2e", "-o", to, "./cmd/ssed")
-	cmd.Dir = filepath.Join("..", "..")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // ledger is what the tests tell about themselves: which program, in which version,

@@ -4,24 +4,22 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
-	"io"
-	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"ssed/internal/redistest"
+	"ssed/internal/ssedtest"
 )
 
 // instance is a running ssed.
 type instance struct {
-	t testing.TB
-	*process
+	*ssedtest.Instance
+	t             testing.TB
 	public, admin string // "127.0.0.1:port"
 }
 
@@ -29,20 +27,34 @@ type instance struct {
 // its addresses.
 func start(t testing.TB, args ...string) *instance {
 	t.Helper()
-	defaults := []string{"--admin", "127.0.0.1:0", "--log-format", "json", "--retry", "200ms-400ms", "--drain", "50ms"}
-	if !slices.Contains(args, "--listen") { // a list: a default would be added to it
-		defaults = append(defaults, "--listen", "127.0.0.1:0")
-	}
-	args = append(defaults, args...)
-	in := &instance{t: t}
-	t.Cleanup(func() { // after spawn's
-		if in.process != nil && in.Cmd.ProcessState.ExitCode() != 0 {
-			t.Errorf("ssed: exit code %d\n%s", in.Cmd.ProcessState.ExitCode(), in.logText())
-		}
-	})
-	in.process = spawn(t, nil, program, args...)
-	in.public, in.admin = in.logged("streams"), in.logged("admin")
+	process, err := ssedtest.Launch(program, ssedtest.Options{}, append([]string{"--retry", "200ms-400ms", "--drain", "50ms"}, args...)...)
+	require.NoError(t, err)
+	in := &instance{Instance: process, t: t}
+	t.Cleanup(in.end)
+	require.NoError(t, in.AwaitAddresses())
+	in.public, in.admin = in.Public(), in.Admin()
 	return in
+}
+
+// end stops the process if it runs, and fails the test for an untidy end.
+func (in *instance) end() {
+	if err := in.Stop(syscall.SIGTERM, patience); err != nil {
+		in.t.Error(err)
+	}
+	if code := in.Cmd.ProcessState.ExitCode(); code != 0 || in.t.Failed() {
+		in.t.Errorf("ssed: exit code %d\n%s", code, in.Log())
+	}
+}
+
+// wait returns the exit code.
+func (in *instance) wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-in.Done():
+	case <-time.After(patience):
+		t.Fatalf("ssed still runs\n%s", in.Log())
+	}
+	return in.Cmd.ProcessState.ExitCode()
 }
 
 // startReady runs ssed on that Redis and waits until it serves and the history is
@@ -58,66 +70,29 @@ func startReady(t testing.TB, r *redistest.Server, args ...string) *instance {
 	return in
 }
 
-// logged waits for the line that tells the address of a listener.
-func (in *instance) logged(listener string) (addr string) {
-	in.t.Helper()
-	eventually(in.t, "address of "+listener, func() bool {
-		require.False(in.t, in.Exited(), "ssed ended:\n%s", in.logText())
-		for line := range strings.Lines(in.logText()) {
-			var entry struct{ Listener, Addr string }
-			if json.Unmarshal([]byte(line), &entry) == nil && entry.Listener == listener {
-				addr = entry.Addr
-				return true
-			}
-		}
-		return false
-	})
-	return addr
-}
-
 // httpClient opens a connection for each request and shares nothing between tests.
-var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
+var httpClient = ssedtest.Client
 
 // get returns status 0 when there is no answer.
 func get(t testing.TB, url string) (status int, body string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	require.NoError(t, err)
-	resp, err := httpClient.Do(req)
-	if err != nil {
-		return 0, ""
+	status, body, err := ssedtest.Get(context.Background(), url)
+	if status != 0 {
+		require.NoError(t, err)
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	return resp.StatusCode, string(b)
+	return status, body
 }
 
 func (in *instance) waitReady() {
 	in.t.Helper()
-	eventually(in.t, "ready", func() bool {
-		status, _ := get(in.t, "http://"+in.admin+"/ready")
-		return status == http.StatusOK
-	})
+	require.NoError(in.t, in.AwaitReady(context.Background()))
 }
 
 // metric returns the sum of a metric over its labels.
-func (in *instance) metric(name string) (sum float64) {
+func (in *instance) metric(name string) float64 {
 	in.t.Helper()
-	_, text := get(in.t, "http://"+in.admin+"/metrics")
-	found := false
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if key != name && !strings.HasPrefix(key, name+"{") {
-			continue
-		}
-		v, err := strconv.ParseFloat(value, 64)
-		require.NoError(in.t, err, line)
-		sum, found = sum+v, true
-	}
-	require.True(in.t, found, "no metric %s in:\n%s", name, text)
+	sum, err := in.Metric(context.Background(), name)
+	require.NoError(in.t, err)
 	return sum
 }
 

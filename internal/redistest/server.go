@@ -18,8 +18,8 @@ import (
 	"ssed/internal/child"
 )
 
-// ErrNotInstalled is returned when there is no redis-server in PATH.
-var ErrNotInstalled = errors.New("redistest: redis-server is not in PATH (Debian: apt-get install redis-server)")
+// ErrNotInstalled is returned when the server's program is not there.
+var ErrNotInstalled = errors.New("redistest: no redis-server (Debian: apt-get install redis-server)")
 
 const (
 	// startTimeout bounds the wait for the first PONG: a start takes about 20 ms,
@@ -40,6 +40,7 @@ const (
 // methods may be called from several goroutines.
 type Server struct {
 	// Fixed after construction.
+	bin  string
 	dir  string
 	port int
 	args []string
@@ -64,8 +65,14 @@ func Start(t testing.TB, args ...string) *Server {
 // it answers PING. Port 0 picks a free one. The caller ends it with Stop or Kill;
 // should the caller die, the kernel kills it.
 func Run(dir string, port int, args ...string) (*Server, error) {
+	return RunProgram("redis-server", dir, port, args...)
+}
+
+// RunProgram is Run with another program: a path, or a name in PATH, of a server that
+// takes the arguments of redis-server.
+func RunProgram(bin, dir string, port int, args ...string) (*Server, error) {
 	if port != 0 {
-		s := &Server{dir: dir, port: port, args: args}
+		s := &Server{bin: bin, dir: dir, port: port, args: args}
 		return s, s.Restart()
 	}
 	// Another process may take the port between the look and the bind.
@@ -74,7 +81,7 @@ func Run(dir string, port int, args ...string) (*Server, error) {
 		if port, err = FreePort(); err != nil {
 			return nil, err
 		}
-		s := &Server{dir: dir, port: port, args: args}
+		s := &Server{bin: bin, dir: dir, port: port, args: args}
 		if err = s.Restart(); err == nil {
 			return s, nil
 		}
@@ -177,9 +184,9 @@ func (s *Server) stopLocked(sig syscall.Signal) {
 }
 
 func (s *Server) launch() (*child.Process, error) {
-	path, err := exec.LookPath("redis-server")
+	path, err := exec.LookPath(s.bin)
 	if err != nil {
-		return nil, ErrNotInstalled
+		return nil, fmt.Errorf("%w: %w", ErrNotInstalled, err)
 	}
 	log, err := os.OpenFile(s.logPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {

@@ -203,7 +203,6 @@ func (c *cluster) addInstance(o *options, i int, longest time.Duration) error {
 		ring = ringBytes[i%len(ringBytes)]
 	}
 	in.args = []string{
-		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
 		"--redis-url", "redis://" + addr + query,
 		"--patterns", "chaos:*",
 		"--instance", in.name(),

@@ -1,23 +1,17 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
+	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"ssed/internal/child"
+	"ssed/internal/ssedtest"
 )
 
 // instance is one ssed process, or its place while it is down.
@@ -28,16 +22,15 @@ type instance struct {
 	dir    string
 	args   []string
 	public atomic.Pointer[string] // address of the streams; nil while down
-	admin  atomic.Pointer[string]
 
 	mu    sync.Mutex
-	proc  *child.Process // guarded by mu; nil while down
-	extra []string       // guarded by mu: arguments of the next start
-	runs  int            // guarded by mu
+	proc  *ssedtest.Instance // guarded by mu; nil while down
+	extra []string           // guarded by mu: arguments of the next start
+	runs  int                // guarded by mu
 }
 
 const (
-	startTimeout = 20 * time.Second
+	startTimeout = 20 * time.Second // of the sentinel
 	// stopTimeout is above the drain of an instance and the grace it takes.
 	stopTimeout = 10 * time.Second
 )
@@ -56,53 +49,14 @@ func (in *instance) start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(in.bin, append(in.args, in.extra...)...)
-	cmd.Env = child.Environ()
-	stderr, err := cmd.StderrPipe()
+	p, err := ssedtest.Start(in.bin, ssedtest.Options{Log: log}, append(in.args, in.extra...)...)
 	if err != nil {
-		return errors.Join(err, log.Close())
-	}
-	listening := make(chan struct{})
-	p, err := child.Start(cmd, func() {
-		in.readLog(stderr, log, listening)
-		_ = log.Close() // a log that is cut short fails nothing
-	})
-	if err != nil {
-		return errors.Join(fmt.Errorf("chaos: start %s: %w", in.bin, err), log.Close())
+		return fmt.Errorf("chaos: %s, see %s: %w", in.name(), log.Name(), err)
 	}
 	in.proc = p
-	select {
-	case <-listening:
-		return nil
-	case <-p.Done():
-	case <-time.After(startTimeout):
-	}
-	in.endLocked(syscall.SIGKILL)
-	return fmt.Errorf("chaos: %s does not listen, see %s", in.name(), log.Name())
-}
-
-// readLog copies the log and takes the addresses from it.
-func (in *instance) readLog(from io.Reader, to io.Writer, listening chan struct{}) {
-	lines := bufio.NewScanner(from)
-	lines.Buffer(nil, 1<<20)
-	told := false
-	for lines.Scan() {
-		_, _ = to.Write(append(lines.Bytes(), '\n')) // a log that can not be kept fails nothing
-		var entry struct{ Msg, Listener, Addr string }
-		if told || json.Unmarshal(lines.Bytes(), &entry) != nil {
-			continue
-		}
-		switch entry.Listener {
-		case "streams":
-			in.public.Store(&entry.Addr)
-		case "admin":
-			in.admin.Store(&entry.Addr)
-		}
-		if in.public.Load() != nil && in.admin.Load() != nil {
-			told = true
-			close(listening)
-		}
-	}
+	public := p.Public()
+	in.public.Store(&public)
+	return nil
 }
 
 // end stops the process with a signal and waits for it. A process that takes
@@ -120,7 +74,6 @@ func (in *instance) endLocked(sig syscall.Signal) error {
 	}
 	in.proc = nil
 	in.public.Store(nil)
-	in.admin.Store(nil)
 	if err := p.Stop(sig, stopTimeout); err != nil {
 		return fmt.Errorf("chaos: %s: %w", in.name(), err)
 	}
@@ -154,52 +107,40 @@ func (in *instance) running() bool {
 	return in.proc != nil
 }
 
-var adminClient = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// adminTimeout is for an instance that is frozen.
+const adminTimeout = 2 * time.Second
 
-// get asks the admin listener.
-func (in *instance) get(path string) (status int, body []byte, err error) {
-	addr := in.admin.Load()
-	if addr == nil {
-		return 0, nil, fmt.Errorf("chaos: %s is down", in.name())
+// admin returns the running instance, for questions to its admin listener.
+func (in *instance) admin() (*ssedtest.Instance, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.proc == nil {
+		return nil, fmt.Errorf("chaos: %s is down", in.name())
 	}
-	resp, err := adminClient.Get("http://" + *addr + path)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	return resp.StatusCode, body, err
+	return in.proc, nil
 }
 
 // ready is what /ready says; nil: it serves.
 func (in *instance) ready() error {
-	status, body, err := in.get("/ready")
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("chaos: %s is not ready: %s", in.name(), strings.TrimSpace(string(body)))
+	p, err := in.admin()
+	if err != nil {
+		return err
 	}
-	return err
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	if err := p.Ready(ctx); err != nil {
+		return fmt.Errorf("chaos: %s: %w", in.name(), err)
+	}
+	return nil
 }
 
 // metric returns the sum of a metric over its labels.
-func (in *instance) metric(name string) (sum float64, err error) {
-	_, text, err := in.get("/metrics")
+func (in *instance) metric(name string) (float64, error) {
+	p, err := in.admin()
 	if err != nil {
 		return 0, err
 	}
-	found := false
-	for line := range strings.Lines(string(text)) {
-		id, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if id != name && !strings.HasPrefix(id, name+"{") {
-			continue
-		}
-		v, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			return 0, fmt.Errorf("chaos: metric %s: %w", name, err)
-		}
-		sum, found = sum+v, true
-	}
-	if !found {
-		return 0, fmt.Errorf("chaos: %s has no metric %s", in.name(), name)
-	}
-	return sum, nil
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	return p.Metric(ctx, name)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"ssed/internal/ssedtest"
 )
 
 // options is the command line.
@@ -116,9 +117,8 @@ func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error)
 	defer remove()
 	if o.SsedBin == "" {
 		o.SsedBin = filepath.Join(dir, "ssed")
-		out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", o.SsedBin, "ssed/cmd/ssed").CombinedOutput()
-		if err != nil {
-			return nil, fmt.Errorf("go build: %w\n%s", err, out)
+		if err := ssedtest.Build(o.SsedBin); err != nil {
+			return nil, err
 		}
 	}
 	say := func(format string, args ...any) {
