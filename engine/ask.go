@@ -41,7 +41,7 @@ func put[T any](ctx context.Context, e *Engine, s *shard, a ask, reply <-chan T)
 	case <-ctx.Done():
 		return answer, ctx.Err()
 	}
-	s.post(letter{ask: a})
+	s.post(command{ask: a})
 	select {
 	case answer = <-reply:
 		return answer, nil
@@ -210,6 +210,6 @@ func (a *closeAsk) answer(s *shard) {
 		a.reply <- false
 		return
 	}
-	s.sendOff(i, s.slots.at(i), CloseAdmin)
+	s.disconnect(i, s.slots.at(i), CloseAdmin)
 	a.reply <- true
 }

@@ -35,7 +35,7 @@ func (s *shard) admit(a *attachment) {
 		c.state |= slotNoID
 	}
 	c.expires = s.engine.second(a.expires)
-	c.idle = uint8(s.rng.UintN(beatVisits)) // spreads the heartbeats of a storm of connects
+	c.idle = uint8(s.rng.UintN(sweepsPerBeat)) // spreads the heartbeats of a storm of connects
 	for _, name := range a.channels {
 		s.subscribe(i, name)
 	}
@@ -50,24 +50,24 @@ func (s *shard) admit(a *attachment) {
 	s.newcomers = append(s.newcomers, ref{i, c.gen})
 }
 
-// welcome answers the connections and takes the histories that came in this pass.
-func (s *shard) welcome(v *view) {
+// answerArrivals answers the connections and takes the histories that came in this pass.
+func (s *shard) answerArrivals(v *view) {
 	for k, r := range s.newcomers {
-		s.greet(v, r.slot, s.slots.at(r.slot), s.arrivals[k])
+		s.sendHead(v, r.slot, s.slots.at(r.slot), s.arrivals[k])
 		s.arrivals[k] = nil
 	}
 	s.arrivals, s.newcomers = s.arrivals[:0], s.newcomers[:0]
 	for k, l := range s.pages {
 		s.takePage(v, l.to, l.page)
-		s.pages[k] = letter{}
+		s.pages[k] = command{}
 	}
 	s.pages = s.pages[:0]
 	s.lookAhead(v)
 }
 
-// greet writes the response head and what the ring has for the client, in one
+// sendHead writes the response head and what the ring has for the client, in one
 // system call if the socket takes it.
-func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
+func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 	buf := bytebufferpool.Get()
 	defer bytebufferpool.Put(buf)
 	buf.B = append(buf.B, a.head...)
@@ -79,7 +79,7 @@ func (s *shard) greet(v *view, i uint32, c *slot, a *attachment) {
 		return
 	}
 	if n < len(buf.B) {
-		s.hold(i, c, buf.B[n:], a.resume)
+		s.keepPending(i, c, buf.B[n:], a.resume)
 		s.block(c)
 		return
 	}
@@ -121,10 +121,10 @@ func (s *shard) appendNow(dst []byte, v *view, c *slot, a *attachment, reason st
 
 // missesNothing reports whether a slot may go on from the position at which its request
 // was read. An Authorizer may have taken seconds since. What left the ring meanwhile is
-// known only for channels that had a subscriber, and of a lost stretch only their
-// messages are read back.
+// known only for channels that had a subscriber, and of a discontinuity only their
+// messages are backfilled.
 func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
-	return a.since.holes == s.log.holes.Load() && c.pos+1 >= s.coverage(v).first
+	return a.since.discontinuities == s.log.discontinuities.Load() && c.pos+1 >= s.coverage(v).first
 }
 
 // believes reports whether some instance can have given an ID out.
@@ -159,10 +159,10 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	last := s.log.last() // before the coverage: what it has reached is then in the ring, or behind it
 	cov := s.coverage(v)
 	switch {
-	case cov.from == sseproto.MaxID, !cov.filling && !p.id.Less(cov.from) && last.Less(p.id):
+	case cov.from == sseproto.MaxID, !cov.backfilling && !p.id.Less(cov.from) && last.Less(p.id):
 		c.state |= slotResuming
 		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
-	case !cov.filling && !p.id.Less(cov.from):
+	case !cov.backfilling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)
 		s.catchUp(v, i, c)
@@ -193,7 +193,7 @@ func (s *shard) lookAhead(v *view) {
 		return
 	}
 	cov, last := s.log.cover.Load(), s.log.last()
-	unopened := cov.from == sseproto.MaxID || cov.filling
+	unopened := cov.from == sseproto.MaxID || cov.backfilling
 	kept := s.ahead[:0]
 	for _, w := range s.ahead {
 		c := s.slots.at(w.slot)
@@ -219,7 +219,7 @@ func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *co
 		from = cov.from // nothing is left before: who resumes from here is not told again
 	}
 	buf := s.appendGap(nil, from, sseproto.ReasonTrimmed, p.raw, cov.from)
-	s.hold(i, c, buf, resumePoint{})
+	s.keepPending(i, c, buf, resumePoint{})
 	s.proceed(v, i, c)
 }
 
@@ -263,7 +263,7 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 			s.closeSlot(i, CloseSlow)
 			return
 		}
-		s.hold(i, c, missing, resumePoint{kind: resumeID, id: id})
+		s.keepPending(i, c, missing, resumePoint{kind: resumeID, id: id})
 		s.block(c)
 		return
 	}
@@ -285,7 +285,7 @@ const (
 func (s *shard) hasRoom() bool {
 	tries := roomTries
 	for i := range s.pending { // which ones come first is left to chance
-		if s.held < s.holdBytes || tries == 0 {
+		if s.pendingSize < s.maxPending || tries == 0 {
 			break
 		}
 		tries--
@@ -293,7 +293,7 @@ func (s *shard) hasRoom() bool {
 			s.closeSlot(i, CloseSlow)
 		}
 	}
-	return s.held < s.holdBytes
+	return s.pendingSize < s.maxPending
 }
 
 // noteGaps counts the gap events of a page, which all reach the client: those that its

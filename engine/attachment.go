@@ -36,6 +36,6 @@ type attachment struct {
 
 // standing is where the log stood at some moment.
 type standing struct {
-	pos   uint64 // of the newest message
-	holes uint64 // how often something had been missed until then
+	pos             uint64 // of the newest message
+	discontinuities uint64 // how often something had been missed until then
 }

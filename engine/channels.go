@@ -116,8 +116,8 @@ func (n *channelCount) add(e *entry, from sseproto.ID) {
 	}
 }
 
-// isMessage: neither told by this instance nor a mark of its own.
-func (e *entry) isMessage() bool { return e.kind == kindLive || e.kind == kindFilled }
+// isMessage: neither told by this instance nor a barrier.
+func (e *entry) isMessage() bool { return e.kind == kindLive || e.kind == kindBackfill }
 
 // of returns the count of a channel, from all or from its own messages.
 func (t *tally) of(index uint32) channelCount {

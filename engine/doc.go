@@ -18,7 +18,7 @@
 //     shard. Slots carry a generation, so that an event or an answer meant for a
 //     former owner is dropped.
 //   - Memory is bounded: the ring by Config.RingBytes, what waits during a
-//     read-back by half of it, pages of history by Config.HistoryReaders, heads by
+//     backfill by half of it, pages of history by Config.HistoryReaders, heads by
 //     16 KiB each.
 //
 // Operators ask the loops through their inboxes: a loop answers in parts of bounded

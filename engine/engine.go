@@ -15,15 +15,15 @@ import (
 // Engine serves event streams from one Log.
 type Engine struct {
 	// fixed after construction
-	cfg       Config
-	log       *Log
-	shards    []*shard
-	front     *front
-	replayer  *replayer // nil without a history
-	filler    *filler   // nil without a history
-	heartbeat []byte    // what is sent on a silent stream
-	started   time.Time
-	stop      context.CancelFunc // ends the readers of the history
+	cfg        Config
+	log        *Log
+	shards     []*shard
+	front      *front
+	replayer   *replayer   // nil without a history
+	backfiller *backfiller // nil without a history
+	heartbeat  []byte      // what is sent on a silent stream
+	started    time.Time
+	stop       context.CancelFunc // ends the readers of the history
 
 	conns   atomic.Int64   // open client connections, handshakes included
 	turn    atomic.Uint32  // where the search for a shard starts
@@ -45,7 +45,7 @@ func New(cfg Config) (*Engine, error) {
 	e.log.envelope = cfg.Envelope
 	if cfg.History != nil {
 		e.replayer = newReplayer(ctx, e.log, &e.cfg)
-		e.filler = &filler{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.fillFailed}
+		e.backfiller = &backfiller{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}
 	}
 	for n := range cfg.Shards {
 		s, err := newShard(e, n)
@@ -90,8 +90,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		loops.Go(s.run)
 	}
 	readers, stopReaders := context.WithCancel(context.Background())
-	if e.filler != nil {
-		loops.Go(func() { e.filler.run(readers) })
+	if e.backfiller != nil {
+		loops.Go(func() { e.backfiller.run(readers) })
 		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
 	}
 	loops.Go(func() { e.trim(readers) })
@@ -103,7 +103,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stop()
 	stopReaders()
 	for _, s := range e.shards {
-		s.post(letter{order: orderStop})
+		s.post(command{order: orderStop})
 	}
 	loops.Wait()
 	if e.replayer != nil {
@@ -117,7 +117,7 @@ func (e *Engine) drain() {
 	e.front.stopAccepting()
 	deadline := time.Now().Add(e.cfg.Drain)
 	for _, s := range e.shards {
-		s.post(letter{order: orderDrain, by: deadline})
+		s.post(command{order: orderDrain, by: deadline})
 	}
 	e.drained.Wait()
 	e.front.close() // from here on no attachment comes
@@ -134,7 +134,7 @@ func (e *Engine) attach(a *attachment) {
 		}
 	}
 	best.gauge.Add(1) // until its loop counts again
-	best.post(letter{attach: a})
+	best.post(command{attach: a})
 }
 
 // closed is told by a shard that a descriptor is closed.
@@ -168,9 +168,9 @@ func (e *Engine) second(t time.Time) uint32 {
 	return uint32(min(seconds, math.MaxUint32-1)) + 1
 }
 
-// fillFailed reports a lost stretch that could not be read back: the receivers
+// backfillFailed reports a discontinuity that could not be backfilled: the receivers
 // were told by a gap event, or sent to the history.
-func (e *Engine) fillFailed(err error, after, low sseproto.ID) {
+func (e *Engine) backfillFailed(err error, after, low sseproto.ID) {
 	if errors.Is(err, errPageFull) {
 		e.cfg.Logger.Warn("live streams are closed to resume from the history",
 			"after", after.String(), "up_to", low.String(), "reason", err.Error())

@@ -63,9 +63,9 @@ func TestEnvelopesStayClosedByDefault(t *testing.T) {
 	require.Equal(t, payload, c.next(1)[0].data)
 }
 
-// TestStagedEnvelopesAreTakenApartOnce: what comes in while a lost stretch is read back
+// TestHeldBackEnvelopesAreTakenApartOnce: what comes in while a discontinuity is backfilled
 // is a typed event afterwards too.
-func TestStagedEnvelopesAreTakenApartOnce(t *testing.T) {
+func TestHeldBackEnvelopesAreTakenApartOnce(t *testing.T) {
 	h := newMemoryHistory()
 	h.block = make(chan struct{})
 	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.Envelope = h, true })
@@ -76,13 +76,13 @@ func TestStagedEnvelopesAreTakenApartOnce(t *testing.T) {
 	missed := sseproto.Message{Event: "missed", ID: "m/1", Retry: time.Second, Data: "1\r"}
 	h.store(sseproto.ID{Ms: 1200, Seq: 1}, "a", missed)
 	again := startFeed(e, 2000)
-	staged := sseproto.Message{Event: "staged", ID: "s/1", Data: "2"}
-	id := again.publish("a", string(sseproto.AppendEnvelope(nil, staged)))
+	heldBack := sseproto.Message{Event: "staged", ID: "s/1", Data: "2"}
+	id := again.publish("a", string(sseproto.AppendEnvelope(nil, heldBack)))
 	again.tick(sseproto.ID{Ms: 2000})
 	close(h.block)
-	require.Equal(t, []event{decoded(sseproto.ID{Ms: 1200, Seq: 1}, missed), decoded(id, staged)}, c.next(2))
+	require.Equal(t, []event{decoded(sseproto.ID{Ms: 1200, Seq: 1}, missed), decoded(id, heldBack)}, c.next(2))
 	require.EqualValues(t, 1, e.Stats().Log.Unwrapped)
-	require.Equal(t, []sseproto.Message{staged}, given(e.log, sseproto.ID{Ms: 2000}))
+	require.Equal(t, []sseproto.Message{heldBack}, given(e.log, sseproto.ID{Ms: 2000}))
 }
 
 // TestRecordsOfMessagesDoNotGrow: the ring has one for each message.

@@ -38,7 +38,7 @@ const (
 // fanOut brings new messages to their subscribers, as many as one pass may, and
 // notes how long the messages had waited when they were written.
 func (s *shard) fanOut(v *view) {
-	if !s.cutOff() {
+	if !s.passBarriers() {
 		return
 	}
 	s.clock.advance(s.reader.cursor.Load(), v.head, s.engine.moment(s.began))
@@ -59,7 +59,7 @@ func (s *shard) scan(v *view) {
 	cursor := s.reader.cursor.Load()
 	for cursor < v.tail { // again if the ring turns on while the slots are looked at
 		s.overrun(v)
-		if !s.cutOff() { // the view has grown
+		if !s.passBarriers() { // the view has grown
 			return
 		}
 		cursor = s.reader.cursor.Load()
@@ -172,7 +172,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 func (s *shard) deliver(v *view, i uint32, j *job, b *batch) {
 	c := s.slots.at(i)
 	switch {
-	case c.state&slotHeld != 0 || c.pos >= j.to:
+	case c.state&slotNotLive != 0 || c.pos >= j.to:
 	case c.pos < j.from && b.whole && (c.state&slotMany == 0 || s.isQuietBeside(c, j.ch)):
 		s.writeBatch(i, c, b, j.to)
 	default:
@@ -426,7 +426,7 @@ func (s *shard) overrun(v *view) {
 // eachLive visits the slots that get new messages straight away.
 func (s *shard) eachLive(visit func(i uint32, c *slot)) {
 	for i := uint32(1); i < s.slots.used; i++ {
-		if c := s.slots.at(i); c.fd >= 0 && c.state&slotHeld == 0 {
+		if c := s.slots.at(i); c.fd >= 0 && c.state&slotNotLive == 0 {
 			visit(i, c)
 		}
 	}

@@ -115,11 +115,11 @@ func (h byHand) takeLarge(slot uint32) {
 	p := newPage([]string{"a"}, sseproto.ID{Ms: 800})
 	p.Event(0, sseproto.ID{Ms: 900, Seq: 1}, sseproto.Message{Data: strings.Repeat("x", 1<<20)})
 	r := &replay{page: p, upTo: sseproto.ID{Ms: 1000}, free: func() {}}
-	r.settle()
+	r.arrange()
 	r.refs.Store(1)
 	c := h.slots.at(slot)
 	c.state |= slotResuming
-	h.post(letter{page: r, to: ref{slot, c.gen}})
+	h.post(command{page: r, to: ref{slot, c.gen}})
 	h.pass()
 }
 
@@ -131,7 +131,7 @@ func TestWhoTakesNothingMakesRoomForOthers(t *testing.T) {
 		clients = append(clients, h.arrive(t, resumePoint{}, "a"))
 	}
 	h.takeLarge(1)
-	require.Greater(t, h.held, h.holdBytes)
+	require.Greater(t, h.pendingSize, h.maxPending)
 	h.slots.at(1).idle = staleVisits
 	h.takeLarge(2)
 	require.Empty(t, clients[0].ended())
@@ -140,7 +140,7 @@ func TestWhoTakesNothingMakesRoomForOthers(t *testing.T) {
 	require.EqualValues(t, 2, h.count.closed[CloseSlow].Load())
 	require.Len(t, h.pending, 1)
 	h.closeSlot(2, CloseAdmin)
-	require.Zero(t, h.held)
+	require.Zero(t, h.pendingSize)
 }
 
 func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
@@ -173,7 +173,7 @@ func TestWhatWaitedForAFillIsStillThereForTheHistoryWriter(t *testing.T) {
 	}
 	again.tick(sseproto.ID{Ms: 2000})
 	close(h.block)
-	require.Eventually(t, func() bool { return !e.log.cover.Load().filling }, waitLong, pollEvery)
+	require.Eventually(t, func() bool { return !e.log.cover.Load().backfilling }, waitLong, pollEvery)
 	got, _, _ := collect(e.log, sseproto.ID{Ms: 2000})
 	require.Len(t, got, n)
 }

@@ -15,7 +15,7 @@ import (
 // memoryHistory is a History kept by the test: what a writer would have stored.
 type memoryHistory struct {
 	mu          sync.Mutex
-	stored      map[string][]stagedMessage
+	stored      map[string][]heldMessage
 	lost        map[string]string // channel → reason, reported for every read
 	reads       int
 	written     sseproto.ID // told by Written
@@ -26,7 +26,7 @@ type memoryHistory struct {
 }
 
 func newMemoryHistory() *memoryHistory {
-	return &memoryHistory{stored: make(map[string][]stagedMessage), lost: make(map[string]string)}
+	return &memoryHistory{stored: make(map[string][]heldMessage), lost: make(map[string]string)}
 }
 
 func (h *memoryHistory) add(id sseproto.ID, channel, payload string) {
@@ -36,7 +36,7 @@ func (h *memoryHistory) add(id sseproto.ID, channel, payload string) {
 func (h *memoryHistory) store(id sseproto.ID, channel string, m sseproto.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stored[channel] = append(h.stored[channel], stagedMessage{id, channel, m})
+	h.stored[channel] = append(h.stored[channel], heldMessage{id, channel, m})
 }
 
 func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
@@ -200,7 +200,7 @@ func TestLostLinkIsFilledFromTheHistoryWithoutTheClientsNotice(t *testing.T) {
 	again.publish("b", "n5")
 	require.Equal(t, []string{"m1", "m3", "m4"}, datas(one.next(3)))
 	require.Equal(t, []string{"m1", "n2", "m3", "m4", "n5"}, datas(both.next(5)))
-	require.EqualValues(t, 2, e.Stats().Log.Filled)
+	require.EqualValues(t, 2, e.Stats().Log.Backfilled)
 	late := join(t, e, after(last), "a", "b")
 	require.Equal(t, []string{"n2", "m3", "m4", "n5"}, datas(late.next(4)))
 }

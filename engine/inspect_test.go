@@ -269,7 +269,7 @@ func TestPlannedEndTellsAPlaceToWhoHasNone(t *testing.T) {
 	last := h.f.publish("noise", "x")
 	h.pass()
 	for i, reason := range []CloseReason{CloseDrain, CloseAdmin, CloseExpired} {
-		h.sendOff(uint32(i+1), h.slots.at(uint32(i+1)), reason)
+		h.disconnect(uint32(i+1), h.slots.at(uint32(i+1)), reason)
 	}
 	for _, c := range []*testClient{quiet, served, back} {
 		c.forget()

@@ -12,10 +12,10 @@ type loopClock struct {
 	// came is a moment before which nothing that the pass finds new was in the log. It
 	// is exact when the loop slept: whoever brings the first message ends the sleep
 	// and notes when. A loop at work looked at the log in a pass before.
-	came  moment
-	seen  sighting
-	mark  moment // up to here the time at work is counted
-	slept moment // begin of the last sleep
+	came    moment
+	seen    sighting
+	counted moment // up to here the time at work is counted
+	slept   moment // begin of the last sleep
 }
 
 // sighting tells that messages from pos on came after a moment.
@@ -35,19 +35,19 @@ func (c *loopClock) advance(cursor, head uint64, at moment) {
 // fallAsleep is called before a wait that may last.
 func (s *shard) fallAsleep() {
 	now := s.engine.moment(time.Now())
-	s.count.busy.Add(int64(now - s.clock.mark))
-	s.clock.mark, s.clock.slept = now, now
+	s.count.busy.Add(int64(now - s.clock.counted))
+	s.clock.counted, s.clock.slept = now, now
 }
 
 // wakeUp is called after each wait.
 func (s *shard) wakeUp(slept bool, now time.Time) {
 	at := s.engine.moment(now)
 	if !slept {
-		s.count.busy.Add(int64(at - s.clock.mark))
-		s.clock.mark = at
+		s.count.busy.Add(int64(at - s.clock.counted))
+		s.clock.counted = at
 		return
 	}
-	s.clock.mark = at
+	s.clock.counted = at
 	if woken := moment(s.woken.Load()); woken > s.clock.slept { // and not that of a sleep before, noted late
 		at = min(at, woken)
 	}

@@ -124,7 +124,7 @@ func TestBusyTimeLeavesOutSleep(t *testing.T) {
 
 	h := shardByHand(t, nil)
 	h.fallAsleep()
-	h.clock.mark -= moment(time.Second)
+	h.clock.counted -= moment(time.Second)
 	h.wakeUp(false, time.Now())
 	worked := time.Duration(h.count.busy.Load())
 	require.InDelta(t, time.Second, worked, float64(500*time.Millisecond))

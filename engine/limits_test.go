@@ -248,7 +248,7 @@ func TestWithoutProxyProtocolTheHeaderIsRefused(t *testing.T) {
 	require.Equal(t, 400, status)
 }
 
-// A stream that is over its age is closed within a turn of the wheel; the jitter
+// A stream that is over its age is closed within a sweep; the jitter
 // keeps streams that began together from ending together.
 func TestStreamsEndAtTheirMaximumAge(t *testing.T) {
 	s := serveEngine(t, Config{MaxAge: time.Second, Heartbeat: time.Second})

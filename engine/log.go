@@ -13,10 +13,10 @@ import (
 type entryKind uint8
 
 const (
-	kindLive   entryKind = iota // from the feed; goes into the history
-	kindFilled                  // read back from the history after a lost link
-	kindGap                     // a gap event for the live subscribers of one channel
-	kindCut                     // no message, of no channel: see cut
+	kindLive     entryKind = iota // from the feed; goes into the history
+	kindBackfill                  // backfilled from the history after a lost link
+	kindGap                       // a gap event for the live subscribers of one channel
+	kindBarrier                   // no message, of no channel: see barrier
 )
 
 // entry is the index record of one frame. All but next is fixed once published.
@@ -77,9 +77,9 @@ const frameBytesPerEntry = 128
 // coverage is the part of the log that vouches for completeness: every message
 // with an ID beyond from is at position first or later.
 type coverage struct {
-	from    sseproto.ID
-	first   uint64
-	filling bool // a lost stretch is being read back: what lies behind from is not in the ring yet
+	from        sseproto.ID
+	first       uint64
+	backfilling bool // a discontinuity is being backfilled: what lies behind from is not in the ring yet
 }
 
 // Log is the ordered tail of all messages that this instance has seen: a ring of
@@ -91,33 +91,33 @@ type Log struct {
 	// fixed after construction
 	ringBytes    int64
 	segmentBytes int
-	fills        bool              // a history is there to read lost stretches back from
+	backfills    bool              // a history is there to backfill discontinuities from
 	envelope     bool              // payloads of the feed may be envelopes
 	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
 	readers      []*reader
-	collector    *reader // of ReadCommitted
+	committed    *reader // of ReadCommitted
 	inspector    *reader // of who holds a place in inspecting
 	dir          *directory
 	inspecting   chan struct{} // capacity 1
 
 	// read by everybody, written under mu
-	head  atomic.Uint64 // the next position
-	tail  atomic.Uint64 // the first position still in the ring
-	index atomic.Pointer[[]segmentRef]
-	cover atomic.Pointer[coverage]
-	holes atomic.Uint64 // spans that did not go on where the one before ended; counted before the hole is dealt with
+	head            atomic.Uint64 // the next position
+	tail            atomic.Uint64 // the first position still in the ring
+	index           atomic.Pointer[[]segmentRef]
+	cover           atomic.Pointer[coverage]
+	discontinuities atomic.Uint64 // spans that did not go on where the one before ended; counted before the discontinuity is dealt with
 
-	mu      sync.Mutex // orders writers; never held across a system call, see unlock
-	size    int64      // bytes of all segments in the ring
-	free    []*segment // pooled segments that no reader can see
-	wake    uint64     // shards to wake once mu is released
-	anchors anchors    // IDs of positions, also of evicted ones
-	spans   spanList
-	cut     *cut // the newest, at first one before all
-	stage   stage
-	local   localClock
-	heard   time.Time     // the last commit
-	changed chan struct{} // closed and replaced at each commit, open and close
+	mu        sync.Mutex    // orders writers; never held across a system call, see unlock
+	size      int64         // bytes of all segments in the ring
+	free      []*segment    // pooled segments that no reader can see
+	wake      uint64        // shards to wake once mu is released
+	positions positionIndex // IDs of positions, also of evicted ones
+	spans     spanList
+	barrier   *barrier // the newest, at first one before all
+	holdback  holdback
+	local     localClock
+	heard     time.Time     // the last commit
+	changed   chan struct{} // closed and replaced at each commit, open and close
 
 	gaps gapLedger // has a lock of its own
 
@@ -128,8 +128,8 @@ type Log struct {
 }
 
 type logCounters struct {
-	appended, bytes, evicted, spans, filled, gaps, abandoned atomic.Uint64
-	unwrapped, refused                                       atomic.Uint64
+	appended, bytes, evicted, spans, backfilled, gaps, abandoned atomic.Uint64
+	unwrapped, refused                                           atomic.Uint64
 }
 
 // LogStats is a snapshot of the log.
@@ -137,10 +137,10 @@ type LogStats struct {
 	Appended, AppendedBytes uint64        // messages from the feed, and the bytes of their data
 	Unwrapped, Refused      uint64        // envelopes that were taken apart, and those that say what is not allowed and were taken as they are
 	Evicted                 uint64        // messages that left the ring
-	Spans                   uint64        // contiguous stretches opened
-	Filled                  uint64        // messages read back after a lost link
+	Spans                   uint64        // spans opened
+	Backfilled              uint64        // messages backfilled after a lost link
 	Gaps                    uint64        // gap events put to live subscribers
-	Abandoned               uint64        // read-backs given up: history too slow, or too much to hold
+	Abandoned               uint64        // backfills given up: history too slow, or too much to hold
 	RingBytes, LimitBytes   int64         // memory in use, and its bound
 	Oldest                  time.Duration // age of the oldest message in the ring; 0: it is empty
 	Head, Tail              uint64
@@ -148,15 +148,15 @@ type LogStats struct {
 }
 
 // newLog makes an empty log with a reader for each shard.
-func newLog(ringBytes int64, segmentBytes, shards int, fills bool, onAppend func(mask uint64)) *Log {
-	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, fills: fills, onAppend: onAppend, changed: make(chan struct{})}
-	l.stage.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
+func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend func(mask uint64)) *Log {
+	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, changed: make(chan struct{})}
+	l.holdback.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
 	for range shards {
 		l.addReader()
 	}
-	l.collector = l.addReader()
+	l.committed = l.addReader()
 	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
-	l.dir, l.cut = newDirectory(l), &cut{}
+	l.dir, l.barrier = newDirectory(l), &barrier{}
 	l.head.Store(1)
 	l.tail.Store(1)
 	l.index.Store(&[]segmentRef{})
@@ -169,7 +169,7 @@ func newLog(ringBytes int64, segmentBytes, shards int, fills bool, onAppend func
 func (l *Log) addReader() *reader {
 	r := &reader{log: l}
 	r.cursor.Store(noPosition)
-	r.hold.Store(noPosition)
+	r.pin.Store(noPosition)
 	l.readers = append(l.readers, r)
 	return r
 }
@@ -181,7 +181,7 @@ func (l *Log) Stats() LogStats {
 	return LogStats{
 		Appended: l.stats.appended.Load(), AppendedBytes: l.stats.bytes.Load(), Evicted: l.stats.evicted.Load(),
 		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
-		Spans: l.stats.spans.Load(), Filled: l.stats.filled.Load(), Gaps: l.stats.gaps.Load(),
+		Spans: l.stats.spans.Load(), Backfilled: l.stats.backfilled.Load(), Gaps: l.stats.gaps.Load(),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
 		Watermark: *l.watermark.Load(), Last: l.spans.high, LimitBytes: l.ringBytes, Oldest: l.oldestLocked(),
 	}
@@ -198,11 +198,11 @@ func (l *Log) oldestLocked() time.Duration {
 // Position is the position of the newest message; 0 before the first.
 func (l *Log) Position() uint64 { return l.head.Load() - 1 }
 
-// standing is where the log stands now. The holes come first: a position from behind a
-// hole that counts as one from before it is only looked at twice.
+// standing is where the log stands now. The discontinuities come first: a position from behind
+// one that counts as a position from before it is only looked at twice.
 func (l *Log) standing() standing {
-	holes := l.holes.Load()
-	return standing{pos: l.Position(), holes: holes}
+	discontinuities := l.discontinuities.Load()
+	return standing{pos: l.Position(), discontinuities: discontinuities}
 }
 
 // safePosition is the lowest position that a reader may still look at.
@@ -262,7 +262,7 @@ func (l *Log) publishLocked(seg *segment, kind entryKind, id sseproto.ID, name s
 			l.entryLocked(last).next.Store(e.prev)
 		}
 	}
-	l.anchors.note(pos, id)
+	l.positions.note(pos, id)
 	ch.last.Store(pos)
 	l.head.Store(pos + 1)
 	l.wake |= ch.shards.Load()
@@ -274,10 +274,10 @@ func (l *Log) skipLocked(id sseproto.ID) {
 	seg := l.roomLocked(0)
 	pos := l.head.Load()
 	e := &seg.entries[seg.n]
-	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind = id, uint32(seg.used), 0, 0, noChannel, 0, kindCut
+	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind = id, uint32(seg.used), 0, 0, noChannel, 0, kindBarrier
 	e.next.Store(0)
 	seg.n++
-	l.anchors.note(pos, id)
+	l.positions.note(pos, id)
 	l.head.Store(pos + 1)
 }
 
@@ -381,7 +381,7 @@ func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 	}
 	l.spans.evicted(tail, last)
 	if cov := l.cover.Load(); cov.first < tail {
-		l.cover.Store(&coverage{from: last, first: tail, filling: cov.filling})
+		l.cover.Store(&coverage{from: last, first: tail, backfilling: cov.backfilling})
 	}
 }
 
@@ -395,7 +395,7 @@ func (l *Log) recycleLocked(seg *segment, tail uint64) {
 		return
 	}
 	for _, r := range l.readers {
-		if r.hold.Load() < tail {
+		if r.pin.Load() < tail {
 			return
 		}
 	}
@@ -418,10 +418,10 @@ func (l *Log) notifyLocked() {
 	l.changed = make(chan struct{})
 }
 
-func (l *Log) newestCut() *cut {
+func (l *Log) newestBarrier() *barrier {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.cut
+	return l.barrier
 }
 
 // Changed returns a channel that is closed at the next Commit, OpenSpan or

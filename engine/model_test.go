@@ -23,8 +23,8 @@ type model struct {
 	e       *Engine
 	h       *memoryHistory
 	f       *feed
-	truth   []stagedMessage // every message that exists, also those this instance missed
-	written sseproto.ID     // how far the history is written
+	truth   []heldMessage // every message that exists, also those this instance missed
+	written sseproto.ID   // how far the history is written
 	clients []*modelClient
 	linked  bool
 	ids     []string // of connections, most of which have ended
@@ -68,7 +68,7 @@ func (m *model) publish() {
 	}
 	m.f.n++
 	id := sseproto.ID{Ms: m.f.t, Seq: m.f.n}
-	m.truth = append(m.truth, stagedMessage{id, channel, msg})
+	m.truth = append(m.truth, heldMessage{id, channel, msg})
 	if m.linked {
 		m.e.log.Append(id, channel, payload)
 	}
@@ -206,7 +206,7 @@ func (m *model) take(c *modelClient, ev event) {
 		return
 	}
 	require.True(m.t, c.last.Less(id), "%s after %s", id, c.last)
-	k, found := slices.BinarySearchFunc(m.truth, id, func(s stagedMessage, id sseproto.ID) int { return s.id.Compare(id) })
+	k, found := slices.BinarySearchFunc(m.truth, id, func(s heldMessage, id sseproto.ID) int { return s.id.Compare(id) })
 	require.True(m.t, found, "nobody published %s", id)
 	require.Contains(m.t, c.channels, m.truth[k].channel)
 	require.Equal(m.t, decoded(id, m.truth[k].message), ev)
@@ -231,7 +231,7 @@ func (m *model) check(c *modelClient) {
 	}
 	i := 0
 	for i < len(c.seen) && !c.from.Less(c.seen[i]) {
-		i++ // of a stretch that was lost when it came, and read back
+		i++ // of a discontinuity when it came, and backfilled
 	}
 	for _, id := range want {
 		if i < len(c.seen) && c.seen[i] == id {

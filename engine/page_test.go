@@ -41,7 +41,7 @@ func TestOnlyTheLastGapEventMovesAClientOn(t *testing.T) {
 // events is not read again, or a client with many channels would never get on.
 func TestCutGapEventIsHeldWithThoseBehindIt(t *testing.T) {
 	r := &replay{page: gapPage(false)}
-	r.settle()
+	r.arrange()
 	frames := r.page.frames
 	for n := range frames[1].end {
 		missing, id, events := r.rest(n)

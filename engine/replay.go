@@ -117,7 +117,7 @@ func (r *replayer) answer(q *replayRequest) {
 	r.mu.Unlock()
 	res.refs.Store(int32(len(waiters)))
 	for _, w := range waiters {
-		w.shard.post(letter{page: res, to: w.to})
+		w.shard.post(command{page: res, to: w.to})
 	}
 }
 
@@ -147,7 +147,7 @@ func (r *replayer) read(res *replay, q *replayRequest) error {
 	}
 	page.finish(upTo)
 	res.page, res.upTo = page, upTo
-	res.settle()
+	res.arrange()
 	return nil
 }
 
@@ -181,8 +181,8 @@ func (r *replayer) readPart(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	}
 }
 
-// settle brings the bytes of the page into the order of its frames, and counts them.
-func (r *replay) settle() {
+// arrange brings the bytes of the page into the order of its frames, and counts them.
+func (r *replay) arrange() {
 	p := r.page
 	sorted := make([]byte, 0, len(p.buf))
 	for k := range p.frames {
@@ -199,12 +199,12 @@ func (r *replay) settle() {
 	r.told = p.sumUp()
 }
 
-// awaitCoverage returns the ID from which the ring can serve, once no stretch is
-// being read back.
+// awaitCoverage returns the ID from which the ring can serve, once nothing is
+// being backfilled.
 func (l *Log) awaitCoverage(ctx context.Context) (sseproto.ID, error) {
 	for {
 		changed := l.Changed()
-		if cov := l.cover.Load(); !cov.filling && cov.from != sseproto.MaxID {
+		if cov := l.cover.Load(); !cov.backfilling && cov.from != sseproto.MaxID {
 			return cov.from, nil
 		}
 		select {

@@ -14,9 +14,9 @@ import (
 // ref names a slot as it was at some time.
 type ref struct{ slot, gen uint32 }
 
-// letter is something that another goroutine wants of a shard: the first field
+// command is something that another goroutine wants of a shard: the first field
 // that is set.
-type letter struct {
+type command struct {
 	attach *attachment // a new connection
 	page   *replay     // what the history told for to
 	to     ref
@@ -29,7 +29,7 @@ type letter struct {
 type order uint8
 
 const (
-	orderDrain order = iota + 1 // close everything by the time that the letter gives
+	orderDrain order = iota + 1 // close everything by the time that the command gives
 	orderStop                   // nothing more comes: end the loop
 )
 
@@ -37,51 +37,51 @@ const (
 // the log. Everything in it belongs to its goroutine except the inbox.
 type shard struct {
 	// fixed after construction
-	engine    *Engine
-	log       *Log
-	reader    *reader
-	poller    *poller
-	number    int
-	bit       uint64                                    // its mark on channels
-	send      func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
-	sharesBit bool                                      // another shard has the same mark
-	holdBytes int64                                     // how much of held keeps further events of the history out
-	firstGen  uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
-	ended     chan struct{}                             // closed at the end of the loop
+	engine     *Engine
+	log        *Log
+	reader     *reader
+	poller     *poller
+	number     int
+	bit        uint64                                    // its bit in channel.shards
+	send       func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
+	sharesBit  bool                                      // another shard has the same bit
+	maxPending int64                                     // how much of pendingSize keeps further events of the history out
+	firstGen   uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
+	ended      chan struct{}                             // closed at the end of the loop
 
 	// owned by the loop
-	began     time.Time // when the pass began
-	clock     loopClock
-	slots     table[slot]
-	subs      table[subscription]
-	freeSlot  uint32
-	freeSub   uint32
-	open      int // slots in use
-	members   []members
-	jobs      []job
-	freeJobs  []uint32
-	small     []uint32 // jobs of this pass, all served in it
-	large     queue    // jobs served in slices
-	batch     batch    // scratch: one job's messages
-	own       batch    // scratch: one slot's messages
-	heads     []uint64 // scratch of gatherOwn
-	single    [1]iovec // scratch of writeBytes
-	arrivals  []*attachment
-	newcomers []ref    // subscribed in this pass, not yet answered
-	cut       *cut     // the newest that the loop has come to; at first one before all
-	cutNext   uint32   // slot to look at next for it; 0: it is done
-	pages     []letter // histories that came in this pass
-	asks      []ask    // questions that came in this pass
-	ahead     []waiting
-	pending   map[uint32]*pendingBytes
-	held      int64 // bytes in pending
-	late      []ref // slots to be tried again, in turn
-	rng       *rand.Rand
-	wheel     wheel
-	drained   sync.Once // tells the engine that nothing is open any more
-	stopping  bool
-	noise     []byte // scratch: what clients send after their request
-	count     counters
+	began       time.Time // when the pass began
+	clock       loopClock
+	slots       table[slot]
+	subs        table[subscription]
+	freeSlot    uint32
+	freeSub     uint32
+	open        int // slots in use
+	members     []members
+	jobs        []job
+	freeJobs    []uint32
+	small       []uint32 // jobs of this pass, all served in it
+	large       queue    // jobs served in slices
+	batch       batch    // scratch: one job's messages
+	own         batch    // scratch: one slot's messages
+	heads       []uint64 // scratch of gatherOwn
+	single      [1]iovec // scratch of writeBytes
+	arrivals    []*attachment
+	newcomers   []ref     // subscribed in this pass, not yet answered
+	barrier     *barrier  // the newest that the loop has come to; at first one before all
+	barrierNext uint32    // slot to look at next for it; 0: it is done
+	pages       []command // histories that came in this pass
+	asks        []ask     // questions that came in this pass
+	ahead       []waiting
+	pending     map[uint32]*pendingBytes
+	pendingSize int64 // bytes in pending
+	late        []ref // slots to be tried again, in turn
+	rng         *rand.Rand
+	sweeper     sweeper
+	drained     sync.Once // tells the engine that nothing is open any more
+	stopping    bool
+	discarded   []byte // scratch: what clients send after their request
+	count       counters
 
 	// shared
 	asleep atomic.Bool  // the loop is in, or on its way into, a wait
@@ -89,8 +89,8 @@ type shard struct {
 	gauge  atomic.Int64
 
 	mu    sync.Mutex
-	inbox []letter // guarded by mu
-	spare []letter // owned by the loop: the other half of the inbox
+	inbox []command // guarded by mu
+	spare []command // owned by the loop: the other half of the inbox
 }
 
 func newShard(e *Engine, n int) (*shard, error) {
@@ -99,31 +99,31 @@ func newShard(e *Engine, n int) (*shard, error) {
 		return nil, err
 	}
 	s := &shard{
-		engine:    e,
-		log:       e.log,
-		reader:    e.log.readers[n],
-		poller:    p,
-		send:      sendFd,
-		number:    n,
-		firstGen:  rand.Uint32(),
-		ended:     make(chan struct{}),
-		bit:       1 << (n % 64),
-		sharesBit: e.cfg.Shards > 64,
-		holdBytes: e.cfg.RingBytes / 2 / int64(e.cfg.Shards),
-		pending:   make(map[uint32]*pendingBytes),
-		rng:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		noise:     make([]byte, maxNoise),
+		engine:     e,
+		log:        e.log,
+		reader:     e.log.readers[n],
+		poller:     p,
+		send:       sendFd,
+		number:     n,
+		firstGen:   rand.Uint32(),
+		ended:      make(chan struct{}),
+		bit:        1 << (n % 64),
+		sharesBit:  e.cfg.Shards > 64,
+		maxPending: e.cfg.RingBytes / 2 / int64(e.cfg.Shards),
+		pending:    make(map[uint32]*pendingBytes),
+		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		discarded:  make([]byte, maxDiscard),
 	}
-	s.wheel.init(e.cfg.Heartbeat)
+	s.sweeper.init(e.cfg.Heartbeat)
 	s.reader.cursor.Store(e.log.head.Load())
-	s.cut = e.log.newestCut()
+	s.barrier = e.log.newestBarrier()
 	return s, nil
 }
 
-// post puts a letter into the inbox. It never blocks.
-func (s *shard) post(l letter) {
+// post puts a command into the inbox. It never blocks.
+func (s *shard) post(c command) {
 	s.mu.Lock()
-	s.inbox = append(s.inbox, l)
+	s.inbox = append(s.inbox, c)
 	s.mu.Unlock()
 	s.wake()
 }
@@ -142,7 +142,7 @@ func (s *shard) run() {
 	defer s.poller.close()
 	defer s.reader.cursor.Store(noPosition)
 	for {
-		wait := s.patience()
+		wait := s.pollTimeout()
 		if wait == 0 {
 			// A loop with work never blocks. Without this the feed would wait for the
 			// scheduler's time slice of 10 ms where there are as many shards as cores.
@@ -159,7 +159,7 @@ func (s *shard) run() {
 		s.wakeUp(wait != 0, now)
 		s.pass(events, now)
 		s.gauge.Store(int64(s.open))
-		if s.wheel.draining() && s.open == 0 {
+		if s.sweeper.draining() && s.open == 0 {
 			s.drained.Do(s.engine.drained.Done)
 		}
 		if s.stopping {
@@ -174,12 +174,12 @@ func (s *shard) pass(events int, now time.Time) {
 	s.began = now
 	s.readInbox()
 	v := s.reader.open()
-	s.welcome(&v)
+	s.answerArrivals(&v)
 	s.handle(&v, events)
 	s.retry(&v)
 	s.fanOut(&v)
 	s.answerAsks()
-	s.tick(&v, now)
+	s.sweep(&v, now)
 	v.close()
 	s.batch.reset()
 	s.own.reset()
@@ -195,11 +195,11 @@ func (s *shard) closeAll() {
 	s.gauge.Store(0)
 }
 
-// patience is how long the next wait may last: not at all when there is work,
-// until the next tick when there are connections, else without limit. Before a
+// pollTimeout is how long the next wait may last: not at all when there is work,
+// until the next sweep when there are connections, else without limit. Before a
 // real wait it announces the sleep and then looks for work once more, so that
 // whoever brings some sees one or is seen.
-func (s *shard) patience() int {
+func (s *shard) pollTimeout() int {
 	if s.busy() {
 		return 0
 	}
@@ -211,11 +211,11 @@ func (s *shard) patience() int {
 	if s.open == 0 {
 		return -1
 	}
-	return s.wheel.untilTick()
+	return s.sweeper.untilSweep()
 }
 
 func (s *shard) busy() bool {
-	if len(s.late) > 0 || s.wheel.isOwed() || s.cutNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
+	if len(s.late) > 0 || s.sweeper.isOwed() || s.barrierNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
 		return true
 	}
 	s.mu.Lock()
@@ -223,30 +223,30 @@ func (s *shard) busy() bool {
 	return len(s.inbox) > 0
 }
 
-// readInbox takes the letters. New connections are subscribed here, before the
+// readInbox takes the commands. New connections are subscribed here, before the
 // pass opens its view: directory numbers given out now are not met in it with an
 // older meaning.
 func (s *shard) readInbox() {
 	s.mu.Lock()
-	letters := s.inbox
+	commands := s.inbox
 	s.inbox = s.spare[:0]
 	s.mu.Unlock()
-	for k := range letters {
-		switch l := &letters[k]; {
-		case l.attach != nil:
-			s.admit(l.attach)
-		case l.page != nil:
-			s.pages = append(s.pages, *l)
-		case l.ask != nil:
-			s.asks = append(s.asks, l.ask)
-		case l.order == orderStop:
+	for k := range commands {
+		switch c := &commands[k]; {
+		case c.attach != nil:
+			s.admit(c.attach)
+		case c.page != nil:
+			s.pages = append(s.pages, *c)
+		case c.ask != nil:
+			s.asks = append(s.asks, c.ask)
+		case c.order == orderStop:
 			s.stopping = true
-		case l.order == orderDrain:
-			s.wheel.deadline = l.by
+		case c.order == orderDrain:
+			s.sweeper.deadline = c.by
 		}
-		letters[k] = letter{}
+		commands[k] = command{}
 	}
-	s.spare = letters
+	s.spare = commands
 }
 
 // handle deals with what the kernel tells about parked descriptors.
@@ -267,7 +267,7 @@ func (s *shard) handle(v *view, events int) {
 		case ev.peerClosed:
 			s.closeSlot(ev.slot, CloseClient)
 			continue
-		case ev.readable && !s.swallow(ev.slot, c):
+		case ev.readable && !s.discardInput(ev.slot, c):
 			continue
 		}
 		if ev.writable && c.state&slotBlocked != 0 {
@@ -288,16 +288,16 @@ func (s *shard) unblock(v *view, i uint32, c *slot) {
 }
 
 const (
-	// maxNoise bounds what is read at once of a client that sends after its request.
-	maxNoise = 16 << 10
-	// maxNoiseEvents bounds how often it may do so; browsers never do.
-	maxNoiseEvents = 64
+	// maxDiscard bounds what is read at once of a client that sends after its request.
+	maxDiscard = 16 << 10
+	// maxInputEvents bounds how often it may do so; browsers never do.
+	maxInputEvents = 64
 )
 
-// swallow reads and drops what a client sent after its request. A client that
+// discardInput reads and drops what a client sent after its request. A client that
 // sends much, or often, is closed; so is one that is gone.
-func (s *shard) swallow(i uint32, c *slot) (ok bool) {
-	n, res := readFd(int(c.fd), s.noise)
+func (s *shard) discardInput(i uint32, c *slot) (ok bool) {
+	n, res := readFd(int(c.fd), s.discarded)
 	switch {
 	case res == ioAgain:
 		return true
@@ -305,10 +305,10 @@ func (s *shard) swallow(i uint32, c *slot) (ok bool) {
 		s.closeSlot(i, CloseError)
 	case n == 0:
 		s.closeSlot(i, CloseClient)
-	case n == len(s.noise) || c.noise == maxNoiseEvents:
+	case n == len(s.discarded) || c.inputs == maxInputEvents:
 		s.closeSlot(i, CloseAbuse)
 	default:
-		c.noise++
+		c.inputs++
 		return true
 	}
 	return false
@@ -339,7 +339,7 @@ func (s *shard) proceed(v *view, i uint32, c *slot) {
 	if c.state&slotPending != 0 && !s.writePending(v, i, c) {
 		return
 	}
-	if c.state&slotHeld == 0 {
+	if c.state&slotNotLive == 0 {
 		s.catchUp(v, i, c)
 	}
 }
@@ -373,17 +373,17 @@ func (s *shard) dropPending(i uint32, c *slot) {
 		return
 	}
 	buf := s.pending[i].buf
-	s.held -= int64(buf.Len())
+	s.pendingSize -= int64(buf.Len())
 	bytebufferpool.Put(buf)
 	delete(s.pending, i)
 	c.state &^= slotPending
 }
 
-// hold makes a copy of b the pending bytes of a slot.
-func (s *shard) hold(i uint32, c *slot, b []byte, then resumePoint) {
+// keepPending makes a copy of b the pending bytes of a slot.
+func (s *shard) keepPending(i uint32, c *slot, b []byte, then resumePoint) {
 	buf := bytebufferpool.Get()
 	_, _ = buf.Write(b)
-	s.held += int64(len(b))
+	s.pendingSize += int64(len(b))
 	s.pending[i] = &pendingBytes{buf: buf, rest: buf.B, then: then}
 	c.state |= slotPending
 }

@@ -13,8 +13,8 @@ const (
 	slotQueued                         // in shard.late
 	slotNoID                           // its client got no event yet and came without an ID: live all the same
 
-	// slotHeld: new messages do not go straight to the socket.
-	slotHeld = slotBlocked | slotResuming | slotPending | slotQueued
+	// slotNotLive: new messages do not go straight to the socket.
+	slotNotLive = slotBlocked | slotResuming | slotPending | slotQueued
 )
 
 // slot is one parked connection. It owns its descriptor, no buffer and no
@@ -30,7 +30,7 @@ type slot struct {
 	opened  uint32    // second of the engine's life at which it came
 	state   slotState // why it is not live
 	idle    uint8     // visits of the heartbeat since the last write
-	noise   uint8     // times that it sent something after its request
+	inputs  uint8     // times that it sent something after its request
 }
 
 // subscription links a slot into the list of one channel's members in a shard,
@@ -157,8 +157,8 @@ func (s *shard) unsubscribeAll(i uint32) {
 	s.slots.at(i).sub = 0
 }
 
-// lastLeft clears the shard's mark on a channel. Several shards share a bit when
-// there are more than 64; then a mark too many only costs a wake-up, but one too
+// lastLeft clears the shard's bit of a channel. Several shards share a bit when
+// there are more than 64; then a bit too many only costs a wake-up, but one too
 // few would lose messages, so it stays.
 func (s *shard) lastLeft(ch uint32) {
 	if !s.sharesBit {

@@ -19,9 +19,9 @@ func request(t *testing.T, e *Engine, since standing, channels ...string) *testC
 	return newTestClient(t, conn)
 }
 
-// TestLinkLostDuringTheDecisionIsReadBack: what was read back for others leaves out a
+// TestLinkLostDuringTheDecisionIsBackfilled: what was backfilled for others leaves out a
 // channel that nobody subscribed to, and takes no place in the log when it is nothing.
-func TestLinkLostDuringTheDecisionIsReadBack(t *testing.T) {
+func TestLinkLostDuringTheDecisionIsBackfilled(t *testing.T) {
 	for _, others := range []string{"", "quiet", "busy"} {
 		t.Run("others="+others, func(t *testing.T) {
 			h := newMemoryHistory()
@@ -38,7 +38,7 @@ func TestLinkLostDuringTheDecisionIsReadBack(t *testing.T) {
 			h.add(sseproto.ID{Ms: 1500, Seq: 2}, "a", "lost")
 			again := startFeed(e, 2000)
 			again.tick(sseproto.ID{Ms: 2000})
-			require.Eventually(t, func() bool { return !e.log.cover.Load().filling }, waitLong, pollEvery)
+			require.Eventually(t, func() bool { return !e.log.cover.Load().backfilling }, waitLong, pollEvery)
 			again.publish("a", "back")
 			c := request(t, e, since, "a")
 			require.Equal(t, []string{"lost", "back"}, datas(c.next(2)))
@@ -48,8 +48,8 @@ func TestLinkLostDuringTheDecisionIsReadBack(t *testing.T) {
 	}
 }
 
-// TestAttachedWhileALossIsReadBack: the list of channels to read back is made already.
-func TestAttachedWhileALossIsReadBack(t *testing.T) {
+// TestAttachedWhileALossIsBackfilled: the list of channels to backfill is made already.
+func TestAttachedWhileALossIsBackfilled(t *testing.T) {
 	h := newMemoryHistory()
 	h.block = make(chan struct{})
 	e := startEngine(t, withHistory(h, 4<<20))
@@ -105,7 +105,7 @@ func TestRingTurnsDuringTheDecision(t *testing.T) {
 func TestPlaceOfALongDecisionIsForgotten(t *testing.T) {
 	h := shardByHand(t, nil)
 	since := h.log.standing()
-	for range maxAnchors + 1 {
+	for range maxPositions + 1 {
 		h.f.t, h.f.n = h.f.t+1, 0
 		h.f.publish("noise", strings.Repeat("x", 20))
 	}

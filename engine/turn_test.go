@@ -196,7 +196,7 @@ func TestWhoCameToAnEmptyLogIsToldWhenItsShardFallsBehind(t *testing.T) {
 // outlivePlaces publishes until the position of the first slot has no ID any more, with
 // the shard keeping up.
 func (h byHand) outlivePlaces(t *testing.T) {
-	for i := range maxAnchors + 1 {
+	for i := range maxPositions + 1 {
 		h.f.t, h.f.n = h.f.t+1, 0
 		h.f.publish("noise", "x")
 		if i%50 == 0 {

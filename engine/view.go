@@ -18,9 +18,9 @@ type reader struct {
 	// cursor is the next position to be scanned; noPosition while the owner
 	// reads nothing. Directory indexes met from there on keep their meaning.
 	cursor atomic.Uint64
-	// hold is the first position that the open view may touch, noPosition
+	// pin is the first position that the open view may touch, noPosition
 	// when none is open: segments from there on are not reused.
-	hold atomic.Uint64
+	pin atomic.Uint64
 }
 
 // view is a reader's look at the ring for one pass. Frames found through it are
@@ -33,12 +33,12 @@ type view struct {
 	near int    // index of the segment found last
 }
 
-// open pins the ring from its tail on. The hold is published before the tail is
-// read again: the log either sees the hold or has published the tail before it.
+// open pins the ring from its tail on. The pin is published before the tail is
+// read again: the log either sees the pin or has published the tail before it.
 func (r *reader) open() view {
 	for {
 		tail := r.log.tail.Load()
-		r.hold.Store(tail)
+		r.pin.Store(tail)
 		if r.log.tail.Load() == tail {
 			v := view{r: r, tail: tail}
 			v.refresh()
@@ -47,7 +47,7 @@ func (r *reader) open() view {
 	}
 }
 
-func (v *view) close() { v.r.hold.Store(noPosition) }
+func (v *view) close() { v.r.pin.Store(noPosition) }
 
 // refresh takes in what was published since the view was opened. The tail may
 // rise: positions found before must be checked against it again.

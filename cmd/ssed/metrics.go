@@ -162,7 +162,7 @@ func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Refused, "outcome", "refused")
 	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
 	ch.counter("ssed_log_spans_total", "Contiguous stretches that began: one at start, one for each resync.", s.Spans)
-	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost link.", s.Filled)
+	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost link.", s.Backfilled)
 	ch.counter("ssed_log_gaps_total", "Gap events put to live streams.", s.Gaps)
 	ch.counter("ssed_log_abandoned_total", "Read-backs given up: the history was too slow or too much was lost.", s.Abandoned)
 	ch.gauge("ssed_log_bytes", "Memory of the log in use, of --ring-bytes.", float64(s.RingBytes))

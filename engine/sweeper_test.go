@@ -11,24 +11,24 @@ import (
 func TestMessagesGoBetweenBurstsOfHeartbeats(t *testing.T) {
 	h := shardByHand(t, func(cfg *Config) { cfg.Heartbeat = time.Minute })
 	const bursts, rest = 3, 100
-	for range bursts*beatCalls + rest {
+	for range bursts*sweepCalls + rest {
 		join(t, h.engine, resumePoint{}, "quiet")
 	}
 	live := h.arrive(t, resumePoint{}, "a")
 	for i := uint32(1); i < h.slots.used; i++ {
-		h.slots.at(i).idle = beatVisits - 1
+		h.slots.at(i).idle = sweepsPerBeat - 1
 	}
-	due := h.wheel.last.Add(h.wheel.period / beatVisits)
-	h.wheel.owed = float64(h.slots.used)
+	due := h.sweeper.last.Add(h.sweeper.period / sweepsPerBeat)
+	h.sweeper.owed = float64(h.slots.used)
 	for k := range bursts {
 		h.f.publish("a", "x")
 		h.shard.pass(0, due)
-		require.EqualValues(t, (k+1)*beatCalls, h.count.heartbeats.Load())
-		require.True(t, h.busy(), "the rest is not left to the next tick")
+		require.EqualValues(t, (k+1)*sweepCalls, h.count.heartbeats.Load())
+		require.True(t, h.busy(), "the rest is not left to the next sweep")
 		live.next(1)
 	}
 	h.shard.pass(0, due)
-	require.EqualValues(t, bursts*beatCalls+rest, h.count.heartbeats.Load())
+	require.EqualValues(t, bursts*sweepCalls+rest, h.count.heartbeats.Load())
 	require.False(t, h.busy())
 }
 
@@ -81,7 +81,7 @@ func TestGrantForCenturiesDoesNotEndAtOnce(t *testing.T) {
 		h.engine.attach(&attachment{fd: fd, channels: []string{"a"}, since: h.log.standing(), expires: h.engine.started.Add(ahead)})
 	}
 	h.pass()
-	h.wheel.owed = float64(h.slots.used)
+	h.sweeper.owed = float64(h.slots.used)
 	h.pass()
 	require.Equal(t, 3, h.open)
 	require.Zero(t, h.count.closed[CloseExpired].Load())

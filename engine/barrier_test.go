@@ -29,7 +29,7 @@ func TestLossLargerThanTheRingIsResumedPageByPage(t *testing.T) {
 	e := startEngine(t, withHistory(h, minRingBytes))
 	startFeed(e, 1000)
 	var all []*testClient
-	for range cutSlots { // over two shards
+	for range barrierSlots { // over two shards
 		all = append(all, joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "quiet"))
 	}
 	e.log.Append(sseproto.ID{Ms: 1000, Seq: 1}, "a", "before")
@@ -84,7 +84,7 @@ func TestLossOfManySmallMessagesIsMeasuredByItsPlaceInTheRing(t *testing.T) {
 	require.Equal(t, "1000-0", string(c.dec.LastEventID()))
 	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
 	require.Zero(t, e.Stats().Log.Evicted)
-	require.Zero(t, e.Stats().Log.Filled)
+	require.Zero(t, e.Stats().Log.Backfilled)
 	c = join(t, e, after(sseproto.ID{Ms: 1000}), "a")
 	again.publish("a", "live")
 	require.Equal(t, "live", c.next(lost + 1)[lost].data)
@@ -110,15 +110,15 @@ func TestWhoWaitsForTheHistoryIsNotClosedAtACut(t *testing.T) {
 	require.Len(t, resuming.next(301), 301)
 }
 
-// A loop that is still closing streams delivers nothing from behind the cut, and does
+// A loop that is still closing streams delivers nothing from behind the barrier, and does
 // not sleep.
 func TestNothingIsDeliveredOverACut(t *testing.T) {
 	h := shardByHand(t, nil)
 	var all []*testClient
-	for range cutSlots + 20 {
+	for range barrierSlots + 20 {
 		all = append(all, h.arrive(t, resumePoint{}, "a"))
 	}
-	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.f.publish("a", "behind")
 	h.pass()
 	require.Equal(t, 20, h.open)
@@ -143,7 +143,7 @@ func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
 	var l *Log
 	l = newLog(16<<20, maxSegmentBytes, 1, false, func(uint64) {
 		turns.Add(1)
-		if !l.cover.Load().filling {
+		if !l.cover.Load().backfilling {
 			open.Add(1)
 		}
 	})
@@ -156,36 +156,36 @@ func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
 	l.OpenSpan(sseproto.ID{Ms: 2000})
 	require.EqualValues(t, 4, turns.Load())
 	require.Zero(t, open.Load(), "no resume without a gap while they are being told")
-	require.False(t, l.cover.Load().filling)
+	require.False(t, l.cover.Load().backfilling)
 	require.EqualValues(t, channels, l.Stats().Gaps)
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 	l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "c1", "x")
 	require.Equal(t, sseproto.ID{Ms: 2000, Seq: 1}, l.Stats().Last)
 }
 
-// cut loses more than can be read back, from after to low. What staged appends came in
+// breakOff loses more than can be backfilled, from after to low. What meanwhile appends came in
 // meanwhile.
-func (h byHand) cut(after, low sseproto.ID, staged func()) {
+func (h byHand) breakOff(after, low sseproto.ID, meanwhile func()) {
 	h.log.CloseSpan(after)
 	h.log.mu.Lock()
-	h.log.stage.open(h.log, low)
+	h.log.holdback.open(h.log, low)
 	h.log.unlock()
 	h.f.t, h.f.n = low.Ms, low.Seq
-	if staged != nil {
-		staged()
+	if meanwhile != nil {
+		meanwhile()
 	}
-	h.log.unstage(h.log.oldestStaged(), true)
+	h.log.endBackfill(h.log.oldestHeld(), true)
 }
 
-// TestWhoResumedBehindACutStaysOpen: it has the lost stretch already, and would get it
+// TestWhoResumedBehindABarrierStaysOpen: it has the discontinuity already, and would get it
 // twice, sent back to where the others are.
-func TestWhoResumedBehindACutStaysOpen(t *testing.T) {
+func TestWhoResumedBehindABarrierStaysOpen(t *testing.T) {
 	h := shardByHand(t, nil)
-	for range cutSlots + 20 {
+	for range barrierSlots + 20 {
 		h.arrive(t, resumePoint{}, "a")
 	}
 	resumed := h.arrive(t, after(sseproto.ID{Ms: 2000}), "a") // waits for the log
-	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	require.Equal(t, 21, h.open, "the loop is not through yet")
 	require.Empty(t, h.ahead)
@@ -200,10 +200,10 @@ func TestWhoResumedBehindACutStaysOpen(t *testing.T) {
 
 func TestNothingNeedsToComeBetweenTwoCuts(t *testing.T) {
 	h := shardByHand(t, nil)
-	h.cut(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	c := h.arrive(t, resumePoint{}, "a")
-	h.cut(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
+	h.breakOff(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
 	h.f.publish("a", "behind")
 	h.pass()
 	require.Empty(t, c.ended())
@@ -215,9 +215,9 @@ func TestNothingNeedsToComeBetweenTwoCuts(t *testing.T) {
 func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
 	h := shardByHand(t, nil)
 	c := h.arrive(t, resumePoint{}, "a")
-	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
 	h.f.publish("b", "between")
-	h.cut(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
+	h.breakOff(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 3000}, nil)
 	h.pass()
 	require.Empty(t, c.ended())
 	require.Equal(t, "1100-0", string(c.dec.LastEventID()))
@@ -228,20 +228,20 @@ func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
 }
 
 // TestQuietClientHasAPlaceToGoOnFrom: also when its own is long forgotten, and what
-// comes behind the cut is for it.
+// comes behind the barrier is for it.
 func TestQuietClientHasAPlaceToGoOnFrom(t *testing.T) {
 	h := shardByHand(t, nil)
 	quiet := h.arrive(t, resumePoint{}, "quiet")
 	h.outlivePlaces(t)
 	end := sseproto.ID{Ms: h.f.t, Seq: 1}
-	h.cut(end, sseproto.ID{Ms: h.f.t + 1000}, func() { h.f.publish("quiet", "behind") })
+	h.breakOff(end, sseproto.ID{Ms: h.f.t + 1000}, func() { h.f.publish("quiet", "behind") })
 	h.pass()
 	require.Empty(t, quiet.ended())
 	require.Equal(t, end.String(), string(quiet.dec.LastEventID()))
 }
 
 // TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt: what the loop has not scanned yet
-// when it learns of the cut.
+// when it learns of the barrier.
 func TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt(t *testing.T) {
 	h := shardByHand(t, nil)
 	c := h.arrive(t, resumePoint{}, "a")
@@ -249,7 +249,7 @@ func TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt(t *testing.T) {
 	h.pass()
 	missed := h.f.publish("a", "not scanned")
 	h.f.publish("b", "either")
-	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	require.Empty(t, c.ended())
 	require.Equal(t, sseproto.ID{Ms: missed.Ms, Seq: missed.Seq - 1}.String(), string(c.dec.LastEventID()))
@@ -264,7 +264,7 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 	h.turn()
 	v := h.reader.open()
 	require.Less(t, h.reader.cursor.Load(), v.tail)
-	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, func() { h.f.publish("a", "behind") })
+	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, func() { h.f.publish("a", "behind") })
 	h.scan(&v)
 	h.serveSmall(&v)
 	v.close()
@@ -275,12 +275,12 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 }
 
 // TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing: its request was read before,
-// and the loop is through with the cut.
+// and the loop is through with the barrier.
 func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	h := shardByHand(t, nil)
 	fd, conn := socketPair(t)
 	a := &attachment{fd: fd, channels: []string{"a"}, since: h.log.standing()}
-	h.cut(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
+	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	h.engine.conns.Add(1)
 	h.engine.attach(a)
@@ -304,11 +304,11 @@ func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
 	l.OpenSpan(sseproto.ID{Ms: 2000})
 	l.learnWatermark(sseproto.ID{Ms: 2000})
 	h := newMemoryHistory()
-	h.err = errStageFull
-	f := &filler{log: l, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
-	f.fill(t.Context(), l.oldestStaged())
+	h.err = errHoldbackFull
+	f := &backfiller{log: l, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
+	f.backfill(t.Context(), l.oldestHeld())
 	require.EqualValues(t, 4+1, turns.Load(), "and who waits is woken when all is there")
-	require.False(t, l.cover.Load().filling)
+	require.False(t, l.cover.Load().backfilling)
 	require.EqualValues(t, channels, l.Stats().Gaps)
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 }

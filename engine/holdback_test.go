@@ -25,8 +25,8 @@ func (h *stubbornHistory) Invalidate(ctx context.Context, _, _ sseproto.ID) erro
 	return ctx.Err()
 }
 
-// TestReadBackEndsWhenNoMoreCanBeHeldBack: at whatever it is.
-func TestReadBackEndsWhenNoMoreCanBeHeldBack(t *testing.T) {
+// TestBackfillEndsWhenNoMoreCanBeHeldBack: at whatever it is.
+func TestBackfillEndsWhenNoMoreCanBeHeldBack(t *testing.T) {
 	const ring = 1 << 20
 	h := &stubbornHistory{memoryHistory: newMemoryHistory()}
 	h.block = make(chan struct{})
@@ -65,8 +65,8 @@ func TestReadBackEndsWhenNoMoreCanBeHeldBack(t *testing.T) {
 	}
 }
 
-// stagedLog is a log that reads a lost stretch back, as far as the test does.
-func stagedLog(onAppend func(mask uint64)) *Log {
+// holdingLog is a log that backfills a discontinuity, as far as the test does.
+func holdingLog(onAppend func(mask uint64)) *Log {
 	l := newLog(16<<20, maxSegmentBytes, 1, true, onAppend)
 	l.dir.at(l.dir.subscribe("a")).shards.Store(1)
 	l.OpenSpan(sseproto.ID{Ms: 1000})
@@ -76,17 +76,17 @@ func stagedLog(onAppend func(mask uint64)) *Log {
 }
 
 func TestWhatIsNotTrustedDoesNotCountAsHeldBack(t *testing.T) {
-	l := stagedLog(func(uint64) {})
+	l := holdingLog(func(uint64) {})
 	l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "a", "trusted")
-	held := l.stage.bytes
+	held := l.holdback.bytes
 	for i := range 100 {
 		l.Append(sseproto.ID{Ms: 2100, Seq: uint64(i + 1)}, "a", "doubtful")
 	}
-	require.Greater(t, l.stage.bytes, held)
+	require.Greater(t, l.holdback.bytes, held)
 	l.CloseSpan(sseproto.ID{Ms: 2100})
-	require.Equal(t, held, l.stage.bytes)
-	l.unstage(l.oldestStaged(), false)
-	require.Zero(t, l.stage.bytes)
+	require.Equal(t, held, l.holdback.bytes)
+	l.endBackfill(l.oldestHeld(), false)
+	require.Zero(t, l.holdback.bytes)
 	require.EqualValues(t, 1, l.Stats().Appended)
 }
 
@@ -97,10 +97,10 @@ func TestWhatWaitedLetsTheLockGoInBetween(t *testing.T) {
 	turns, during := 0, 0
 	var l *Log
 	publish := func(n int) { l.Append(sseproto.ID{Ms: 2000, Seq: uint64(n)}, "a", fmt.Sprint("m", n)) }
-	l = stagedLog(func(uint64) {
+	l = holdingLog(func(uint64) {
 		turns++
-		if l.stage.active() {
-			require.True(t, l.cover.Load().filling, "no resume from the ring before all is there")
+		if l.holdback.active() {
+			require.True(t, l.cover.Load().backfilling, "no resume from the ring before all is there")
 			during++
 			publish(held + during)
 		}
@@ -109,7 +109,7 @@ func TestWhatWaitedLetsTheLockGoInBetween(t *testing.T) {
 		publish(n + 1)
 	}
 	require.Zero(t, turns)
-	l.unstage(l.oldestStaged(), false)
+	l.endBackfill(l.oldestHeld(), false)
 	require.Equal(t, 3, during)
 	require.Equal(t, 4, turns)
 	require.Equal(t, coverage{from: sseproto.ID{Ms: 2000}, first: 1}, *l.cover.Load())
@@ -123,14 +123,14 @@ func TestWhatWaitedLetsTheLockGoInBetween(t *testing.T) {
 	}
 }
 
-// TestLinkLostWhileWhatWaitedIsPutIntoTheRing: the second loss is read back behind all
+// TestLinkLostWhileWhatWaitedIsPutIntoTheRing: the second loss is backfilled behind all
 // of it, and what was not to be trusted of it is told.
 func TestLinkLostWhileWhatWaitedIsPutIntoTheRing(t *testing.T) {
 	const held = 2 * putSlice
 	through := sseproto.ID{Ms: 2000, Seq: putSlice / 2} // in the ring by then, with more
 	var l *Log
 	closed := false
-	l = stagedLog(func(uint64) {
+	l = holdingLog(func(uint64) {
 		if !closed {
 			closed = true
 			l.CloseSpan(through)
@@ -141,15 +141,15 @@ func TestLinkLostWhileWhatWaitedIsPutIntoTheRing(t *testing.T) {
 	for n := range held {
 		l.Append(sseproto.ID{Ms: 2000, Seq: uint64(n + 1)}, "a", "x")
 	}
-	l.unstage(l.oldestStaged(), false)
+	l.endBackfill(l.oldestHeld(), false)
 	require.True(t, closed)
 	require.EqualValues(t, putSlice, l.Stats().Appended)
-	require.True(t, l.cover.Load().filling)
-	st := l.oldestStaged()
+	require.True(t, l.cover.Load().backfilling)
+	st := l.oldestHeld()
 	require.Equal(t, through, st.after)
 	require.Equal(t, map[string]string{"a": sseproto.ReasonOutage}, l.untrusted(st.after))
-	l.unstage(st, false)
-	require.Nil(t, l.oldestStaged())
-	require.Zero(t, l.stage.bytes)
+	l.endBackfill(st, false)
+	require.Nil(t, l.oldestHeld())
+	require.Zero(t, l.holdback.bytes)
 	require.Equal(t, sseproto.ID{Ms: 3000, Seq: 1}, l.Stats().Last)
 }

@@ -7,31 +7,31 @@ import (
 )
 
 const (
-	// maxTick is how often a shard with connections looks at the clock. Heartbeats
-	// go out in bursts of what is due in a tick: measured at 10,000 connections,
+	// sweepEvery is how often a shard with connections looks at the clock. Heartbeats
+	// go out in bursts of what is due in a sweep: measured at 10,000 connections,
 	// one in a burst costs half of one alone.
-	maxTick = time.Second
-	// drainTick is the same while draining, so that closes are spread evenly.
-	drainTick = 100 * time.Millisecond
-	// beatVisits is the number of times a slot is looked at in one heartbeat
+	sweepEvery = time.Second
+	// drainEvery is the same while draining, so that closes are spread evenly.
+	drainEvery = 100 * time.Millisecond
+	// sweepsPerBeat is the number of times a slot is looked at in one heartbeat
 	// period: silence lasts between 7/8 of the period and the whole.
-	beatVisits = 8
-	// beatCalls bounds the system calls of one pass for what is due, before the shard
+	sweepsPerBeat = 8
+	// sweepCalls bounds the system calls of one pass for what is due, before the shard
 	// looks at new messages again: about a millisecond of heartbeats, two of ends. With
-	// 100,000 streams in a shard a tick of heartbeats is 15 ms.
-	beatCalls = 512
+	// 100,000 streams in a shard a sweep of heartbeats is 15 ms.
+	sweepCalls = 512
 	// stuckVisits is how long a slot may hold memory of its own, the rest of a head
 	// or of an event, without taking a byte: two heartbeat periods.
-	stuckVisits = 2 * beatVisits
+	stuckVisits = 2 * sweepsPerBeat
 )
 
-// wheel spreads over time what is due for every slot: heartbeats, expiry, and
+// sweeper spreads over time what is due for every slot: heartbeats, expiry, and
 // closing at the end. It walks through the slots in the order of their numbers.
-type wheel struct {
+type sweeper struct {
 	period time.Duration // one heartbeat period
-	every  time.Duration // one tick
+	every  time.Duration // between two sweeps
 	silent bool          // no heartbeats
-	last   time.Time     // the last tick
+	last   time.Time     // the last sweep
 	next   uint32        // the slot to visit next
 	owed   float64       // visits due, with the fraction of one
 
@@ -39,39 +39,39 @@ type wheel struct {
 	victim   uint32    // the slot to close next
 }
 
-func (w *wheel) init(heartbeat time.Duration) {
+func (w *sweeper) init(heartbeat time.Duration) {
 	w.period, w.silent = heartbeat, heartbeat < 0
 	if w.silent {
 		w.period = 15 * time.Second
 	}
-	w.every = min(maxTick, max(w.period/beatVisits, time.Millisecond))
+	w.every = min(sweepEvery, max(w.period/sweepsPerBeat, time.Millisecond))
 }
 
-// tickEvery is the time from one tick to the next.
-func (w *wheel) tickEvery() time.Duration {
+// interval is the time from one sweep to the next.
+func (w *sweeper) interval() time.Duration {
 	if w.draining() {
-		return min(w.every, drainTick)
+		return min(w.every, drainEvery)
 	}
 	return w.every
 }
 
-func (w *wheel) draining() bool { return !w.deadline.IsZero() }
+func (w *sweeper) draining() bool { return !w.deadline.IsZero() }
 
-// untilTick is the time to the next tick in milliseconds, rounded up.
-func (w *wheel) untilTick() int {
-	left := w.tickEvery() - time.Since(w.last)
+// untilSweep is the time to the next sweep in milliseconds, rounded up.
+func (w *sweeper) untilSweep() int {
+	left := w.interval() - time.Since(w.last)
 	return int(max(left+time.Millisecond-1, 0) / time.Millisecond)
 }
 
-// tick does the share of the wheel's work that is due, and what an earlier pass left.
-func (s *shard) tick(v *view, now time.Time) {
-	w := &s.wheel
-	elapsed := min(now.Sub(w.last), 2*maxTick) // the first, or after a long sleep
-	due := elapsed >= w.tickEvery()
+// sweep does the share of the sweeper's work that is due, and what an earlier pass left.
+func (s *shard) sweep(v *view, now time.Time) {
+	w := &s.sweeper
+	elapsed := min(now.Sub(w.last), 2*sweepEvery) // the first, or after a long sleep
+	due := elapsed >= w.interval()
 	if due {
 		w.last = now
 		slots := float64(s.slots.used)
-		w.owed = min(w.owed+slots*beatVisits*float64(elapsed)/float64(w.period), slots)
+		w.owed = min(w.owed+slots*sweepsPerBeat*float64(elapsed)/float64(w.period), slots)
 	}
 	if w.isOwed() {
 		s.visitSome(v, s.engine.second(now))
@@ -82,12 +82,12 @@ func (s *shard) tick(v *view, now time.Time) {
 }
 
 // isOwed reports whether a slot is due to be looked at.
-func (w *wheel) isOwed() bool { return w.owed >= 1 }
+func (w *sweeper) isOwed() bool { return w.owed >= 1 }
 
 // visitSome looks at the slots that are due, as many as one pass may.
 func (s *shard) visitSome(v *view, second uint32) {
-	w := &s.wheel
-	for calls := 0; w.isOwed() && calls < beatCalls; w.owed-- {
+	w := &s.sweeper
+	for calls := 0; w.isOwed() && calls < sweepCalls; w.owed-- {
 		if w.next++; w.next >= s.slots.used {
 			w.next = 0
 			continue
@@ -105,12 +105,12 @@ func (s *shard) visit(v *view, i uint32, c *slot, second uint32) (calls int) {
 	}
 	switch {
 	case c.expires != 0 && c.expires <= second:
-		s.sendOff(i, c, CloseExpired)
+		s.disconnect(i, c, CloseExpired)
 		return 2
 	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
 		s.closeSlot(i, CloseSlow)
 		return 1
-	case c.state&slotHeld&^slotResuming == 0 && c.idle >= beatVisits && !s.wheel.silent:
+	case c.state&slotNotLive&^slotResuming == 0 && c.idle >= sweepsPerBeat && !s.sweeper.silent:
 		s.heartbeat(i, c)
 		return 1
 	}
@@ -152,7 +152,7 @@ func (s *shard) heartbeat(i uint32, c *slot) {
 	case n == 0:
 		s.block(c)
 	case n < len(heartbeat):
-		s.hold(i, c, heartbeat[n:], resumePoint{})
+		s.keepPending(i, c, heartbeat[n:], resumePoint{})
 		s.block(c)
 	}
 	s.count.heartbeats.Add(1)
@@ -161,7 +161,7 @@ func (s *shard) heartbeat(i uint32, c *slot) {
 // drainSome closes as many connections as keep the pace to the deadline, each
 // with a new reconnect delay.
 func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
-	w := &s.wheel
+	w := &s.sweeper
 	left := w.deadline.Sub(now)
 	quota := s.open
 	if left > elapsed {
@@ -173,7 +173,7 @@ func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
 			continue
 		}
 		if c := s.slots.at(w.victim); c.fd >= 0 {
-			s.sendOff(w.victim, c, CloseDrain)
+			s.disconnect(w.victim, c, CloseDrain)
 			quota--
 		}
 	}

@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"ssed/sseproto"
+	"time"
+)
+
+// setBackfillingLocked tells resumes to wait until what lies behind the coverage is
+// in the ring, or that it is.
+func (l *Log) setBackfillingLocked(backfilling bool) {
+	cov := *l.cover.Load()
+	cov.backfilling = backfilling
+	l.cover.Store(&cov)
+}
+
+// mayBackfillLocked reports whether something is missing before the next span that
+// somebody waits for, or that somebody was told wrong things about.
+func (l *Log) mayBackfillLocked() bool {
+	before := l.spans.newest()
+	return l.backfills && before != nil && (before.truncated || l.dir.hasSubscribers())
+}
+
+// errPageFull: what was lost is too much for the ring, but the history has it.
+var errPageFull = errors.New("engine: more was lost than fits into half of the ring")
+
+// backfiller backfills discontinuities for the live subscribers. One goroutine.
+type backfiller struct {
+	log     *Log
+	history History
+	wait    time.Duration
+	onError func(err error, after, low sseproto.ID)
+}
+
+// run works until ctx ends.
+func (f *backfiller) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.log.holdback.kick:
+		}
+		for ctx.Err() == nil {
+			held := f.log.oldestHeld()
+			if held == nil {
+				break
+			}
+			f.backfill(ctx, held)
+		}
+	}
+}
+
+// backfill reads what is missing before held from the history, and puts it and held into the ring.
+func (f *backfiller) backfill(ctx context.Context, held *heldSpan) {
+	page := newPage(f.log.dir.subscribed(), held.after)
+	page.shared, page.lost = true, f.log.untrusted(held.after)
+	err := f.gather(ctx, page, held)
+	if err != nil && ctx.Err() != nil {
+		return // shutting down: the streams are closing
+	}
+	if err != nil {
+		f.onError(err, held.after, held.low)
+		f.log.stats.abandoned.Add(1)
+	}
+	switch {
+	case errors.Is(err, errPageFull):
+		f.log.endBackfill(held, true)
+		return
+	case err != nil:
+		page.reset()
+		page.loseAll(sseproto.ReasonUnavailable)
+	}
+	page.finish(held.low)
+	f.log.putPage(page)
+	f.log.endBackfill(held, false)
+	f.log.noteTold(page)
+}
+
+// gather gets what the history has of it, as long as what comes meanwhile can
+// be held back.
+func (f *backfiller) gather(ctx context.Context, page *page, held *heldSpan) error {
+	ctx, done := f.log.whileRoom(ctx)
+	defer done()
+	err := f.invalidate(ctx, page, held)
+	if err == nil {
+		err = f.read(ctx, page, held)
+	}
+	if ctx.Err() != nil && err != nil && !errors.Is(err, errPageFull) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// invalidate warns those who left with an ID that was given out after the span
+// should have ended.
+func (f *backfiller) invalidate(ctx context.Context, page *page, held *heldSpan) error {
+	if page.lost == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	return f.history.Invalidate(ctx, held.after, held.low)
+}
+
+func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error {
+	if err := f.log.awaitWritten(ctx, time.Now().Add(f.wait), f.history, held.low); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	page.limit = f.log.ringBytes / 2
+	if err := f.history.Range(ctx, page.channels, held.after, held.low, page); err != nil {
+		return err
+	}
+	if page.overflowed() {
+		return errPageFull
+	}
+	return nil
+}
+
+// untrusted names the channels that got messages beyond after in the span that
+// was truncated at it, with the reason to tell them. Nil when it was not truncated.
+func (l *Log) untrusted(after sseproto.ID) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.spans.newest()
+	if s == nil || !s.truncated {
+		return nil
+	}
+	lost := make(map[string]string)
+	for pos := s.end; pos > max(s.first, l.tail.Load()); pos-- {
+		e := l.entryLocked(pos - 1)
+		if !after.Less(e.id) {
+			break
+		}
+		if name, ok := l.dir.nameOf(e.ch); ok {
+			lost[name] = sseproto.ReasonOutage
+		}
+	}
+	return lost
+}
+
+// endBackfill puts the held span into the ring, behind what was backfilled or, if that
+// was too much, behind a barrier.
+func (l *Log) endBackfill(held *heldSpan, barrier bool) {
+	l.mu.Lock()
+	if barrier {
+		l.barrierLocked(held.after, held.low)
+	}
+	l.openLocked(held.low)
+	l.setBackfillingLocked(true) // until all is there
+	l.unlock()
+	for !l.endBackfillPart(held) {
+	}
+}
+
+// endBackfillPart does what one turn of the lock may, and ends the held span when nothing
+// of it waits any more. What comes between two turns waits behind the rest.
+func (l *Log) endBackfillPart(held *heldSpan) (done bool) {
+	l.mu.Lock()
+	defer l.unlock()
+	part := held.messages[:min(len(held.messages), putSlice)]
+	for i := range part {
+		m := &part[i]
+		l.appendLocked(m.id, m.channel, &m.message)
+	}
+	l.holdback.take(part)
+	if held.messages = held.messages[len(part):]; len(held.messages) > 0 {
+		return false
+	}
+	if s := l.spans.current(); s.ready.Less(held.ready) {
+		s.ready = held.ready
+		l.reachLocked(held.ready)
+	}
+	if held.closed {
+		l.closeLocked(held.through)
+	}
+	l.holdback.spans = l.holdback.spans[1:]
+	l.setBackfillingLocked(l.holdback.active())
+	l.wake = ^uint64(0) // for the slots that wait for the log to get on
+	l.notifyLocked()
+	return true
+}
+
+// putSlice is how many messages are put into the ring in one turn of the lock,
+// which the feed and the loops need too: 1 ms.
+const putSlice = 1000
+
+// putPage puts a page into the ring, before a new span. Whoever resumes meanwhile waits,
+// as the log is backfilling.
+func (l *Log) putPage(p *page) {
+	for part := range slices.Chunk(p.frames, putSlice) {
+		l.mu.Lock()
+		for _, f := range part {
+			kind := kindBackfill
+			if f.gap {
+				kind = kindGap
+				l.stats.gaps.Add(1)
+			} else {
+				l.stats.backfilled.Add(1)
+			}
+			l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+		}
+		l.unlock()
+	}
+}
+
+// noteTold records what live streams were told by a page.
+func (l *Log) noteTold(p *page) {
+	now := time.Now()
+	for _, t := range p.sumUp() {
+		l.gaps.noteLive(now, t.reason, t.channel, l.dir.subscriptions(t.channels))
+	}
+}

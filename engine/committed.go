@@ -1,0 +1,76 @@
+package engine
+
+import "ssed/sseproto"
+
+// ReadCommitted calls visit for committed messages after `after`, ascending, at most
+// limit of them and about limitBytes of data, but at least one if there is
+// one. The strings are borrowed during the call. The log is complete over
+// (after, through]. Low > after: it cannot tell what follows `after`, only what
+// follows low; nothing was visited. For one caller at a time: the history writer.
+func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
+	r := l.committed
+	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
+	v := r.open()
+	defer r.cursor.Store(noPosition)
+	defer v.close()
+
+	s, low := l.spanAfter(after)
+	if s.first == 0 {
+		return after, low
+	}
+	v.refresh() // everything up to s.ready is published now
+	if s.first < v.tail {
+		return after, after // evicted under our eyes; the next call will tell
+	}
+	through = after
+	var scratch []byte
+	end := s.end
+	if s.open() {
+		end = v.head
+	}
+	for pos := v.seek(s.first, after) + 1; pos < end; pos++ {
+		e, seg := v.at(pos)
+		if s.ready.Less(e.id) {
+			break
+		}
+		if limit == 0 || limitBytes <= 0 {
+			return through, after
+		}
+		if e.kind != kindLive {
+			continue
+		}
+		name, ok := l.dir.nameOf(e.ch)
+		if !ok {
+			return through, after
+		}
+		var m sseproto.Message
+		m, scratch = seg.message(e, scratch)
+		visit(e.id, name, m)
+		through = e.id
+		limit--
+		limitBytes -= len(m.Data)
+	}
+	if through.Less(s.ready) {
+		through = s.ready
+	}
+	return through, after
+}
+
+// spanAfter finds the span that tells what follows `after`. If none does, low is
+// the first position from which one does, or `after` when nothing is known yet.
+func (l *Log) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.spans.list {
+		if s.contains(after) {
+			return s, after
+		}
+		if after.Less(s.low) {
+			return span{}, s.low
+		}
+	}
+	if low, ok := l.holdback.low(); ok && after.Less(low) {
+		return span{}, low
+	}
+	return span{}, after
+}

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"ssed/sseproto"
+	"time"
+)
+
+// OpenSpan starts a span: every message with an ID beyond low
+// follows, until CloseSpan. Between the span before and this one messages may
+// be missing; with a history, live subscribers get them from there first.
+func (l *Log) OpenSpan(low sseproto.ID) {
+	if after, isLoss := l.beginSpan(low); isLoss {
+		l.tellLoss(after, low)
+	}
+}
+
+// beginSpan opens the span, unless the live subscribers have to be told first that
+// what lies between after and low is lost.
+func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
+	l.mu.Lock()
+	defer l.unlock()
+	l.stats.spans.Add(1)
+	before := l.spans.newest()
+	if before != nil {
+		l.discontinuities.Add(1)
+	}
+	switch {
+	case l.holdback.active() || l.mayBackfillLocked():
+		l.holdback.open(l, low)
+	case before == nil:
+		l.openLocked(low)
+	default:
+		l.setBackfillingLocked(true) // who resumes until the span is open is told by its shard
+		return before.high, true
+	}
+	l.notifyLocked()
+	return after, false
+}
+
+// tellLoss puts a gap event before a new span for everybody who is there. The feed
+// waits meanwhile.
+func (l *Log) tellLoss(after, low sseproto.ID) {
+	p := newPage(l.dir.subscribed(), after)
+	p.shared = true
+	p.loseAll(sseproto.ReasonOutage)
+	p.finish(low)
+	l.putPage(p)
+	l.mu.Lock()
+	l.openLocked(low)
+	l.notifyLocked()
+	l.unlock()
+	l.noteTold(p)
+}
+
+// openLocked starts a span in the ring.
+func (l *Log) openLocked(low sseproto.ID) {
+	head := l.head.Load()
+	if l.spans.newest() == nil { // what a client has that came before the first message
+		l.positions.note(0, low)
+	}
+	l.spans.list = append(l.spans.list, span{low: low, high: low, ready: low, first: head})
+	l.reachLocked(low)
+	l.cover.Store(&coverage{from: low, first: head})
+}
+
+func (l *Log) reachLocked(id sseproto.ID) {
+	if l.spans.high.Less(id) {
+		l.spans.high = id
+	}
+}
+
+// last is the furthest position reached by a message or a commit.
+func (l *Log) last() sseproto.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spans.high
+}
+
+// Append adds a message of the open span. The strings are copied. It never
+// blocks on readers.
+func (l *Log) Append(id sseproto.ID, channel, payload string) {
+	m := sseproto.Message{Data: payload}
+	if l.envelope {
+		m = l.read(payload) // before the lock: it can take as long as all the rest
+	}
+	l.mu.Lock()
+	defer l.unlock()
+	if l.holdback.active() {
+		l.holdback.append(l, id, channel, &m)
+		return
+	}
+	l.appendLocked(id, channel, &m)
+}
+
+// read turns a payload that may be an envelope into a message. It has its number by then: what
+// is in a payload never changes which messages are counted.
+func (l *Log) read(payload string) sseproto.Message {
+	m, ok := sseproto.ParseEnvelope(payload)
+	if ok {
+		l.stats.unwrapped.Add(1)
+		return m
+	}
+	if m.Check() != nil {
+		l.stats.refused.Add(1)
+	}
+	return sseproto.Message{Data: payload}
+}
+
+func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message) {
+	s := l.spans.current()
+	if s == nil {
+		return // a message after the end of its span: the feed reported the loss already
+	}
+	s.high = id
+	l.putLocked(kindLive, id, channel, m)
+	l.reachLocked(id)
+	l.stats.appended.Add(1)
+	l.stats.bytes.Add(uint64(len(m.Data)))
+}
+
+// Commit tells that all messages up to id have the same IDs on every instance,
+// and how far the history is written.
+func (l *Log) Commit(id, watermark sseproto.ID) {
+	l.mu.Lock()
+	defer l.unlock()
+	l.heard = time.Now()
+	if l.watermark.Load().Less(watermark) {
+		l.watermark.Store(&watermark)
+	}
+	if l.holdback.active() {
+		l.holdback.commit(id)
+	} else if s := l.spans.current(); s != nil && s.ready.Less(id) {
+		s.ready = id
+		l.reachLocked(id)
+	}
+	l.notifyLocked()
+}
+
+// CloseSpan ends the open span. Messages up to through count; what came after it
+// is not to be trusted, and its receivers are told.
+func (l *Log) CloseSpan(through sseproto.ID) {
+	l.mu.Lock()
+	defer l.unlock()
+	if l.holdback.active() {
+		l.holdback.close(through)
+	} else {
+		l.closeLocked(through)
+	}
+	l.notifyLocked()
+}
+
+func (l *Log) closeLocked(through sseproto.ID) {
+	s := l.spans.current()
+	if s == nil {
+		return
+	}
+	s.truncated = through.Less(s.high)
+	s.high, s.ready, s.end = through, through, l.head.Load()
+}

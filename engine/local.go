@@ -1,0 +1,41 @@
+package engine
+
+import (
+	"ssed/sseproto"
+	"time"
+)
+
+// localClock numbers messages in a process without Redis.
+type localClock struct {
+	ms  uint64
+	seq uint64
+}
+
+// next returns an ID beyond all before.
+func (c *localClock) next(now time.Time) sseproto.ID {
+	if ms := uint64(now.UnixMilli()); ms > c.ms {
+		c.ms, c.seq = ms, 0
+	}
+	c.seq++
+	return sseproto.ID{Ms: c.ms, Seq: c.seq}
+}
+
+// OpenLocal starts the one span of a process without Redis: numbers come from
+// the local clock, messages from Publish.
+func (l *Log) OpenLocal() {
+	l.mu.Lock()
+	l.local.ms = uint64(time.Now().UnixMilli())
+	low := sseproto.ID{Ms: l.local.ms}
+	l.mu.Unlock()
+	l.OpenSpan(low)
+}
+
+// Publish numbers a message, which has passed its Check, by the local clock, adds it
+// and returns its ID. The strings are copied.
+func (l *Log) Publish(channel string, m sseproto.Message) sseproto.ID {
+	l.mu.Lock()
+	defer l.unlock()
+	id := l.local.next(time.Now())
+	l.appendLocked(id, channel, &m)
+	return id
+}

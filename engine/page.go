@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+	"ssed/sseproto"
+)
+
+// frameRef is one frame of a page.
+type frameRef struct {
+	id       sseproto.ID
+	channel  int
+	off, end int
+	gap      bool
+}
+
+// page gathers what the history tells about some channels, as frames in the
+// order in which they are delivered. It implements sseproto.Replay.
+type page struct {
+	channels  []string
+	after     sseproto.ID
+	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
+	limit     int64             // size after which no more are taken; 0: no limit
+	shared    bool              // each reader gets the frames of its own channels only
+	refused   sseproto.ID       // the first event that was not taken; MaxID: none
+	lost      map[string]string // channels known to have lost something, with the reason
+	oldest    []lostRange
+	told      []lostRange // the losses that have a gap event, set by finish
+	buf       []byte
+	frames    []frameRef
+}
+
+// lostRange is a loss that the history reported.
+type lostRange struct {
+	channel int
+	reason  string
+	oldest  sseproto.ID
+}
+
+func newPage(channels []string, after sseproto.ID) *page {
+	return &page{channels: channels, after: after, refused: sseproto.MaxID}
+}
+
+// Event implements sseproto.Replay.
+func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
+	if p.limit > 0 && p.size() > p.limit {
+		if id.Less(p.refused) {
+			p.refused = id
+		}
+		return
+	}
+	off := len(p.buf)
+	p.buf = sseproto.AppendEvent(p.buf, id, m)
+	p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf)})
+}
+
+// size is the memory that the frames take: here, or of a shared page in the ring, where
+// small ones take several times their bytes.
+func (p *page) size() int64 {
+	size := int64(len(p.buf))
+	if p.shared {
+		size += int64(len(p.frames)) * ringOverhead
+	}
+	return size
+}
+
+// Lost implements sseproto.Replay.
+func (p *page) Lost(channel int, reason string, oldest sseproto.ID) {
+	p.oldest = append(p.oldest, lostRange{channel, reason, oldest})
+}
+
+// overflowed reports whether events were refused. At least one was taken then.
+func (p *page) overflowed() bool { return p.refused != sseproto.MaxID }
+
+func (p *page) reset() { p.buf, p.frames, p.oldest = p.buf[:0], p.frames[:0], nil }
+
+// loseAll notes a loss on every channel.
+func (p *page) loseAll(reason string) {
+	for i := range p.channels {
+		p.Lost(i, reason, sseproto.ID{})
+	}
+}
+
+// finish adds a gap event for each channel that lost something and brings the
+// frames into order: gaps first, then by ID.
+//
+// The ID of a gap event is where a client goes on that is cut off right after it.
+// While further gap events follow, that is where it was before: it must not miss
+// being told of the other channels. The last one has the ID right before the first
+// message that is left in (after, upTo], or upTo when none is: who resumes from it
+// is not told again. Which is the last differs between the readers of a shared page,
+// so there every one leaves the client where it was.
+func (p *page) finish(upTo sseproto.ID) {
+	p.told = p.losses()
+	for k, l := range p.told {
+		id := p.after
+		if k == len(p.told)-1 && !p.shared {
+			id = p.restartFrom(upTo)
+		}
+		off := len(p.buf)
+		p.buf = sseproto.AppendGap(p.buf, sseproto.Gap{
+			ID: id, Reason: l.reason, Channel: p.channels[l.channel], Requested: p.requested, Oldest: l.oldest,
+		})
+		p.frames = append(p.frames, frameRef{id: id, channel: l.channel, off: off, end: len(p.buf), gap: true})
+	}
+	slices.SortStableFunc(p.frames, func(a, b frameRef) int {
+		if a.gap != b.gap {
+			if a.gap {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.id.Compare(b.id), cmp.Compare(a.channel, b.channel))
+	})
+}
+
+// losses returns one loss for each channel that has any, the history's word first.
+func (p *page) losses() (list []lostRange) {
+	told := make(map[int]bool)
+	for _, l := range p.oldest {
+		if !told[l.channel] {
+			told[l.channel] = true
+			list = append(list, l)
+		}
+	}
+	for i, name := range p.channels {
+		if reason, ok := p.lost[name]; ok && !told[i] {
+			list = append(list, lostRange{channel: i, reason: reason})
+		}
+	}
+	return list
+}
+
+// toldLoss sums up the gap events of a page for one reason.
+type toldLoss struct {
+	reason   string
+	channel  string // "" when there are several
+	channels []string
+}
+
+// sumUp sums up the gap events of the page.
+func (p *page) sumUp() (list []toldLoss) {
+	for _, l := range p.told {
+		name := p.channels[l.channel]
+		k := slices.IndexFunc(list, func(t toldLoss) bool { return t.reason == l.reason })
+		if k < 0 {
+			list = append(list, toldLoss{reason: l.reason, channel: name, channels: []string{name}})
+			continue
+		}
+		list[k].channel, list[k].channels = "", append(list[k].channels, name)
+	}
+	return list
+}
+
+// restartFrom returns the position right before the first message of the page.
+func (p *page) restartFrom(upTo sseproto.ID) sseproto.ID {
+	id := upTo
+	for _, f := range p.frames {
+		if before := (sseproto.ID{Ms: f.id.Ms, Seq: max(f.id.Seq, 1) - 1}); !f.gap && before.Less(id) {
+			id = before
+		}
+	}
+	if id.Less(p.after) {
+		return p.after
+	}
+	return id
+}

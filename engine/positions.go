@@ -1,0 +1,52 @@
+package engine
+
+import (
+	"sort"
+
+	"ssed/sseproto"
+)
+
+// indexedPosition is a position whose ID does not continue the one before.
+type indexedPosition struct {
+	pos uint64
+	id  sseproto.ID
+}
+
+// maxPositions bounds the memory of old IDs: at ten ticks a second the oldest of
+// 16,384 of them (512 KiB at most) is 27 minutes old.
+const maxPositions = 16384
+
+// positionIndex tells the ID of any recent position, also after the ring has forgotten
+// the message: from one of its positions to the next IDs count up with the positions.
+type positionIndex struct {
+	list []indexedPosition
+	last indexedPosition
+}
+
+// note records the next position.
+func (a *positionIndex) note(pos uint64, id sseproto.ID) {
+	if a.last.pos+1 != pos || a.last.id.Ms != id.Ms || a.last.id.Seq+1 != id.Seq {
+		if len(a.list) == maxPositions {
+			a.list = append(a.list[:0], a.list[maxPositions/2:]...)
+		}
+		a.list = append(a.list, indexedPosition{pos, id})
+	}
+	a.last = indexedPosition{pos, id}
+}
+
+// idAt returns the ID of the message at pos, if it is remembered.
+func (a *positionIndex) idAt(pos uint64) (sseproto.ID, bool) {
+	i := sort.Search(len(a.list), func(i int) bool { return a.list[i].pos > pos })
+	if i == 0 || pos > a.last.pos {
+		return sseproto.ID{}, false
+	}
+	at := a.list[i-1]
+	return sseproto.ID{Ms: at.id.Ms, Seq: at.id.Seq + pos - at.pos}, true
+}
+
+// idAt returns the ID of the message that is or was at pos.
+func (l *Log) idAt(pos uint64) (sseproto.ID, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.positions.idAt(pos)
+}

@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"ssed/sseproto"
+	"time"
+)
+
+// learnWatermark takes in how far the history is written.
+func (l *Log) learnWatermark(id sseproto.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.watermark.Load().Less(id) {
+		l.watermark.Store(&id)
+		l.notifyLocked()
+	}
+}
+
+// awaitWatermark returns when the history is written up to id, or an error at
+// the end of ctx.
+func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
+	if !l.watermark.Load().Less(id) {
+		return nil
+	}
+	l.watchers.Add(1)
+	defer l.watchers.Add(-1)
+	select {
+	case l.watch <- struct{}{}:
+	default:
+	}
+	for {
+		changed := l.Changed()
+		if !l.watermark.Load().Less(id) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lastLook bounds the question that is asked after a wait has run out.
+const lastLook = time.Second
+
+// awaitWritten is awaitWatermark until some time, at which it asks once more: a process
+// that was stopped for a while finds that passed and the history written.
+func (l *Log) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
+	waiting, stop := context.WithDeadline(ctx, until)
+	err := l.awaitWatermark(waiting, id)
+	stop()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastLook)
+	defer cancel()
+	written, lookErr := h.Written(ctx)
+	if lookErr != nil || written.Less(id) {
+		return err
+	}
+	l.learnWatermark(written)
+	return nil
+}
+
+// watchEvery is how often the history is asked how far it is written while
+// somebody waits. Ticks tell it as well, but only ten times a second and one
+// tick late: a lost link would be noticed for 200 ms longer.
+const watchEvery = 10 * time.Millisecond
+
+// watchWatermark asks the history while somebody waits, until ctx ends.
+func (l *Log) watchWatermark(ctx context.Context, h History) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.watch:
+		}
+		for l.watchers.Load() > 0 {
+			if id, err := h.Written(ctx); err == nil {
+				l.learnWatermark(id)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}
+}
