@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
 
@@ -105,8 +106,9 @@ type writer struct {
 	unsaid int64     // refused messages since the last line about them
 	told   time.Time // when that was
 
-	failures int  // in a row
-	unsure   *gap // a marker that may have been written: the answer was cut off
+	failures int             // in a row
+	outage   throttle.Outage // of two in a row, for the log
+	unsure   *gap            // a marker that may have been written: the answer was cut off
 }
 
 // maxRounds bounds one step, so that ctx gets a look in between.
@@ -304,17 +306,17 @@ func (w *writer) failed(text, code string) time.Duration {
 	if w.failures == 1 {
 		return 0
 	}
-	if w.failures == 2 {
-		w.log.Error("rstore: history is not written", "error", text)
+	if failures, tell := w.outage.Failed(); tell {
+		w.log.Error("rstore: history is not written", "error", text, "failures", failures)
 	}
 	return min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10))
 }
 
 func (w *writer) recovered() {
-	if w.failures > 1 {
-		w.log.Info("rstore: history is written again", "failures", w.failures)
-	}
 	w.failures = 0
+	if w.outage.Worked() {
+		w.log.Info("rstore: history is written again")
+	}
 }
 
 // finish writes what is committed and gives the lease up. An instance that does not

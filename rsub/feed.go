@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
 
@@ -52,7 +53,7 @@ type Feed struct {
 	trouble    atomic.Pointer[error] // of the tick script
 
 	found              findings
-	logTicks, logLinks throttle
+	logTicks, logLinks throttle.Line
 }
 
 // New checks the configuration and names everything that is wrong with it. Redis

@@ -4,12 +4,13 @@ import (
 	"sync"
 	"time"
 
+	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
 
 // finding is something for the log that a read loop has come upon. It may not write the
 // line itself: the reader of the log may be stuck, and then Redis would cut the link. So
-// it notes the newest, and whoever may wait writes one line per logEvery. Ready when zero.
+// it notes the newest, and whoever may wait writes one line per throttle.Every. Ready when zero.
 type finding[T any] struct {
 	mu     sync.Mutex // guards the rest
 	newest T
@@ -33,7 +34,7 @@ func (f *finding[T]) take() (what T, dropped int, ok bool) {
 		return what, 0, false
 	}
 	what, dropped = f.newest, f.count-1
-	f.count, f.next = 0, now.Add(logEvery)
+	f.count, f.next = 0, now.Add(throttle.Every)
 	return what, dropped, true
 }
 

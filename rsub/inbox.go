@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
 
@@ -72,8 +73,8 @@ type inbox struct {
 
 	memory   inboxMemories
 	counts   inboxCounts
-	logEntry throttle
-	logFail  throttle
+	logEntry throttle.Line
+	logFail  throttle.Line
 }
 
 // pace is how soon there should be another tick for the sake of the inbox.
@@ -289,7 +290,7 @@ func (in *inbox) pause(interval time.Duration) time.Duration {
 func (in *inbox) failed(text string) {
 	in.idle()
 	in.counts.failures.Add(1)
-	if dropped, ok := in.logFail.allow(); ok {
+	if dropped, ok := in.logFail.Allow(); ok {
 		in.feed.cfg.Logger.Error("rsub: the inbox cannot be worked on", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)
 	}
 }
@@ -297,7 +298,7 @@ func (in *inbox) failed(text string) {
 func (in *inbox) tellRefused(reasons []string) {
 	for _, reason := range reasons {
 		in.counts.refuse(reason)
-		if dropped, ok := in.logEntry.allow(); ok {
+		if dropped, ok := in.logEntry.Allow(); ok {
 			in.feed.cfg.Logger.Warn("rsub: entry of the inbox refused", "kept", in.feed.cfg.Inbox+":refused", "reason", reason, "dropped", dropped)
 		}
 	}

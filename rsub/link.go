@@ -78,7 +78,7 @@ func (l *link) run(ctx context.Context) {
 		if time.Since(began) > steadyAfter && l.tickT.Load() != 0 {
 			attempt = 0
 		}
-		if dropped, ok := l.feed.logLinks.allow(); ok && ctx.Err() == nil {
+		if dropped, ok := l.feed.logLinks.Allow(); ok && ctx.Err() == nil {
 			l.feed.cfg.Logger.Warn("rsub: link lost, connecting again", "error", err, "dropped", dropped)
 		}
 		sleep(ctx, backoff(attempt))

@@ -1,7 +1,6 @@
 package rsub
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -136,29 +135,4 @@ func byCause(counts *[causes]atomic.Uint64) map[string]uint64 {
 		}
 	}
 	return m
-}
-
-// logEvery is the least time between two lines of the same kind.
-const logEvery = 10 * time.Second
-
-// throttle lets one line through per logEvery.
-type throttle struct {
-	mu      sync.Mutex
-	next    time.Time
-	dropped int
-}
-
-// allow reports whether to log now, and how many lines were left out since the
-// last one.
-func (t *throttle) allow() (dropped int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	if now.Before(t.next) {
-		t.dropped++
-		return 0, false
-	}
-	dropped = t.dropped
-	t.dropped, t.next = 0, now.Add(logEvery)
-	return dropped, true
 }

@@ -244,7 +244,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 	if foreign {
 		level = f.cfg.Logger.Error
 	}
-	if dropped, ok := f.logTicks.allow(); ok {
+	if dropped, ok := f.logTicks.Allow(); ok {
 		level("rsub: no ticks from here", "error", err, "dropped", dropped)
 	}
 	return false

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"ssed/internal/throttle"
 )
 
 // version is set by the linker, see Makefile.
@@ -116,10 +118,11 @@ func buildVersion() string {
 
 func newLogger(cfg config, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	var lines slog.Handler = slog.NewTextHandler(w, options)
 	if cfg.logJSON {
-		return slog.New(slog.NewJSONHandler(w, options))
+		lines = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(throttle.Handler(lines))
 }
 
 // drainGrace is the time beyond --drain after which the process ends even when

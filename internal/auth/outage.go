@@ -6,34 +6,27 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync"
-	"time"
-)
 
-// outageLogInterval throttles what is logged of one outage.
-const outageLogInterval = time.Minute
+	"ssed/internal/throttle"
+)
 
 // outage logs that something failed, once a minute, and that it works again.
 type outage struct {
 	logger *slog.Logger
 	what   string
-
-	mu     sync.Mutex
-	failed bool
-	logged time.Time
+	state  throttle.Outage
 }
 
 // note records how an attempt went: nil or an error without secrets.
 func (o *outage) note(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case err == nil && o.failed:
-		o.failed = false
-		o.logger.Info("auth: " + o.what + " works again")
-	case err != nil && (!o.failed || time.Since(o.logged) >= outageLogInterval):
-		o.failed, o.logged = true, time.Now()
-		o.logger.Warn("auth: "+o.what+" failed, clients are refused", "error", err)
+	if err == nil {
+		if o.state.Worked() {
+			o.logger.Info("auth: " + o.what + " works again")
+		}
+		return
+	}
+	if failures, tell := o.state.Failed(); tell {
+		o.logger.Warn("auth: "+o.what+" failed, clients are refused", "error", err, "failures", failures)
 	}
 }
 

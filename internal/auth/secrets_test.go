@@ -173,6 +173,25 @@ func TestOutagesAreLoggedWithoutSecretsAndNotEachTime(t *testing.T) {
 	}
 }
 
+// TestServiceThatFailsInTurnsDoesNotFloodTheLog: with each second answer a failure, 300
+// requests made 298 lines.
+func TestServiceThatFailsInTurnsDoesNotFloodTheLog(t *testing.T) {
+	var log safeBuffer
+	s := newService(t, nil)
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		if s.asked.Load()%2 == 1 {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}
+	a := s.uncached(t, func(cfg *Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	for i := range 300 {
+		require.Equal(t, i%2 == 1, outcome(t.Context(), a, asking(t, forNews)) == http.StatusOK)
+	}
+	// Two lines a minute; slow machines may take some.
+	require.Contains(t, log.String(), "works again")
+	require.LessOrEqual(t, strings.Count(log.String(), "\n"), 20, log.String())
+}
+
 func TestOutageEndsWithOneLine(t *testing.T) {
 	var log safeBuffer
 	o := outage{logger: slog.New(slog.NewTextHandler(&log, nil)), what: "it"}

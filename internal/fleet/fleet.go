@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/throttle"
 )
 
 // Config is what a Fleet needs.
@@ -66,6 +68,7 @@ type Fleet struct {
 	client    atomic.Pointer[rueidis.Client] // nil: none; replaced by Run
 	lastAsked atomic.Uint64                  // nonce of the last question of another
 	counters  counters
+	outage    throttle.Outage // for the log
 }
 
 // New does not need Redis yet.
@@ -116,9 +119,9 @@ func (f *Fleet) Run(ctx context.Context) {
 	answers.Go(func() { f.answer(ctx) })
 	ticker := time.NewTicker(f.cfg.Interval)
 	defer ticker.Stop()
-	for ok := true; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		if err := f.beat(ctx); ctx.Err() == nil {
-			ok = f.noted(err, ok)
+			f.noted(err)
 		}
 		select {
 		case <-ticker.C:
@@ -131,19 +134,18 @@ func (f *Fleet) Run(ctx context.Context) {
 }
 
 // noted counts a beat, and tells when Redis begins to fail and when it is there again.
-func (f *Fleet) noted(err error, before bool) (ok bool) {
+func (f *Fleet) noted(err error) {
 	if err == nil {
 		f.counters.beats.Add(1)
-		if !before {
+		if f.outage.Worked() {
 			f.cfg.Logger.Info("fleet: this instance is listed again")
 		}
-		return true
+		return
 	}
 	f.counters.beatErrors.Add(1)
-	if before {
-		f.cfg.Logger.Warn("fleet: this instance cannot be listed", "error", err)
+	if failures, tell := f.outage.Failed(); tell {
+		f.cfg.Logger.Warn("fleet: this instance cannot be listed", "error", err, "failures", failures)
 	}
-	return false
 }
 
 // beat says that the instance is there.
