@@ -21,7 +21,7 @@ type entry struct{ stream, head, data string }
 // be. Otherwise the writer keeps up, and they are small and alike: Redis does nothing
 // else during a batch, and who publishes should not wait for a hundred messages. The
 // bytes are copied once: what goes to the client must stay valid until it gives up on the connection.
-func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sseproto.ID) {
+func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID) {
 	var (
 		text    strings.Builder
 		ends    []int // in text, of stream, head and data of each message
@@ -29,7 +29,7 @@ func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sse
 		scratch [headBytes]byte
 		size    int
 	)
-	limit := pipelineDepth * s.cfg.BatchSize
+	limit := depth * s.cfg.BatchSize
 	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
 		ids = append(ids, id)
 		text.WriteString(s.keys.prefix)
@@ -42,17 +42,17 @@ func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sse
 		size += len(m.Data)
 	})
 	if through == after || low != after {
-		return nil, false, low
+		return q, low
 	}
 	most := s.cfg.BatchSize
-	if more = len(ids) == limit || size >= pipelineBytes; !more {
+	if q.more = len(ids) == limit || size >= pipelineBytes; !q.more {
 		most = min(most, max(smallBatch, (len(ids)+steps-1)/steps))
 	}
 	b := &batch{after: after}
 	room, start := batchBytes, 0
 	for i, id := range ids {
 		if len(b.entries) == most || room <= 0 {
-			batches = append(batches, b)
+			q.batches = append(q.batches, b)
 			b = &batch{after: b.through}
 			room = batchBytes
 		}
@@ -63,7 +63,8 @@ func (s *Store) collect(after sseproto.ID) (batches []*batch, more bool, low sse
 		start = data
 	}
 	b.through = through
-	return append(batches, b), more, low
+	q.batches = append(q.batches, b)
+	return q, low
 }
 
 // headBytes is room for the head of most messages.

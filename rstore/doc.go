@@ -15,7 +15,24 @@
 // A lease (a key with an expiry) keeps the others from trying. Correctness does
 // not rest on it. Only an instance whose log goes on from the watermark takes it,
 // writing prolongs it, and one whose log no longer covers the watermark gives it
-// up at once and says so on the control channel.
+// up at once and says so on the control channel. The states of a writer, which
+// every answer of a script may change (writerState, adopt):
+//
+//	            first answer             the log has more, the lease is free
+//	┌─────────┐ ───────────▶ ┌──────────┐ ────────────────────▶ ┌─────────┐
+//	│ unknown │              │ watching │                       │ writing │
+//	└─────────┘ ◀─────────── └──────────┘ ◀──────────────────── └─────────┘
+//	             no clock      │      ▲     another one holds the lease, or it   ▲
+//	  the log does not go on   │      │     ran out, or the log lost its place   │
+//	  from the watermark       ▼      │                                          │
+//	                         ┌──────────┐   its offer is the lowest              │
+//	                         │ offering │ ───────────────────────────────────────┘
+//	                         └──────────┘   (behind a gap marker)
+//
+// unknown asks four times per lease. watching waits for the log while the lease is
+// free, else it asks as often. writing sends what a tick has committed in steps while
+// Redis is near, in one pipeline when a round trip takes longer than
+// Config.FlushInterval.
 //
 // A stretch that no log covers gets a gap marker and the watermark moves over
 // it. Instances offer the position from which they can go on; when all that are

@@ -2,7 +2,6 @@ package rstore
 
 import (
 	"context"
-	"time"
 
 	"ssed/sseproto"
 )
@@ -13,38 +12,38 @@ import (
 
 // take takes the lease, or learns why not. The script gives it only to an
 // instance that knows the watermark: that is the one its log covers.
-func (w *writer) take(ctx context.Context) (again bool, wait time.Duration) {
+func (w *writer) take(ctx context.Context) outcome {
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.mark.String(), millis(w.cfg.LeaseTTL)},
+		args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.watermark.String(), millis(w.cfg.LeaseTTL)},
 	})[0]
 	if a.err != nil {
-		return false, w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
 	w.adopt(a)
 	switch a.status {
 	case statusOK:
 		w.tookOver(a)
-		return true, 0
+		return again()
 	case statusHeld:
-		return false, w.cfg.poll()
+		return after(w.cfg.poll())
 	}
 	w.refusedBy(a) // and free: look whether the log covers this watermark
-	return a.epoch != "", w.cfg.poll()
+	return retryIf(a.epoch != "", w.cfg.poll())
 }
 
 // tookOver counts a lease that was won from another instance.
 func (w *writer) tookOver(a answer) {
 	if a.writer != "" && a.writer != w.cfg.Instance {
 		w.count.takeOvers.Add(1)
-		w.log.Info("rstore: writing the history instead of another instance", "other", a.writer, "watermark", a.mark)
+		w.log.Info("rstore: writing the history instead of another instance", "other", a.writer, "watermark", a.watermark)
 	}
 }
 
 // free gives the lease up and tells the others. When it fails the lease expires.
 func (w *writer) free(ctx context.Context) {
-	w.hold(false)
+	w.release()
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
 		args: []string{"free", w.cfg.Instance, millis(w.cfg.there()), w.keys.control},
@@ -56,8 +55,8 @@ func (w *writer) free(ctx context.Context) {
 
 // uncovered is what to do when the log goes on only from low: let another
 // write, and offer to go on from low with a gap marker.
-func (w *writer) uncovered(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
-	if w.holder {
+func (w *writer) uncovered(ctx context.Context, low sseproto.ID) outcome {
+	if w.state == writing {
 		w.free(ctx)
 	}
 	if low == sseproto.MaxID {
@@ -68,17 +67,16 @@ func (w *writer) uncovered(ctx context.Context, low sseproto.ID) (again bool, wa
 
 // watch learns the truth without wanting the lease. When it is free, the next
 // thing in the log is worth a look.
-func (w *writer) watch(ctx context.Context) (again bool, wait time.Duration) {
+func (w *writer) watch(ctx context.Context) outcome {
 	a := w.run(ctx, leaseScript, call{
 		keys: []string{w.keys.clock, w.keys.lease},
 		args: []string{"look", w.cfg.Instance, millis(w.cfg.there())},
 	})[0]
 	if a.err != nil {
-		return false, w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
-	again = a.epoch != w.epoch
+	first := a.epoch != "" && a.epoch != w.epoch
 	w.adopt(a)
-	w.idle = a.holder == "" && a.epoch != ""
-	return again && a.epoch != "", w.cfg.poll()
+	return outcome{again: first, wait: w.cfg.poll(), onLog: a.holder == "" && a.epoch != ""}
 }

@@ -17,12 +17,12 @@ const startReason = "start"
 
 // skip offers to go on from low. When the offer wins, the script has written a
 // gap marker over (watermark, low] and given this instance the lease.
-func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait time.Duration) {
-	g := gap{stretch{w.mark, low}, w.skipReason()}
+func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
+	g := gap{stretch{w.watermark, low}, w.skipReason()}
 	a := w.run(ctx, skipScript, call{
 		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps, w.keys.inbox, w.keys.holes},
 		args: []string{
-			w.epoch, w.mark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
+			w.epoch, w.watermark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 			millis(w.cfg.there()), millis(w.cfg.assembled()),
 			w.keys.prefix, strconv.Itoa(w.cfg.MaxLen), millis(w.cfg.TTL),
@@ -32,27 +32,28 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) (again bool, wait ti
 		if errorCode(a.err) == "" {
 			w.unsure = &g
 		}
-		return false, w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), errorCode(a.err))
 	}
 	w.recovered()
 	lost := w.covered
 	w.adopt(a)
-	w.covered = lost && a.mark == g.from // an offer that stands keeps its reason
+	w.covered = lost && a.watermark == g.from // an offer that stands keeps its reason
 	switch a.status {
 	case statusOK:
 		w.marked(g)
 		w.count.saved.Add(uint64(a.n))
 		w.tookOver(a)
-		return true, 0
+		return again()
 	case statusWait:
 		// The last of the others may offer at any moment, and everybody's live
 		// streams may be waiting for what comes after the gap.
-		return false, min(w.cfg.poll()/4, time.Duration(a.n)*time.Millisecond)
+		w.state = offering
+		return after(min(w.cfg.poll()/4, time.Duration(a.n)*time.Millisecond))
 	case statusHeld:
-		return false, w.cfg.poll()
+		return after(w.cfg.poll())
 	}
 	w.refusedBy(a)
-	return a.epoch != "", w.cfg.poll()
+	return retryIf(a.epoch != "", w.cfg.poll())
 }
 
 // marked counts a gap marker of this instance.
@@ -67,7 +68,7 @@ func (w *writer) marked(g gap) {
 
 func (w *writer) skipReason() string {
 	switch {
-	case w.mark.IsZero():
+	case w.watermark.IsZero():
 		return startReason
 	case w.covered:
 		// The log had it and let go of it before it was written.

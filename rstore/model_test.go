@@ -80,17 +80,17 @@ func (m *model) move() {
 	case p < 35:
 		m.publish()
 	case p < 75:
-		wr.due = time.Time{}
+		wr.lookAt = time.Time{}
 		wr.step(m.ctx(), true)
 	case p < 80: // believes to hold the lease
 		if wr.epoch != "" {
-			wr.hold(true)
+			wr.state = writing
 		}
 	case p < 84:
 		require.NoError(m.t, m.do("DEL", wr.keys.lease).Error())
 	case p < 88: // collects, and is stopped
-		if wr.read() == wr.mark && len(wr.pending) > 0 {
-			m.zombies = append(m.zombies, zombie{wr, wr.epoch, wr.pending})
+		if wr.read() == wr.watermark && len(wr.queue.batches) > 0 {
+			m.zombies = append(m.zombies, zombie{wr, wr.epoch, wr.queue.batches})
 		}
 	case p < 91:
 		m.zombiesWake()
@@ -173,7 +173,7 @@ func (m *model) watermark() sseproto.ID {
 func (m *model) settleAll() {
 	require.Eventually(m.t, func() bool {
 		for _, wr := range m.writers {
-			wr.due = time.Time{}
+			wr.lookAt = time.Time{}
 			wr.step(m.ctx(), true)
 		}
 		return m.watermark() == m.id(m.now, 0)

@@ -46,16 +46,16 @@ func newScript(text string) *script {
 type call struct{ keys, args []string }
 
 // answer is what every script returns. The truth at that moment is in epoch,
-// mark and holder, whatever the status.
+// watermark and holder, whatever the status.
 type answer struct {
-	status  string
-	epoch   string // "" while there is no clock
-	mark    sseproto.ID
-	holder  string // of the lease, "" when free
-	writer  string // who moved the watermark last
-	n       int64
-	refused int64
-	failure string // error answer that ended the script early
+	status    string
+	epoch     string // "" while there is no clock
+	watermark sseproto.ID
+	holder    string // of the lease, "" when free
+	writer    string // who moved the watermark last
+	n         int64
+	refused   int64
+	failure   string // error answer that ended the script early
 
 	err error // no answer; whether the script ran is unknown unless Redis said so
 }
@@ -138,8 +138,8 @@ func parseAnswer(r rueidis.RedisResult) (a answer) {
 		return n
 	}
 	a = answer{status: text(0), epoch: text(1), holder: text(3), writer: text(4), n: number(5), refused: number(6), failure: text(7)}
-	mark, e := sseproto.ParseID(text(2))
-	a.mark = mark
+	watermark, e := sseproto.ParseID(text(2))
+	a.watermark = watermark
 	if err = errors.Join(err, e); err != nil {
 		return answer{err: fmt.Errorf("%w: %w", errAnswer, err)}
 	}

@@ -78,9 +78,9 @@ type counters struct {
 	times        [len(TimeBounds) + 1]atomic.Uint64
 	timeSumNanos atomic.Int64
 
-	writer atomic.Bool
-	mark   atomic.Pointer[sseproto.ID]
-	behind atomic.Int64 // Unix ns since when messages wait, 0 when none do
+	writer    atomic.Bool
+	watermark atomic.Pointer[sseproto.ID]
+	behind    atomic.Int64 // Unix ns since when messages wait, 0 when none do
 }
 
 // Stats returns a snapshot. Safe for concurrent use.
@@ -108,7 +108,7 @@ func (s *Store) Stats() Stats {
 // Watermark returns how far the history is written, as far as this instance
 // knows; zero before the first answer. Safe for concurrent use.
 func (s *Store) Watermark() sseproto.ID {
-	if id := s.count.mark.Load(); id != nil {
+	if id := s.count.watermark.Load(); id != nil {
 		return *id
 	}
 	return sseproto.ID{}

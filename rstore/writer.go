@@ -69,11 +69,11 @@ func (s *Store) Run(ctx context.Context) error {
 	asked := false
 	for ctx.Err() == nil {
 		changed := s.src.Changed() // before the look, so that nothing falls between
-		wait := w.step(ctx, asked)
+		o := w.step(ctx, asked)
 		asked = false
-		timer.Reset(wait)
-		if !w.idle {
-			changed = nil // the wait is meant: backoff, flush interval, another's lease
+		timer.Reset(o.wait)
+		if !o.onLog {
+			changed = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -87,145 +87,214 @@ func (s *Store) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// writerState is where the writer stands; the package's doc draws it. Only adopt,
+// skip and release change it.
+type writerState uint8
+
+const (
+	unknown  writerState = iota // no answer yet, or Redis has no clock
+	watching                    // the truth is known, another instance or nobody writes
+	offering                    // as watching; an offer to go on behind a gap stands
+	writing                     // this instance holds the lease, as far as it knows
+)
+
 // writer is the state of the goroutine of Run.
 type writer struct {
 	*Store
-	epoch   string      // "" before the first answer
-	mark    sseproto.ID // watermark
-	covered bool        // the log has covered what follows mark
+	state writerState
 
-	holder  bool          // of the lease
-	renewed time.Time     // when it was last prolonged
-	pending []*batch      // read from the log in the epoch above, continuing each other, not sent yet
-	more    bool          // the log had more than pending and what was sent with it
-	flushed time.Time     // last append with the writer not behind
-	rest    time.Duration // after it
-	due     time.Time     // next look at the lease of another
-	idle    bool          // nothing to write and nobody else at it: wait for the log
+	// What Redis said last; zero while unknown.
+	epoch     string
+	watermark sseproto.ID
 
-	unsaid int64     // refused messages since the last line about them
-	told   time.Time // when that was
+	// covered: the log went on from this watermark at some time. Should it do so no
+	// more, messages were lost here, and not in an outage.
+	covered bool
+	unsure  *gap // a marker that may have been written: the answer was cut off
 
-	failures int             // in a row
+	lookAt time.Time // watching, offering: next look at the lease of another
+
+	queue   queue         // writing
+	renewed time.Time     // writing: when the lease was last prolonged
+	restTo  time.Time     // writing: no batch before
+	took    time.Duration // writing: the last round trip with batches
+
+	failures int             // script runs that failed, in a row
 	outage   throttle.Outage // of two in a row, for the log
-	unsure   *gap            // a marker that may have been written: the answer was cut off
+	rejected rejections
+}
+
+// queue is what was read from the log in the writer's epoch and not sent yet:
+// batches that continue each other.
+type queue struct {
+	batches []*batch
+	more    bool // the log had more than fits: the writer is behind
+}
+
+// outcome is what the writer does after a round.
+type outcome struct {
+	again bool          // something was learned that can be acted on now
+	wait  time.Duration // else: how long to wait
+	onLog bool          // what comes into the log ends the wait
+}
+
+// again acts at once on what was learned.
+func again() outcome { return outcome{again: true} }
+
+// after waits, whatever comes into the log: backoff, pace, another's lease.
+func after(d time.Duration) outcome { return outcome{wait: d} }
+
+// retryIf acts at once if there is something to act on, else waits.
+func retryIf(now bool, d time.Duration) outcome {
+	if now {
+		return again()
+	}
+	return after(d)
 }
 
 // maxRounds bounds one step, so that ctx gets a look in between.
 const maxRounds = 16
 
-// step does what can be done now and returns how long to wait at most.
-func (w *writer) step(ctx context.Context, asked bool) time.Duration {
-	if left := time.Until(w.due); !w.holder && !asked && left > 0 {
-		w.idle = false
-		return left
+// step does what can be done now. Asked: the lease may be free.
+func (w *writer) step(ctx context.Context, asked bool) outcome {
+	if left := time.Until(w.lookAt); w.state != writing && !asked && left > 0 {
+		return after(left)
 	}
 	for range maxRounds {
-		again, wait := w.advance(ctx)
-		if !again {
-			w.due = time.Time{}
-			if !w.holder && !w.idle {
-				w.due = time.Now().Add(wait)
+		o := w.advance(ctx)
+		if !o.again {
+			w.lookAt = time.Time{}
+			if w.state != writing && !o.onLog {
+				w.lookAt = time.Now().Add(o.wait)
 			}
-			return wait
+			return o
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return 0
+	return after(0)
 }
 
-// advance is one round with Redis at most. Again says that it has learned
-// something to act on now.
-func (w *writer) advance(ctx context.Context) (again bool, wait time.Duration) {
-	w.idle = false
-	if w.epoch == "" {
+// advance is one round with Redis at most.
+func (w *writer) advance(ctx context.Context) outcome {
+	switch w.state {
+	case unknown:
+		return w.watch(ctx)
+	case writing:
+		return w.write(ctx)
+	}
+	through, low := w.glance()
+	switch {
+	case low != w.watermark:
+		return w.uncovered(ctx, low)
+	case through == w.watermark:
 		return w.watch(ctx)
 	}
-	if !w.holder {
-		through, low := w.glance()
-		switch {
-		case low != w.mark:
-			return w.uncovered(ctx, low)
-		case through == w.mark:
-			return w.watch(ctx)
-		}
-		return w.take(ctx)
-	}
-	if left := w.rest - time.Since(w.flushed); left > 0 {
-		return false, left
+	return w.take(ctx)
+}
+
+// write is a round of the instance that holds the lease.
+func (w *writer) write(ctx context.Context) outcome {
+	if left := time.Until(w.restTo); left > 0 {
+		return after(left)
 	}
 	switch low := w.read(); {
-	case low != w.mark:
+	case low != w.watermark:
 		return w.uncovered(ctx, low)
-	case len(w.pending) > 0:
+	case len(w.queue.batches) > 0:
 		return w.append(ctx)
 	}
 	w.covered = true
 	w.count.behind.Store(0)
 	if time.Since(w.renewed) > w.cfg.LeaseTTL {
-		w.hold(false) // run out: no ticks, or a log without a link
+		w.release() // run out: no ticks, or a log without a link
 	}
-	w.idle = true
-	return false, w.cfg.poll()
+	return outcome{wait: w.cfg.poll(), onLog: true}
 }
 
-// read fills pending from the log, unless it goes on from the watermark already.
+// read fills the queue from the log, unless it goes on from the watermark already.
 func (w *writer) read() (low sseproto.ID) {
-	if len(w.pending) > 0 && w.pending[0].after == w.mark {
-		return w.mark
+	if q := w.queue.batches; len(q) > 0 && q[0].after == w.watermark {
+		return w.watermark
 	}
-	w.pending, w.more, low = w.collect(w.mark)
+	w.queue, low = w.collect(w.watermark, w.depth())
 	return low
 }
 
-// append sends what is pending: the first batch, or, when the writer is behind, all in
-// one pipeline. Each expects the watermark that the one before leaves, so after a
-// failure the rest fails too, by itself.
-func (w *writer) append(ctx context.Context) (again bool, wait time.Duration) {
+// depth is how many full batches a writer that is behind takes at once.
+func (w *writer) depth() int {
+	if w.took > w.cfg.FlushInterval {
+		return max(pipelineDepth, min(farDepth, maxBatch/w.cfg.BatchSize))
+	}
+	return pipelineDepth
+}
+
+// share is how many of the queued batches go into the next pipeline. All, when the
+// writer is behind. Otherwise as few as get all steps of a tick through in one
+// FlushInterval: one after the other on a near Redis, which gets to other work in
+// between, and all at once where a round trip takes longer than that.
+func (w *writer) share() int {
+	n := len(w.queue.batches)
+	if w.queue.more || w.took >= w.cfg.FlushInterval {
+		return n
+	}
+	return min(n, 1+int(steps*w.took/w.cfg.FlushInterval))
+}
+
+// append sends a share of the queue in one pipeline. Each batch expects the watermark
+// that the one before leaves, so after a failure the rest fails too.
+func (w *writer) append(ctx context.Context) outcome {
 	w.covered = true
 	w.count.behind.CompareAndSwap(0, time.Now().UnixNano())
-	n := 1
-	if w.more {
-		n = len(w.pending)
-	}
-	batches := w.pending[:n]
-	w.pending = w.pending[n:]
+	n := w.share()
+	batches, behind := w.queue.batches[:n], w.queue.more
+	w.queue.batches = w.queue.batches[n:]
 	calls := make([]call, n)
 	for i, b := range batches {
 		calls[i] = w.appendCall(w.epoch, b)
 	}
 	sent := time.Now()
 	answers := w.run(ctx, appendScript, calls...)
-	w.count.wrote(time.Since(sent))
+	w.took = time.Since(sent)
+	w.count.wrote(w.took)
+	var failure *outcome
 	for i, a := range answers {
-		if again, wait, ok := w.settle(a, batches[i]); !ok {
-			return again, wait
+		if failure != nil && (a.err != nil || a.status != statusOK) {
+			continue // it failed with the one before
+		}
+		// One behind a refused batch counts if another writer moved the watermark to
+		// where it begins.
+		if o, ok := w.acknowledge(a, batches[i]); !ok {
+			failure = &o
 		}
 	}
-	if w.more {
-		return true, 0
+	if failure != nil {
+		return *failure
 	}
-	w.flushed, w.rest = time.Now(), w.cfg.FlushInterval
-	if len(w.pending) > 0 {
-		w.rest /= steps
+	if behind {
+		return again()
+	}
+	rest := w.cfg.FlushInterval
+	if len(w.queue.batches) > 0 {
+		rest /= steps
 	} else {
 		w.count.behind.Store(0)
 	}
-	return w.rest == 0, w.rest
+	w.restTo = time.Now().Add(rest)
+	return retryIf(rest == 0, rest)
 }
 
-// settle takes in the answer to a batch. Not ok: the batches behind it failed too.
-func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok bool) {
+// acknowledge takes in the answer to a batch. Not ok: the outcome is what to do about it.
+func (w *writer) acknowledge(a answer, b *batch) (o outcome, ok bool) {
 	if a.err != nil {
-		return false, w.failed(a.err.Error(), errorCode(a.err)), false
+		return w.failed(a.err.Error(), errorCode(a.err)), false
 	}
 	w.adopt(a)
 	w.count.appended.Add(uint64(a.n))
 	if a.refused > 0 {
 		w.count.refused.Add(uint64(a.refused))
-		w.tellRefused(a.refused)
+		w.rejected.tell(w.log, a.refused)
 	}
 	switch a.status {
 	case statusOK:
@@ -235,58 +304,68 @@ func (w *writer) settle(a answer, b *batch) (again bool, wait time.Duration, ok 
 			w.count.advances.Add(1)
 		}
 		if a.failure != "" {
-			return false, w.failed(a.failure, codeOf(a.failure)), true
+			return w.failed(a.failure, codeOf(a.failure)), true
 		}
 		w.recovered()
-		return true, 0, true
+		return again(), true
 	case statusFailed:
-		return false, w.failed(a.failure, codeOf(a.failure)), false
+		return w.failed(a.failure, codeOf(a.failure)), false
 	}
 	w.refusedBy(a)
-	return true, 0, false
+	return again(), false
 }
 
-// refusedEvery is the least time between two lines about refused messages: a
-// spoiled key would have one for every batch.
-const refusedEvery = 10 * time.Second
+// rejections says in the log that streams rejected messages: a spoiled key would have
+// a line for every batch.
+type rejections struct {
+	line   throttle.Line
+	untold int64 // messages
+}
 
-func (w *writer) tellRefused(n int64) {
-	if w.unsaid += n; time.Since(w.told) < refusedEvery {
-		return
+func (r *rejections) tell(log *slog.Logger, n int64) {
+	r.untold += n
+	if _, ok := r.line.Allow(); ok {
+		log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", r.untold)
+		r.untold = 0
 	}
-	w.log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", w.unsaid)
-	w.unsaid, w.told = 0, time.Now()
 }
 
 // adopt takes over what Redis says.
 func (w *writer) adopt(a answer) {
-	if a.epoch != w.epoch || a.mark != w.mark {
+	if a.epoch != w.epoch || a.watermark != w.watermark {
 		w.covered = false
 	}
 	if a.epoch != w.epoch {
-		w.pending = nil
+		w.queue = queue{}
 	}
 	if g := w.unsure; g != nil {
 		w.unsure = nil
-		if a.mark == g.to && a.writer == w.cfg.Instance {
+		if a.watermark == g.to && a.writer == w.cfg.Instance {
 			w.marked(*g)
 		}
 	}
-	w.epoch, w.mark = a.epoch, a.mark
-	w.count.mark.Store(&a.mark)
-	w.hold(a.holder == w.cfg.Instance)
-	if w.holder && a.status == statusOK {
-		w.renewed = time.Now()
+	w.epoch, w.watermark = a.epoch, a.watermark
+	w.count.watermark.Store(&a.watermark)
+	switch {
+	case a.epoch == "":
+		w.release()
+		w.state = unknown
+	case a.holder != w.cfg.Instance:
+		w.release()
+	default:
+		w.state = writing
+		w.count.writer.Store(true)
+		if a.status == statusOK {
+			w.renewed = time.Now()
+		}
 	}
 }
 
-func (w *writer) hold(holder bool) {
-	w.holder = holder
-	w.count.writer.Store(holder)
-	if !holder {
-		w.pending = nil
-		w.count.behind.Store(0)
-	}
+// release notes that this instance does not write.
+func (w *writer) release() {
+	w.state, w.queue = watching, queue{}
+	w.count.writer.Store(false)
+	w.count.behind.Store(0)
 }
 
 func (w *writer) refusedBy(a answer) {
@@ -298,18 +377,18 @@ func (w *writer) refusedBy(a answer) {
 	}
 }
 
-// failed counts an error and returns how long to wait before the next try. The
-// first failure is tried again at once: most are a connection that was cut.
-func (w *writer) failed(text, code string) time.Duration {
+// failed counts an error. The first failure is tried again at once: most are a
+// connection that was cut.
+func (w *writer) failed(text, code string) outcome {
 	w.count.failed(code)
 	w.failures++
 	if w.failures == 1 {
-		return 0
+		return after(0)
 	}
 	if failures, tell := w.outage.Failed(); tell {
 		w.log.Error("rstore: history is not written", "error", text, "failures", failures)
 	}
-	return min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10))
+	return after(min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10)))
 }
 
 func (w *writer) recovered() {
@@ -325,28 +404,28 @@ func (w *writer) recovered() {
 func (w *writer) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	w.flushed = time.Time{} // what there is now is all there will be
-	if !w.holder {
+	w.restTo = time.Time{} // what there is now is all there will be
+	if w.state != writing {
 		w.watch(ctx) // the last look may be a poll ago
 	}
 	epoch, end := w.epoch, w.end()
-	for ctx.Err() == nil && w.epoch != "" && w.leaves() {
-		waited := !w.holder
-		if again, wait := w.advance(ctx); !again {
-			pause(ctx, min(wait, w.cfg.poll()/4))
+	for ctx.Err() == nil && w.state != unknown && w.leaves() {
+		waited := w.state != writing
+		if o := w.advance(ctx); !o.again {
+			pause(ctx, min(o.wait, w.cfg.poll()/4))
 		}
-		if waited && !w.holder && epoch == w.epoch && !w.mark.Less(end) {
+		if waited && w.state != writing && epoch == w.epoch && !w.watermark.Less(end) {
 			break
 		}
 	}
-	if w.holder {
+	if w.state == writing {
 		w.free(ctx)
 	}
 }
 
 // end returns up to where the log has something.
 func (w *writer) end() sseproto.ID {
-	end := w.mark
+	end := w.watermark
 	for range maxRounds { // a span of the log each, and the gap in front of it
 		through, low := w.src.ReadCommitted(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message) {})
 		if low != end {
@@ -362,13 +441,13 @@ func (w *writer) end() sseproto.ID {
 
 // glance asks the log what follows the watermark without taking it.
 func (w *writer) glance() (through, low sseproto.ID) {
-	return w.src.ReadCommitted(w.mark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
+	return w.src.ReadCommitted(w.watermark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
 }
 
 // leaves reports whether the log has something that the history lacks.
 func (w *writer) leaves() bool {
 	through, low := w.glance()
-	return low != sseproto.MaxID && (low != w.mark || through != w.mark)
+	return low != sseproto.MaxID && (low != w.watermark || through != w.watermark)
 }
 
 // pause waits for d or the end of ctx.

@@ -102,7 +102,9 @@ func TestBatchesOfAWriterThatIsBehindAreFull(t *testing.T) {
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))
 	log.commit(w.id(1, 0), w.burst(0, 5000, 300)...)
-	s := w.store(w.config("a"), log)
+	cfg := w.config("a")
+	cfg.FlushInterval = 200 * time.Millisecond // a round trip is shorter: Redis is near
+	s := w.store(cfg, log)
 	w.start(s)
 	w.waitMark(s, w.id(1, 0))
 	require.EqualValues(t, 5000, s.Stats().Appended)
@@ -159,18 +161,19 @@ func TestStepsOfALostEpochAreReadAgain(t *testing.T) {
 	w.settle(wr)
 	all := w.burst(1, 4*smallBatch, 3)
 	log.commit(w.id(2, 0), all...)
-	require.Equal(t, wr.mark, wr.read())
+	require.Equal(t, wr.watermark, wr.read())
+	wr.took = 0 // Redis is near
 	wr.append(t.Context())
-	require.Equal(t, all[smallBatch-1].id, wr.mark)
-	require.Len(t, wr.pending, 3)
+	require.Equal(t, all[smallBatch-1].id, wr.watermark)
+	require.Len(t, wr.queue.batches, 3)
 
 	require.NoError(t, w.do("FLUSHALL").Error())
 	w.clock("e2")
 	wr.append(t.Context())
 	require.Equal(t, "e2", wr.epoch)
-	require.Empty(t, wr.pending)
+	require.Empty(t, wr.queue.batches)
 	w.settle(wr)
-	require.Equal(t, w.id(2, 0), wr.mark)
+	require.Equal(t, w.id(2, 0), wr.watermark)
 	w.requireHistory(all)
 }
 
@@ -209,11 +212,11 @@ func TestTwoForcedWritersWriteOnce(t *testing.T) {
 		stores = append(stores, s)
 		wg.Go(func() {
 			wr := &writer{Store: s}
-			for wr.mark.Less(w.id(ticks, 0)) && t.Context().Err() == nil {
-				if wr.epoch != "" && !wr.mark.IsZero() {
-					wr.hold(true)
+			for wr.watermark.Less(w.id(ticks, 0)) && t.Context().Err() == nil {
+				if wr.epoch != "" && !wr.watermark.IsZero() {
+					wr.state = writing
 				}
-				wr.due = time.Time{}
+				wr.lookAt = time.Time{}
 				wr.step(t.Context(), true)
 			}
 		})
@@ -232,24 +235,24 @@ func TestZombieWriterChangesNothing(t *testing.T) {
 	log := newTestLog(w.id(0, 0))
 	zombie := &writer{Store: w.store(w.config("zombie"), log)}
 	w.settle(zombie)
-	require.True(t, zombie.holder)
+	require.Equal(t, writing, zombie.state)
 
 	first := w.burst(1, 50, 3)
 	log.commit(w.id(2, 0), first...)
-	require.Equal(t, zombie.mark, zombie.read())
+	require.Equal(t, zombie.watermark, zombie.read())
 
 	require.NoError(t, w.do("DEL", zombie.keys.lease).Error())
 	other := &writer{Store: w.store(w.config("other"), log)}
 	second := w.burst(2, 50, 3)
 	log.commit(w.id(3, 0), second...)
 	w.settle(other)
-	require.Equal(t, w.id(3, 0), other.mark)
+	require.Equal(t, w.id(3, 0), other.watermark)
 	require.EqualValues(t, 1, other.Stats().TakeOvers)
 
 	zombie.append(t.Context())
 	require.EqualValues(t, 1, zombie.Stats().RefusedStale)
-	require.False(t, zombie.holder, "it learns that another instance writes")
-	require.Equal(t, w.id(3, 0), zombie.mark)
+	require.NotEqual(t, writing, zombie.state, "it learns that another instance writes")
+	require.Equal(t, w.id(3, 0), zombie.watermark)
 	w.requireHistory(append(first, second...))
 }
 
@@ -257,9 +260,8 @@ func TestZombieWriterChangesNothing(t *testing.T) {
 func (w *world) settle(wr *writer) {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
-		wr.due = time.Time{}
-		wr.step(w.ctx(), true)
-		return wr.idle
+		wr.lookAt = time.Time{}
+		return wr.step(w.ctx(), true).onLog
 	}, 10*time.Second, time.Millisecond, "%+v", wr.Stats())
 }
 
@@ -500,8 +502,8 @@ func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
 	w.settle(a)
 
 	wait := b.step(t.Context(), true)
-	require.False(t, b.holder)
-	require.Equal(t, b.cfg.LeaseTTL/4, wait, "it looks again four times per lease")
+	require.NotEqual(t, writing, b.state)
+	require.Equal(t, b.cfg.LeaseTTL/4, wait.wait, "it looks again four times per lease")
 	ttl, err := w.do("PTTL", a.keys.lease).AsInt64()
 	require.NoError(t, err)
 	require.LessOrEqual(t, ttl, b.cfg.LeaseTTL.Milliseconds())
@@ -510,10 +512,10 @@ func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
 	second := w.burst(2, smallBatch, 3)
 	log.commit(w.id(3, 0), second...)
 	require.NoError(t, w.do("DEL", a.keys.lease).Error())
-	b.due = time.Time{}
+	b.lookAt = time.Time{}
 	b.step(t.Context(), false)
-	require.True(t, b.holder)
-	require.Equal(t, w.id(3, 0), b.mark)
+	require.Equal(t, writing, b.state)
+	require.Equal(t, w.id(3, 0), b.watermark)
 	require.EqualValues(t, 1, b.Stats().TakeOvers)
 	w.requireHistory(append(first, second...))
 }
@@ -572,7 +574,7 @@ func TestLowestOfferWins(t *testing.T) {
 	var writers []*writer
 	round := func() {
 		for _, wr := range writers {
-			wr.due = time.Time{}
+			wr.lookAt = time.Time{}
 			wr.step(t.Context(), true)
 		}
 	}
@@ -611,7 +613,7 @@ func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
 	}
 	step := func(list ...int) {
 		for _, i := range list {
-			writers[i].due = time.Time{}
+			writers[i].lookAt = time.Time{}
 			writers[i].step(t.Context(), true)
 		}
 	}
@@ -628,7 +630,7 @@ func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
 	require.Empty(t, w.markers(), "only the lowest offer goes ahead")
 	step(1)
 	require.Equal(t, []gap{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
-	require.True(t, writers[1].holder)
+	require.Equal(t, writing, writers[1].state)
 }
 
 // Who was not heard of for long is not waited for, and who comes back after
@@ -668,7 +670,7 @@ func TestOfferOfAGoneInstanceLapses(t *testing.T) {
 	log := newTestLog(w.id(20, 0))
 	b := &writer{Store: w.store(cfg, log)}
 	w.settle(b)
-	require.Equal(t, w.id(20, 0), b.mark)
+	require.Equal(t, w.id(20, 0), b.watermark)
 }
 
 func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
@@ -679,10 +681,10 @@ func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
 	log.spans = []span{{low: w.id(0, 0), end: w.id(5, 0)}}
 	wr := &writer{Store: w.store(w.config("a"), log)}
 	for range 5 {
-		wr.due = time.Time{}
+		wr.lookAt = time.Time{}
 		wr.step(t.Context(), true)
 	}
-	require.False(t, wr.holder)
+	require.NotEqual(t, writing, wr.state)
 	require.Equal(t, w.id(10, 0), wr.Watermark())
 	require.Empty(t, w.markers())
 }
