@@ -159,3 +159,56 @@ func TestAdminListenerDemandsItsToken(t *testing.T) {
 	require.Equal(t, 200, post("Bearer "+token))
 	require.NotContains(t, in.Log(), token)
 }
+
+// TestTokensHaveRolesAndAreChangedWhileItRuns: a backend publishes with its own token,
+// which is exchanged without a restart.
+func TestTokensHaveRolesAndAreChangedWhileItRuns(t *testing.T) {
+	const all, read, before, after = "all-0123456789abcdef", "read-0123456789abcdef", "pub1-0123456789abcdef", "pub2-0123456789abcdef"
+	file := writeFile(t, "tokens", "all "+all+" ops\nread "+read+" prometheus\npublish "+before+" backend\n")
+	in := start(t, "--admin-token-file", file)
+	ask := func(token, method, path string) int {
+		req, err := http.NewRequest(method, in.admin+path, strings.NewReader("x"))
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	require.Equal(t, 200, ask(read, "GET", "/metrics"))
+	require.Equal(t, 403, ask(read, "POST", "/publish?channel_id=a"))
+	require.Equal(t, 403, ask(read, "GET", "/debug/pprof/cmdline"))
+	require.Equal(t, 403, ask(before, "GET", "/metrics"))
+	require.Equal(t, 200, ask(before, "POST", "/publish?channel_id=a"))
+	require.Equal(t, 404, ask(all, "DELETE", "/api/connections/0-1-1"))
+
+	// ssed pub takes the first token of the file that may publish.
+	mine := writeFile(t, "mine", "read "+read+"\npublish "+after+"\n")
+	code, _, stderr := runProgram(t, nil, "pub", "--admin-url", in.admin, "--admin-token-file", mine, "a", "x")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "401")
+	require.NoError(t, os.WriteFile(file, []byte("all "+all+" ops\npublish "+after+" backend\n"), 0o600))
+	code, _, stderr = runProgram(t, nil, "pub", "--admin-url", in.admin, "--admin-token-file", mine, "a", "x")
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, 401, ask(before, "POST", "/publish?channel_id=a"))
+	require.Contains(t, in.metricsWith(all), `ssed_admin_denied_total{reason="token"} 2`)
+	require.Contains(t, in.Log(), `"msg":"admin: audit","method":"DELETE","target":"/api/connections/0-1-1","status":404,"by":"ops"`)
+	require.NotContains(t, in.Log(), "0123456789abcdef")
+	code, _, stderr = runProgram(t, nil, "pub", "--admin-token-file", writeFile(t, "reader", "read "+read), "a", "x")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "no token in it is for publishing")
+}
+
+// TestPageOfAnotherHostReadsNothing: DNS rebinding, as a browser would send it.
+func TestPageOfAnotherHostReadsNothing(t *testing.T) {
+	in := start(t)
+	for _, path := range []string{"/", "/metrics", "/api/stats", "/api/channels", "/api/connections", "/api/live", "/debug/pprof/cmdline"} {
+		req, err := http.NewRequest(http.MethodGet, in.admin+path, nil)
+		require.NoError(t, err)
+		req.Host = "evil.example:9090"
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 403, resp.StatusCode, path)
+	}
+}

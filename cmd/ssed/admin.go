@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ssed/internal/admin"
+	"ssed/internal/throttle"
 )
 
 // Bounds of an admin connection. That on writing begins with the request; a profile adds
@@ -56,7 +57,10 @@ func (s *server) adminConfig(host string) admin.Config {
 		Ready:           s.ready,
 		Metrics:         metricsHandler(s),
 		Pprof:           s.cfg.adminPprof,
-		Token:           s.cfg.adminToken,
+		Tokens:          s.cfg.adminTokens,
+		TokenFile:       s.cfg.adminTokenFile,
+		Logger:          s.log,
+		Audit:           slog.New(throttle.Unbounded(s.log.Handler())),
 		Host:            host,
 		Exposed:         !isLoopback(s.adminListener.Addr()),
 		Streams:         s.streamAddr(),

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/engine"
+	"ssed/internal/admin"
 	"ssed/internal/auth"
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -29,9 +30,10 @@ type config struct {
 
 	auth auth.Config
 
-	admin      string // "": none
-	adminToken string // "": none
-	adminPprof bool
+	admin          string        // "": none
+	adminTokens    []admin.Token // none: no token is demanded
+	adminTokenFile string        // "": they come from elsewhere
+	adminPprof     bool
 
 	maxMessageBytes int
 	instance        string
@@ -69,7 +71,8 @@ func (f *flags) config() (config, error) {
 		redis:           f.redisConfig(&p),
 		auth:            f.authConfig(&p),
 		admin:           p.adminAddr(f.Admin),
-		adminToken:      p.adminToken(f.AdminToken, f.AdminTokenFile),
+		adminTokens:     p.adminTokens(f.AdminToken, f.AdminTokenFile),
+		adminTokenFile:  f.AdminTokenFile,
 		adminPprof:      p.toggle("--pprof", f.Pprof),
 		maxMessageBytes: int(p.bytes("--max-message-bytes", f.MaxMessage, 1, 256<<20)),
 		instance:        p.instance(f.Instance),
@@ -373,32 +376,26 @@ func (p *problems) adminAddr(text string) string {
 	return text
 }
 
-// minTokenBytes is what guessing over a network does not get through: 96 bits when
-// the characters are those of base64 and random.
-const minTokenBytes = 16
-
-// adminToken never repeats what it checks.
-func (p *problems) adminToken(text, path string) string {
-	flag := "--admin-token"
-	if path != "" {
-		if text != "" {
-			p.add("--admin-token-file", "only one of it and --admin-token can be given")
-			return ""
+// adminTokens never repeats what it checks.
+func (p *problems) adminTokens(text, path string) []admin.Token {
+	if path == "" {
+		if text == "" {
+			return nil
 		}
-		flag = "--admin-token-file"
-		content, err := os.ReadFile(path)
-		if err != nil {
-			p.add(flag, "%w", err)
-			return ""
+		if err := admin.CheckToken(text); err != nil {
+			p.add("--admin-token", "%w", err)
 		}
-		text = strings.TrimSpace(string(content))
-	} else if text == "" {
-		return ""
+		return []admin.Token{{Role: admin.RoleAll, Name: string(admin.RoleAll), Text: text}}
 	}
-	if len(text) < minTokenBytes || strings.ContainsFunc(text, isNotPrintableASCII) {
-		p.add(flag, "the token has not at least %d printable ASCII characters without spaces", minTokenBytes)
+	if text != "" {
+		p.add("--admin-token-file", "only one of it and --admin-token can be given")
+		return nil
 	}
-	return text
+	tokens, err := admin.ReadTokens(path)
+	if err != nil {
+		p.add("--admin-token-file", "%w", err)
+	}
+	return tokens
 }
 
 // completeURL leaves it to the package what else is wrong with the URL, such as a user.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"ssed/engine"
+	"ssed/internal/admin"
 	"ssed/internal/doctor"
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -136,7 +137,7 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 		}
 	}
 	pub := pubCommand{Channel: channel}
-	send, done := pub.byAdmin(adminURL(serve.admin), serve.adminToken)
+	send, done := pub.byAdmin(adminURL(serve.admin), admin.TokenFor(serve.adminTokens, admin.RolePublish))
 	if serve.redis != nil {
 		send, done = pub.byRedis(serve.redis.client)
 	} else if serve.admin == "" {

@@ -67,8 +67,8 @@ type flags struct {
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
 	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the dashboard, the API, POST /publish, /metrics, /health and /ready. off turns it off."`
-	AdminToken     string `group:"admin" placeholder:"TEXT" help:"What the admin listener demands as bearer token, or as password of a browser, but for /health and /ready. The command line is visible to other users: give it by environment or file."`
-	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File that holds the token."`
+	AdminToken     string `group:"admin" placeholder:"TEXT" help:"What the admin listener demands as bearer token, or as password of a browser, but for /health and /ready. It may do everything. The command line is visible to other users: give it by environment or file."`
+	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File of tokens, one on a line: a token alone, or a role (publish, read or all), the token and a name for the log. It is read again when it changes."`
 	Pprof          toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`
 
 	LogLevel  string `group:"logging" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`

@@ -99,6 +99,9 @@ func oneIf(is bool) float64 {
 func (ch scrape) admin(c *admin.Counts) {
 	ch.gauge("ssed_admin_connections", "Open connections of the admin listener.", float64(c.Connections))
 	ch.counter("ssed_admin_connections_refused_total", "Connections of the admin listener that were closed at once: too many are open.", c.ConnectionsRefused)
+	for _, reason := range admin.DenyReasons() {
+		ch.counter("ssed_admin_denied_total", "Requests to the admin listener that had no right to what they asked for, by reason.", c.Denied[reason], "reason", reason.String())
+	}
 	ch.gauge("ssed_admin_bodies", "Large bodies that are held, from before they are read until they are published.", float64(c.Bodies))
 	ch.counter("ssed_admin_bodies_refused_total", "Requests with a large body that were refused: too many such bodies are held.", c.BodiesRefused)
 	ch.gauge("ssed_admin_live_streams", "Open streams of GET /api/live.", float64(c.Live))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/admin"
 	"ssed/internal/outbound"
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -31,7 +32,7 @@ type pubCommand struct {
 
 	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Admin listener that takes the message, unless there is a Redis URL."`
 	AdminToken     string `placeholder:"TEXT" help:"What the admin listener demands. Give it by environment or file."`
-	AdminTokenFile string `placeholder:"PATH" help:"File that holds the token."`
+	AdminTokenFile string `placeholder:"PATH" help:"File of tokens, as for ssed serve: the first one that may publish is sent."`
 	Redirects      bool   `name:"follow-redirects" env:"-" help:"Go where an answer of the admin listener redirects, with the message. Default: an error that names the place."`
 	RedisURL       string `name:"redis-url" placeholder:"URL" help:"Publish on this Redis instead."`
 	RedisURLFile   string `name:"redis-url-file" placeholder:"PATH" help:"File that holds the URL."`
@@ -138,7 +139,7 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 	var token string
 	if !direct { // the file of the token may be for the service alone to read
 		base = p.httpURL("--admin-url", c.AdminURL)
-		token = p.adminToken(c.AdminToken, c.AdminTokenFile)
+		token = p.tokenToPublish(c.AdminToken, c.AdminTokenFile)
 	}
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
 	if direct && !c.envelopes && c.Event+c.ID != "" {
@@ -153,6 +154,16 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 		send, closeSender = c.byAdmin(base, token)
 	}
 	return send, closeSender, nil
+}
+
+// tokenToPublish takes the first one of the file that may.
+func (p *problems) tokenToPublish(text, path string) string {
+	tokens := p.adminTokens(text, path)
+	token := admin.TokenFor(tokens, admin.RolePublish)
+	if len(tokens) > 0 && token == "" {
+		p.add("--admin-token-file", "no token in it is for publishing")
+	}
+	return token
 }
 
 func (c *pubCommand) check(p *problems) {

@@ -137,7 +137,7 @@ func (s *server) logStart() {
 	if e := s.cfg.engine; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
 		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
 	}
-	if s.adminListener != nil && s.cfg.adminToken == "" && !isLoopback(s.adminListener.Addr()) {
+	if s.adminListener != nil && len(s.cfg.adminTokens) == 0 && !isLoopback(s.adminListener.Addr()) {
 		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish; connections and history are not shown")
 	}
 }

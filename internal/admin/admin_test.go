@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,6 +14,9 @@ import (
 
 	"ssed/sseproto"
 )
+
+// oneToken is what --admin-token gives.
+func oneToken(text string) []Token { return []Token{{Role: RoleAll, Name: "all", Text: text}} }
 
 // published is what the last Publish got.
 type published struct{ channel, payload string }
@@ -30,6 +34,7 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 		Ready:           func() (bool, string) { return true, "" },
 		Metrics:         http.NotFoundHandler(),
 		Streams:         ":8080",
+		Logger:          slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&cfg)
@@ -154,7 +159,7 @@ func TestForeignPagesCannotPublish(t *testing.T) {
 // browser came, which ssed does not know. A page elsewhere does not have the token.
 func TestPageBehindAProxyCanPublishWithTheToken(t *testing.T) {
 	const token = "0123456789abcdef"
-	h, last := handler(t, func(cfg *Config) { cfg.Token = token })
+	h, last := handler(t, func(cfg *Config) { cfg.Tokens = oneToken(token) })
 	f := func(want int, headers ...string) {
 		t.Helper()
 		*last = published{}
@@ -190,7 +195,7 @@ func TestPprofIsServedOnlyWhenAsked(t *testing.T) {
 
 func TestTokenIsDemandedButOfProbes(t *testing.T) {
 	const token = "0123456789abcdef"
-	h, last := handler(t, func(cfg *Config) { cfg.Token = token; cfg.Pprof = true })
+	h, last := handler(t, func(cfg *Config) { cfg.Tokens = oneToken(token); cfg.Pprof = true })
 	status := func(method, path string, headers ...string) int {
 		return do(h, method, path, "hello", headers...).StatusCode
 	}

@@ -2,17 +2,21 @@ package admin
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ssed/internal/throttle"
 )
 
 // API is the handler of the admin listener.
 type API struct {
 	// Fixed after construction.
 	cfg       Config
+	keys      *keyring // nil: no tokens
 	handler   http.Handler
 	liveSeats seats
 	bodySeats seats
@@ -24,6 +28,9 @@ type API struct {
 	liveRefused        atomic.Uint64
 	bodiesRefused      atomic.Uint64
 	connectionsRefused atomic.Uint64
+	denied             [denyReasons]atomic.Uint64
+
+	logDenied throttle.Line
 
 	close  sync.Once
 	closed chan struct{} // ends what waits
@@ -36,9 +43,18 @@ func New(cfg Config) *API {
 		liveSeats: make(seats, maxLive), bodySeats: make(seats, maxBodies), connSeats: make(seats, maxConnections),
 		liveWait: liveWriteTimeout, bodyWait: bodyWait,
 	}
+	if a.cfg.Logger == nil {
+		a.cfg.Logger = slog.Default()
+	}
+	if a.cfg.Audit == nil {
+		a.cfg.Audit = a.cfg.Logger
+	}
+	if len(cfg.Tokens) > 0 {
+		a.keys = newKeyring(cfg.Tokens, cfg.TokenFile, a.cfg.Logger)
+	}
 	mux := http.NewServeMux()
 	a.routes(mux)
-	a.handler = tokenGuard(cfg.Token, jsonErrors(mux))
+	a.handler = a.authenticate(jsonErrors(mux))
 	return a
 }
 
@@ -59,47 +75,55 @@ type Counts struct {
 	LiveRefused        uint64
 	BodiesRefused      uint64
 	ConnectionsRefused uint64
+
+	// Denied is how many requests had no right to what they asked for, by reason.
+	Denied [denyReasons]uint64
 }
 
 // Counts takes a snapshot.
 func (a *API) Counts() Counts {
-	return Counts{
+	c := Counts{
 		Live: len(a.liveSeats), Bodies: len(a.bodySeats), Connections: len(a.connSeats),
 		LiveRefused: a.liveRefused.Load(), BodiesRefused: a.bodiesRefused.Load(), ConnectionsRefused: a.connectionsRefused.Load(),
 	}
+	for reason := range c.Denied {
+		c.Denied[reason] = a.denied[reason].Load()
+	}
+	return c
 }
 
+// routes has a guard for each kind of request. Only probes have none.
 func (a *API) routes(mux *http.ServeMux) {
-	changing := func(pattern string, h http.HandlerFunc) {
-		mux.Handle(pattern, a.browserGuard(h))
-	}
-	mux.Handle("GET /{$}", newPage(a.cfg.Streams, a.cfg.HeartbeatEvent))
-	mux.Handle("GET /metrics", a.cfg.Metrics)
 	mux.HandleFunc("GET /health", a.health)
 	mux.HandleFunc("GET /ready", a.ready)
 
-	mux.HandleFunc("GET /api/stats", a.stats)
-	mux.HandleFunc("GET /api/live", a.liveStream)
-	mux.HandleFunc("GET /api/gaps", a.gaps)
-	mux.HandleFunc("GET /api/instances", a.instances)
-	mux.HandleFunc("GET /api/connections", a.private(a.connections))
-	changing("DELETE /api/connections/{id}", a.private(a.closeConnection))
-	mux.HandleFunc("GET /api/channels", a.channels)
-	mux.HandleFunc("GET /api/channels/{channel}", a.channel)
-	mux.HandleFunc("GET /api/history/{channel}", a.private(a.history))
-	changing("DELETE /api/history/{channel}", a.private(a.deleteHistory))
+	read := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.reading(h)) }
+	mux.Handle("GET /{$}", a.reading(newPage(a.cfg.Streams, a.cfg.HeartbeatEvent)))
+	mux.Handle("GET /metrics", a.reading(a.cfg.Metrics))
+	read("GET /api/stats", a.stats)
+	read("GET /api/live", a.liveStream)
+	read("GET /api/gaps", a.gaps)
+	read("GET /api/instances", a.instances)
+	read("GET /api/channels", a.channels)
+	read("GET /api/channels/{channel}", a.channel)
+	mux.Handle("GET /api/connections", a.reading(a.private(http.HandlerFunc(a.connections))))
+	mux.Handle("GET /api/history/{channel}", a.reading(a.private(http.HandlerFunc(a.history))))
 
-	changing("POST /publish", a.publish)
-	changing("POST /api/send", a.send)
-	changing("POST /api/batch", a.batch)
+	mux.Handle("DELETE /api/connections/{id}", a.changing(a.closeConnection))
+	mux.Handle("DELETE /api/history/{channel}", a.changing(a.deleteHistory))
+
+	mux.Handle("POST /publish", a.publishing(a.publish))
+	mux.Handle("POST /api/send", a.publishing(a.send))
+	mux.Handle("POST /api/batch", a.publishing(a.batch))
 
 	if a.cfg.Pprof {
-		// Private: the command line and the memory may hold passwords and messages.
-		mux.HandleFunc("GET /debug/pprof/", a.private(pprof.Index))
-		mux.HandleFunc("GET /debug/pprof/cmdline", a.private(pprof.Cmdline))
-		mux.HandleFunc("GET /debug/pprof/profile", a.private(pprof.Profile))
-		mux.HandleFunc("GET /debug/pprof/symbol", a.private(pprof.Symbol))
-		mux.HandleFunc("GET /debug/pprof/trace", a.private(pprof.Trace))
+		// The command line and the memory may hold passwords and messages.
+		profile := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.guard(RoleAll, a.private(h))) }
+		profile("GET /debug/pprof/", pprof.Index)
+		profile("GET /debug/pprof/cmdline", pprof.Cmdline)
+		profile("GET /debug/pprof/profile", pprof.Profile)
+		profile("GET /debug/pprof/symbol", pprof.Symbol)
+		profile("GET /debug/pprof/trace", pprof.Trace)
 	}
 }
 
@@ -107,8 +131,11 @@ func (a *API) health(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
+func (a *API) ready(w http.ResponseWriter, r *http.Request) {
 	if ok, reason := a.cfg.Ready(); !ok {
+		if a.keys == nil && !a.isOwnHost(r.Host) { // an address of Redis is not for every page
+			reason = "not told by this name"
+		}
 		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": reason})
 		return
 	}

@@ -274,7 +274,6 @@ func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
 			}
 		}
 		require.Equal(t, allowed, len(w.closed)+len(w.deleted) == 2)
-		require.Equal(t, 200, do(h, "GET", "/api/stats", "", headers...).StatusCode, "numbers are for all who come so far")
 	}
 	none := func(*Config) {}
 	f(true, none)
@@ -283,7 +282,7 @@ func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
 	f(true, func(cfg *Config) { cfg.Host = "admin.corp" }, "Host", "admin.corp:9090")
 	f(false, func(cfg *Config) { cfg.Exposed = true })
 	f(false, func(cfg *Config) { cfg.Exposed = true }, "Host", "localhost:9090")
-	withToken := func(cfg *Config) { cfg.Exposed, cfg.Token = true, token }
+	withToken := func(cfg *Config) { cfg.Exposed, cfg.Tokens = true, oneToken(token) }
 	f(true, withToken, "Authorization", "Bearer "+token, "Host", "ssed.corp:9090")
 }
 

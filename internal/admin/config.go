@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 
 	"ssed/sseproto"
@@ -38,8 +39,16 @@ type Config struct {
 	Ready func() (ok bool, reason string)
 	// Metrics answers GET /metrics.
 	Metrics http.Handler
-	// Token is demanded of all requests but those to /health and /ready. Empty: none.
-	Token string
+	// Tokens are taken, and one is demanded of all requests but those to /health and
+	// /ready. Empty: none is.
+	Tokens []Token
+	// TokenFile is where they come from: it is read again when it changes. Empty: they
+	// stay as they are.
+	TokenFile string
+	// Logger gets what an operator should know, throttled. Default slog.Default().
+	Logger *slog.Logger
+	// Audit gets a line for each request that changes something. Default Logger.
+	Audit *slog.Logger
 	// Exposed: other machines reach the listener.
 	Exposed bool
 	// Pprof adds /debug/pprof.

@@ -1,88 +1,120 @@
 package admin
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 )
 
-// browserGuard refuses requests that a web page of another origin makes a browser
-// send. net/http's check covers pages elsewhere: Sec-Fetch-Site, and Origin
-// against Host. It can't cover a page whose own host name was pointed at this
-// machine (DNS rebinding), for which both agree; so without a token, which such a
-// page has not, a browser must have come by an IP address, localhost, or the name
-// that --admin gives. With one it may come by the name of a proxy. Clients that are
-// not browsers send neither header and are let through.
-func (a *API) browserGuard(next http.Handler) http.Handler {
-	origins := http.NewCrossOriginProtection()
-	origins.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusForbidden, "a browser sent this for a page of another origin")
-	}))
-	checked := origins.Handler(next)
-	if a.cfg.Token != "" {
-		return checked
+// DenyReason is why a request had no right to what it asked for, for a metric.
+type DenyReason uint8
+
+// The reasons.
+const (
+	DeniedMissing DenyReason = iota // no token: what a browser sends before it asks for one
+	DeniedToken                     // an unknown one
+	DeniedRole                      // a token that is for something else
+	DeniedHost                      // by a name that a page elsewhere may have pointed here
+	DeniedOrigin                    // sent by a browser for a page of another origin
+	DeniedExposed                   // without a token, on an address that other machines reach
+	denyReasons
+)
+
+func (d DenyReason) String() string {
+	return [...]string{"missing", "token", "role", "host", "origin", "exposed"}[d]
+}
+
+// DenyReasons are all of them.
+func DenyReasons() []DenyReason {
+	list := make([]DenyReason, denyReasons)
+	for i := range list {
+		list[i] = DenyReason(i)
+	}
+	return list
+}
+
+// deny counts and answers a refusal. What a wrong guess looks like is logged, throttled:
+// somebody may be trying tokens.
+func (a *API) deny(w http.ResponseWriter, r *http.Request, status int, reason DenyReason, text string) {
+	a.denied[reason].Add(1)
+	if reason == DeniedToken || reason == DeniedRole {
+		if dropped, ok := a.logDenied.Allow(); ok {
+			a.cfg.Logger.Warn("admin: a request was refused", "reason", reason.String(), "client", r.RemoteAddr, "dropped", dropped)
+		}
+	}
+	writeError(w, status, text)
+}
+
+// reading guards what changes nothing.
+func (a *API) reading(next http.Handler) http.Handler { return a.guard(RoleRead, next) }
+
+// publishing guards what publishes.
+func (a *API) publishing(next http.HandlerFunc) http.Handler {
+	return a.guard(RolePublish, a.browserGuard(a.audited(next)))
+}
+
+// changing guards what closes or deletes.
+func (a *API) changing(next http.HandlerFunc) http.Handler {
+	return a.guard(RoleAll, a.browserGuard(a.private(a.audited(next))))
+}
+
+// authenticate finds out whose the token of a request is, of everything but probes. It
+// comes as Bearer (RFC 6750), or as the password of Basic, which is what lets a browser
+// have the page.
+func (a *API) authenticate(next http.Handler) http.Handler {
+	if a.keys == nil {
+		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Origin") != "" && !isOwnHost(r.Host, a.cfg.Host) {
-			writeError(w, http.StatusForbidden, "a browser must come by an IP address, localhost or the name in --admin")
+		if r.URL.Path == "/health" || r.URL.Path == "/ready" {
+			next.ServeHTTP(w, r)
 			return
 		}
-		checked.ServeHTTP(w, r)
+		token := tokenOf(r)
+		key, known := a.keys.find(token)
+		if !known {
+			w.Header().Add("WWW-Authenticate", `Bearer realm="ssed"`)
+			w.Header().Add("WWW-Authenticate", `Basic realm="ssed", charset="UTF-8"`)
+			reason := DeniedToken
+			if token == "" {
+				reason = DeniedMissing
+			}
+			a.deny(w, r, http.StatusUnauthorized, reason, "the token is missing or wrong")
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyOfRequest{}, key)))
 	})
 }
 
-// private is for what shows messages and clients, or cannot be undone: it needs a
-// token, or a loopback address and a name of this machine in the request, which a page
-// whose host was pointed here (DNS rebinding) has not.
-func (a *API) private(next http.HandlerFunc) http.HandlerFunc {
-	switch {
-	case a.cfg.Token != "":
-		return next
-	case a.cfg.Exposed:
-		return func(w http.ResponseWriter, _ *http.Request) {
-			writeError(w, http.StatusForbidden, "other machines reach this listener: this needs --admin-token-file")
-		}
-	}
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !isOwnHost(r.Host, a.cfg.Host) {
-			writeError(w, http.StatusForbidden, "without a token this must be asked for by an IP address, localhost or the name in --admin")
-			return
-		}
-		next(w, r)
-	}
+// keyOfRequest is the key of a context for the key that came with a request.
+type keyOfRequest struct{}
+
+func keyFrom(r *http.Request) key {
+	k, _ := r.Context().Value(keyOfRequest{}).(key) // none without tokens
+	return k
 }
 
-// isOwnHost reports whether a Host header names this listener without DNS, or by
-// the configured name.
-func isOwnHost(hostport, configured string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.Trim(hostport, "[]") // no port
+// guard lets through whose token allows what takes the role.
+//
+// Without tokens a page elsewhere could still read: its host name is pointed at this
+// machine (DNS rebinding), and to the browser both are one origin. So whoever reads must
+// come by a name of this machine. Whoever writes too, when it is a browser: it tells by
+// Origin. Backends publish by any name.
+func (a *API) guard(need Role, next http.Handler) http.Handler {
+	if a.keys == nil {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if (need != RolePublish || r.Header.Get("Origin") != "") && !a.isOwnHost(r.Host) {
+				a.deny(w, r, http.StatusForbidden, DeniedHost, "without a token this must be asked for by an IP address, localhost or the name in --admin")
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
 	}
-	if strings.EqualFold(host, "localhost") || configured != "" && strings.EqualFold(host, configured) {
-		return true
-	}
-	_, err = netip.ParseAddr(host)
-	return err == nil
-}
-
-// tokenGuard demands the token as Bearer (RFC 6750), or as the password of Basic,
-// which is what lets a browser have the page. Probes need neither.
-func tokenGuard(token string, next http.Handler) http.Handler {
-	if token == "" {
-		return next
-	}
-	want := sha256.Sum256([]byte(token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Of equal length as hashes, so that the time to compare does not tell the token's.
-		got := sha256.Sum256([]byte(tokenOf(r)))
-		if r.URL.Path != "/health" && r.URL.Path != "/ready" && subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
-			w.Header().Add("WWW-Authenticate", `Bearer realm="ssed"`)
-			w.Header().Add("WWW-Authenticate", `Basic realm="ssed", charset="UTF-8"`)
-			writeError(w, http.StatusUnauthorized, "the token is missing or wrong")
+		if role := keyFrom(r).role; !role.allows(need) {
+			a.deny(w, r, http.StatusForbidden, DeniedRole, "this token is for "+string(role)+", and this takes one for "+string(need))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -98,4 +130,41 @@ func tokenOf(r *http.Request) string {
 		return ""
 	}
 	return token
+}
+
+// browserGuard refuses requests that a web page of another origin makes a browser send:
+// by Sec-Fetch-Site, and by Origin against Host. Clients that are not browsers send
+// neither and are let through. With a token the page may stand behind a proxy under any
+// name: a page elsewhere does not have it.
+func (a *API) browserGuard(next http.Handler) http.Handler {
+	origins := http.NewCrossOriginProtection()
+	origins.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.deny(w, r, http.StatusForbidden, DeniedOrigin, "a browser sent this for a page of another origin")
+	}))
+	return origins.Handler(next)
+}
+
+// private is for what shows messages and clients, or cannot be undone: without a token
+// it is there on a loopback address only.
+func (a *API) private(next http.Handler) http.Handler {
+	if a.keys != nil || !a.cfg.Exposed {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.deny(w, r, http.StatusForbidden, DeniedExposed, "other machines reach this listener: this needs --admin-token-file")
+	})
+}
+
+// isOwnHost reports whether a Host header names this listener without DNS, or by the
+// configured name.
+func (a *API) isOwnHost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]") // no port
+	}
+	if strings.EqualFold(host, "localhost") || a.cfg.Host != "" && strings.EqualFold(host, a.cfg.Host) {
+		return true
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil
 }

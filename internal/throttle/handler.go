@@ -25,6 +25,15 @@ func Handler(next slog.Handler) slog.Handler {
 	return &handler{next, &kinds{counts: map[kind]*count{}}}
 }
 
+// Unbounded returns the handler that h was made of, for lines of which none may be
+// missing; h itself, if it was not made here.
+func Unbounded(h slog.Handler) slog.Handler {
+	if bounded, ok := h.(*handler); ok {
+		return bounded.Handler
+	}
+	return h
+}
+
 type handler struct {
 	slog.Handler
 	kinds *kinds // shared by what WithAttrs and WithGroup make
