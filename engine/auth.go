@@ -20,7 +20,13 @@ type AuthRequest struct {
 type Grant struct {
 	Channels []string  // the part of the channels asked for that is granted, not empty
 	Expires  time.Time // the stream is closed then; zero: no end
+	Subject  string    // who the client is, at most MaxSubjectBytes; "": not known
+	Token    string    // ID of the token that was shown, at most MaxSubjectBytes; "": none
 }
+
+// MaxSubjectBytes bounds the subject and the token ID of a Grant: as long as the name of
+// a channel may be.
+const MaxSubjectBytes = 255
 
 // Denial is the error of an Authorizer that decided against a client, or could
 // not decide. It becomes the answer.

@@ -90,9 +90,13 @@ func warnPlain(logger *slog.Logger, keysURL string) {
 
 // newClient returns the client for the service or the key set. It follows no
 // redirect: neither a client's credentials nor the trust in keys go where a
-// third party points.
-func newClient(connections int) *http.Client {
+// third party points. Nor does it take HTTP_PROXY and the like from the environment,
+// which would see both, unless it was told to.
+func newClient(cfg *Config, connections int) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if !cfg.ProxyFromEnvironment {
+		transport.Proxy = nil
+	}
 	transport.MaxIdleConns = connections
 	transport.MaxIdleConnsPerHost = connections
 	transport.MaxResponseHeaderBytes = 32 << 10

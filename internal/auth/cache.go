@@ -15,8 +15,18 @@ import (
 	"ssed/sseproto"
 )
 
-// maxCached bounds the grants remembered: some 2 MB. The oldest makes room.
-const maxCached = 10_000
+const (
+	// maxGrants bounds the grants remembered: some 2 MB.
+	maxGrants = 10_000
+	// maxDenials bounds the denials remembered, apart from the grants: who is denied
+	// with ever other credentials takes no room from those who are not. 4 MB at most.
+	maxDenials = 1_000
+	// denialTTL spares the service who asks again at once. Longer, and a user who was
+	// just given access would wait.
+	denialTTL = time.Second
+	// maxDenialSize is the longest denial that is remembered.
+	maxDenialSize = 4 << 10
+)
 
 type cacheKey [sha256.Size]byte
 
@@ -69,10 +79,12 @@ func hashNumber(h hash.Hash, n int) {
 	_, _ = h.Write(b[:])
 }
 
-// cache remembers grants for a time. All stay equally long, so the order of their
-// coming is that of their going.
+// cache remembers answers of the service for a time. All stay equally long, so the
+// order of their coming is that of their going.
 type cache struct {
-	ttl time.Duration
+	// fixed after construction
+	ttl  time.Duration
+	most int
 
 	mu     sync.Mutex
 	byKey  map[cacheKey]*list.Element // guarded by mu
@@ -80,51 +92,37 @@ type cache struct {
 }
 
 type cached struct {
-	key     cacheKey
-	expires time.Time
-	granted []uint16 // indexes into the channels asked for, which the key covers; nil: all
+	key    cacheKey
+	until  time.Time
+	answer *answer // shared, not written to any more
 }
 
-func newCache(ttl time.Duration) *cache {
-	return &cache{ttl: ttl, byKey: make(map[cacheKey]*list.Element), oldest: list.New()}
+func newCache(ttl time.Duration, most int) *cache {
+	return &cache{ttl: ttl, most: most, byKey: make(map[cacheKey]*list.Element), oldest: list.New()}
 }
 
-// get returns what of the channels asked for is granted.
-func (c *cache) get(key cacheKey, asked []string) ([]string, bool) {
+// get returns what was answered to a request; nil: nothing that still counts.
+func (c *cache) get(key cacheKey) *answer {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.expire(time.Now())
+	c.expire(now)
 	element, ok := c.byKey[key]
-	if !ok {
-		return nil, false
+	if !ok || element.Value.(*cached).answer.isOver(now) {
+		return nil
 	}
-	indexes := element.Value.(*cached).granted
-	if indexes == nil {
-		return asked, true
-	}
-	granted := make([]string, len(indexes))
-	for i, index := range indexes {
-		granted[i] = asked[index]
-	}
-	return granted, true
+	return element.Value.(*cached).answer
 }
 
-// put remembers a grant; granted is a subsequence of asked.
-func (c *cache) put(key cacheKey, asked, granted []string) {
-	entry := &cached{key: key, expires: time.Now().Add(c.ttl)}
-	if len(granted) < len(asked) {
-		for i, channel := range asked {
-			if slices.Contains(granted, channel) {
-				entry.granted = append(entry.granted, uint16(i))
-			}
-		}
-	}
+// put remembers an answer. The oldest makes room.
+func (c *cache) put(key cacheKey, a *answer) {
+	entry := &cached{key: key, until: time.Now().Add(c.ttl), answer: a}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old, ok := c.byKey[key]; ok {
 		c.remove(old)
 	}
-	if c.oldest.Len() == maxCached {
+	if c.oldest.Len() == c.most {
 		c.remove(c.oldest.Front())
 	}
 	c.byKey[key] = c.oldest.PushBack(entry)
@@ -132,7 +130,7 @@ func (c *cache) put(key cacheKey, asked, granted []string) {
 
 func (c *cache) expire(now time.Time) {
 	for front := c.oldest.Front(); front != nil; front = c.oldest.Front() {
-		if now.Before(front.Value.(*cached).expires) {
+		if now.Before(front.Value.(*cached).until) {
 			return
 		}
 		c.remove(front)

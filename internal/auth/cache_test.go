@@ -16,25 +16,23 @@ func numbered(n int) (key cacheKey) {
 
 func TestCacheForgetsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(5 * time.Second)
-		asked := []string{"a", "b", "c"}
-		has := func(n int, want []string) {
+		c := newCache(5*time.Second, 10)
+		first, second, third := &answer{subject: "1"}, &answer{subject: "2"}, &answer{subject: "3"}
+		has := func(n int, want *answer) {
 			t.Helper()
-			got, ok := c.get(numbered(n), asked)
-			require.Equal(t, want != nil, ok)
-			require.Equal(t, want, got)
+			require.Same(t, want, c.get(numbered(n)))
 		}
-		c.put(numbered(1), asked, asked)
+		c.put(numbered(1), first)
 		time.Sleep(3 * time.Second)
-		c.put(numbered(2), asked, []string{"a", "c"})
-		has(1, asked)
-		has(2, []string{"a", "c"})
+		c.put(numbered(2), second)
+		has(1, first)
+		has(2, second)
 		time.Sleep(2 * time.Second)
 		has(1, nil)
-		has(2, []string{"a", "c"})
-		c.put(numbered(2), asked, []string{"b"}) // lives on from now
+		has(2, second)
+		c.put(numbered(2), third) // lives on from now
 		time.Sleep(4 * time.Second)
-		has(2, []string{"b"})
+		has(2, third)
 		time.Sleep(time.Second)
 		has(2, nil)
 		require.Empty(t, c.byKey)
@@ -42,18 +40,29 @@ func TestCacheForgetsInTime(t *testing.T) {
 	})
 }
 
+// A grant that has ended is asked for anew: the user may have logged in again.
+func TestCacheDoesNotOutliveTheGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(time.Hour, 10)
+		a := &answer{expires: time.Unix(time.Now().Unix()+5, 0)}
+		c.put(numbered(1), a)
+		time.Sleep(5*time.Second - 1)
+		require.Same(t, a, c.get(numbered(1)))
+		time.Sleep(1)
+		require.Nil(t, c.get(numbered(1)))
+	})
+}
+
 func TestCacheIsBounded(t *testing.T) {
-	c := newCache(time.Hour)
-	asked := []string{"a"}
-	for n := range maxCached + 10 {
-		c.put(numbered(n), asked, asked)
+	const most = 100
+	c := newCache(time.Hour, most)
+	for n := range most + 10 {
+		c.put(numbered(n), &answer{})
 	}
-	require.Len(t, c.byKey, maxCached)
-	require.Equal(t, maxCached, c.oldest.Len())
-	_, ok := c.get(numbered(9), asked)
-	require.False(t, ok)
-	_, ok = c.get(numbered(10), asked)
-	require.True(t, ok)
+	require.Len(t, c.byKey, most)
+	require.Equal(t, most, c.oldest.Len())
+	require.Nil(t, c.get(numbered(9)))
+	require.NotNil(t, c.get(numbered(10)))
 }
 
 func TestKeysDoNotRunTogether(t *testing.T) {
@@ -85,12 +94,12 @@ func TestKeysDoNotRunTogether(t *testing.T) {
 }
 
 func BenchmarkCacheHit(b *testing.B) {
-	c := newCache(time.Hour)
+	c := newCache(time.Hour, maxGrants)
 	r := asking(b, forNews, "Authorization: Bearer abc", "Cookie: a=b", "User-Agent: x", "Accept: text/event-stream")
-	c.put(keyOf(r, forwardHeader(r)), r.Channels, r.Channels)
+	c.put(keyOf(r, forwardHeader(r)), &answer{})
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := c.get(keyOf(r, forwardHeader(r)), r.Channels); !ok {
+		if c.get(keyOf(r, forwardHeader(r))) == nil {
 			b.Fatal("missed")
 		}
 	}

@@ -66,9 +66,15 @@ type Config struct {
 	// Concurrency bounds the requests to the service. Default 64. Sixteen times as
 	// many wait, the rest gets 503.
 	Concurrency int
-	// CacheTTL is how long a grant of the service is good for the same request.
-	// Default 5 s; negative: not at all.
+	// CacheTTL is how long a grant of the service is good for the same request; a denial
+	// for a second of it. Default 5 s; negative: nothing is remembered.
 	CacheTTL time.Duration
+
+	// RequireExp refuses tokens without exp, and grants of the service without an end.
+	RequireExp bool
+	// ProxyFromEnvironment sends the requests to URL and JWKSURL through the proxy that
+	// HTTP_PROXY, HTTPS_PROXY and NO_PROXY name. Unset, they go straight there.
+	ProxyFromEnvironment bool
 
 	// ChannelsAllow are globs, one of which must match; empty: any channel.
 	ChannelsAllow []string
@@ -154,6 +160,11 @@ func (c *Config) checkTokens(p *problems) {
 		named{"--auth-jwt-key-file", c.JWTKeyFile != ""},
 		named{"--auth-jwks-url", c.JWKSURL != ""},
 	)
+	if c.Mode != ModeJWT && c.Mode != ModeForward && c.URL == "" {
+		for _, flag := range set(named{"--auth-require-exp", c.RequireExp}) {
+			p.add(flag, "needs --auth jwt or --auth-url")
+		}
+	}
 	if c.Mode != ModeJWT {
 		rest := set(
 			named{"--auth-jwt-audience", len(c.JWTAudience) > 0},

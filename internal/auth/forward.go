@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"ssed/engine"
-	"ssed/sseproto"
 )
 
 const (
@@ -21,11 +17,7 @@ const (
 	// queueFactor times Concurrency may wait. With the defaults, 1024, and answers
 	// that take 50 ms, the last of them waits 0.8 s of its 2 s.
 	queueFactor = 16
-	// fieldChannels narrows the channels in an answer, and lists them in a request.
-	fieldChannels = "X-SSE-Channels"
 )
-
-var errQueueFull = errors.New("auth: too many wait for the service")
 
 // forward asks a service.
 type forward struct {
@@ -33,8 +25,10 @@ type forward struct {
 	url      string
 	client   *http.Client
 	timeout  time.Duration
-	gate     gate
-	cache    *cache // nil: none
+	gate     *gate
+	grants   *cache // nil: nothing is remembered
+	denials  *cache
+	needsEnd bool // every grant must have an end
 	outage   outage
 	counters *counters
 }
@@ -42,14 +36,16 @@ type forward struct {
 func newForward(cfg *Config, counters *counters) *forward {
 	f := &forward{
 		url:      cfg.URL,
-		client:   newClient(cfg.Concurrency),
+		client:   newClient(cfg, cfg.Concurrency),
 		timeout:  cfg.Timeout,
-		gate:     gate{slots: make(chan struct{}, cfg.Concurrency), maxWaiting: int64(queueFactor * cfg.Concurrency)},
+		gate:     newGate(cfg.Concurrency, queueFactor*cfg.Concurrency),
 		outage:   outage{logger: cfg.Logger, what: "asking the service"},
 		counters: counters,
+		needsEnd: cfg.RequireExp,
 	}
 	if cfg.CacheTTL > 0 {
-		f.cache = newCache(cfg.CacheTTL)
+		f.grants = newCache(cfg.CacheTTL, maxGrants)
+		f.denials = newCache(min(cfg.CacheTTL, denialTTL), maxDenials)
 	}
 	return f
 }
@@ -60,32 +56,68 @@ func (f *forward) close() { f.client.CloseIdleConnections() }
 func (f *forward) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.Grant, error) {
 	header := forwardHeader(r)
 	var key cacheKey
-	if f.cache != nil {
+	if f.grants != nil {
 		key = keyOf(r, header)
-		if channels, ok := f.cache.get(key, r.Channels); ok {
+		if a := f.remembered(key); a != nil {
 			f.counters.cached.Add(1)
-			return engine.Grant{Channels: channels}, nil
+			return f.tell(a, r.Channels)
 		}
 	}
 	// The time to wait counts: a client is not to be kept longer because there are many.
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	if err := f.gate.enter(ctx); err != nil {
+	leave, err := f.gate.enter(ctx, r.Client)
+	if err != nil {
 		return engine.Grant{}, f.counters.unavailable(RefusedQueue)
 	}
-	channels, err := f.ask(ctx, header, r.Channels)
-	f.gate.leave()
+	a, err := f.ask(ctx, header, r.Channels)
+	leave()
 	if err != nil {
 		return engine.Grant{}, err
 	}
-	if f.cache != nil {
-		f.cache.put(key, r.Channels, channels)
+	if f.grants != nil {
+		f.remember(key, a)
 	}
-	return engine.Grant{Channels: channels}, nil
+	return f.tell(a, r.Channels)
 }
 
-// ask returns the channels that are granted, or the refusal.
-func (f *forward) ask(ctx context.Context, header http.Header, channels []string) ([]string, error) {
+func (f *forward) remembered(key cacheKey) *answer {
+	if a := f.grants.get(key); a != nil {
+		return a
+	}
+	return f.denials.get(key)
+}
+
+func (f *forward) remember(key cacheKey, a *answer) {
+	switch {
+	case a.denial == nil:
+		f.grants.put(key, a)
+	case a.isFinal():
+		f.denials.put(key, a)
+	}
+}
+
+// tell is what an answer means for a request.
+func (f *forward) tell(a *answer, asked []string) (engine.Grant, error) {
+	switch {
+	case a.denial != nil:
+		f.counters.refused[a.why].Add(1)
+		return engine.Grant{}, a.denial
+	case a.isOver(time.Now()):
+		return engine.Grant{}, f.counters.refuse(RefusedExpired, http.StatusUnauthorized, "unauthorized: the grant expired", "")
+	}
+	grant := engine.Grant{Channels: asked, Subject: a.subject, Expires: a.expires}
+	if a.granted != nil {
+		grant.Channels = make([]string, len(a.granted))
+		for i, index := range a.granted {
+			grant.Channels[i] = asked[index]
+		}
+	}
+	return grant, nil
+}
+
+// ask returns the answer of the service, or the refusal when it gave none.
+func (f *forward) ask(ctx context.Context, header http.Header, channels []string) (*answer, error) {
 	f.counters.asked.Add(1)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
 	if err != nil {
@@ -98,19 +130,22 @@ func (f *forward) ask(ctx context.Context, header http.Header, channels []string
 	}
 	defer resp.Body.Close()
 	body, isWhole := readShort(resp.Body)
-	f.outage.note(faultOf(resp.StatusCode))
+	var a *answer
 	switch status := resp.StatusCode; {
 	// Nothing was asked that 304 could be the answer to; it would be one without a body.
 	case status < 200, status > 599, status == http.StatusNotModified:
-		return nil, f.counters.refuse(RefusedFailure, http.StatusBadGateway, "authorization failed", "")
+		err = fmt.Errorf("status %d", status)
 	case status > 299:
-		return nil, f.passOn(resp, body, isWhole)
+		a = denialOf(resp, body, isWhole)
+	default:
+		a, err = grantOf(resp.Header, channels, f.needsEnd)
 	}
-	granted := narrow(channels, resp.Header.Values(fieldChannels))
-	if len(granted) == 0 {
-		return nil, f.counters.refuse(RefusedChannels, http.StatusForbidden, "forbidden", "")
+	if err != nil {
+		f.outage.note(err)
+		return nil, f.counters.refuse(RefusedFailure, http.StatusBadGateway, "authorization failed", "")
 	}
-	return granted, nil
+	f.outage.note(faultOf(resp.StatusCode))
+	return a, nil
 }
 
 // failed is the refusal when there was no answer. A client that leaves while it
@@ -124,30 +159,10 @@ func (f *forward) failed(ctx context.Context, err error) *engine.Denial {
 
 // faultOf tells answers that a service gives when it works from others.
 func faultOf(status int) error {
-	if status < 200 || status >= 500 {
+	if status >= 500 {
 		return fmt.Errorf("status %d", status)
 	}
 	return nil
-}
-
-// passOn makes the refusal of the service ours. The body of a 5xx stays here: it is
-// about the service and not for clients.
-func (f *forward) passOn(resp *http.Response, body string, isWhole bool) *engine.Denial {
-	f.counters.refused[RefusedService].Add(1)
-	d := &engine.Denial{Status: resp.StatusCode, Body: body}
-	if !isWhole || body == "" || resp.StatusCode >= 500 {
-		d.Body = strings.ToLower(http.StatusText(resp.StatusCode)) + "\n"
-	}
-	names := []string{"WWW-Authenticate", "Retry-After"}
-	if resp.StatusCode < 400 {
-		names = append(names, "Location")
-	}
-	for _, name := range names {
-		for _, value := range resp.Header.Values(name) {
-			d.Fields = append(d.Fields, sseproto.Field{Name: name, Value: value})
-		}
-	}
-	return d
 }
 
 // readShort reads a body to its end, which lets the connection be used again, unless
@@ -156,72 +171,3 @@ func readShort(body io.Reader) (text string, isWhole bool) {
 	b, err := io.ReadAll(io.LimitReader(body, maxDenialBytes+1))
 	return string(b), err == nil && len(b) <= maxDenialBytes
 }
-
-// narrow returns the channels that the fields of an answer grant: all without a field.
-func narrow(channels, fields []string) []string {
-	if fields == nil {
-		return channels
-	}
-	var globs []string
-	for _, field := range fields {
-		for part := range strings.SplitSeq(field, ",") {
-			if part = strings.Trim(part, " \t"); part != "" {
-				globs = append(globs, unescapeGlob(part))
-			}
-		}
-	}
-	var granted []string
-	for _, channel := range channels {
-		if matchAny(globs, channel) {
-			granted = append(granted, channel)
-		}
-	}
-	return granted
-}
-
-// unescapeGlob turns "%XX" into that octet, escaped: it stands for itself in the
-// glob. A "%" before anything else stands for itself as it is.
-func unescapeGlob(s string) string {
-	var b strings.Builder
-	for len(s) > 0 {
-		if s[0] == '%' && len(s) >= 3 {
-			if octet, err := strconv.ParseUint(s[1:3], 16, 8); err == nil {
-				b.WriteByte('\\')
-				b.WriteByte(byte(octet))
-				s = s[3:]
-				continue
-			}
-		}
-		b.WriteByte(s[0])
-		s = s[1:]
-	}
-	return b.String()
-}
-
-// gate lets a number of callers in and a number wait.
-type gate struct {
-	slots      chan struct{}
-	waiting    atomic.Int64
-	maxWaiting int64
-}
-
-func (g *gate) enter(ctx context.Context) error {
-	select {
-	case g.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	if g.waiting.Add(1) > g.maxWaiting {
-		g.waiting.Add(-1)
-		return errQueueFull
-	}
-	defer g.waiting.Add(-1)
-	select {
-	case g.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (g *gate) leave() { <-g.slots }

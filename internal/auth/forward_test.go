@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -309,47 +310,121 @@ func TestClientThatLeavesEndsTheQuestion(t *testing.T) {
 	wg.Wait()
 }
 
+// from is r as another client sends it.
+func from(r *engine.AuthRequest, client string) *engine.AuthRequest {
+	other := *r
+	other.Client = netip.MustParseAddr(client)
+	return &other
+}
+
+// held is a service that answers when it is let.
+type held struct {
+	*service
+	came         chan string // the address of whom it is asked about
+	let          chan struct{}
+	inside, most atomic.Int64
+}
+
+func newHeld(t *testing.T) *held {
+	h := &held{came: make(chan string, 10_000), let: make(chan struct{})}
+	h.service = newService(t, func(_ http.ResponseWriter, r *http.Request) {
+		now := h.inside.Add(1)
+		for m := h.most.Load(); now > m && !h.most.CompareAndSwap(m, now); m = h.most.Load() {
+		}
+		h.came <- r.Header.Get("X-Forwarded-For")
+		<-h.let
+		h.inside.Add(-1)
+	})
+	return h
+}
+
 func TestQuestionsAreBoundedAndSoIsTheQueue(t *testing.T) {
 	const concurrency = 3
-	var inside, most atomic.Int64
-	let := make(chan struct{})
-	s := newService(t, func(http.ResponseWriter, *http.Request) {
-		now := inside.Add(1)
-		for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
-		}
-		<-let
-		inside.Add(-1)
-	})
+	s := newHeld(t)
 	a := s.uncached(t, func(cfg *Config) { cfg.Concurrency, cfg.Timeout = concurrency, maxTimeout })
-	gate := &a.chain.(*forward).gate
-	require.EqualValues(t, queueFactor*concurrency, gate.maxWaiting)
+	gate := a.chain.(*forward).gate
+	require.Equal(t, queueFactor*concurrency, gate.maxWaiting)
 
 	var wg sync.WaitGroup
-	r := asking(t, forNews)
+	r := from(asking(t, forNews), "127.0.0.1")
 	for range concurrency * (1 + queueFactor) {
 		wg.Go(func() { assert.Equal(t, http.StatusOK, outcome(t.Context(), a, r)) })
 	}
-	eventually(t, func() bool { return inside.Load() == concurrency && gate.waiting.Load() == gate.maxWaiting })
+	eventually(t, func() bool { return s.inside.Load() == concurrency && gate.waitingNow() == gate.maxWaiting })
 	refused(t, a, r, http.StatusServiceUnavailable, RefusedQueue)
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	refusedIn(t, ctx, a, asking(t, forNews), http.StatusServiceUnavailable, RefusedQueue)
-	close(let)
+	refusedIn(t, ctx, a, r, http.StatusServiceUnavailable, RefusedQueue)
+	close(s.let)
 	wg.Wait()
-	require.EqualValues(t, concurrency, most.Load())
-	require.Zero(t, gate.waiting.Load())
+	require.EqualValues(t, concurrency, s.most.Load())
+	require.Zero(t, gate.waitingNow())
 	admitted(t, a, asking(t, forNews))
+	require.Empty(t, gate.lines)
+}
+
+// One client with ever other cookies takes neither all requests to the service nor the
+// whole queue: who comes from another address is asked about at once.
+func TestOneClientDoesNotStarveOthers(t *testing.T) {
+	const concurrency, flood, others = 8, 1300, 3
+	s := newHeld(t)
+	a := s.uncached(t, func(cfg *Config) { cfg.Concurrency, cfg.Timeout = concurrency, maxTimeout })
+	gate := a.chain.(*forward).gate
+
+	ctx, end := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(s.let)
+	defer end()
+	for n := range flood {
+		r := asking(t, forNews, fmt.Sprintf("Cookie: session=%d", n))
+		wg.Go(func() { outcome(ctx, a, r) })
+	}
+	for range concurrency / 2 {
+		require.Equal(t, clientAddr.String(), <-s.came)
+	}
+	eventually(t, func() bool { return gate.waitingNow() == gate.maxWaiting })
+	// None of the flood's questions is answered, and yet:
+	for n := range others {
+		r := from(asking(t, forNews), fmt.Sprintf("198.51.100.%d", n))
+		wg.Go(func() { outcome(ctx, a, r) })
+		require.Equal(t, r.Client.String(), <-s.came)
+	}
+	require.EqualValues(t, concurrency/2+others, s.inside.Load())
+
+	// Whoever waits beside the flood has every second turn.
+	for n := range 10 {
+		r := from(asking(t, forNews, fmt.Sprintf("Cookie: other=%d", n)), "203.0.113.1")
+		wg.Go(func() { outcome(ctx, a, r) })
+	}
+	eventually(t, func() bool { return gate.waitingOf("203.0.113.1") == 9 })
+	require.Equal(t, "203.0.113.1", <-s.came)
+	require.Equal(t, gate.maxWaiting, gate.waitingNow(), "the newest of the flood made room")
+}
+
+func (g *gate) waitingNow() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting
+}
+
+func (g *gate) waitingOf(client string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l := g.lines[lineOf(netip.MustParseAddr(client))]; l != nil {
+		return l.waiting.Len()
+	}
+	return 0
 }
 
 func TestWaitingCountsAgainstTheTimeout(t *testing.T) {
-	let := make(chan struct{})
-	s := newService(t, func(http.ResponseWriter, *http.Request) { <-let })
+	s := newHeld(t)
 	a := s.uncached(t, func(cfg *Config) { cfg.Concurrency, cfg.Timeout = 1, 50*time.Millisecond })
-	gate := &a.chain.(*forward).gate
-	gate.slots <- struct{}{}
+	leave, err := a.chain.(*forward).gate.enter(t.Context(), clientAddr)
+	require.NoError(t, err)
 	refused(t, a, asking(t, forNews), http.StatusServiceUnavailable, RefusedQueue)
-	gate.leave()
-	close(let)
+	leave()
+	close(s.let)
 }
 
 func TestGrantsAreRemembered(t *testing.T) {
@@ -389,19 +464,115 @@ func TestGrantsAreRemembered(t *testing.T) {
 	require.EqualValues(t, 1, s.asked.Load()-before)
 }
 
-func TestRefusalsAreNotRemembered(t *testing.T) {
+// A denial is remembered for a moment, what is about the service or the moment is not.
+func TestDenialsAreRemembered(t *testing.T) {
 	var status atomic.Int64
-	s := newService(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) })
+	s := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		if status.Load() == 0 {
+			w.Header().Set("X-SSE-Channels", "other")
+			return
+		}
+		w.Header().Set("WWW-Authenticate", "Basic")
+		w.WriteHeader(int(status.Load()))
+	})
 	a := open(t, Config{URL: s.URL, CacheTTL: time.Hour})
-	for _, code := range []int{401, 403, 500, 503} {
-		status.Store(int64(code))
-		refused(t, a, asking(t, forNews), code, RefusedService)
+	forward := a.chain.(*forward)
+	require.Equal(t, denialTTL, forward.denials.ttl)
+	forward.denials.ttl = time.Hour // no clock decides this test
+	asked := func(code int, why Reason, line string) int64 {
+		t.Helper()
+		before := s.asked.Load()
+		refused(t, a, asking(t, forNews, line), code, why)
+		return s.asked.Load() - before
 	}
+	for _, code := range []int{500, 503, 408, 425, 429} {
+		status.Store(int64(code))
+		require.EqualValues(t, 1, asked(code, RefusedService, "Cookie: a=b"), code)
+		require.EqualValues(t, 1, asked(code, RefusedService, "Cookie: a=b"), code)
+	}
+	for _, code := range []int{401, 403, 302} {
+		status.Store(int64(code))
+		line := fmt.Sprintf("Cookie: a=%d", code)
+		require.EqualValues(t, 1, asked(code, RefusedService, line), code)
+		require.EqualValues(t, 0, asked(code, RefusedService, line), code)
+		require.Equal(t, "Basic", field(refused(t, a, asking(t, forNews, line), code, RefusedService), "WWW-Authenticate"))
+	}
+	status.Store(0)
+	require.EqualValues(t, 1, asked(403, RefusedChannels, "Cookie: none"))
+	require.EqualValues(t, 0, asked(403, RefusedChannels, "Cookie: none"))
+
 	status.Store(200)
-	admitted(t, a, asking(t, forNews))
+	admitted(t, a, asking(t, "/sse/connect?channel_id=other"))
 	status.Store(403)
-	admitted(t, a, asking(t, forNews))
-	require.EqualValues(t, 5, s.asked.Load())
+	admitted(t, a, asking(t, "/sse/connect?channel_id=other"))
+}
+
+// Denials take no room from grants.
+func TestDenialsDoNotPushGrantsOut(t *testing.T) {
+	s := newService(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Cookie") != "session=good" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	a := open(t, Config{URL: s.URL, CacheTTL: time.Hour})
+	a.chain.(*forward).grants.most, a.chain.(*forward).denials.most = 3, 3
+	admitted(t, a, asking(t, forNews, "Cookie: session=good"))
+	for n := range 5 {
+		refused(t, a, asking(t, forNews, fmt.Sprintf("Cookie: session=%d", n)), 403, RefusedService)
+	}
+	before := s.asked.Load()
+	admitted(t, a, asking(t, forNews, "Cookie: session=good"))
+	require.Equal(t, before, s.asked.Load())
+}
+
+func TestServiceTellsTheSubjectAndTheEnd(t *testing.T) {
+	type said struct{ subject, expires []string }
+	answered := func(says said, change ...func(*Config)) *Access {
+		s := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["X-Sse-Subject"], w.Header()["X-Sse-Expires"] = says.subject, says.expires
+		})
+		return s.uncached(t, change...)
+	}
+	r := asking(t, forNews)
+	end := time.Now().Add(time.Hour).Unix()
+	f := func(says said, want engine.Grant) {
+		t.Helper()
+		want.Channels = r.Channels
+		require.Equal(t, want, admitted(t, answered(says), r))
+	}
+	text := strconv.FormatInt(end, 10)
+	f(said{}, engine.Grant{})
+	f(said{subject: []string{"user:42"}}, engine.Grant{Subject: "user:42"})
+	f(said{subject: []string{"J%C3%B6rg, 100%"}}, engine.Grant{Subject: "Jörg, 100%"})
+	f(said{expires: []string{text}}, engine.Grant{Expires: time.Unix(end, 0)})
+	f(said{subject: []string{"a"}, expires: []string{text}}, engine.Grant{Subject: "a", Expires: time.Unix(end, 0)})
+
+	bad := func(says said) {
+		t.Helper()
+		refused(t, answered(says), r, http.StatusBadGateway, RefusedFailure)
+	}
+	bad(said{subject: []string{"a", "b"}})
+	bad(said{subject: []string{"a%0Ab"}})
+	bad(said{subject: []string{"%FF"}})
+	bad(said{subject: []string{strings.Repeat("a", 256)}})
+	bad(said{expires: []string{text, text}})
+	bad(said{expires: []string{"tomorrow"}})
+	bad(said{expires: []string{"-1"}})
+	bad(said{expires: []string{"253402300800"}})
+	bad(said{expires: []string{""}})
+	refused(t, answered(said{expires: []string{"1000000000"}}), r, http.StatusUnauthorized, RefusedExpired)
+
+	needsEnd := func(cfg *Config) { cfg.RequireExp = true }
+	refused(t, answered(said{}, needsEnd), r, http.StatusBadGateway, RefusedFailure)
+	admitted(t, answered(said{expires: []string{text}}, needsEnd), r)
+}
+
+// What the environment says of proxies is for others, unless it is asked for.
+func TestProxyOfTheEnvironmentOnlyOnRequest(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		client := newClient(&Config{ProxyFromEnvironment: wanted}, 1)
+		require.Equal(t, wanted, client.Transport.(*http.Transport).Proxy != nil)
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

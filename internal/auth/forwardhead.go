@@ -9,19 +9,6 @@ import (
 	"ssed/sseproto"
 )
 
-// notForwarded are fields of a request that are not sent to the service, in lower
-// case: those that concern one connection (RFC 9110 §7.6.1) or a body, those that
-// ask for a part of an answer or for one in another coding, and those that ssed
-// speaks for itself in. Prefixes are in isForwarded.
-var notForwarded = map[string]bool{
-	"connection": true, "keep-alive": true, "proxy-connection": true, "te": true, "trailer": true,
-	"transfer-encoding": true, "upgrade": true, "http2-settings": true,
-	"proxy-authenticate": true, "proxy-authorization": true, "proxy-authentication-info": true,
-	"content-length": true, "expect": true,
-	"range": true, "accept-encoding": true,
-	"host": true, "forwarded": true, "x-real-ip": true, "x-sse-channels": true,
-}
-
 // forwardHeader makes the header of the request to the service. It shares no bytes
 // with r.
 func forwardHeader(r *engine.AuthRequest) http.Header {
@@ -53,18 +40,6 @@ func forwardHeader(r *engine.AuthRequest) http.Header {
 	}
 	header.Set(fieldChannels, strings.Join(names, ","))
 	return header
-}
-
-// isForwarded judges a name with "-" for "_": many services cannot tell them apart
-// (CGI, RFC 3875 §4.1.18), and "X_Forwarded_For" would be taken for ours.
-func isForwarded(name string, hops map[string]bool) bool {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	for _, prefix := range [...]string{"x-forwarded-", "x-original-", "if-"} {
-		if strings.HasPrefix(name, prefix) {
-			return false
-		}
-	}
-	return !notForwarded[name] && !hops[name]
 }
 
 // connectionOptions are the fields that Connection declares to be for one hop.

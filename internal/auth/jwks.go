@@ -77,7 +77,7 @@ func newKeySet(cfg *Config, pace pace, counters *counters) *keySet {
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &keySet{
 		url:      cfg.JWKSURL,
-		client:   newClient(1),
+		client:   newClient(cfg, 1),
 		timeout:  cfg.Timeout,
 		pace:     pace,
 		outage:   outage{logger: cfg.Logger, what: "fetching the key set"},

@@ -15,6 +15,7 @@ import (
 var (
 	errCritical = errors.New("auth: the token has critical extensions")
 	errNumber   = errors.New("auth: a time claim is out of range")
+	errIdentity = errors.New("auth: sub or jti is not at most 255 bytes without control characters")
 )
 
 // bearer grants what the token of a request covers.
@@ -23,6 +24,7 @@ type bearer struct {
 	places   tokenPlaces
 	parser   *jwt.Parser
 	leeway   time.Duration
+	needsEnd bool // every token must have exp
 	counters *counters
 }
 
@@ -43,6 +45,7 @@ func newBearer(cfg *Config, keys keySource, counters *counters) *bearer {
 		places:   tokenPlaces{cookie: cfg.Cookie, query: cfg.Query},
 		parser:   jwt.NewParser(options...),
 		leeway:   cfg.JWTLeeway,
+		needsEnd: cfg.RequireExp,
 		counters: counters,
 	}
 }
@@ -65,13 +68,16 @@ func (b *bearer) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.G
 	if err != nil {
 		return engine.Grant{}, b.denial(err)
 	}
+	if b.needsEnd && c.ExpiresAt == nil {
+		return engine.Grant{}, b.denial(jwt.ErrTokenInvalidClaims)
+	}
 	for _, channel := range r.Channels {
 		if !matchAny(c.Channels, channel) {
 			return engine.Grant{}, b.counters.refuse(RefusedChannels, http.StatusForbidden,
 				"forbidden: the token does not cover all channels", challengeScope)
 		}
 	}
-	return engine.Grant{Channels: r.Channels, Expires: b.expiry(&c)}, nil
+	return engine.Grant{Channels: r.Channels, Expires: b.expiry(&c), Subject: string(c.Subject), Token: c.ID}, nil
 }
 
 // expiry is exp. A token that is let in after it, by leeway, has the rest of the
@@ -123,7 +129,21 @@ func reasonOf(err error) Reason {
 // claims are those that are looked at.
 type claims struct {
 	jwt.RegisteredClaims
+	Subject  subject
 	Channels jwt.ClaimStrings
+}
+
+// subject is a string (RFC 7519 §4.1.2). Issuers with numbers for users send those:
+// they are taken by their digits.
+type subject string
+
+func (s *subject) UnmarshalJSON(data []byte) error {
+	var number json.Number // takes a string for a number, too
+	if len(data) > 0 && data[0] != '"' && json.Unmarshal(data, &number) == nil {
+		*s = subject(number)
+		return nil
+	}
+	return json.Unmarshal(data, (*string)(s))
 }
 
 // UnmarshalJSON takes names as they are spelled. Left to itself encoding/json would
@@ -139,6 +159,8 @@ func (c *claims) UnmarshalJSON(data []byte) error {
 		"nbf":      &c.NotBefore,
 		"aud":      &c.Audience,
 		"iss":      &c.Issuer,
+		"sub":      &c.Subject,
+		"jti":      &c.ID,
 		"channels": &c.Channels,
 	} {
 		if raw, ok := all[name]; ok {
@@ -160,6 +182,9 @@ func (c *claims) Validate() error {
 		if year := date.UTC().Year(); year < 1970 || year > 9999 {
 			return errNumber
 		}
+	}
+	if !isSubject(string(c.Subject)) || !isSubject(c.ID) {
+		return errIdentity
 	}
 	return nil
 }

@@ -377,3 +377,50 @@ func BenchmarkAuthorize(b *testing.B) {
 		})
 	}
 }
+
+func TestTokenTellsWhoTheClientIs(t *testing.T) {
+	a := open(t, Config{Mode: ModeJWT, JWTSecret: testSecret})
+	f := func(sub, jti any, subject, token string) {
+		t.Helper()
+		c := good("sub", sub, "jti", jti)
+		grant := admitted(t, a, withToken(t, signed(t, jwt.SigningMethodHS256, []byte(testSecret), c)))
+		require.Equal(t, subject, grant.Subject)
+		require.Equal(t, token, grant.Token)
+	}
+	long := strings.Repeat("ä", 127)
+	f(nil, nil, "", "")
+	f("user:42", "9f3a", "user:42", "9f3a")
+	f(long, long, long, long)
+	f(42, nil, "42", "") // as issuers with numbers for users send it
+	f(9007199254740993, nil, "9007199254740993", "")
+
+	for _, bad := range []any{"a\nb", strings.Repeat("a", 256), "\u0000", []string{"a"}, map[string]any{}, true} {
+		for _, claim := range []string{"sub", "jti"} {
+			token := signed(t, jwt.SigningMethodHS256, []byte(testSecret), good(claim, bad))
+			d := refusedForAny(t, a, withToken(t, token), http.StatusUnauthorized)
+			require.NotContains(t, d.Body, "a\nb")
+		}
+	}
+	// Names of claims are taken as they are spelled.
+	f2 := signed(t, jwt.SigningMethodHS256, []byte(testSecret), good("SUB", "root", "Jti", "x"))
+	grant := admitted(t, a, withToken(t, f2))
+	require.Empty(t, grant.Subject)
+	require.Empty(t, grant.Token)
+}
+
+// refusedForAny is refused for whichever reason.
+func refusedForAny(t testing.TB, a *Access, r *engine.AuthRequest, status int) *engine.Denial {
+	t.Helper()
+	_, err := a.Authorize(t.Context(), r)
+	var denial *engine.Denial
+	require.ErrorAs(t, err, &denial)
+	require.Equal(t, status, denial.Status)
+	return denial
+}
+
+func TestTokensMayHaveToEnd(t *testing.T) {
+	a := open(t, Config{Mode: ModeJWT, JWTSecret: testSecret, RequireExp: true})
+	sign := func(c jwt.MapClaims) string { return signed(t, jwt.SigningMethodHS256, []byte(testSecret), c) }
+	require.NotZero(t, admitted(t, a, withToken(t, sign(good()))).Expires)
+	refused(t, a, withToken(t, sign(good("exp", nil))), http.StatusUnauthorized, RefusedClaims)
+}
