@@ -182,6 +182,10 @@ func (f *flags) authConfig(p *problems) auth.Config {
 		Timeout:       p.duration("--auth-timeout", f.AuthTimeout, time.Millisecond),
 		Concurrency:   p.count("--auth-concurrency", f.AuthConcurrency),
 		CacheTTL:      p.durationOrOff("--auth-cache-ttl", f.AuthCacheTTL),
+		RequireExp:    p.toggle("--auth-require-exp", f.AuthRequireExp),
+
+		ProxyFromEnvironment: p.toggle("--auth-proxy-env", f.AuthProxyEnv),
+
 		ChannelsAllow: f.ChannelsAllow,
 		ChannelsDeny:  f.ChannelsDeny,
 	}

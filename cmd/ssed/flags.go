@@ -41,8 +41,10 @@ type flags struct {
 	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
 	AuthURL           string   `name:"auth-url" group:"access" placeholder:"URL" help:"Service that is asked by a GET with the fields of the request; 2xx admits, other answers are passed on. X-SSE-Channels in the answer may narrow the channels."`
 	AuthTimeout       string   `group:"access" default:"2s" placeholder:"TIME" help:"Longest wait for the service, or for a key set. Then 503: never a stream."`
-	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Requests to the service at once. Sixteen times as many wait, the rest gets 503."`
-	AuthCacheTTL      string   `name:"auth-cache-ttl" group:"access" default:"5s" placeholder:"TIME" help:"How long what the service granted holds for the same request. 0: not at all."`
+	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Requests to the service at once; one client address has half of them at most. Sixteen times as many wait, in turns by address; the rest gets 503."`
+	AuthCacheTTL      string   `name:"auth-cache-ttl" group:"access" default:"5s" placeholder:"TIME" help:"How long what the service granted holds for the same request; what it denied holds for a second at most. 0: not at all."`
+	AuthRequireExp    toggle   `group:"access" help:"Refuse tokens without exp, and answers of the service without X-SSE-Expires: every stream has an end."`
+	AuthProxyEnv      toggle   `group:"access" help:"Ask the service and fetch the key set through the proxy that HTTP_PROXY and HTTPS_PROXY name. It sees what clients send."`
 	ChannelsAllow     []string `group:"access" placeholder:"GLOB" help:"Channels that may be asked for, by everyone. Default: all."`
 	ChannelsDeny      []string `group:"access" placeholder:"GLOB" help:"Channels that may not be asked for."`
 

@@ -149,7 +149,7 @@ func (ch scrape) front(s *engine.FrontStats) {
 
 func (ch scrape) access(s *auth.Stats) {
 	ch.counter("ssed_auth_granted_total", "Requests for streams that were authorised.", s.Granted)
-	ch.counter("ssed_auth_cached_total", "Requests for streams that were authorised by what the service had said a moment before.", s.Cached)
+	ch.counter("ssed_auth_cached_total", "Requests for streams that were decided by what the service had said a moment before.", s.Cached)
 	for _, reason := range auth.Reasons() {
 		ch.counter("ssed_auth_refused_total", "Requests for streams that were not authorised, by reason.", s.Refused[reason], "reason", reason.String())
 	}

@@ -36,32 +36,45 @@
 // short RSA keys and other curves in the set are passed over. A token without a key
 // ID is tried with all keys.
 //
+// With Config.RequireExp a token must have "exp". "sub" is the subject of the
+// connection and "jti" the name of its token, each at most 255 bytes without control
+// characters. A "sub" that is a number is taken by its digits.
+//
 // # Forward auth
 //
-// The service gets a GET with the fields of the request, without those that concern
-// the connection, a body, ranges or conditions, and without any X-Forwarded-*,
-// X-Original-*, Forwarded or X-Real-IP of the client, which are set anew:
+// The service gets a GET with the fields of the request whose names are letters, digits
+// and "-" alone: to a CGI program "X~SSE~Channels" is the same variable as
+// "X-SSE-Channels". Left out are fields that concern the connection, a body, ranges or
+// conditions, and all that name the client or the request in a way of their own
+// (notForwarded). These are set anew:
 //
+//	X-SSE-Channels                         the channels asked for, percent-encoded, with commas
 //	X-Original-URI, X-Forwarded-Uri        path and query, as sent
 //	X-Original-Method, X-Forwarded-Method  the method
 //	X-Forwarded-For                        the client, one address
 //	X-Forwarded-Host                       the authority asked for
 //	X-Forwarded-Proto                      http, or what the request says if https
-//	X-SSE-Channels                         the channels asked for, percent-encoded, with commas
 //
 // A service should judge X-SSE-Channels and not parse the query itself: another
 // reading of a repeated parameter would admit what it never saw.
 //
-// 2xx admits. X-SSE-Channels in the answer is a list of names and globs and narrows
-// what is granted to the channels that match; none left is 403. "%XX" in it stands for
-// that octet and has no meaning in the glob, so what was asked can be sent back as it
-// came. 3xx, 4xx and 5xx are passed on: the status, WWW-Authenticate, Retry-After,
-// Location with 3xx, and of 3xx and 4xx the body when it has at most 4 KiB. Redirects
-// are not followed. No answer in time, or none at all, is 503, one that makes no sense
-// 502: never a stream.
+// 2xx admits. The answer may have, each once:
+//
+//	X-SSE-Channels  names and globs: what is granted is the channels that match
+//	X-SSE-Subject   who the client is; "%XX" stands for that octet
+//	X-SSE-Expires   when the stream ends, in seconds since 1970
+//
+// No channel left is 403. "%XX" in X-SSE-Channels stands for that octet and has no
+// meaning in the glob, so what was asked can be sent back as it came. 3xx, 4xx and 5xx
+// are passed on: the status, WWW-Authenticate, Retry-After, Location with 3xx, and of
+// 3xx and 4xx the body when it has at most 4 KiB. Redirects are not followed. No answer
+// in time, or none at all, is 503, one that makes no sense 502: never a stream.
 //
 // What was granted is remembered for a few seconds under a hash of everything that was
-// sent but the position in the stream and tracing fields; refusals are not.
+// sent but the position in the stream and tracing fields; what was denied (3xx and 4xx
+// but 408, 425 and 429) for a second, and apart from the grants.
+//
+// Requests to the service are shared out by client address: see gate.
 //
 // # Secrets
 //

@@ -52,7 +52,7 @@ type counters struct {
 type Stats struct {
 	Granted     uint64             // requests admitted
 	Refused     [numReasons]uint64 // requests refused, by Reason
-	Cached      uint64             // granted by the cache of forward auth
+	Cached      uint64             // decided by the cache of forward auth
 	Asked       uint64             // requests to the service of forward auth
 	KeyFetches  uint64             // attempts to fetch the key set
 	KeyFailures uint64             // those of them that failed
