@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -14,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"ssed/internal/invalid"
 	"ssed/sseproto"
 )
 
@@ -75,7 +74,7 @@ type Config struct {
 	MaxAge time.Duration
 	// Authorizer decides who may open a stream. Nil: everyone.
 	Authorizer Authorizer
-	// AuthTimeout bounds one decision. Default 5 s.
+	// AuthTimeout bounds one decision. Default 2 s.
 	AuthTimeout time.Duration
 	// MaxChannels bounds the channels of one connection. Default 32.
 	MaxChannels int
@@ -132,7 +131,7 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.MaxConnections, max(fileLimit()-ReservedFiles, 16))
 	setDefault(&cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
 	setDefault(&cfg.PeerTimeout, time.Minute)
-	setDefault(&cfg.AuthTimeout, 5*time.Second)
+	setDefault(&cfg.AuthTimeout, 2*time.Second)
 	setDefault(&cfg.MaxChannels, 32)
 	setDefault(&cfg.HandshakeTimeout, 5*time.Second)
 	setDefault(&cfg.Heartbeat, 15*time.Second)
@@ -163,48 +162,48 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// Validate reports every problem of cfg at once, each by the name of its flag.
+// Validate reports every problem of cfg at once, each by the name of its field.
 func (cfg Config) Validate() error {
 	cfg = cfg.withDefaults()
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	check := invalid.Check{Package: "engine"}
+	bad := check.Add
 	if cfg.Shards < 1 || cfg.Shards > 1024 {
-		bad("--shards: %d is not between 1 and 1024", cfg.Shards)
+		bad("Shards", "%d is not between 1 and 1024", cfg.Shards)
 	}
 	if cfg.RingBytes < minRingBytes {
-		bad("--ring-bytes: %d is less than %d", cfg.RingBytes, minRingBytes)
+		bad("RingBytes", "%d is less than %d", cfg.RingBytes, minRingBytes)
 	}
 	if most := min(cfg.RingBytes/4, maxFrameOffset); cfg.SegmentBytes < minSegmentBytes || int64(cfg.SegmentBytes) > max(most, minSegmentBytes) {
-		bad("SegmentBytes: %d is not between %d and a quarter of --ring-bytes, %d", cfg.SegmentBytes, minSegmentBytes, most)
+		bad("SegmentBytes", "%d is not between %d and a quarter of RingBytes, %d", cfg.SegmentBytes, minSegmentBytes, most)
 	}
 	if cfg.MaxConnections < 1 {
-		bad("--max-connections: %d is less than 1", cfg.MaxConnections)
+		bad("MaxConnections", "%d is less than 1", cfg.MaxConnections)
 	} else if limit := fileLimit(); cfg.MaxConnections > limit {
-		bad("--max-connections: %d is more than the limit of open files, %d", cfg.MaxConnections, limit)
+		bad("MaxConnections", "%d is more than the limit of open files, %d", cfg.MaxConnections, limit)
 	}
 	validateListen(cfg.Listen, bad)
 	checkOrigins(cfg.CORSOrigins, bad)
 	cfg.validateClients(bad)
 	cfg.validateStreams(bad)
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {
-		bad("--max-channels-per-connection: %d is not between 1 and 1024", cfg.MaxChannels)
+		bad("MaxChannels", "%d is not between 1 and 1024", cfg.MaxChannels)
 	}
 	if cfg.HandshakeTimeout < 0 {
-		bad("--handshake-timeout: %v is negative", cfg.HandshakeTimeout)
+		bad("HandshakeTimeout", "%v is negative", cfg.HandshakeTimeout)
 	}
 	if cfg.RetryMin < 0 || cfg.RetryMax < cfg.RetryMin {
-		bad("--retry: %v-%v is not a range", cfg.RetryMin, cfg.RetryMax)
+		bad("RetryMin", "%v-%v is not a range", cfg.RetryMin, cfg.RetryMax)
 	}
 	if cfg.HistoryWait < 0 {
-		bad("--history-wait: %v is negative", cfg.HistoryWait)
+		bad("HistoryWait", "%v is negative", cfg.HistoryWait)
 	}
 	if cfg.HistoryReaders < 1 || cfg.HistoryReaders > maxHistoryReaders {
-		bad("--history-readers: %d is not between 1 and %d", cfg.HistoryReaders, maxHistoryReaders)
+		bad("HistoryReaders", "%d is not between 1 and %d", cfg.HistoryReaders, maxHistoryReaders)
 	}
 	if cfg.Drain < 0 {
-		bad("--drain: %v is negative", cfg.Drain)
+		bad("Drain", "%v is negative", cfg.Drain)
 	}
-	return errors.Join(errs...)
+	return check.Err()
 }
 
 // maxHistoryReaders bounds the concurrent reads of the history: each holds a page of at
@@ -215,31 +214,31 @@ const maxHistoryReaders = 10_000
 const maxRate = 1_000_000
 
 // validateClients checks what concerns single clients.
-func (cfg *Config) validateClients(bad func(format string, args ...any)) {
+func (cfg *Config) validateClients(bad func(field, format string, args ...any)) {
 	if cfg.MaxPerAddress < 0 || cfg.MaxPerAddress > maxRate {
-		bad("--max-connections-per-ip: %d is not between 0 and %d", cfg.MaxPerAddress, maxRate)
+		bad("MaxPerAddress", "%d is not between 0 and %d", cfg.MaxPerAddress, maxRate)
 	}
 	if cfg.ConnectRate < 0 || cfg.ConnectRate > maxRate {
-		bad("--connect-rate-per-ip: %d is not between 0 and %d", cfg.ConnectRate, maxRate)
+		bad("ConnectRate", "%d is not between 0 and %d", cfg.ConnectRate, maxRate)
 	} else if cfg.ConnectBurst < 0 || cfg.ConnectBurst > burstFactor*maxRate {
-		bad("--connect-rate-per-ip: a burst of %d is not between 1 and %d", cfg.ConnectBurst, burstFactor*maxRate)
+		bad("ConnectBurst", "%d is not between 1 and %d", cfg.ConnectBurst, burstFactor*maxRate)
 	}
 	for _, prefix := range cfg.TrustedProxies {
 		if !prefix.IsValid() || prefix.Addr().Is4In6() {
-			bad("--trusted-proxies: %v is not a network such as 10.0.0.0/8 or fd00::/8", prefix)
+			bad("TrustedProxies", "%v is not a network such as 10.0.0.0/8 or fd00::/8", prefix)
 		}
 	}
 	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
-		bad("--proxy-protocol: --trusted-proxies must say who may send the header")
+		bad("ProxyProtocol", "there are no trusted proxies, so nobody may send the header")
 	}
 	if cfg.SocketMode&^fs.ModePerm != 0 {
-		bad("--listen-mode: %#o is not between 0 and 0777", uint32(cfg.SocketMode))
+		bad("SocketMode", "%#o is not between 0 and 0777", uint32(cfg.SocketMode))
 	}
 	if cfg.PeerTimeout > 0 && (cfg.PeerTimeout < time.Second || cfg.PeerTimeout > 24*time.Hour) {
-		bad("--peer-timeout: %v is not between 1s and 24h", cfg.PeerTimeout)
+		bad("PeerTimeout", "%v is not between 1s and 24h", cfg.PeerTimeout)
 	}
 	if cfg.AuthTimeout < 0 {
-		bad("--auth-timeout: %v is negative", cfg.AuthTimeout)
+		bad("AuthTimeout", "%v is negative", cfg.AuthTimeout)
 	}
 }
 
@@ -247,39 +246,39 @@ func (cfg *Config) validateClients(bad func(format string, args ...any)) {
 const maxEventTypeBytes = 64
 
 // validateStreams checks what concerns all streams.
-func (cfg *Config) validateStreams(bad func(format string, args ...any)) {
+func (cfg *Config) validateStreams(bad func(field, format string, args ...any)) {
 	if cfg.MaxAge != 0 && cfg.MaxAge < time.Second {
-		bad("--max-age: %v is less than 1s", cfg.MaxAge)
+		bad("MaxAge", "%v is less than 1s", cfg.MaxAge)
 	}
 	if name := cfg.BroadcastChannel; len(name) > sseproto.MaxChannelBytes || strings.ContainsRune(name, 0) {
-		bad("--broadcast-channel: %.70q is not at most %d bytes without NUL", name, sseproto.MaxChannelBytes)
+		bad("BroadcastChannel", "%.70q is not at most %d bytes without NUL", name, sseproto.MaxChannelBytes)
 	}
 	switch name := cfg.HeartbeatEvent; {
 	case len(name) > maxEventTypeBytes || !utf8.ValidString(name) || strings.ContainsAny(name, "\x00\r\n"):
-		bad("--heartbeat-event: %.70q is not one line of at most %d bytes of UTF-8", name, maxEventTypeBytes)
+		bad("HeartbeatEvent", "%.70q is not one line of at most %d bytes of UTF-8", name, maxEventTypeBytes)
 	case name == "message" || name == "gap" || name == "error" || name == "open":
-		bad("--heartbeat-event: %q means something else to clients", name)
+		bad("HeartbeatEvent", "%q means something else to clients", name)
 	}
 }
 
 // validateListen checks the forms of addresses.
-func validateListen(addresses []string, bad func(format string, args ...any)) {
+func validateListen(addresses []string, bad func(field, format string, args ...any)) {
 	if len(addresses) == 0 {
-		bad("--listen: no address given")
+		bad("Listen", "no address given")
 	}
 	for _, address := range addresses {
 		if path, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
 			// The limit of sun_path, with its NUL (unix(7)).
 			if path == "" || len(path) > 107 {
-				bad("--listen: %q: the path has not 1 to 107 bytes", address)
+				bad("Listen", "%q: the path has not 1 to 107 bytes", address)
 			}
 			continue
 		}
 		_, port, err := net.SplitHostPort(address)
 		if err != nil {
-			bad("--listen: %q is not an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/ssed.sock", address)
+			bad("Listen", "%q is not an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/ssed.sock", address)
 		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			bad("--listen: %q: the port is not a number from 0 to 65535", address)
+			bad("Listen", "%q: the port is not a number from 0 to 65535", address)
 		}
 	}
 }

@@ -42,21 +42,21 @@ func newCORSPolicy(origins []string, credentials bool) corsPolicy {
 }
 
 // checkOrigins reports what is wrong with Config.CORSOrigins.
-func checkOrigins(origins []string, bad func(format string, args ...any)) {
+func checkOrigins(origins []string, bad func(field, format string, args ...any)) {
 	if len(origins) == 0 {
-		bad("--cors-origins: no origin given")
+		bad("CORSOrigins", "no origin given")
 	}
 	for _, origin := range origins {
 		if origin == "*" {
 			if len(origins) > 1 {
-				bad("--cors-origins: * stands for all: no other origin beside it")
+				bad("CORSOrigins", "* stands for all: no other origin beside it")
 			}
 			continue
 		}
 		// As browsers send it (RFC 6454 §6.2): a default port is left out.
 		u, err := url.Parse(origin)
 		if err != nil || u.Hostname() == "" || origin != strings.ToLower(u.Scheme+"://"+u.Host) || isDefaultPort(u) {
-			bad("--cors-origins: %q is not an origin such as https://app.example.com: lower case, no path, no default port", origin)
+			bad("CORSOrigins", "%q is not an origin such as https://app.example.com: lower case, no path, no default port", origin)
 		}
 	}
 }

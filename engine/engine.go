@@ -72,6 +72,12 @@ func (e *Engine) discard() {
 	}
 }
 
+// Close gives back what New has taken, in place of Run.
+func (e *Engine) Close() {
+	e.front.close()
+	e.discard()
+}
+
 // Log is what the feed writes to and the history writer reads from.
 func (e *Engine) Log() *Log { return e.log }
 

@@ -396,46 +396,46 @@ func TestEndsOfTheClientAreToldApart(t *testing.T) {
 	})
 }
 
-func TestConfigProblemsAreNamedByFlag(t *testing.T) {
-	f := func(cfg Config, flag string) {
+func TestConfigProblemsAreNamedByField(t *testing.T) {
+	f := func(cfg Config, field string) {
 		t.Helper()
 		err := cfg.Validate()
 		require.Error(t, err)
-		require.Regexp(t, "^"+flag+": [^\n]+$", err.Error())
+		require.Regexp(t, "^engine: "+field+": [^\n]+$", err.Error())
 	}
-	f(Config{Listen: []string{}}, "--listen")
+	f(Config{Listen: []string{}}, "Listen")
 	for _, address := range []string{"8080", "", "unix:", "unix:" + strings.Repeat("a", 108), "host:http", "host:99999", "[::1", "::1:80"} {
-		f(Config{Listen: []string{address}}, "--listen")
+		f(Config{Listen: []string{address}}, "Listen")
 	}
-	f(Config{CORSOrigins: []string{}}, "--cors-origins")
+	f(Config{CORSOrigins: []string{}}, "CORSOrigins")
 	for _, origin := range []string{
 		"", "null", "app.example", "https://app.example/", "https://App.example", "https://a:b@app.example", "https://app.example?x",
 		"https://*.app.example/x", "https://app.example:443", "http://app.example:80", "https://", "https://:80", "app.example:80",
 	} {
-		f(Config{CORSOrigins: []string{origin}}, "--cors-origins")
+		f(Config{CORSOrigins: []string{origin}}, "CORSOrigins")
 	}
-	f(Config{CORSOrigins: []string{"*", "https://app.example"}}, "--cors-origins")
-	f(Config{SocketMode: 0o1777}, "--listen-mode")
-	f(Config{MaxPerAddress: -1}, "--max-connections-per-ip")
-	f(Config{ConnectRate: -1}, "--connect-rate-per-ip")
-	f(Config{ConnectRate: 1, ConnectBurst: -1}, "--connect-rate-per-ip")
-	f(Config{TrustedProxies: []netip.Prefix{{}}}, "--trusted-proxies")
-	f(Config{TrustedProxies: networks("::ffff:10.0.0.0/104")}, "--trusted-proxies")
-	f(Config{ProxyProtocol: true}, "--proxy-protocol")
-	f(Config{PeerTimeout: time.Millisecond}, "--peer-timeout")
-	f(Config{MaxAge: time.Millisecond}, "--max-age")
-	f(Config{MaxAge: -time.Hour}, "--max-age")
-	f(Config{AuthTimeout: -1}, "--auth-timeout")
-	f(Config{HistoryWait: -1}, "--history-wait")
-	f(Config{HistoryReaders: -1}, "--history-readers")
-	f(Config{HistoryReaders: 1 << 20}, "--history-readers")
+	f(Config{CORSOrigins: []string{"*", "https://app.example"}}, "CORSOrigins")
+	f(Config{SocketMode: 0o1777}, "SocketMode")
+	f(Config{MaxPerAddress: -1}, "MaxPerAddress")
+	f(Config{ConnectRate: -1}, "ConnectRate")
+	f(Config{ConnectRate: 1, ConnectBurst: -1}, "ConnectBurst")
+	f(Config{TrustedProxies: []netip.Prefix{{}}}, "TrustedProxies")
+	f(Config{TrustedProxies: networks("::ffff:10.0.0.0/104")}, "TrustedProxies")
+	f(Config{ProxyProtocol: true}, "ProxyProtocol")
+	f(Config{PeerTimeout: time.Millisecond}, "PeerTimeout")
+	f(Config{MaxAge: time.Millisecond}, "MaxAge")
+	f(Config{MaxAge: -time.Hour}, "MaxAge")
+	f(Config{AuthTimeout: -1}, "AuthTimeout")
+	f(Config{HistoryWait: -1}, "HistoryWait")
+	f(Config{HistoryReaders: -1}, "HistoryReaders")
+	f(Config{HistoryReaders: 1 << 20}, "HistoryReaders")
 	f(Config{SegmentBytes: -1}, "SegmentBytes")
 	f(Config{SegmentBytes: minSegmentBytes - 1}, "SegmentBytes")
 	f(Config{SegmentBytes: 1 << 20, RingBytes: 1 << 20}, "SegmentBytes")
-	f(Config{BroadcastChannel: "a\x00"}, "--broadcast-channel")
-	f(Config{BroadcastChannel: strings.Repeat("a", 256)}, "--broadcast-channel")
+	f(Config{BroadcastChannel: "a\x00"}, "BroadcastChannel")
+	f(Config{BroadcastChannel: strings.Repeat("a", 256)}, "BroadcastChannel")
 	for _, name := range []string{"a\nb", "a\rb", "gap", "message", "\xff", strings.Repeat("x", 65)} {
-		f(Config{HeartbeatEvent: name}, "--heartbeat-event")
+		f(Config{HeartbeatEvent: name}, "HeartbeatEvent")
 	}
 	require.NoError(t, Config{
 		Listen:      []string{":0", "unix:/run/ssed.sock", "[::1]:8080", "unix:@ssed", "localhost:80"},

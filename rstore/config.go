@@ -1,13 +1,13 @@
 package rstore
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/invalid"
 )
 
 // Config says where and how the history is kept.
@@ -37,7 +37,7 @@ type Config struct {
 	LeaseTTL time.Duration
 	// GapWait is how long nobody may advance the watermark before a gap
 	// marker is written while an instance that was there a moment ago says
-	// nothing. When all have said that they cannot go on, nobody waits. Default 300ms; more than LeaseTTL/4, so that every
+	// nothing. When all have said that they cannot go on, nobody waits. Default 1s; more than LeaseTTL/4, so that every
 	// instance has had its turn.
 	GapWait time.Duration
 	// Logger, default slog.Default().
@@ -85,7 +85,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BatchSize, 100)
 	setDefault(&c.FlushInterval, 10*time.Millisecond)
 	setDefault(&c.LeaseTTL, 800*time.Millisecond)
-	setDefault(&c.GapWait, 300*time.Millisecond)
+	setDefault(&c.GapWait, time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -109,41 +109,21 @@ func setDefault[T comparable](v *T, to T) {
 	}
 }
 
-// validate reports every problem at once. Defaults are in place already.
-func (c Config) validate(src Source) error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("rstore: "+format, args...)) }
-	if src == nil {
-		bad("no source")
-	}
-	if len(c.Client.InitAddress) == 0 {
-		bad("no Redis address")
-	}
-	if c.Prefix == "" {
-		bad("empty stream prefix")
-	}
-	if c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n") {
-		bad("instance %q: needs a name without spaces", c.Instance)
-	}
-	if c.MaxLen < 1 {
-		bad("history length %d: needs at least 1", c.MaxLen)
-	}
-	if c.BatchSize < 1 || c.BatchSize > maxBatch {
-		bad("batch size %d: needs 1 to %d", c.BatchSize, maxBatch)
-	}
-	if c.TTL < time.Millisecond {
-		bad("history TTL %v: needs at least 1ms", c.TTL)
-	}
-	if c.FlushInterval < 0 {
-		bad("flush interval %v: negative", c.FlushInterval)
-	}
-	if c.LeaseTTL < 4*time.Millisecond {
-		bad("lease TTL %v: needs at least 4ms", c.LeaseTTL)
-	}
-	if c.GapWait < time.Millisecond {
-		bad("gap wait %v: needs at least 1ms", c.GapWait)
-	}
-	return errors.Join(errs...)
+// Validate reports every problem of c at once, each by the name of its field.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	check := invalid.Check{Package: "rstore"}
+	check.If(len(c.Client.InitAddress) == 0, "Client", "no Redis address")
+	check.If(c.Prefix == "", "Prefix", "it is empty")
+	check.If(c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n"), "Instance", "%q is not a name without spaces", c.Instance)
+	check.If(c.MaxLen < 1, "MaxLen", "%d is less than 1", c.MaxLen)
+	check.If(c.BatchSize < 1, "BatchSize", "%d is less than 1", c.BatchSize)
+	check.If(c.BatchSize > maxBatch, "BatchSize", "%d is more than %d: Redis does nothing else while it writes a batch", c.BatchSize, maxBatch)
+	check.If(c.TTL < time.Millisecond, "TTL", "%v is less than 1ms", c.TTL)
+	check.If(c.FlushInterval < 0, "FlushInterval", "%v is negative", c.FlushInterval)
+	check.If(c.LeaseTTL < 4*time.Millisecond, "LeaseTTL", "%v is less than 4ms", c.LeaseTTL)
+	check.If(c.GapWait < time.Millisecond, "GapWait", "%v is less than 1ms", c.GapWait)
+	return check.Err()
 }
 
 // poll is how often an instance that does not write looks at the lease.

@@ -2,6 +2,7 @@ package rstore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"strconv"
@@ -24,11 +25,17 @@ type Store struct {
 	count       counters // atomic
 }
 
+var errNoSource = errors.New("rstore: no source")
+
 // New checks the configuration, reporting every problem at once. Redis need
 // not be there. Close the Store after use.
 func New(cfg Config, src Source) (*Store, error) {
 	cfg = cfg.withDefaults()
-	if err := cfg.validate(src); err != nil {
+	err := cfg.Validate()
+	if src == nil {
+		err = errors.Join(errNoSource, err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{

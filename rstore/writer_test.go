@@ -17,10 +17,10 @@ import (
 func TestConfigReportsEveryProblemAtOnce(t *testing.T) {
 	_, err := New(Config{Instance: "a b", MaxLen: -1, BatchSize: 20_000, TTL: time.Microsecond, FlushInterval: -1, LeaseTTL: 1, GapWait: 1}, nil)
 	for _, want := range []string{
-		"no source", "no Redis address", "empty stream prefix", "instance", "history length",
-		"batch size", "history TTL", "flush interval", "lease TTL", "gap wait",
+		"no source", "Client: no Redis address", "Prefix: it is empty", "Instance", "MaxLen",
+		"BatchSize", "TTL", "FlushInterval", "LeaseTTL", "GapWait",
 	} {
-		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "rstore: "+want)
 	}
 }
 

@@ -1,13 +1,13 @@
 package rsub
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/invalid"
 )
 
 // Defaults of Config.
@@ -113,28 +113,29 @@ func (c Config) withDefaults() (Config, error) {
 	return c, c.validate()
 }
 
+// Validate reports every problem of c at once, each by the name of its field.
+func (c Config) Validate() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 func (c *Config) validate() error {
-	var errs []error
-	wrong := func(is bool, format string, args ...any) {
-		if is {
-			errs = append(errs, fmt.Errorf("rsub: "+format, args...))
-		}
-	}
-	wrong(len(c.Client.InitAddress) == 0, "no Redis address")
-	wrong(c.Client.AlwaysRESP2, "protocol 2 is not supported, Redis 7 and newer speak 3")
-	wrong(len(c.Patterns) == 0, "no patterns")
+	check := invalid.Check{Package: "rsub"}
+	check.If(len(c.Client.InitAddress) == 0, "Client", "no Redis address")
+	check.If(c.Client.AlwaysRESP2, "Client", "protocol 2 is not supported: subscriptions and commands share a connection, which takes RESP3")
+	check.If(len(c.Patterns) == 0, "Patterns", "no pattern given")
 	for _, p := range c.Patterns {
-		wrong(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "pattern %q: empty, too long or with NUL", p)
-		wrong(Reserved(p), "pattern %q: channels that begin with %q are never delivered", p, reservedPrefix)
+		check.If(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "Patterns", "%.50q is not 1 to %d bytes without NUL", p, maxPatternBytes)
+		check.If(Reserved(p), "Patterns", "%.50q: channels that start with %s are never delivered", p, reservedPrefix)
 	}
-	wrong(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "prefix %q: empty or with braces", c.Prefix)
-	wrong(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "instance %q: empty or with spaces", c.Instance)
-	wrong(c.Feeds < 1 || c.Feeds > maxFeeds, "%d feeds: 1 or %d", c.Feeds, maxFeeds)
-	wrong(c.TickInterval < time.Millisecond, "tick interval %v: at least 1ms", c.TickInterval)
-	wrong(c.ProbeTimeout < 2*c.TickInterval, "probe timeout %v: at least two tick intervals", c.ProbeTimeout)
-	wrong(c.NumberWait < 0, "number wait %v: negative", c.NumberWait)
-	wrong(c.MaxMessageBytes < 0, "max message bytes %d: negative", c.MaxMessageBytes)
-	return errors.Join(errs...)
+	check.If(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "Prefix", "%q is empty or has braces", c.Prefix)
+	check.If(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "Instance", "%q is empty or has spaces", c.Instance)
+	check.If(c.Feeds < 1 || c.Feeds > maxFeeds, "Feeds", "%d is not 1 or %d", c.Feeds, maxFeeds)
+	check.If(c.TickInterval < time.Millisecond, "TickInterval", "%v is less than 1ms", c.TickInterval)
+	check.If(c.ProbeTimeout < 2*c.TickInterval, "ProbeTimeout", "%v is less than two tick intervals", c.ProbeTimeout)
+	check.If(c.NumberWait < 0, "NumberWait", "%v is negative", c.NumberWait)
+	check.If(c.MaxMessageBytes < 0, "MaxMessageBytes", "%d is negative", c.MaxMessageBytes)
+	return check.Err()
 }
 
 func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }

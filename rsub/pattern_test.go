@@ -59,9 +59,9 @@ func TestNewNamesEveryProblem(t *testing.T) {
 		Patterns: []string{"", "__keyspace*"}, Prefix: "a{b", Instance: "two words",
 		Feeds: 3, TickInterval: 1, ProbeTimeout: 1, MaxMessageBytes: -1,
 	}, discard{})
-	for _, part := range []string{"no Redis address", "protocol 2", `pattern ""`, `"__keyspace*"`, "prefix", "instance", "feeds", "tick interval", "probe timeout", "max message bytes"} {
-		require.ErrorContains(t, err, part)
+	for _, part := range []string{"Client: no Redis address", "Client: protocol 2", `Patterns: ""`, `Patterns: "__keyspace*"`, "Prefix", "Instance", "Feeds", "TickInterval", "ProbeTimeout", "MaxMessageBytes"} {
+		require.ErrorContains(t, err, "rsub: "+part)
 	}
 	_, err = New(Config{}, discard{})
-	require.ErrorContains(t, err, "no patterns")
+	require.ErrorContains(t, err, "rsub: Patterns: no pattern given")
 }

@@ -45,7 +45,7 @@ func (s *server) openAdmin() (err error) {
 }
 
 func (s *server) adminConfig(host string) admin.Config {
-	view := inspector{s.engine}
+	view := inspector{s.Engine}
 	cfg := admin.Config{
 		Stats:           s.snapshot,
 		Gaps:            view.gaps,
@@ -53,8 +53,8 @@ func (s *server) adminConfig(host string) admin.Config {
 		Channels:        view,
 		Self:            s.self,
 		Publish:         s.publish,
-		MaxMessageBytes: s.cfg.maxMessageBytes,
-		Ready:           s.ready,
+		MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
+		Ready:           s.gateway.Ready,
 		Metrics:         metricsHandler(s),
 		Pprof:           s.cfg.adminPprof,
 		Tokens:          s.cfg.adminTokens,
@@ -64,16 +64,16 @@ func (s *server) adminConfig(host string) admin.Config {
 		Host:            host,
 		Exposed:         !isLoopback(s.adminListener.Addr()),
 		Streams:         s.streamAddr(),
-		HeartbeatEvent:  s.cfg.engine.HeartbeatEvent,
+		HeartbeatEvent:  s.Config.Streams.HeartbeatEvent,
 	}
-	if s.feed != nil && !s.cfg.engine.Envelope {
+	if s.Feed != nil && !s.Config.Feed.Envelope {
 		cfg.Untyped = untyped
 	}
-	if s.fleet != nil {
+	if s.Fleet != nil {
 		cfg.Fleet = fleetView{s}
 	}
-	if s.store != nil {
-		cfg.History = storedHistory{s.store}
+	if s.Store != nil {
+		cfg.History = storedHistory{s.Store}
 	}
 	return cfg
 }
@@ -83,7 +83,7 @@ const untyped = "event, id and retry need --envelope json on the instances"
 
 // streamAddr is the first public TCP address, for the page.
 func (s *server) streamAddr() string {
-	for _, addr := range s.engine.Addrs() {
+	for _, addr := range s.gateway.Addrs() {
 		if addr.Network() == "tcp" {
 			return addr.String()
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,94 +8,93 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
-	"ssed/engine"
+	"ssed"
 	"ssed/internal/admin"
 	"ssed/internal/auth"
-	"ssed/rsub"
-	"ssed/sseproto"
+	"ssed/internal/invalid"
 )
 
 // config is the checked command line.
 type config struct {
-	engine engine.Config
-	redis  *redisConfig // nil: embedded
-
-	auth auth.Config
+	gateway ssed.Config
+	auth    auth.Config
 
 	admin          string        // "": none
 	adminTokens    []admin.Token // none: no token is demanded
 	adminTokenFile string        // "": they come from elsewhere
 	adminPprof     bool
 
-	maxMessageBytes int
-	instance        string
-
 	logLevel slog.Level
 	logJSON  bool
 }
 
-// redisConfig is what only the Redis mode needs.
-type redisConfig struct {
-	client       rueidis.ClientOption
-	patterns     []string
-	prefix       string
-	feeds        int
-	tickInterval time.Duration
-	probeTimeout time.Duration
-	clockOffset  time.Duration
-	history      *historyConfig // nil: off
-	inbox        string         // "": none
-}
-
-type historyConfig struct {
-	maxLen        int
-	ttl           time.Duration
-	batchSize     int
-	flushInterval time.Duration
-	gapWait       time.Duration
-}
-
-// config checks f and reports every problem at once, by flag name.
+// config checks f and reports every problem at once, by flag name. What concerns Redis is
+// checked without it too: a typo should not wait for the day on which it is added.
 func (f *flags) config() (config, error) {
 	var p problems
 	cfg := config{
-		engine:          f.engineConfig(&p),
-		redis:           f.redisConfig(&p),
-		auth:            f.authConfig(&p),
-		admin:           p.adminAddr(f.Admin),
-		adminTokens:     p.adminTokens(f.AdminToken, f.AdminTokenFile),
-		adminTokenFile:  f.AdminTokenFile,
-		adminPprof:      p.toggle("--pprof", f.Pprof),
-		maxMessageBytes: int(p.bytes("--max-message-bytes", f.MaxMessage, 1, 256<<20)),
-		instance:        p.instance(f.Instance),
-		logLevel:        p.level(f.LogLevel),
-		logJSON:         p.choice("--log-format", f.LogFormat, "text", "json") == "json",
+		gateway:        f.gatewayConfig(&p),
+		auth:           f.authConfig(&p),
+		admin:          p.adminAddr(f.Admin),
+		adminTokens:    p.adminTokens(f.AdminToken, f.AdminTokenFile),
+		adminTokenFile: f.AdminTokenFile,
+		adminPprof:     p.toggle("--pprof", f.Pprof),
+		logLevel:       p.level(f.LogLevel),
+		logJSON:        p.choice("--log-format", f.LogFormat, "text", "json") == "json",
 	}
-	for _, part := range []interface{ Validate() error }{cfg.engine, cfg.auth} {
-		if err := part.Validate(); err != nil {
-			p = append(p, err)
-		}
+	p.fields(cfg.gateway.Validate())
+	if err := cfg.auth.Validate(); err != nil {
+		p = append(p, err)
+	}
+	if p.choice("--history", f.History, "on", "off") == "off" {
+		cfg.gateway.History = nil
 	}
 	return cfg, errors.Join(p...)
 }
 
-func (f *flags) engineConfig(p *problems) engine.Config {
+func (f *flags) gatewayConfig(p *problems) ssed.Config {
+	return ssed.Config{
+		Listen: given(f.Listen),
+		Redis:  p.optionalRedis(f.RedisURL, f.RedisURLFile),
+		Feed: ssed.FeedConfig{
+			Patterns:      given(f.Patterns),
+			Prefix:        p.notEmpty("--stream-prefix", f.StreamPrefix),
+			Instance:      f.Instance,
+			Subscriptions: p.count("--redis-feeds", f.RedisFeeds),
+			TickInterval:  p.positive("--tick-interval", f.TickInterval),
+			ProbeTimeout:  p.positive("--probe-timeout", f.ProbeTimeout),
+			Envelope:      p.choice("--envelope", f.Envelope, "off", "json") == "json",
+			Inbox:         p.inbox(f.Inbox, f.History),
+			ClockOffset:   p.duration("--test-clock-offset", f.TestClockOffset, -24*time.Hour),
+		},
+		History: &ssed.HistoryConfig{
+			MaxLen:        p.count("--history-max", f.HistoryMax),
+			TTL:           p.positive("--history-ttl", f.HistoryTTL),
+			BatchSize:     p.count("--batch-size", f.BatchSize),
+			FlushInterval: p.positive("--flush-interval", f.FlushInterval),
+			GapWait:       p.positive("--gap-wait", f.GapWait),
+			Wait:          p.positive("--history-wait", f.HistoryWait),
+			Readers:       p.count("--history-readers", f.HistoryReaders),
+		},
+		Streams: f.streamConfig(p),
+	}
+}
+
+func (f *flags) streamConfig(p *problems) ssed.StreamConfig {
 	retryMin, retryMax := p.retry(f.Retry)
 	rate, burst := p.rate("--connect-rate-per-ip", f.ConnectRate)
-	return engine.Config{
-		Listen:           given(f.Listen),
+	return ssed.StreamConfig{
 		SocketMode:       p.mode("--listen-mode", f.ListenMode),
 		ReusePort:        p.toggle("--reuse-port", f.ReusePort),
 		Shards:           p.optionalCount("--shards", f.Shards),
-		Envelope:         p.choice("--envelope", f.Envelope, "off", "json") == "json",
 		RingBytes:        p.bytes("--ring-bytes", f.RingBytes, 1, 1<<50),
+		MaxMessageBytes:  int(p.bytes("--max-message-bytes", f.MaxMessage, 1, maxInput)),
 		MaxConnections:   p.optionalCount("--max-connections", f.MaxConnections),
 		MaxPerAddress:    p.number("--max-connections-per-ip", f.MaxPerAddress),
 		ConnectRate:      rate,
@@ -104,20 +102,18 @@ func (f *flags) engineConfig(p *problems) engine.Config {
 		TrustedProxies:   p.networks("--trusted-proxies", f.TrustedProxies),
 		ProxyProtocol:    p.toggle("--proxy-protocol", f.ProxyProtocol),
 		PeerTimeout:      p.durationOrOff("--peer-timeout", f.PeerTimeout),
+		HandshakeTimeout: p.positive("--handshake-timeout", f.HandshakeTimeout),
+		AuthTimeout:      authBackstop,
 		MaxAge:           p.duration("--max-age", f.MaxAge, 0),
-		HeartbeatEvent:   f.HeartbeatEvent,
 		MaxChannels:      p.count("--max-channels-per-connection", f.MaxChannels),
-		BroadcastChannel: p.broadcast(f.Broadcast, f.Patterns),
-		HandshakeTimeout: p.duration("--handshake-timeout", f.HandshakeTimeout, time.Millisecond),
-		Heartbeat:        p.heartbeat(f.Heartbeat),
+		BroadcastChannel: f.Broadcast,
+		Heartbeat:        p.durationOrOff("--heartbeat", f.Heartbeat),
+		HeartbeatEvent:   f.HeartbeatEvent,
 		RetryMin:         retryMin,
 		RetryMax:         retryMax,
-		AuthTimeout:      authBackstop,
-		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // engine: zero is the default
+		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // zero is the default
 		CORSOrigins:      given(f.CORSOrigins),
 		CORSCredentials:  p.toggle("--cors-credentials", f.CORSCredentials),
-		HistoryWait:      p.duration("--history-wait", f.HistoryWait, time.Millisecond),
-		HistoryReaders:   p.count("--history-readers", f.HistoryReaders),
 	}
 }
 
@@ -125,42 +121,80 @@ func (f *flags) engineConfig(p *problems) engine.Config {
 // minute at most.
 const authBackstop = 75 * time.Second
 
-// redisConfig checks its flags in embedded mode too: a typo should not wait for
-// the day on which Redis is added.
-func (f *flags) redisConfig(p *problems) *redisConfig {
-	cfg := &redisConfig{
-		patterns:     p.patterns(f.Patterns),
-		prefix:       p.prefix(f.StreamPrefix),
-		feeds:        p.count("--redis-feeds", f.RedisFeeds),
-		tickInterval: p.duration("--tick-interval", f.TickInterval, 10*time.Millisecond),
-		probeTimeout: p.duration("--probe-timeout", f.ProbeTimeout, 10*time.Millisecond),
-		clockOffset:  p.duration("--test-clock-offset", f.TestClockOffset, -24*time.Hour),
+// flagOfField names the flag that sets a field of ssed.Config.
+var flagOfField = map[string]string{
+	"Listen":                   "--listen",
+	"Redis":                    "--redis-url",
+	"Feed.Patterns":            "--patterns",
+	"Feed.Prefix":              "--stream-prefix",
+	"Feed.Instance":            "--instance",
+	"Feed.Subscriptions":       "--redis-feeds",
+	"Feed.TickInterval":        "--tick-interval",
+	"Feed.ProbeTimeout":        "--probe-timeout",
+	"Feed.Envelope":            "--envelope",
+	"Feed.Inbox":               "--inbox",
+	"Feed.ClockOffset":         "--test-clock-offset",
+	"History.MaxLen":           "--history-max",
+	"History.TTL":              "--history-ttl",
+	"History.BatchSize":        "--batch-size",
+	"History.FlushInterval":    "--flush-interval",
+	"History.GapWait":          "--gap-wait",
+	"History.Wait":             "--history-wait",
+	"History.Readers":          "--history-readers",
+	"Streams.SocketMode":       "--listen-mode",
+	"Streams.ReusePort":        "--reuse-port",
+	"Streams.Shards":           "--shards",
+	"Streams.RingBytes":        "--ring-bytes",
+	"Streams.MaxMessageBytes":  "--max-message-bytes",
+	"Streams.MaxConnections":   "--max-connections",
+	"Streams.MaxPerAddress":    "--max-connections-per-ip",
+	"Streams.ConnectRate":      "--connect-rate-per-ip",
+	"Streams.ConnectBurst":     "--connect-rate-per-ip",
+	"Streams.TrustedProxies":   "--trusted-proxies",
+	"Streams.ProxyProtocol":    "--proxy-protocol",
+	"Streams.PeerTimeout":      "--peer-timeout",
+	"Streams.HandshakeTimeout": "--handshake-timeout",
+	"Streams.MaxAge":           "--max-age",
+	"Streams.MaxChannels":      "--max-channels-per-connection",
+	"Streams.BroadcastChannel": "--broadcast-channel",
+	"Streams.Heartbeat":        "--heartbeat",
+	"Streams.HeartbeatEvent":   "--heartbeat-event",
+	"Streams.RetryMin":         "--retry",
+	"Streams.RetryMax":         "--retry",
+	"Streams.Drain":            "--drain",
+	"Streams.CORSOrigins":      "--cors-origins",
+	"Streams.CORSCredentials":  "--cors-credentials",
+}
+
+// fieldsToFlags is for texts that name a second field.
+var fieldsToFlags = func() *strings.Replacer {
+	var pairs []string
+	for field, flag := range flagOfField {
+		if strings.Contains(field, ".") { // Listen and Redis are words too
+			pairs = append(pairs, field, flag)
+		}
 	}
-	if cfg.feeds > 2 {
-		p.add("--redis-feeds", "%d is more than 2", cfg.feeds)
+	return strings.NewReplacer(pairs...)
+}()
+
+// byFlag is err with the flags that set the fields of which it complains.
+func byFlag(err error) error {
+	var p problems
+	if p.fields(err); len(p) > 0 {
+		return errors.Join(p...)
 	}
-	if cfg.probeTimeout < 2*cfg.tickInterval {
-		p.add("--probe-timeout", "%v is less than two tick intervals", cfg.probeTimeout)
+	return err
+}
+
+// fields adds what ssed.Config.Validate has found.
+func (p *problems) fields(err error) {
+	for _, field := range invalid.Of(err) {
+		name, ok := flagOfField[field.Name]
+		if !ok {
+			name = field.Name
+		}
+		p.add(name, "%s", fieldsToFlags.Replace(field.Err.Error()))
 	}
-	history := &historyConfig{
-		maxLen:        p.count("--history-max", f.HistoryMax),
-		ttl:           p.duration("--history-ttl", f.HistoryTTL, time.Second),
-		batchSize:     p.count("--batch-size", f.BatchSize),
-		flushInterval: p.duration("--flush-interval", f.FlushInterval, time.Millisecond),
-		gapWait:       p.duration("--gap-wait", f.GapWait, 250*time.Millisecond),
-	}
-	if history.batchSize > 10_000 {
-		p.add("--batch-size", "%d is more than 10000: Redis does nothing else while it writes a batch", history.batchSize)
-	}
-	if p.choice("--history", f.History, "on", "off") == "on" {
-		cfg.history = history
-	}
-	cfg.inbox = p.inbox(f.Inbox, cfg)
-	var ok bool
-	if cfg.client, ok = p.redis(f.RedisURL, f.RedisURLFile); !ok {
-		return nil
-	}
-	return cfg
 }
 
 // authConfig reads the flags of access. What they mean together, auth.Config checks.
@@ -202,6 +236,7 @@ func (p *problems) add(flag, format string, args ...any) {
 	*p = append(*p, fmt.Errorf(flag+": "+format, args...))
 }
 
+// duration reads a time. What is refused is 0, of which packages do not complain again.
 func (p *problems) duration(flag, text string, least time.Duration) time.Duration {
 	d, err := time.ParseDuration(text)
 	switch {
@@ -209,6 +244,19 @@ func (p *problems) duration(flag, text string, least time.Duration) time.Duratio
 		p.add(flag, "%q is not a time such as 500ms, 10s or 1h", text)
 	case d < least:
 		p.add(flag, "%v is less than %v", d, least)
+	default:
+		return d
+	}
+	return 0
+}
+
+// positive reads a time of which 0 has no meaning here, and is the default of the
+// package. What else is the least, the package knows.
+func (p *problems) positive(flag, text string) time.Duration {
+	before := len(*p)
+	d := p.duration(flag, text, 0)
+	if d == 0 && len(*p) == before {
+		p.add(flag, "it must be more than 0")
 	}
 	return d
 }
@@ -219,14 +267,6 @@ func (p *problems) durationOrOff(flag, text string) time.Duration {
 	d := p.duration(flag, text, 0)
 	if d == 0 {
 		return -1
-	}
-	return d
-}
-
-func (p *problems) heartbeat(text string) time.Duration {
-	d := p.durationOrOff("--heartbeat", text)
-	if d > 0 && d < time.Second {
-		p.add("--heartbeat", "%v is less than 1s", d)
 	}
 	return d
 }
@@ -244,8 +284,10 @@ func (p *problems) retry(text string) (least, most time.Duration) {
 		p.add("--retry", "%q is not a range of times such as 2s-5s", text)
 	case least < time.Millisecond || most < least:
 		p.add("--retry", "%q: the first must be at least 1ms and not more than the second", text)
+	default:
+		return least, most
 	}
-	return least, most
+	return 0, 0
 }
 
 func (p *problems) count(flag, text string) int {
@@ -331,8 +373,10 @@ func (p *problems) bytes(flag, text string, least, most int64) int64 {
 		p.add(flag, "%s is less than %d bytes", text, least)
 	case n<<shift > most:
 		p.add(flag, "%s is more than %d bytes", text, most)
+	default:
+		return n << shift
 	}
-	return n << shift
+	return 0
 }
 
 func (p *problems) toggle(flag string, text toggle) bool {
@@ -409,39 +453,12 @@ func (p *problems) completeURL(flag, text string) {
 	}
 }
 
-func (p *problems) patterns(list []string) []string {
-	if len(list) == 0 {
-		p.add("--patterns", "no pattern given")
-	}
-	for _, pattern := range list {
-		switch {
-		case pattern == "" || len(pattern) > 1024 || strings.ContainsRune(pattern, 0):
-			p.add("--patterns", "%.50q is not 1 to 1024 bytes without NUL", pattern)
-		case rsub.Reserved(pattern):
-			p.add("--patterns", "%.50q: channels that start with __ are never delivered", pattern)
-		}
-	}
-	return list
-}
+func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
 
-// broadcast checks that the channel's messages arrive at all; its form the engine
-// checks.
-func (p *problems) broadcast(name string, patterns []string) string {
-	matches := func(pattern string) bool { return sseproto.MatchGlob(pattern, name) }
-	switch {
-	case name == "":
-	case rsub.Reserved(name):
-		p.add("--broadcast-channel", "%.70q: channels that start with __ are never delivered", name)
-	case !slices.ContainsFunc(patterns, matches):
-		p.add("--broadcast-channel", "%.70q matches none of --patterns", name)
-	}
-	return name
-}
-
-// prefix also becomes a part of the control keys and of the control channel.
-func (p *problems) prefix(text string) string {
-	if text == "" || len(text) > 200 || strings.ContainsFunc(text, isNotPrintableASCII) || strings.ContainsAny(text, "{}") {
-		p.add("--stream-prefix", "%q is not 1 to 200 printable ASCII characters without spaces or braces", text)
+// notEmpty is for a text whose empty value would be the default of the package.
+func (p *problems) notEmpty(flag, text string) string {
+	if text == "" {
+		p.add(flag, "it is empty")
 	}
 	return text
 }
@@ -449,38 +466,18 @@ func (p *problems) prefix(text string) string {
 // defaultInbox is the default of --inbox, which without a history is none.
 const defaultInbox = "sse:inbox"
 
-// inbox reads a key of Redis that is none of ssed's own.
-func (p *problems) inbox(text string, cfg *redisConfig) string {
+// inbox reads the key, "" for none.
+func (p *problems) inbox(text, history string) string {
 	switch {
-	case text == "" || text == "off":
+	case text == "off":
 		return ""
-	case len(text) > 255 || strings.ContainsFunc(text, isNotPrintableASCII):
-		p.add("--inbox", "%.50q is not 1 to 255 printable ASCII characters without spaces", text)
-	case strings.HasPrefix(text, cfg.prefix) || strings.HasPrefix(text, "{"+cfg.prefix+"}"):
-		p.add("--inbox", "%q begins like the keys of the history", text)
-	case cfg.history == nil && text != defaultInbox:
+	case !strings.EqualFold(history, "off") || text == "":
+		return text
+	case text != defaultInbox:
 		p.add("--inbox", "it takes --history=on: entries are kept until the history has them")
-	case cfg.history == nil:
-		return ""
 	}
-	return text
+	return ""
 }
-
-func (p *problems) instance(text string) string {
-	if text == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			host = "unknown"
-		}
-		return fmt.Sprintf("%.60s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
-	}
-	if len(text) > 128 || strings.ContainsFunc(text, isNotPrintableASCII) {
-		p.add("--instance", "%q is not 1 to 128 printable ASCII characters without spaces", text)
-	}
-	return text
-}
-
-func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
 
 // Times after which a Redis that does not answer counts as lost: keep-alive
 // probes and the deadline of a command. rueidis' own defaults sum up to 10 s.
@@ -488,6 +485,14 @@ const (
 	redisKeepAlive    = 400 * time.Millisecond
 	redisWriteTimeout = time.Second
 )
+
+// optionalRedis is redis with nil for none.
+func (p *problems) optionalRedis(text, path string) *rueidis.ClientOption {
+	if option, ok := p.redis(text, path); ok {
+		return &option
+	}
+	return nil
+}
 
 // redis reads the URL; false: there is none, or it is unusable. The text of a
 // URL is never echoed, nor the parser's error: both can hold the password.

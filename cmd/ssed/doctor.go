@@ -100,18 +100,19 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 	cfg = doctor.Config{
 		MaxConnections: connections,
 		ReservedFiles:  engine.ReservedFiles,
-		Heartbeat:      serve.engine.Heartbeat,
-		HeartbeatEvent: serve.engine.HeartbeatEvent,
-		PeerTimeout:    serve.engine.PeerTimeout,
-		RingBytes:      serve.engine.RingBytes,
+		Heartbeat:      serve.gateway.Streams.Heartbeat,
+		HeartbeatEvent: serve.gateway.Streams.HeartbeatEvent,
+		PeerTimeout:    serve.gateway.Streams.PeerTimeout,
+		RingBytes:      serve.gateway.Streams.RingBytes,
 	}
 	done = func() {}
-	if r := serve.redis; r != nil {
-		cfg.Redis = &doctor.Redis{Client: r.client, Patterns: r.patterns, Prefix: r.prefix, History: r.history != nil}
-		if cfg.Redis.Inbox = r.inbox; r.inbox != "" {
-			cfg.Redis.Refused = rsub.RefusedKey(r.inbox)
+	if r := serve.gateway.Redis; r != nil {
+		feed := &serve.gateway.Feed
+		cfg.Redis = &doctor.Redis{Client: *r, Patterns: feed.Patterns, Prefix: feed.Prefix, History: serve.gateway.History != nil}
+		if cfg.Redis.Inbox = feed.Inbox; feed.Inbox != "" {
+			cfg.Redis.Refused = rsub.RefusedKey(feed.Inbox)
 		}
-		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(r.patterns, serve.engine.Envelope)
+		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, feed.Envelope)
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)
 	if c.PublicURL != "" {
@@ -129,8 +130,8 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 	channel := c.ProbeChannel
 	if channel == "" {
 		patterns := []string{"*"}
-		if serve.redis != nil {
-			patterns = serve.redis.patterns
+		if serve.gateway.Redis != nil {
+			patterns = serve.gateway.Feed.Patterns
 		}
 		if channel = channelFor(patterns); channel == "" {
 			p.add("--probe-channel", "must be given: no name could be made that --patterns match")
@@ -138,8 +139,8 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 	}
 	pub := pubCommand{Channel: channel}
 	send, done := pub.byAdmin(adminURL(serve.admin), admin.TokenFor(serve.adminTokens, admin.RolePublish))
-	if serve.redis != nil {
-		send, done = pub.byRedis(serve.redis.client)
+	if serve.gateway.Redis != nil {
+		send, done = pub.byRedis(*serve.gateway.Redis)
 	} else if serve.admin == "" {
 		p.add("--admin", "messages are published by it in embedded mode, and it is off")
 	}

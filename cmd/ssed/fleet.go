@@ -5,18 +5,7 @@ import (
 	"encoding/json"
 
 	"ssed/internal/admin"
-	"ssed/internal/fleet"
 )
-
-// openFleet makes what tells other instances of this one, and this one of them.
-func (s *server) openFleet() {
-	s.fleet = fleet.New(fleet.Config{
-		Client: s.cfg.redis.client, Prefix: s.cfg.redis.prefix, Instance: s.cfg.instance,
-		Report: s.report, Subscribers: s.subscribers,
-		Notify: func(ctx context.Context, words ...string) error { return s.feed.Notify(ctx, words...) },
-		Logger: s.log,
-	})
-}
 
 // report is what others are told.
 func (s *server) report() []byte {
@@ -27,17 +16,12 @@ func (s *server) report() []byte {
 	return text
 }
 
-func (s *server) subscribers(ctx context.Context, channel string) (int64, error) {
-	info, err := s.engine.Channel(ctx, channel)
-	return info.Subscribers, err
-}
-
 // fleetView is the fleet for the admin listener.
 type fleetView struct{ *server }
 
 // Instances implements admin.Fleet. What this instance tells of itself is of now.
 func (v fleetView) Instances(ctx context.Context) ([]admin.Instance, error) {
-	members, err := v.fleet.Members(ctx)
+	members, err := v.Fleet.Members(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +45,7 @@ func (v fleetView) Instances(ctx context.Context) ([]admin.Instance, error) {
 
 // Subscribers implements admin.Fleet.
 func (v fleetView) Subscribers(ctx context.Context, channel string) (admin.Spread, error) {
-	found, err := v.fleet.Subscribers(ctx, channel)
+	found, err := v.Fleet.Subscribers(ctx, channel)
 	out := admin.Spread{Asked: found.Asked, Answered: len(found.Shares)}
 	for _, share := range found.Shares {
 		out.Subscribers += share.Subscribers

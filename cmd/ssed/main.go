@@ -148,10 +148,10 @@ func serveUntilSignal(cfg config, log *slog.Logger) error {
 		case <-served:
 			return
 		case s := <-signals:
-			log.Info("ssed: draining", "signal", s.String(), "window", cfg.engine.Drain)
+			log.Info("ssed: draining", "signal", s.String(), "window", cfg.gateway.Streams.Drain)
 			drain(errSignal)
 		}
-		late := time.NewTimer(cfg.engine.Drain + drainGrace)
+		late := time.NewTimer(cfg.gateway.Streams.Drain + drainGrace)
 		defer late.Stop()
 		select {
 		case <-served:
@@ -159,7 +159,7 @@ func serveUntilSignal(cfg config, log *slog.Logger) error {
 		case s := <-signals:
 			log.Error("ssed: second signal, ending at once", "signal", s.String())
 		case <-late.C:
-			log.Error("ssed: the drain hangs, ending at once", "window", cfg.engine.Drain)
+			log.Error("ssed: the drain hangs, ending at once", "window", cfg.gateway.Streams.Drain)
 		}
 		os.Exit(exitFailed)
 	}()

@@ -41,29 +41,29 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	out := scrape(ch)
 	out.gauge("ssed_build_info", "Always 1; the labels tell the build.", 1, "version", version, "go", runtime.Version())
-	ready, _ := c.s.ready()
+	ready, _ := c.s.gateway.Ready()
 	out.gauge("ssed_ready", "1 when /ready says so.", oneIf(ready))
-	stats := c.s.engine.Stats()
+	stats := c.s.Engine.Stats()
 	out.streams(&stats)
-	out.gauge("ssed_connections_limit", "Bound of ssed_connections, --max-connections.", float64(c.s.engine.Config().MaxConnections))
+	out.gauge("ssed_connections_limit", "Bound of ssed_connections, --max-connections.", float64(c.s.Engine.Config().MaxConnections))
 	out.front(&stats.Front)
 	access := c.s.access.Stats()
 	out.access(&access)
 	out.log(&stats.Log)
-	if c.s.feed != nil {
-		feed := c.s.feed.Stats()
+	if c.s.Feed != nil {
+		feed := c.s.Feed.Stats()
 		out.feed(&feed)
-		up, _ := c.s.feed.State()
+		up, _ := c.s.Feed.State()
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
 	}
 	counts := c.s.adminAPI.Counts()
 	out.admin(&counts)
-	if c.s.fleet != nil {
-		fleet := c.s.fleet.Stats()
+	if c.s.Fleet != nil {
+		fleet := c.s.Fleet.Stats()
 		out.fleet(&fleet)
 	}
-	if c.s.store != nil {
-		store := c.s.store.Stats()
+	if c.s.Store != nil {
+		store := c.s.Store.Stats()
 		out.history(&store)
 		out.watermark(&store, &stats.Log)
 	}

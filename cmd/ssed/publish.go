@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http"
 	"time"
 
+	"ssed"
 	"ssed/internal/admin"
-	"ssed/rsub"
-	"ssed/sseproto"
 )
 
 // publishTimeout bounds a request to publish in Redis mode.
@@ -18,46 +17,18 @@ var errEnvelopeTooLarge = admin.Refuse(http.StatusRequestEntityTooLarge, "the me
 
 // publish sends messages for the admin listener.
 func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.Receipt {
-	if s.feed == nil {
-		return s.publishHere(messages)
-	}
-	receipts := make([]admin.Receipt, len(messages))
-	out, places := make([]rsub.Outgoing, 0, len(messages)), make([]int, 0, len(messages))
+	out := make([]ssed.OutMessage, len(messages))
 	for i, m := range messages {
-		payload := s.payload(m)
-		if len(payload) > s.cfg.maxMessageBytes {
-			receipts[i].Err = errEnvelopeTooLarge
-			continue
-		}
-		out, places = append(out, rsub.Outgoing{Channel: m.Channel, Payload: payload}), append(places, i)
+		out[i] = ssed.OutMessage{Channel: m.Channel, Message: m.Message}
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	sent, err := s.feed.PublishBatch(ctx, out)
-	for k, i := range places {
-		if k < len(sent) {
-			receipts[i] = admin.Receipt{ID: sent[k].ID, Receivers: sent[k].Receivers}
-		} else { // it may have been sent although the answer was lost
-			receipts[i].Err = fmt.Errorf("not confirmed by Redis: %w", err)
-		}
-	}
-	return receipts
-}
-
-// payload is what goes to Redis. With envelopes plain data that looks like one has
-// one too.
-func (s *server) payload(m admin.Message) string {
-	if !s.cfg.engine.Envelope {
-		return m.Data
-	}
-	return string(sseproto.AppendPayload(nil, m.Message))
-}
-
-// publishHere numbers by the clock of this process.
-func (s *server) publishHere(messages []admin.Message) []admin.Receipt {
 	receipts := make([]admin.Receipt, len(messages))
-	for i, m := range messages {
-		receipts[i] = admin.Receipt{Embedded: true, ID: s.engine.Log().Publish(m.Channel, m.Message)}
+	for i, r := range s.gateway.PublishBatch(ctx, out) {
+		receipts[i] = admin.Receipt{ID: r.ID, Receivers: r.Receivers, Err: r.Err, Embedded: s.Feed == nil}
+		if errors.Is(r.Err, ssed.ErrTooLarge) { // without its envelope it was not: the listener has looked
+			receipts[i].Err = errEnvelopeTooLarge
+		}
 	}
 	return receipts
 }

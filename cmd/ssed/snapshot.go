@@ -10,17 +10,18 @@ import (
 // snapshot is what GET /api/stats tells.
 func (s *server) snapshot() admin.Stats {
 	now := time.Now()
-	ready, reason := s.ready()
-	stats := s.engine.Stats()
-	cfg := s.engine.Config()
+	ready, reason := s.gateway.Ready()
+	own := s.gateway.Stats()
+	stats := s.Engine.Stats()
+	cfg := s.Engine.Config()
 	out := admin.Stats{
-		Instance: s.cfg.instance, Version: version, Mode: admin.ModeEmbedded,
+		Instance: s.Config.Feed.Instance, Version: version, Mode: admin.ModeEmbedded,
 		Started: s.started, Uptime: now.Sub(s.started).Seconds(), Now: now,
-		Ready: ready, Reason: reason, Draining: s.draining.Load(),
+		Ready: ready, Reason: reason, Draining: own.Draining,
 		Streams: stats.Streams, Connections: stats.Connections, MaxConnections: cfg.MaxConnections,
 		Channels: stats.Channels, Slow: stats.Slow,
 		Totals: totals(&stats),
-		Closed: closedByReason(&stats), Refused: refusedByReason(&stats.Front),
+		Closed: own.Closed, Refused: own.Refused,
 		Ring: admin.Ring{
 			Bytes: stats.Log.RingBytes, LimitBytes: stats.Log.LimitBytes,
 			Messages: stats.Log.Head - stats.Log.Tail, Oldest: stats.Log.Oldest.Seconds(),
@@ -31,7 +32,7 @@ func (s *server) snapshot() admin.Stats {
 		Shards:  shardTimes(stats.ShardBusy),
 		Process: s.process.read(),
 	}
-	if s.feed != nil {
+	if s.Feed != nil {
 		out.Mode = admin.ModeRedis
 		out.Redis = s.redisStats(&out.Totals, &stats.Log, now)
 	}
@@ -55,37 +56,21 @@ func totals(s *engine.Stats) admin.Totals {
 	}
 }
 
-func closedByReason(s *engine.Stats) map[string]uint64 {
-	m := make(map[string]uint64)
-	for _, reason := range engine.CloseReasons() {
-		m[reason.String()] = s.Closed[reason]
-	}
-	return m
-}
-
-func refusedByReason(s *engine.FrontStats) map[string]uint64 {
-	m := make(map[string]uint64)
-	for _, reason := range engine.RefuseReasons() {
-		m[reason.String()] = s.Refused[reason]
-	}
-	return m
-}
-
 // redisStats also fills the totals that come from there.
 func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time) *admin.RedisStats {
-	feed := s.feed.Stats()
+	feed := s.Feed.Stats()
 	for _, n := range feed.Resyncs {
 		t.Resyncs += n
 	}
-	up, _ := s.feed.State()
+	up, _ := s.Feed.State()
 	out := &admin.RedisStats{
 		Up: up, Links: feed.LinksSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
 		ClockSkew: feed.ClockSkew.Seconds(),
 	}
-	if s.store == nil {
+	if s.Store == nil {
 		return out
 	}
-	store := s.store.Stats()
+	store := s.Store.Stats()
 	t.HistoryMessages, t.HistoryBatches = store.Appended, store.Batches
 	out.Writer = store.Writer
 	written := store.Watermark

@@ -9,27 +9,22 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"ssed/engine"
+	"ssed"
 	"ssed/internal/admin"
 	"ssed/internal/auth"
-	"ssed/internal/fleet"
-	"ssed/rstore"
-	"ssed/rsub"
 )
 
-// server is everything that runs in one process.
+// server is the gateway with what the program adds: access by tokens and lists, and the
+// admin listener.
 type server struct {
 	cfg config
 	log *slog.Logger
 
-	access *auth.Access
-	engine *engine.Engine
-	feed   *rsub.Feed    // nil: embedded
-	store  *rstore.Store // nil: embedded, or no history
-	fleet  *fleet.Fleet  // nil: embedded
+	access  *auth.Access
+	gateway *ssed.Gateway
+	ssed.Parts
 
 	started time.Time
 	process process
@@ -38,8 +33,6 @@ type server struct {
 	adminListener net.Listener // nil: none
 	adminServer   *http.Server
 	adminAPI      *admin.API
-
-	draining atomic.Bool
 }
 
 // serve runs until ctx ends and everything is drained, or something fails.
@@ -58,31 +51,22 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	return err
 }
 
-// open builds all parts. The engine's log is the sink of the feed and the source
-// of the store, and the store is the engine's history: hence the late one.
 func (s *server) open() (err error) {
-	cfg := s.cfg.engine
-	cfg.Ready, cfg.Logger = s.ready, s.log
 	s.cfg.auth.Logger = s.log
 	if s.access, err = auth.New(s.cfg.auth); err != nil {
 		return err
 	}
+	cfg := s.cfg.gateway
+	cfg.Logger = s.log
 	if s.cfg.auth.Enabled() {
-		cfg.Authorizer = s.access
+		cfg.Auth = s.access
 	}
-	var history lateHistory
-	if s.cfg.redis != nil && s.cfg.redis.history != nil {
-		cfg.History = &history
+	makeRoom(&cfg.Streams)
+	if s.gateway, err = ssed.New(cfg); err != nil {
+		return byFlag(err)
 	}
-	makeRoom(&cfg)
-	if s.engine, err = engine.New(cfg); err != nil {
-		return err
-	}
-	if s.cfg.redis == nil {
-		s.engine.Log().OpenLocal()
-	} else if err := s.openRedis(&history); err != nil {
-		return err
-	}
+	s.Parts = s.gateway.Parts()
+	s.gateway.ReportWith(s.report)
 	return s.openAdmin()
 }
 
@@ -95,7 +79,7 @@ const spareProcs = 2
 
 // makeRoom fixes the number of event loops and, unless the environment says
 // otherwise, lets the scheduler use more threads than that.
-func makeRoom(cfg *engine.Config) {
+func makeRoom(cfg *ssed.StreamConfig) {
 	procs := runtime.GOMAXPROCS(0)
 	if cfg.Shards == 0 {
 		cfg.Shards = procs
@@ -105,36 +89,26 @@ func makeRoom(cfg *engine.Config) {
 	}
 }
 
-// ready is what /ready says on both listeners.
-func (s *server) ready() (ok bool, reason string) {
-	switch {
-	case s.draining.Load():
-		return false, "draining"
-	case s.feed != nil:
-		return s.feed.State()
-	}
-	return true, ""
-}
-
 // logStart tells where everything is. A Redis URL is told without user and
 // password.
 func (s *server) logStart() {
-	for _, addr := range s.engine.Addrs() {
+	for _, addr := range s.gateway.Addrs() {
 		s.log.Info("ssed: listening", "listener", "streams", "addr", addr.String())
 	}
 	if s.adminListener != nil {
 		s.log.Info("ssed: listening", "listener", "admin", "addr", s.adminListener.Addr().String())
 	}
-	mode := []any{"version", version, "instance", s.cfg.instance, "mode", "embedded"}
-	if r := s.cfg.redis; r != nil {
-		mode = append(mode[:len(mode)-1], "redis", "addr", r.client.InitAddress, "patterns", r.patterns,
-			"prefix", r.prefix, "history", r.history != nil)
+	mode := []any{"version", version, "instance", s.Config.Feed.Instance, "mode", "embedded"}
+	if r := s.Config.Redis; r != nil {
+		mode = append(mode[:len(mode)-1], "redis", "addr", r.InitAddress, "patterns", s.Config.Feed.Patterns,
+			"prefix", s.Config.Feed.Prefix, "history", s.Store != nil)
 	}
 	s.log.Info("ssed: serving", mode...)
-	if s.cfg.engine.CORSCredentials && s.cfg.engine.CORSOrigins[0] == "*" {
+	streams := &s.Config.Streams
+	if streams.CORSCredentials && streams.CORSOrigins[0] == "*" {
 		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page may read streams as the user who has it open")
 	}
-	if e := s.cfg.engine; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
+	if e := streams; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
 		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
 	}
 	if s.adminListener != nil && len(s.cfg.adminTokens) == 0 && !isLoopback(s.adminListener.Addr()) {
@@ -147,69 +121,26 @@ func isLoopback(addr net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// run starts the parts and stops them in the order in which they depend on each
-// other: streams drain while messages still come in, then the history is written
-// to its end, then the feed stops.
+// run serves until ctx ends. The admin listener is there until the gateway has drained,
+// so that /ready and the dashboard tell of it.
 func (s *server) run(ctx context.Context) error {
-	engineCtx, stopEngine := context.WithCancelCause(ctx)
-	storeCtx, stopStore := context.WithCancel(context.Background())
-	feedCtx, stopFeed := context.WithCancel(context.Background())
-	defer stopEngine(nil)
-	defer stopStore()
-	defer stopFeed()
-	defer context.AfterFunc(ctx, func() { s.draining.Store(true) })()
-
-	var feed, store, adm sync.WaitGroup
-	var feedErr, adminErr error // read after the wait
-	if s.feed != nil {
-		feed.Go(func() {
-			if feedErr = s.feed.Run(feedCtx); feedErr != nil {
-				stopEngine(feedErr)
-			}
-		})
-	}
-	if s.fleet != nil {
-		feed.Go(func() { s.fleet.Run(feedCtx) })
-	}
-	if s.store != nil {
-		store.Go(func() { _ = s.store.Run(storeCtx) }) // always the cause of storeCtx
-	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var adm sync.WaitGroup
+	var adminErr error // read after the wait
 	if s.adminServer != nil {
 		adm.Go(func() {
 			if adminErr = s.adminServer.Serve(s.adminAPI.Listener(s.adminListener)); errors.Is(adminErr, http.ErrServerClosed) {
 				adminErr = nil
 			} else {
-				stopEngine(adminErr)
+				stop(adminErr)
 			}
 		})
 	}
-	err := s.engine.Run(engineCtx)
-	s.settle()
-	stopStore()
-	store.Wait()
-	stopFeed()
-	feed.Wait()
+	err := s.gateway.Run(ctx)
 	s.closeAdmin()
 	adm.Wait()
-	return errors.Join(err, feedErr, adminErr)
-}
-
-// settleTimeout bounds the wait for the last tick, which takes a round trip.
-const settleTimeout = 500 * time.Millisecond
-
-// settle commits what has come in since the last tick, so that the history gets it.
-func (s *server) settle() {
-	if s.store == nil {
-		return
-	}
-	if synced, _ := s.feed.State(); !synced {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
-	defer cancel()
-	if err := s.feed.Settle(ctx); err != nil {
-		s.log.Warn("ssed: the last messages are not committed", "error", err)
-	}
+	return errors.Join(err, adminErr)
 }
 
 // close gives back what open has taken.
@@ -217,8 +148,8 @@ func (s *server) close() {
 	if s.access != nil {
 		s.access.Close()
 	}
-	if s.store != nil {
-		s.store.Close()
+	if s.gateway != nil {
+		s.gateway.Close() // does nothing, unless it never ran
 	}
 	if s.adminListener != nil {
 		_ = s.adminListener.Close() // closed by the server, unless it never ran

@@ -1,0 +1,24 @@
+package ssed
+
+import "ssed/engine"
+
+// Authorizer decides who may open a stream, see Config.Auth. It has one method:
+//
+//	Authorize(ctx context.Context, r *AuthRequest) (Grant, error)
+//
+// It is called on a goroutine of its own and may take its time. Ctx ends after
+// StreamConfig.AuthTimeout, or when the drain is over; it does not end when the client
+// leaves. A *Denial becomes the answer to the client; any other error becomes 503.
+type Authorizer = engine.Authorizer
+
+// AuthRequest is what an Authorizer may look at, until Authorize returns. Request has the
+// fields of the client, Channels what it asked for, Client its address.
+type AuthRequest = engine.AuthRequest
+
+// Grant is what a client may have. Channels is the part of the channels asked for that it
+// gets, not empty; at Expires its stream is closed, never when that is zero.
+type Grant = engine.Grant
+
+// Denial is the error of an Authorizer that decided against a client, or could not decide:
+// the Status, Body and Fields of the answer.
+type Denial = engine.Denial

@@ -1,0 +1,396 @@
+package ssed
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/engine"
+	"ssed/internal/invalid"
+	"ssed/rstore"
+	"ssed/rsub"
+	"ssed/sseproto"
+)
+
+// Config says what a Gateway does. Only Listen must be given: the zero value of every
+// other field means the default that its comment names.
+type Config struct {
+	// Listen holds the public addresses: "host:port", ":port" or "unix:/path". Port 0
+	// picks a free one, see Gateway.Addrs.
+	Listen []string
+	// Redis says how to reach Redis 7.0 or newer; rueidis.ParseURL makes it of a URL. Nil:
+	// embedded. The gateway is then alone, takes messages by Publish and keeps them in memory.
+	Redis *rueidis.ClientOption
+	// Feed is how messages come from Redis. Without Redis it is checked, and only
+	// Instance has a meaning.
+	Feed FeedConfig
+	// History keeps messages in Redis for clients that come back after the memory has
+	// forgotten what they missed. Nil: off. &HistoryConfig{} turns it on with its
+	// defaults, which is what most want. Without Redis it is checked and not used.
+	History *HistoryConfig
+	// Streams is about the clients, their connections and their streams.
+	Streams StreamConfig
+	// Auth decides who may open a stream. Nil: everyone.
+	Auth Authorizer
+	// Logger gets what an operator should know, nothing per message or connection. Nil:
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+// FeedConfig is how messages come from Redis. Prefix, Patterns, Envelope and Inbox are
+// the same on all instances that work together.
+type FeedConfig struct {
+	// Patterns are the channels to deliver, as for PSUBSCRIBE. Default "*".
+	Patterns []string
+	// Prefix begins the keys: the history of a channel is the stream at prefix plus
+	// channel. Default "sse:stream:".
+	Prefix string
+	// Instance names this gateway among the others, without spaces. Default: host name,
+	// process id and a random part.
+	Instance string
+	// Subscriptions is how many connections receive everything, 1 or 2. With two the loss
+	// of one loses nothing, at twice the traffic. Default 1.
+	Subscriptions int
+	// TickInterval is the time between two ticks of the common clock, over all instances.
+	// A message enters the history with the next tick. Default 100 ms.
+	TickInterval time.Duration
+	// ProbeTimeout: a connection on which no tick arrived for so long is made anew.
+	// Default 2 s.
+	ProbeTimeout time.Duration
+	// Envelope: a payload that is a JSON object of data and optionally event, id and
+	// retry becomes an event of that type (see sseproto.ParseEnvelope).
+	Envelope bool
+	// Inbox is the key of a stream to which backends XADD channel and data, so that
+	// nothing is lost while no instance runs. It needs a History. Empty: none. The
+	// program ssed has "sse:inbox".
+	Inbox string
+	// ClockOffset is added to the time of Redis in the ticks of this instance. For fault
+	// injection: a clock that was set wrong.
+	ClockOffset time.Duration
+}
+
+// HistoryConfig is how messages are kept in Redis.
+type HistoryConfig struct {
+	// MaxLen is how many messages a channel keeps; Redis trims in nodes of 100. Default 100.
+	MaxLen int
+	// TTL is how long a channel is kept after its last message. Default 1 h, at least 1 s.
+	TTL time.Duration
+	// BatchSize is the most messages that are written at once. Default 100, at most 10,000.
+	BatchSize int
+	// FlushInterval is over how long the writer spreads what it has to write. Default 10 ms.
+	FlushInterval time.Duration
+	// GapWait is how long the others are waited for, when this instance cannot go on where
+	// the history ends, until the missing stretch is given up. Default 1 s, at least 250 ms.
+	GapWait time.Duration
+	// Wait is how long a client that comes back waits until the history is written up to
+	// what is in memory; then it gets a gap event. Default 3 s.
+	Wait time.Duration
+	// Readers is how many reads run at once. Default 16.
+	Readers int
+}
+
+// StreamConfig is about the clients.
+type StreamConfig struct {
+	// SocketMode is the permissions of unix sockets: who may write to one may connect.
+	// Zero: 0777 less the umask.
+	SocketMode fs.FileMode
+	// ReusePort sets SO_REUSEPORT, so that several processes can share a port.
+	ReusePort bool
+	// Shards is the number of event loops. Default GOMAXPROCS. A program that does little
+	// else gains from a GOMAXPROCS two above it: a loop with work keeps its thread.
+	Shards int
+	// RingBytes bounds the memory for recent messages, which serves slow and reconnecting
+	// clients. Default 64 MiB, at least 256 KiB.
+	RingBytes int64
+	// MaxMessageBytes: larger messages are dropped and counted, and Publish refuses them.
+	// Default 1 MiB.
+	MaxMessageBytes int
+	// MaxConnections bounds open client connections, requests included. Default: the
+	// limit of open files less 256.
+	MaxConnections int
+	// MaxPerAddress bounds the open connections of one client address, IPv6 by its first
+	// 64 bits. Zero: no limit. Addresses of this machine and of TrustedProxies are not limited.
+	MaxPerAddress int
+	// ConnectRate bounds the new connections per second of one client address, after a
+	// burst of ConnectBurst. Zero: no limit.
+	ConnectRate int
+	// ConnectBurst is how many may come at once. Default ten times ConnectRate.
+	ConnectBurst int
+	// TrustedProxies are the peers whose X-Forwarded-For and PROXY header tell the client.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol requires a PROXY header, version 1 or 2, of every connection from
+	// TrustedProxies.
+	ProxyProtocol bool
+	// PeerTimeout: a client that acknowledges nothing, or takes nothing, for so long is
+	// gone. Default 60 s; negative: as the kernel is set.
+	PeerTimeout time.Duration
+	// HandshakeTimeout bounds the time from accept to a complete request head. Default 5 s.
+	HandshakeTimeout time.Duration
+	// AuthTimeout bounds one decision of Config.Auth. Default 2 s.
+	AuthTimeout time.Duration
+	// MaxAge is how long a stream lives, less up to a fifth drawn for each. Zero: no limit.
+	MaxAge time.Duration
+	// MaxChannels bounds the channels of one stream. Default 32, at most 1024.
+	MaxChannels int
+	// BroadcastChannel is a channel that every stream gets beside its own, whatever Auth
+	// says. Patterns must match it. Empty: none.
+	BroadcastChannel string
+	// Heartbeat is the longest silence on a stream. Default 15 s, at least 1 s; negative: none.
+	Heartbeat time.Duration
+	// HeartbeatEvent is the type of the event that is sent as heartbeat, with empty data
+	// and no ID. Empty: a comment line, which clients do not see.
+	HeartbeatEvent string
+	// RetryMin and RetryMax bound the reconnection delay told to clients, drawn for each.
+	// Defaults 2 s and 5 s; RetryMax is never less than RetryMin.
+	RetryMin, RetryMax time.Duration
+	// Drain is the window over which Run closes the streams at its end. Default 10 s.
+	Drain time.Duration
+	// CORSOrigins are the web origins that may read: "*", or a list such as
+	// "https://app.example.com". Default "*".
+	CORSOrigins []string
+	// CORSCredentials allows cross-origin requests with cookies.
+	CORSCredentials bool
+}
+
+// Defaults of what the packages under this one do not know.
+const (
+	defaultPrefix          = "sse:stream:"
+	defaultMaxMessageBytes = 1 << 20
+)
+
+// withDefaults fills in what this package has to know itself. Engine, feed and history
+// have the defaults of their own settings.
+func (c Config) withDefaults() Config {
+	if c.Feed.Patterns == nil {
+		c.Feed.Patterns = []string{"*"}
+	}
+	setDefault(&c.Feed.Prefix, defaultPrefix)
+	setDefault(&c.Streams.MaxMessageBytes, defaultMaxMessageBytes)
+	if c.Feed.Instance == "" {
+		c.Feed.Instance = newInstance()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// newInstance tells two processes apart even when they have the same id in two containers.
+func newInstance() string {
+	host, err := os.Hostname()
+	if err != nil || strings.ContainsFunc(host, isNotPrintableASCII) {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%.60s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+// Least values, against slips of a unit.
+const (
+	minTickInterval  = 10 * time.Millisecond
+	minHistoryTTL    = time.Second
+	minFlushInterval = time.Millisecond
+	minGapWait       = 250 * time.Millisecond // all instances must have had their turn
+	minHeartbeat     = time.Second
+	minRetry         = time.Millisecond
+)
+
+// Validate reports every problem of c at once, each by the name of its field, such as
+// "ssed: Streams.Heartbeat: 1ms is less than 1s".
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	check := invalid.Check{Package: "ssed"}
+	check.If(c.Listen == nil, "Listen", "no address given")
+	if c.Listen != nil {
+		check.Take(c.engine().Validate(), engineField)
+	} else {
+		check.Take(c.engine().Validate(), except("Listen", engineField))
+	}
+	c.checkFeed(&check)
+	c.checkHistory(&check)
+	c.checkStreams(&check)
+	return check.Err()
+}
+
+func except(name string, field func(string) string) func(string) string {
+	return func(of string) string {
+		if of == name {
+			return ""
+		}
+		return field(of)
+	}
+}
+
+// engineField is the field of Config that sets a field of engine.Config.
+func engineField(name string) string {
+	switch name {
+	case "Listen":
+		return name
+	case "Envelope":
+		return "Feed." + name
+	case "HistoryWait", "HistoryReaders":
+		return "History." + strings.TrimPrefix(name, "History")
+	}
+	return "Streams." + name
+}
+
+// feedField is the same for rsub.Config.
+func feedField(name string) string {
+	switch name {
+	case "Client":
+		return "Redis"
+	case "Feeds":
+		return "Feed.Subscriptions"
+	case "MaxMessageBytes":
+		return "Streams." + name
+	}
+	return "Feed." + name
+}
+
+// historyField is the same for rstore.Config, but for what the feed has told already.
+func historyField(name string) string {
+	switch name {
+	case "Client", "Prefix", "Instance":
+		return ""
+	}
+	return "History." + name
+}
+
+// checkFeed also becomes strict where a name ends up in keys, in a Pub/Sub channel and in
+// words of the control channel.
+func (c *Config) checkFeed(check *invalid.Check) {
+	field := feedField
+	if c.Redis == nil {
+		field = except("Client", field)
+	}
+	feed := &c.Feed
+	if feed.Prefix != "" && (len(feed.Prefix) > 200 || strings.ContainsFunc(feed.Prefix, isNotPrintableASCII) || strings.ContainsAny(feed.Prefix, "{}")) {
+		check.Add("Feed.Prefix", "%q is not 1 to 200 printable ASCII characters without spaces or braces", feed.Prefix)
+		field = except("Prefix", field)
+	}
+	if len(feed.Instance) > 128 || strings.ContainsFunc(feed.Instance, isNotPrintableASCII) {
+		check.Add("Feed.Instance", "%q is not 1 to 128 printable ASCII characters without spaces", feed.Instance)
+		field = except("Instance", field)
+	}
+	if feed.TickInterval != 0 && feed.TickInterval < minTickInterval {
+		check.Add("Feed.TickInterval", "%v is less than %v", feed.TickInterval, minTickInterval)
+		field = except("TickInterval", field)
+	}
+	check.Take(c.feed().Validate(), field)
+	c.checkInbox(check)
+}
+
+// checkInbox reads a key of Redis that is none of ssed's own.
+func (c *Config) checkInbox(check *invalid.Check) {
+	switch key, prefix := c.Feed.Inbox, c.Feed.Prefix; {
+	case key == "":
+	case len(key) > 255 || strings.ContainsFunc(key, isNotPrintableASCII):
+		check.Add("Feed.Inbox", "%.50q is not 1 to 255 printable ASCII characters without spaces", key)
+	case strings.HasPrefix(key, prefix) || strings.HasPrefix(key, "{"+prefix+"}"):
+		check.Add("Feed.Inbox", "%q begins like the keys of the history", key)
+	case c.History == nil:
+		check.Add("Feed.Inbox", "it needs a history: entries are kept until the history has them")
+	}
+}
+
+func (c *Config) checkHistory(check *invalid.Check) {
+	h := c.History
+	if h == nil {
+		return
+	}
+	least := func(field string, value, least time.Duration) {
+		check.If(value > 0 && value < least, "History."+field, "%v is less than %v", value, least)
+	}
+	least("TTL", h.TTL, minHistoryTTL)
+	least("FlushInterval", h.FlushInterval, minFlushInterval)
+	least("GapWait", h.GapWait, minGapWait)
+	check.Take(c.history().Validate(), func(name string) string {
+		if name == "TTL" && h.TTL > 0 { // said above
+			return ""
+		}
+		return historyField(name)
+	})
+}
+
+func (c *Config) checkStreams(check *invalid.Check) {
+	s := &c.Streams
+	check.If(s.Heartbeat > 0 && s.Heartbeat < minHeartbeat, "Streams.Heartbeat", "%v is less than %v", s.Heartbeat, minHeartbeat)
+	check.If(s.RetryMin > 0 && s.RetryMin < minRetry, "Streams.RetryMin", "%v is less than %v", s.RetryMin, minRetry)
+	matches := func(pattern string) bool { return sseproto.MatchGlob(pattern, s.BroadcastChannel) }
+	switch name := s.BroadcastChannel; {
+	case name == "":
+	case rsub.Reserved(name):
+		check.Add("Streams.BroadcastChannel", "%.70q: channels that start with __ are never delivered", name)
+	case !slices.ContainsFunc(c.Feed.Patterns, matches):
+		check.Add("Streams.BroadcastChannel", "%.70q matches none of Feed.Patterns", name)
+	}
+}
+
+func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
+
+// engine is the part of c that the engine has. Feed.Envelope is there as well: the
+// engine takes the payloads apart.
+func (c *Config) engine() engine.Config {
+	s := &c.Streams
+	cfg := engine.Config{
+		Listen: c.Listen, SocketMode: s.SocketMode, ReusePort: s.ReusePort,
+		Shards: s.Shards, RingBytes: s.RingBytes, Envelope: c.Feed.Envelope,
+		MaxConnections: s.MaxConnections, MaxPerAddress: s.MaxPerAddress,
+		ConnectRate: s.ConnectRate, ConnectBurst: s.ConnectBurst,
+		TrustedProxies: s.TrustedProxies, ProxyProtocol: s.ProxyProtocol,
+		PeerTimeout: s.PeerTimeout, HandshakeTimeout: s.HandshakeTimeout,
+		Authorizer: c.Auth, AuthTimeout: s.AuthTimeout, MaxAge: s.MaxAge,
+		MaxChannels: s.MaxChannels, BroadcastChannel: s.BroadcastChannel,
+		Heartbeat: s.Heartbeat, HeartbeatEvent: s.HeartbeatEvent,
+		RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
+		CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,
+		Logger: c.Logger,
+	}
+	if c.History != nil {
+		cfg.HistoryWait, cfg.HistoryReaders = c.History.Wait, c.History.Readers
+	}
+	return cfg
+}
+
+// feed is the part of c that the feed has.
+func (c *Config) feed() rsub.Config {
+	f := &c.Feed
+	cfg := rsub.Config{
+		Patterns: f.Patterns, Prefix: f.Prefix, Instance: f.Instance, Feeds: f.Subscriptions,
+		TickInterval: f.TickInterval, ProbeTimeout: f.ProbeTimeout,
+		MaxMessageBytes: c.Streams.MaxMessageBytes, Envelope: f.Envelope, Inbox: f.Inbox,
+		ClockOffset: f.ClockOffset, Logger: c.Logger,
+	}
+	if c.Redis != nil {
+		cfg.Client = *c.Redis
+	}
+	return cfg
+}
+
+// history is the part of c that the history has.
+func (c *Config) history() rstore.Config {
+	h := c.History
+	cfg := rstore.Config{
+		Prefix: c.Feed.Prefix, Instance: c.Feed.Instance, MaxLen: h.MaxLen, TTL: h.TTL,
+		BatchSize: h.BatchSize, FlushInterval: h.FlushInterval, GapWait: h.GapWait,
+		Logger: c.Logger,
+	}
+	if c.Redis != nil {
+		cfg.Client = *c.Redis
+	}
+	return cfg
+}

@@ -1,0 +1,117 @@
+package ssed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"ssed/rsub"
+	"ssed/sseproto"
+)
+
+// Message is what a publisher gives: its data, and optionally a type, an ID of the
+// publisher's own and a reconnection time.
+type Message = sseproto.Message
+
+// ID is the position of a message. IDs ascend over all channels, and every instance gives
+// a message the same one. A browser sends the last one that it got as Last-Event-ID.
+type ID = sseproto.ID
+
+// Why Publish refuses a message. It was not sent then.
+var (
+	// ErrChannel: the name is empty, longer than 255 bytes, or has a NUL.
+	ErrChannel = errors.New("ssed: the channel is not 1 to 255 bytes without NUL")
+	// ErrReserved: channels that start with __ are never delivered.
+	ErrReserved = errors.New("ssed: channels that start with __ are never delivered")
+	// ErrTooLarge: the payload, an envelope around the data included, has more than
+	// StreamConfig.MaxMessageBytes.
+	ErrTooLarge = errors.New("ssed: the message is larger than MaxMessageBytes")
+	// ErrUntyped: with Redis a type, an ID and a reconnection time need FeedConfig.Envelope.
+	ErrUntyped = errors.New("ssed: event, id and retry need Feed.Envelope on all instances")
+)
+
+// ErrNobody is returned by Publish when no instance was subscribed, this one neither. The
+// message is gone.
+var ErrNobody = errors.New("ssed: no instance was subscribed: the message is gone")
+
+// OutMessage is a message for a channel.
+type OutMessage struct {
+	Channel string
+	Message
+}
+
+// PublishResult tells what became of an OutMessage.
+type PublishResult struct {
+	// ID is its position; zero when it is not known in time, which happens only with Redis.
+	ID ID
+	// Receivers is how many subscriptions Redis had; always 0 when embedded.
+	Receivers int64
+	// Err is nil when the message was published.
+	Err error
+}
+
+// Publish gives a message to all clients of the channel, on all instances, and returns its
+// position. With Redis it takes a round trip or two. The position is zero when the message
+// was published and this instance did not read it back within a second.
+//
+// After ErrChannel, ErrReserved, ErrTooLarge, ErrUntyped and errors of Message.Check it was
+// not sent. After an error of Redis it may have been sent or not. Call it while Run does.
+func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, error) {
+	result := g.PublishBatch(ctx, []OutMessage{{Channel: channel, Message: m}})[0]
+	if result.Err == nil && g.feed != nil && result.Receivers == 0 {
+		result.Err = ErrNobody
+	}
+	return result.ID, result.Err
+}
+
+// PublishBatch publishes messages in order, with as few round trips as that takes, and
+// returns one result for each. Those that are refused do not stop the others.
+func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []PublishResult {
+	results := make([]PublishResult, len(messages))
+	out, places := make([]rsub.Outgoing, 0, len(messages)), make([]int, 0, len(messages))
+	for i, m := range messages {
+		payload, err := g.payload(m)
+		switch {
+		case err != nil:
+			results[i].Err = err
+		case g.feed == nil:
+			results[i].ID = g.engine.Log().Publish(m.Channel, m.Message)
+		default:
+			out, places = append(out, rsub.Outgoing{Channel: m.Channel, Payload: payload}), append(places, i)
+		}
+	}
+	if len(out) == 0 {
+		return results
+	}
+	sent, err := g.feed.PublishBatch(ctx, out)
+	for k, i := range places {
+		if k < len(sent) {
+			results[i] = PublishResult{ID: sent[k].ID, Receivers: sent[k].Receivers}
+		} else { // it may have been sent although the answer was lost
+			results[i].Err = fmt.Errorf("not confirmed by Redis: %w", err)
+		}
+	}
+	return results
+}
+
+// payload is what goes to Redis, or why the message is refused. With envelopes plain data
+// that looks like one has one too.
+func (g *Gateway) payload(m OutMessage) (payload string, err error) {
+	typed := m.Event != "" || m.ID != "" || m.Retry != 0
+	payload = m.Data
+	switch {
+	case m.Channel == "" || len(m.Channel) > sseproto.MaxChannelBytes || strings.ContainsRune(m.Channel, 0):
+		return "", ErrChannel
+	case rsub.Reserved(m.Channel):
+		return "", ErrReserved
+	case g.feed != nil && g.cfg.Feed.Envelope:
+		payload = string(sseproto.AppendPayload(nil, m.Message))
+	case g.feed != nil && typed:
+		return "", ErrUntyped
+	}
+	if len(payload) > g.cfg.Streams.MaxMessageBytes {
+		return "", ErrTooLarge
+	}
+	return payload, m.Check()
+}

@@ -1,0 +1,77 @@
+package ssed
+
+import (
+	"time"
+
+	"ssed/engine"
+	"ssed/internal/fleet"
+	"ssed/rstore"
+	"ssed/rsub"
+)
+
+// Stats is a snapshot of a Gateway. Counters count from New on.
+type Stats struct {
+	Instance string    // Config.Feed.Instance
+	Started  time.Time // when New was called
+	Draining bool      // the context of Run has ended
+
+	Connections int64 // open client connections, requests included
+	Streams     int64 // open event streams
+	Slow        int64 // streams whose socket is full now
+	Channels    int64 // channels with a stream or a message in memory
+
+	Messages   uint64            // taken into memory
+	Deliveries uint64            // messages written to a client, whole
+	SentBytes  uint64            // written to streams
+	Gaps       uint64            // gap events
+	Closed     map[string]uint64 // streams that ended, by reason
+	Refused    map[string]uint64 // connections and requests not served, by reason
+
+	Leading bool   // with Redis: this instance sends the ticks of the common clock
+	Writer  bool   // with a history: this instance writes it
+	Written uint64 // messages that this instance wrote to the history
+}
+
+// Stats takes a snapshot.
+func (g *Gateway) Stats() Stats {
+	s := g.engine.Stats()
+	out := Stats{
+		Instance: g.cfg.Feed.Instance, Started: g.started, Draining: g.draining.Load(),
+		Connections: s.Connections, Streams: s.Streams, Slow: s.Slow, Channels: s.Channels,
+		Messages: s.Log.Appended, Deliveries: s.Delivered, SentBytes: s.SentBytes, Gaps: s.Gaps + s.Log.Gaps,
+		Closed: make(map[string]uint64), Refused: make(map[string]uint64),
+	}
+	for _, reason := range engine.CloseReasons() {
+		out.Closed[reason.String()] = s.Closed[reason]
+	}
+	for _, reason := range engine.RefuseReasons() {
+		out.Refused[reason.String()] = s.Front.Refused[reason]
+	}
+	if g.feed != nil {
+		out.Leading = g.feed.Stats().Leading
+	}
+	if g.store != nil {
+		store := g.store.Stats()
+		out.Writer, out.Written = store.Writer, store.Appended
+	}
+	return out
+}
+
+// Parts are what a Gateway is made of. The program ssed builds its admin listener and its
+// metrics on them. Nothing about them is promised: they change without notice.
+type Parts struct {
+	Config Config // with the defaults of this package filled in
+	Engine *engine.Engine
+	Feed   *rsub.Feed    // nil: embedded
+	Store  *rstore.Store // nil: no history
+	Fleet  *fleet.Fleet  // nil: embedded
+}
+
+// Parts returns the parts, which are not promised.
+func (g *Gateway) Parts() Parts {
+	return Parts{Config: g.cfg, Engine: g.engine, Feed: g.feed, Store: g.store, Fleet: g.fleet}
+}
+
+// ReportWith sets what the admin API of other instances shows of this one, as JSON. Call
+// it before Run. It is for the program ssed and not promised.
+func (g *Gateway) ReportWith(report func() []byte) { g.report.Store(&report) }
