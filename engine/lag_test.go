@@ -98,10 +98,13 @@ func TestSlowStreamsAreCountedWhileTheirSocketIsFull(t *testing.T) {
 	e := startEngine(t, nil)
 	f := startFeed(e, 1000)
 	c, gone := joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "a")
-	n := 0
-	for ; e.Stats().Slow < 2; n++ {
+	// 2 MB: more than the sockets hold, less than the ring, so that nobody is cut off
+	// however late the loops run.
+	const n = 256
+	for range n {
 		f.publish("a", strings.Repeat("x", 8000))
 	}
+	require.Eventually(t, func() bool { return e.Stats().Slow == 2 }, waitLong, pollEvery)
 	c.next(n)
 	require.Eventually(t, func() bool { return e.Stats().Slow == 1 }, waitLong, pollEvery)
 	require.NoError(t, gone.conn.Close())
