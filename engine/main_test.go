@@ -46,14 +46,21 @@ func leftBehind(before int) error {
 	if err != nil {
 		return err
 	}
-	var after int
-	for range 100 {
-		if after = countFiles(); after <= before+ownFiles {
+	// Other goroutines, and netpoll, may still be closing some.
+	look, late := time.NewTicker(pollEvery), time.NewTimer(waitLong)
+	defer look.Stop()
+	defer late.Stop()
+	for {
+		after := countFiles()
+		if after <= before+ownFiles {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond) // closes of other goroutines
+		select {
+		case <-look.C:
+		case <-late.C:
+			return fmt.Errorf("%d descriptors more than at the start", after-before)
+		}
 	}
-	return fmt.Errorf("%d descriptors more than at the start", after-before)
 }
 
 func countFiles() int {

@@ -3,7 +3,9 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -154,7 +156,7 @@ func (x *exchange) play(steps []any, bytewise bool) {
 			case step["fin"] == true:
 				x.finish()
 			case step["ms"] != nil:
-				time.Sleep(time.Duration(step["ms"].(float64)) * time.Millisecond) // part of the case: it makes two segments
+				x.awaitRead() // what follows is another segment, however busy the server is
 			default:
 				x.t.Fatalf("unknown step %v", step)
 			}
@@ -177,6 +179,23 @@ func (x *exchange) write(data []byte, bytewise bool) {
 		data = data[n:]
 	}
 	_, _ = x.conn.Write(data)
+}
+
+// awaitRead waits until the server has taken all bytes from its socket, or closed it.
+func (x *exchange) awaitRead() {
+	hex := func(a net.Addr) string {
+		at := a.(*net.TCPAddr).AddrPort()
+		b := at.Addr().As4()
+		return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(b[:]), at.Port())
+	}
+	ends := " " + hex(x.conn.RemoteAddr()) + " " + hex(x.conn.LocalAddr()) + " "
+	require.Eventually(x.t, func() bool {
+		table, err := os.ReadFile("/proc/net/tcp")
+		require.NoError(x.t, err)
+		_, row, found := strings.Cut(string(table), ends)
+		// The state, then what waits in the socket: sending:receiving.
+		return !found || strings.HasPrefix(row[2:], " 00000000:00000000 ")
+	}, waitLong, pollEvery)
 }
 
 var vectorRepeat = regexp.MustCompile(`(?s)<<(\d+)\*(.*?)>>`)
