@@ -157,7 +157,7 @@ need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON)
 .PHONY: need-e2e-programs
 need-e2e-programs:
 	@missing=; \
-	for pair in chromium:chromium nginx:nginx haproxy:haproxy promtool:prometheus openssl:openssl node:nodejs npm:npm; do \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm; do \
 		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
