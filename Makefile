@@ -64,6 +64,23 @@ check: need-go ## gofumpt, vet, staticcheck, tidy, then all tests
 fmt: need-go ## Format all Go files
 	$(GOFUMPT) -w $$(git ls-files '*.go')
 
+# The old name is that of go.mod, so that it can be done again. Import lines are rewritten, whole
+# lines and nothing else; the module of internal/e2e has its name below the other's, to import its
+# internal packages. The last line of the recipe shows that the tree builds, tests included.
+.PHONY: rename-module
+rename-module: need-go ## Give the module another name (MODULE=host/owner/ssed)
+	@if ! [[ '$(MODULE)' =~ ^[a-z0-9.-]+(/[A-Za-z0-9._~-]+)*/ssed$$ ]]; then \
+		echo 'MODULE=host/owner/ssed is needed: the last part is the name of the package'; exit 1; fi
+	@old=$$(go list -m); quoted=$${old//./\\.}; echo "$$old becomes $(MODULE)"; \
+	git ls-files -z '*.go' | xargs -0 sed -i -E "s,^(import |[[:space:]]+)([A-Za-z0-9_.]+ )?\"$$quoted(/[^\"]*)?\"$$,\1\2\"$(MODULE)\3\","; \
+	sed -i "s,^pkg: $$quoted\b,pkg: $(MODULE)," bench/baseline.txt; \
+	go mod edit -module $(MODULE); \
+	cd internal/e2e; \
+	version=$$(go list -m -f '{{.Version}}' "$$old"); \
+	go mod edit -module $(MODULE)/internal/e2e -dropreplace "$$old" -droprequire "$$old" -require "$(MODULE)@$$version" -replace "$(MODULE)=../.."
+	$(GOFUMPT) -w $$(git ls-files '*.go')
+	go vet ./... && (cd internal/e2e && go mod tidy && go vet -tags e2e .)
+
 .PHONY: fuzz
 fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 	@go list -f '{{.Dir}}' ./... | while read -r dir; do \

@@ -52,6 +52,9 @@ func New(cfg Config, src Source) (*Store, error) {
 	return s, nil
 }
 
+// Config is what the store runs with: defaults are filled in.
+func (s *Store) Config() Config { return s.cfg }
+
 // Close closes the connections, after Run has returned.
 func (s *Store) Close() {
 	s.write.close()

@@ -153,6 +153,9 @@ func (f *Feed) Stats() Stats {
 	return s
 }
 
+// Config is what the feed runs with: defaults are filled in.
+func (f *Feed) Config() Config { return f.cfg }
+
 // Fingerprint returns the fingerprint of the patterns and of Config.Envelope, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
 

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"testing"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed"
+	"ssed/engine"
+	"ssed/rstore"
+	"ssed/rsub"
+)
+
+// flagsOf reads a command line of serve.
+func flagsOf(t *testing.T, args ...string) *flags {
+	t.Helper()
+	var c commandLine
+	_, err := c.parse(append([]string{"serve"}, args...), io.Discard)
+	require.NoError(t, err)
+	return &c.Serve.flags
+}
+
+// A flag that is not given and a field that is zero mean the same.
+func TestDefaultsOfTheFlagsAreThoseOfTheLibrary(t *testing.T) {
+	byFlags, err := flagsOf(t, "--listen=127.0.0.1:0", "--redis-url=redis://127.0.0.1:1").config()
+	require.NoError(t, err)
+	option := *byFlags.gateway.Redis
+	zero := ssed.Config{Listen: []string{"127.0.0.1:0"}, Redis: &option, History: &ssed.HistoryConfig{}}
+
+	engineOf, feedOf, historyOf := runsWith(t, zero)
+	engineBy, feedBy, historyBy := runsWith(t, byFlags.gateway)
+	require.Equal(t, engineOf, engineBy)
+	require.Equal(t, feedOf, feedBy)
+	require.Equal(t, historyOf, historyBy)
+}
+
+// runsWith is what the parts run with, but for what differs on purpose.
+func runsWith(t *testing.T, cfg ssed.Config) (engine.Config, rsub.Config, rstore.Config) {
+	t.Helper()
+	gateway, err := ssed.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(gateway.Close)
+	parts := gateway.Parts()
+	e, f, h := parts.Engine.Config(), parts.Feed.Config(), parts.Store.Config()
+	e.History, e.Ready, e.Logger = nil, nil, nil
+	e.AuthTimeout = 0 // the program's own authoriser bounds itself, by --auth-timeout
+	f.OnFree, f.OnNotice, f.Logger, h.Logger = nil, nil, nil, nil
+	f.Instance, h.Instance = "", "" // random
+	f.Inbox = ""                    // a library takes from a key of Redis only when it is told to
+	f.Client, h.Client = rueidis.ClientOption{}, rueidis.ClientOption{}
+	return e, f, h
+}
+
+// A problem of any field can be told by its flag.
+func TestEveryFieldOfTheLibraryHasAFlag(t *testing.T) {
+	noFlag := map[string]bool{
+		"Auth":                true, // the flags of access make it
+		"Logger":              true,
+		"Streams.AuthTimeout": true, // see authBackstop
+	}
+	names := map[string]bool{"--test-clock-offset": true}
+	for _, f := range allFlags(t) {
+		names["--"+f.Name] = true
+	}
+	fields := fieldsOf(reflect.TypeFor[ssed.Config](), "")
+	for _, field := range fields {
+		flag, ok := flagOfField[field]
+		require.NotEqual(t, ok, noFlag[field], field)
+		require.True(t, noFlag[field] || names[flag], "%s: %s", field, flag)
+	}
+	require.Len(t, fields, len(flagOfField)+len(noFlag), "flagOfField has a name that no field has")
+}
+
+func fieldsOf(t reflect.Type, prefix string) (names []string) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		of := field.Type
+		if of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		if of.Kind() == reflect.Struct && of.PkgPath() == t.PkgPath() {
+			names = append(names, fieldsOf(of, field.Name+".")...)
+			continue
+		}
+		names = append(names, prefix+field.Name)
+	}
+	return names
+}
