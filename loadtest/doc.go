@@ -1,3 +1,5 @@
+//go:build linux
+
 // Loadtest measures SSE servers side by side: how much memory a connection costs,
 // how many deliveries a CPU second buys, how late messages arrive and whether any
 // is lost, repeated or out of order.

@@ -25,7 +25,7 @@ func Start(cmd *exec.Cmd, along func()) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	endWithParent(cmd.SysProcAttr)
 	p := &Process{Cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go p.run(along, started)

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package refserver has the two servers that others are compared with in the
 // same run.
 //

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package report holds the results of load runs and shows them as a text table,
 // as JSON and as one self-contained HTML page with plots.
 //

@@ -1,3 +1,5 @@
+//go:build linux
+
 package swarm
 
 // idBytes holds the last event id and the id of the block being read: ids up to

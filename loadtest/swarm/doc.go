@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package swarm holds very many Server-Sent Events connections in one thread: an
 // epoll loop over a dense array of 128-byte slots, one shared read buffer, no
 // goroutine and no buffer per connection. A swarm reads streams incrementally,
