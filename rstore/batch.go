@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -32,7 +33,7 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 	limit := depth * s.cfg.BatchSize
 	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
 		ids = append(ids, id)
-		text.WriteString(s.keys.prefix)
+		text.WriteString(s.keys.Prefix)
 		text.WriteString(channel)
 		ends = append(ends, text.Len())
 		text.Write(appendHead(scratch[:0], id, &m))
@@ -93,16 +94,16 @@ func appendHead(dst []byte, id sseproto.ID, m *sseproto.Message) []byte {
 	return append(dst, eventType...)
 }
 
-func (s *Store) appendCall(epoch string, b *batch) call {
-	c := call{
-		keys: append(make([]string, 0, 4+len(b.entries)), s.keys.clock, s.keys.lease, s.keys.holes, s.keys.gaps),
-		args: append(make([]string, 0, 9+2*len(b.entries)),
+func (s *Store) appendCall(epoch string, b *batch) redisconn.Call {
+	c := redisconn.Call{
+		Keys: append(make([]string, 0, 4+len(b.entries)), s.keys.Clock, s.keys.Lease, s.keys.Rejected, s.keys.Gaps),
+		Args: append(make([]string, 0, 9+2*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
 			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers)),
 	}
 	for _, e := range b.entries {
-		c.keys = append(c.keys, e.stream)
-		c.args = append(c.args, e.head, e.data)
+		c.Keys = append(c.Keys, e.stream)
+		c.Args = append(c.Args, e.head, e.data)
 	}
 	return c
 }

@@ -63,7 +63,7 @@ func TestPrimaryThatLacksTheEndOfAChannelIsTold(t *testing.T) {
 		for _, m := range left {
 			require.NoError(t, w.do("XADD", testPrefix+"ch0", m.id.String(), "data", m.data).Error())
 		}
-		require.NoError(t, w.do("HSET", s.keys.clock, "watermark", left[len(left)-1].id.String()).Error())
+		require.NoError(t, w.do("HSET", s.keys.Clock, "watermark", left[len(left)-1].id.String()).Error())
 	}}
 	require.NoError(t, s.Range(t.Context(), []string{"ch0"}, w.id(1, 0), w.id(2, 0), r))
 	require.Len(t, r.events[0], len(left))

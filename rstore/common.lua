@@ -9,20 +9,6 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- Compares decimal numbers as text: IDs added by hand have 64 bits, Lua
--- numbers 53.
-local function smaller(a, b)
-  if #a ~= #b then return #a < #b end
-  return a < b
-end
-
-local function less(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  if am ~= bm then return smaller(am, bm) end
-  return smaller(as, bs)
-end
-
 -- Adds a gap marker over (from, to]. One that the newest marker covers adds
 -- nothing, so a request may be sent again. Returns how many were added.
 local function add_marker(gaps, from, to, reason, instance, cap)

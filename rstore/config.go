@@ -8,14 +8,14 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/internal/invalid"
+	"ssed/internal/redisconn"
 )
 
 // Config says where and how the history is kept.
 type Config struct {
 	// Client tells how to reach Redis. The Store makes its own connections,
 	// one for writing and some for reading, and never closes others'.
-	// Dialer.KeepAlive and ConnWriteTimeout are 400 ms and 1 s unless set: a
-	// stalled Redis is then noticed within 1.5 s.
+	// What it leaves open is as in redisconn.Options: a stalled Redis is noticed within 1.5 s.
 	Client rueidis.ClientOption
 	// Prefix comes before the channel name in stream keys. Required.
 	Prefix string
@@ -71,10 +71,6 @@ const (
 	// maxRejected: when more channels refused messages than this, one gap marker
 	// over all channels takes their place.
 	maxRejected = 1000
-	// topologyInterval is how often the sentinels are asked whether the primary is
-	// still the same. A client that missed their message would stay with the old one
-	// for good: reads do not fail there.
-	topologyInterval = 5 * time.Second
 	// flushTimeout bounds the last flush of a stopping writer.
 	flushTimeout = 2 * time.Second
 )
@@ -89,16 +85,7 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	setDefault(&c.Client.Dialer.Timeout, time.Second)
-	setDefault(&c.Client.Dialer.KeepAlive, 400*time.Millisecond)
-	setDefault(&c.Client.ConnWriteTimeout, time.Second)
-	if c.Client.Sentinel.MasterSet != "" {
-		setDefault(&c.Client.Sentinel.TopologyRefreshInterval, topologyInterval)
-	}
-	c.Client.DisableCache = true
-	// The Store knows better what may be sent again than the client does.
-	c.Client.DisableRetry = true
-	c.Client.ForceSingleClient = c.Client.Sentinel.MasterSet == ""
+	c.Client = redisconn.Options(c.Client)
 	return c
 }
 
@@ -113,7 +100,9 @@ func setDefault[T comparable](v *T, to T) {
 func (c Config) Validate() error {
 	c = c.withDefaults()
 	check := invalid.Check{Package: "rstore"}
-	check.If(len(c.Client.InitAddress) == 0, "Client", "no Redis address")
+	for _, err := range redisconn.Check(c.Client) {
+		check.Add("Client", "%w", err)
+	}
 	check.If(c.Prefix == "", "Prefix", "it is empty")
 	check.If(c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n"), "Instance", "%q is not a name without spaces", c.Instance)
 	check.If(c.MaxLen < 1, "MaxLen", "%d is less than 1", c.MaxLen)
@@ -136,27 +125,3 @@ func (c Config) there() time.Duration { return 10 * c.poll() }
 // assembled is how long after an outage of Redis all instances have been heard of
 // again: a poll, and half of one for the way.
 func (c Config) assembled() time.Duration { return c.poll() * 3 / 2 }
-
-// keys are the names in Redis that belong to one prefix.
-type keys struct {
-	prefix  string
-	clock   string // hash: epoch, watermark, writer, offers, who is there; shared with the tick script
-	lease   string // string with an expiry: the instance that writes
-	gaps    string // list of gap markers, oldest first
-	inbox   string // list: what the tick script has published of the inbox and where, see inbox.lua of rsub
-	holes   string // hash: stream key → stretch in which the stream refused messages
-	control string // Pub/Sub channel
-}
-
-func makeKeys(prefix string) keys {
-	tag := "{" + prefix + "}"
-	return keys{
-		prefix:  prefix,
-		clock:   tag + ":clock",
-		lease:   tag + ":writer",
-		gaps:    tag + ":gaps",
-		inbox:   tag + ":inbox",
-		holes:   tag + ":holes",
-		control: "__ssed:" + tag,
-	}
-}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
@@ -180,7 +181,7 @@ func (w *world) do(args ...string) rueidis.RedisResult {
 // clock is the first tick in an epoch.
 func (w *world) clock(epoch string) {
 	w.t.Helper()
-	require.NoError(w.t, w.do("HSET", makeKeys(testPrefix).clock, "epoch", epoch, "t", fmt.Sprint(w.base)).Error())
+	require.NoError(w.t, w.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "epoch", epoch, "t", fmt.Sprint(w.base)).Error())
 }
 
 func (w *world) config(instance string) Config {
@@ -270,7 +271,7 @@ func (w *world) requireHistory(want []message) {
 
 func (w *world) markers() []gap {
 	w.t.Helper()
-	list, err := w.do("LRANGE", makeKeys(testPrefix).gaps, "0", "-1").AsStrSlice()
+	list, err := w.do("LRANGE", redisconn.MakeKeys(testPrefix).Gaps, "0", "-1").AsStrSlice()
 	require.NoError(w.t, err)
 	out := make([]gap, len(list))
 	for i, text := range list {

@@ -51,9 +51,9 @@ const (
 // evidenceFront returns the commands in front of the entries of the streams.
 func (s *Store) evidenceFront(b rueidis.Builder, streams []string) rueidis.Commands {
 	return rueidis.Commands{
-		b.Hmget().Key(s.keys.clock).Field("epoch", "watermark").Build(),
-		b.Lrange().Key(s.keys.gaps).Start(0).Stop(-1).Build(),
-		b.Hmget().Key(s.keys.holes).Field(streams...).Build(),
+		b.Hmget().Key(s.keys.Clock).Field("epoch", "watermark").Build(),
+		b.Lrange().Key(s.keys.Gaps).Start(0).Stop(-1).Build(),
+		b.Hmget().Key(s.keys.Rejected).Field(streams...).Build(),
 	}
 }
 
@@ -61,7 +61,7 @@ func (s *Store) evidenceFront(b rueidis.Builder, streams []string) rueidis.Comma
 func (s *Store) evidenceBack(b rueidis.Builder) rueidis.Commands {
 	return rueidis.Commands{
 		b.Time().Build(),
-		b.Hget().Key(s.keys.clock).Field("epoch").Build(),
+		b.Hget().Key(s.keys.Clock).Field("epoch").Build(),
 	}
 }
 

@@ -3,6 +3,7 @@ package rstore
 import (
 	"context"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -13,12 +14,12 @@ import (
 // take takes the lease, or learns why not. The script gives it only to an
 // instance that knows the watermark: that is the one its log covers.
 func (w *writer) take(ctx context.Context) outcome {
-	a := w.run(ctx, leaseScript, call{
-		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.watermark.String(), millis(w.cfg.LeaseTTL)},
+	a := w.run(ctx, leaseScript, redisconn.Call{
+		Keys: []string{w.keys.Clock, w.keys.Lease},
+		Args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.watermark.String(), millis(w.cfg.LeaseTTL)},
 	})[0]
 	if a.err != nil {
-		return w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), redisconn.Code(a.err))
 	}
 	w.recovered()
 	w.adopt(a)
@@ -44,12 +45,12 @@ func (w *writer) tookOver(a answer) {
 // free gives the lease up and tells the others. When it fails the lease expires.
 func (w *writer) free(ctx context.Context) {
 	w.release()
-	a := w.run(ctx, leaseScript, call{
-		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"free", w.cfg.Instance, millis(w.cfg.there()), w.keys.control},
+	a := w.run(ctx, leaseScript, redisconn.Call{
+		Keys: []string{w.keys.Clock, w.keys.Lease},
+		Args: []string{"free", w.cfg.Instance, millis(w.cfg.there()), w.keys.Control},
 	})[0]
 	if a.err != nil {
-		w.count.failed(errorCode(a.err))
+		w.count.failed(redisconn.Code(a.err))
 	}
 }
 
@@ -68,12 +69,12 @@ func (w *writer) uncovered(ctx context.Context, low sseproto.ID) outcome {
 // watch learns the truth without wanting the lease. When it is free, the next
 // thing in the log is worth a look.
 func (w *writer) watch(ctx context.Context) outcome {
-	a := w.run(ctx, leaseScript, call{
-		keys: []string{w.keys.clock, w.keys.lease},
-		args: []string{"look", w.cfg.Instance, millis(w.cfg.there())},
+	a := w.run(ctx, leaseScript, redisconn.Call{
+		Keys: []string{w.keys.Clock, w.keys.Lease},
+		Args: []string{"look", w.cfg.Instance, millis(w.cfg.there())},
 	})[0]
 	if a.err != nil {
-		return w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), redisconn.Code(a.err))
 	}
 	w.recovered()
 	first := a.epoch != "" && a.epoch != w.epoch

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -19,20 +20,20 @@ const startReason = "start"
 // gap marker over (watermark, low] and given this instance the lease.
 func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 	g := gap{stretch{w.watermark, low}, w.skipReason()}
-	a := w.run(ctx, skipScript, call{
-		keys: []string{w.keys.clock, w.keys.lease, w.keys.gaps, w.keys.inbox, w.keys.holes},
-		args: []string{
+	a := w.run(ctx, skipScript, redisconn.Call{
+		Keys: []string{w.keys.Clock, w.keys.Lease, w.keys.Gaps, w.keys.InboxNotes, w.keys.Rejected},
+		Args: []string{
 			w.epoch, w.watermark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 			millis(w.cfg.there()), millis(w.cfg.assembled()),
-			w.keys.prefix, strconv.Itoa(w.cfg.MaxLen), millis(w.cfg.TTL),
+			w.keys.Prefix, strconv.Itoa(w.cfg.MaxLen), millis(w.cfg.TTL),
 		},
 	})[0]
 	if a.err != nil {
-		if errorCode(a.err) == "" {
+		if redisconn.Code(a.err) == "" {
 			w.unsure = &g
 		}
-		return w.failed(a.err.Error(), errorCode(a.err))
+		return w.failed(a.err.Error(), redisconn.Code(a.err))
 	}
 	w.recovered()
 	lost := w.covered
@@ -84,9 +85,9 @@ func (s *Store) Invalidate(ctx context.Context, from, to sseproto.ID) error {
 	if !from.Less(to) {
 		return fmt.Errorf("rstore: invalidated range (%v, %v] is empty", from, to)
 	}
-	c := call{
-		keys: []string{s.keys.clock, s.keys.lease, s.keys.gaps},
-		args: []string{from.String(), to.String(), sseproto.ReasonOutage, s.cfg.Instance, strconv.Itoa(maxMarkers)},
+	c := redisconn.Call{
+		Keys: []string{s.keys.Clock, s.keys.Lease, s.keys.Gaps},
+		Args: []string{from.String(), to.String(), sseproto.ReasonOutage, s.cfg.Instance, strconv.Itoa(maxMarkers)},
 	}
 	for try := 0; ; try++ {
 		a := s.run(ctx, invalidateScript, c)[0]
@@ -95,8 +96,8 @@ func (s *Store) Invalidate(ctx context.Context, from, to sseproto.ID) error {
 			s.count.invalidations.Add(uint64(a.n))
 			return nil
 		}
-		s.count.failed(errorCode(a.err))
-		if errors.Is(a.err, ErrClosed) {
+		s.count.failed(redisconn.Code(a.err))
+		if errors.Is(a.err, redisconn.ErrClosed) {
 			return a.err
 		}
 		pause(ctx, min(s.cfg.poll(), time.Millisecond<<min(try, 10)))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -87,7 +88,7 @@ func (m *model) move() {
 			wr.state = writing
 		}
 	case p < 84:
-		require.NoError(m.t, m.do("DEL", wr.keys.lease).Error())
+		require.NoError(m.t, m.do("DEL", wr.keys.Lease).Error())
 	case p < 88: // collects, and is stopped
 		if wr.read() == wr.watermark && len(wr.queue.batches) > 0 {
 			m.zombies = append(m.zombies, zombie{wr, wr.epoch, wr.queue.batches})
@@ -123,7 +124,7 @@ func (m *model) publish() {
 
 func (m *model) zombiesWake() {
 	for _, z := range m.zombies {
-		calls := make([]call, len(z.batches))
+		calls := make([]redisconn.Call, len(z.batches))
 		for i, b := range z.batches {
 			calls[i] = z.w.appendCall(z.epoch, b)
 		}
@@ -155,13 +156,13 @@ func (m *model) rollBack() {
 			require.NoError(m.t, m.do("DEL", testPrefix+last.channel).Error())
 		}
 		before := sseproto.ID{Ms: last.id.Ms, Seq: last.id.Seq - 1}
-		require.NoError(m.t, m.do("HSET", makeKeys(testPrefix).clock, "watermark", before.String()).Error())
+		require.NoError(m.t, m.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", before.String()).Error())
 		return
 	}
 }
 
 func (m *model) watermark() sseproto.ID {
-	text, err := m.do("HGET", makeKeys(testPrefix).clock, "watermark").ToString()
+	text, err := m.do("HGET", redisconn.MakeKeys(testPrefix).Clock, "watermark").ToString()
 	if err != nil {
 		return sseproto.ID{}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -107,7 +108,7 @@ type view struct {
 func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto.ID) (v view, err error) {
 	keys := make([]string, len(channels))
 	for i, ch := range channels {
-		keys[i] = q.keys.prefix + ch
+		keys[i] = q.keys.Prefix + ch
 	}
 	res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
 		cmds := make(rueidis.Commands, 0, frontCmds+2*len(keys)+backCmds)
@@ -161,7 +162,7 @@ var errTooSlow = errors.New("rstore: no answer in time")
 // Written asks Redis how far the history is written. Safe for concurrent use.
 func (s *Store) Written(ctx context.Context) (sseproto.ID, error) {
 	res, err := s.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
-		return rueidis.Commands{b.Hget().Key(s.keys.clock).Field("watermark").Build()}
+		return rueidis.Commands{b.Hget().Key(s.keys.Clock).Field("watermark").Build()}
 	})
 	if err != nil {
 		return sseproto.ID{}, err
@@ -177,7 +178,7 @@ func (s *Store) Written(ctx context.Context) (sseproto.ID, error) {
 func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Commands) (res []rueidis.RedisResult, err error) {
 	for range readTries {
 		var c rueidis.Client
-		if c, err = s.read.get(ctx); err != nil {
+		if c, err = s.read.Get(ctx); err != nil {
 			break
 		}
 		res = c.DoMulti(ctx, build(c.B())...)
@@ -204,7 +205,7 @@ func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Com
 // which is judged for itself. That something is lost is told once.
 func (q *rangeQuery) channel(ctx context.Context, ch, i int, v view) error {
 	for told := false; ; i = 0 {
-		if errorCode(v.pages[2*i].Error()) == "WRONGTYPE" {
+		if redisconn.Code(v.pages[2*i].Error()) == redisconn.CodeWrongType {
 			if !told {
 				q.replay.Lost(ch, sseproto.ReasonUnavailable, sseproto.ID{})
 			}

@@ -2,14 +2,14 @@ package rstore
 
 import (
 	"context"
-	"crypto/sha1"
 	_ "embed" // the scripts
-	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
+	"ssed/internal/redislua"
 	"ssed/sseproto"
 )
 
@@ -29,21 +29,14 @@ var (
 
 	appendScript     = newScript(appendLua)
 	leaseScript      = newScript(leaseLua)
-	skipScript       = newScript(skipLua)
+	skipScript       = newScript(redislua.InboxNotes, skipLua)
 	invalidateScript = newScript(invalidateLua)
 	deleteScript     = newScript(deleteLua)
 )
 
-type script struct{ text, sha string }
-
-func newScript(text string) *script {
-	text = commonLua + text
-	sum := sha1.Sum([]byte(text)) // the name Redis gives it
-	return &script{text: text, sha: hex.EncodeToString(sum[:])}
+func newScript(parts ...string) *redisconn.Script {
+	return redisconn.NewScript(append([]string{redislua.IDs, commonLua}, parts...)...)
 }
-
-// call is one run of a script.
-type call struct{ keys, args []string }
 
 // answer is what every script returns. The truth at that moment is in epoch,
 // watermark and holder, whatever the status.
@@ -72,48 +65,22 @@ const (
 
 var errAnswer = errors.New("rstore: malformed answer of a script")
 
-// run sends the calls in one pipeline, in order. A call that was answered with
-// NOSCRIPT did not run: from there on they are sent once more, with the script.
-func (s *Store) run(ctx context.Context, sc *script, calls ...call) []answer {
-	out := make([]answer, 0, len(calls))
-	for attempt := 0; ; attempt++ {
-		rest := s.send(ctx, sc, attempt > 0, calls[len(out):])
-		for i, a := range rest {
-			if attempt == 0 && errorCode(a.err) == "NOSCRIPT" {
-				rest = rest[:i]
-				break
-			}
-		}
-		out = append(out, rest...)
-		if len(out) == len(calls) {
-			return out
-		}
-	}
-}
-
-func (s *Store) send(ctx context.Context, sc *script, load bool, calls []call) []answer {
+// run sends the calls in one pipeline, in order.
+func (s *Store) run(ctx context.Context, sc *redisconn.Script, calls ...redisconn.Call) []answer {
 	out := make([]answer, len(calls))
-	c, err := s.write.get(ctx)
+	c, err := s.write.Get(ctx)
 	if err != nil {
 		for i := range out {
 			out[i].err = err
 		}
 		return out
 	}
-	cmds := make(rueidis.Commands, 0, len(calls)+1)
-	if load {
-		cmds = append(cmds, c.B().ScriptLoad().Script(sc.text).Build())
-	}
-	for _, call := range calls {
-		cmds = append(cmds, c.B().Evalsha().Sha1(sc.sha).Numkeys(int64(len(call.keys))).Key(call.keys...).Arg(call.args...).Build())
-	}
-	results := c.DoMulti(ctx, cmds...)
-	for i, r := range results[len(results)-len(calls):] {
+	for i, r := range sc.RunAll(ctx, c, calls...) {
 		out[i] = parseAnswer(r)
-		if errorCode(out[i].err) == "READONLY" || codeOf(out[i].failure) == "READONLY" {
+		if redisconn.Code(out[i].err) == redisconn.CodeReadOnly || redisconn.CodeOf(out[i].failure) == redisconn.CodeReadOnly {
 			// The node was demoted: find the primary anew, for reads as well.
-			s.write.renew(c)
-			s.read.drop()
+			s.write.Discard(c)
+			s.read.DiscardCurrent()
 		}
 	}
 	return out

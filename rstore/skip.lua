@@ -78,11 +78,9 @@ local function save(key, id, at)
   saved = saved + 1
 end
 for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
-  local t, ids, key = string.match(redis.call('LINDEX', KEYS[4], i), '^(%d+) %??(%S+) (.*)$')
-  local n = 0
-  for id in string.gmatch(ids, '[^,]+') do
-    n = n + 1
-    local at = t .. '-' .. n
+  local t, ids, key = parse_note(redis.call('LINDEX', KEYS[4], i))
+  for n, id in ipairs(ids) do
+    local at = position(t, n)
     if less(mark, at) and not less(low, at) then save(key, id, at) end
   end
 end

@@ -5,6 +5,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -20,7 +21,7 @@ type streamState struct {
 
 func parseState(r rueidis.RedisResult) (st streamState, err error) {
 	f, err := r.AsMap()
-	if errorCode(err) == "ERR" {
+	if redisconn.Code(err) == "ERR" {
 		return streamState{}, nil // no such key
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
@@ -16,13 +17,13 @@ import (
 type Store struct {
 	// fixed after construction
 	cfg      Config
-	keys     keys
+	keys     redisconn.Keys
 	src      Source
 	log      *slog.Logger
 	tryLease chan struct{}
 
-	write, read *link    // safe for concurrent use
-	count       counters // atomic
+	write, read *redisconn.Client // safe for concurrent use
+	count       counters          // atomic
 }
 
 var errNoSource = errors.New("rstore: no source")
@@ -30,6 +31,7 @@ var errNoSource = errors.New("rstore: no source")
 // New checks the configuration, reporting every problem at once. Redis need
 // not be there. Close the Store after use.
 func New(cfg Config, src Source) (*Store, error) {
+	connections := cfg.Client.PipelineMultiplex
 	cfg = cfg.withDefaults()
 	err := cfg.Validate()
 	if src == nil {
@@ -38,17 +40,17 @@ func New(cfg Config, src Source) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Writing has one connection, which keeps the pipeline of batches in order and out of
+	// the way of large reads; reading has as many as are asked for.
+	reading := cfg.Client
+	reading.PipelineMultiplex = connections
 	s := &Store{
-		cfg: cfg, keys: makeKeys(cfg.Prefix), src: src,
+		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix), src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
 		tryLease: make(chan struct{}, 1),
-		read:     &link{opt: cfg.Client},
+		write:    redisconn.New(cfg.Client),
+		read:     redisconn.New(reading),
 	}
-	// One connection keeps the pipeline of batches in order and out of the
-	// way of large reads.
-	one := cfg.Client
-	one.PipelineMultiplex = -1
-	s.write = &link{opt: one}
 	return s, nil
 }
 
@@ -57,8 +59,8 @@ func (s *Store) Config() Config { return s.cfg }
 
 // Close closes the connections, after Run has returned.
 func (s *Store) Close() {
-	s.write.close()
-	s.read.close()
+	s.write.Close()
+	s.read.Close()
 }
 
 // TryLease makes a Store that does not write try to take the lease now: another
@@ -260,7 +262,7 @@ func (w *writer) append(ctx context.Context) outcome {
 	n := w.share()
 	batches, behind := w.queue.batches[:n], w.queue.more
 	w.queue.batches = w.queue.batches[n:]
-	calls := make([]call, n)
+	calls := make([]redisconn.Call, n)
 	for i, b := range batches {
 		calls[i] = w.appendCall(w.epoch, b)
 	}
@@ -298,7 +300,7 @@ func (w *writer) append(ctx context.Context) outcome {
 // acknowledge takes in the answer to a batch. Not ok: the outcome is what to do about it.
 func (w *writer) acknowledge(a answer, b *batch) (o outcome, ok bool) {
 	if a.err != nil {
-		return w.failed(a.err.Error(), errorCode(a.err)), false
+		return w.failed(a.err.Error(), redisconn.Code(a.err)), false
 	}
 	w.adopt(a)
 	w.count.appended.Add(uint64(a.n))
@@ -314,12 +316,12 @@ func (w *writer) acknowledge(a answer, b *batch) (o outcome, ok bool) {
 			w.count.advances.Add(1)
 		}
 		if a.failure != "" {
-			return w.failed(a.failure, codeOf(a.failure)), true
+			return w.failed(a.failure, redisconn.CodeOf(a.failure)), true
 		}
 		w.recovered()
 		return again(), true
 	case statusFailed:
-		return w.failed(a.failure, codeOf(a.failure)), false
+		return w.failed(a.failure, redisconn.CodeOf(a.failure)), false
 	}
 	w.refusedBy(a)
 	return again(), false

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -22,14 +23,6 @@ func TestConfigReportsEveryProblemAtOnce(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, "rstore: "+want)
 	}
-}
-
-// A client may miss the message of the sentinels that the primary is another one.
-func TestSentinelsAreAskedAgain(t *testing.T) {
-	var cfg Config
-	require.Zero(t, cfg.withDefaults().Client.Sentinel.TopologyRefreshInterval)
-	cfg.Client.Sentinel.MasterSet = "m"
-	require.Equal(t, topologyInterval, cfg.withDefaults().Client.Sentinel.TopologyRefreshInterval)
 }
 
 func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
@@ -241,7 +234,7 @@ func TestZombieWriterChangesNothing(t *testing.T) {
 	log.commit(w.id(2, 0), first...)
 	require.Equal(t, zombie.watermark, zombie.read())
 
-	require.NoError(t, w.do("DEL", zombie.keys.lease).Error())
+	require.NoError(t, w.do("DEL", zombie.keys.Lease).Error())
 	other := &writer{Store: w.store(w.config("other"), log)}
 	second := w.burst(2, 50, 3)
 	log.commit(w.id(3, 0), second...)
@@ -410,7 +403,7 @@ func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
 	require.NoError(t, w.server.Restart())
 	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
 	w.clock("e1")
-	require.NoError(t, w.do("HSET", wr.keys.clock, "watermark", w.id(2, 0).String(), "writer", "a").Error())
+	require.NoError(t, w.do("HSET", wr.keys.Clock, "watermark", w.id(2, 0).String(), "writer", "a").Error())
 	w.settle(wr)
 	require.Equal(t, []gap{{stretch{w.id(2, 0), w.id(3, 0)}, sseproto.ReasonUnavailable}}, w.markers())
 	require.EqualValues(t, 2, wr.Stats().GapMarkers)
@@ -504,14 +497,14 @@ func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
 	wait := b.step(t.Context(), true)
 	require.NotEqual(t, writing, b.state)
 	require.Equal(t, b.cfg.LeaseTTL/4, wait.wait, "it looks again four times per lease")
-	ttl, err := w.do("PTTL", a.keys.lease).AsInt64()
+	ttl, err := w.do("PTTL", a.keys.Lease).AsInt64()
 	require.NoError(t, err)
 	require.LessOrEqual(t, ttl, b.cfg.LeaseTTL.Milliseconds())
 
 	// a is gone and its lease has run out.
 	second := w.burst(2, smallBatch, 3)
 	log.commit(w.id(3, 0), second...)
-	require.NoError(t, w.do("DEL", a.keys.lease).Error())
+	require.NoError(t, w.do("DEL", a.keys.Lease).Error())
 	b.lookAt = time.Time{}
 	b.step(t.Context(), false)
 	require.Equal(t, writing, b.state)
@@ -570,7 +563,7 @@ func TestStoppedWriterFlushesAndHandsOver(t *testing.T) {
 func TestLowestOfferWins(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
-	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String(), "writer", "gone").Error())
+	require.NoError(t, w.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", w.id(10, 0).String(), "writer", "gone").Error())
 	var writers []*writer
 	round := func() {
 		for _, wr := range writers {
@@ -589,7 +582,7 @@ func TestLowestOfferWins(t *testing.T) {
 	require.Empty(t, w.markers())
 	// An hour later.
 	ago := time.Now().Add(-time.Hour - time.Second).UnixMilli()
-	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "offer_at", fmt.Sprint(ago)).Error())
+	require.NoError(t, w.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "offer_at", fmt.Sprint(ago)).Error())
 	round()
 	require.Equal(t, []gap{{stretch{w.id(10, 0), w.id(30, 0)}, sseproto.ReasonOutage}}, w.markers())
 	require.EqualValues(t, 1, writers[1].Stats().GapMarkers)
@@ -601,7 +594,7 @@ func TestLowestOfferWins(t *testing.T) {
 func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
-	clock := makeKeys(testPrefix).clock
+	clock := redisconn.MakeKeys(testPrefix).Clock
 	require.NoError(t, w.do("HSET", clock, "watermark", w.id(10, 0).String(), "writer", "i1").Error())
 	var writers []*writer
 	for i, low := range []int{50, 30, 40} {
@@ -638,7 +631,7 @@ func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
 func TestInstancesThatAreGoneAreForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
-	clock := makeKeys(testPrefix).clock
+	clock := redisconn.MakeKeys(testPrefix).Clock
 	a := &writer{Store: w.store(w.config("a"), newTestLog(w.id(0, 0)))}
 	now := time.Now().UnixMilli()
 	long := now - a.cfg.there().Milliseconds() - 1000
@@ -676,7 +669,7 @@ func TestOfferOfAGoneInstanceLapses(t *testing.T) {
 func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
-	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String()).Error())
+	require.NoError(t, w.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", w.id(10, 0).String()).Error())
 	log := newTestLog(w.id(0, 0))
 	log.spans = []span{{low: w.id(0, 0), end: w.id(5, 0)}}
 	wr := &writer{Store: w.store(w.config("a"), log)}
@@ -693,7 +686,7 @@ func TestInstanceWithoutLinkDoesNotTakeTheLease(t *testing.T) {
 func TestInstanceThatStandsStillNeitherTakesNorKeepsTheLease(t *testing.T) {
 	w := newWorld(t)
 	w.clock("e1")
-	require.NoError(t, w.do("HSET", makeKeys(testPrefix).clock, "watermark", w.id(10, 0).String()).Error())
+	require.NoError(t, w.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", w.id(10, 0).String()).Error())
 	log := newTestLog(w.id(0, 0))
 	log.commit(w.id(5, 0))
 	cfg := w.config("a")
@@ -702,7 +695,7 @@ func TestInstanceThatStandsStillNeitherTakesNorKeepsTheLease(t *testing.T) {
 	w.start(s)
 	w.waitMark(s, w.id(10, 0))
 	exists := func() bool {
-		n, err := w.do("EXISTS", s.keys.lease).AsInt64()
+		n, err := w.do("EXISTS", s.keys.Lease).AsInt64()
 		require.NoError(t, err)
 		return n == 1
 	}
@@ -774,14 +767,14 @@ func TestClosedStoreSaysSo(t *testing.T) {
 	w := newWorld(t)
 	s := w.store(w.config("a"), newTestLog(w.id(0, 0)))
 	s.Close()
-	require.ErrorIs(t, s.Range(t.Context(), []string{"x"}, sseproto.ID{}, w.id(1, 0), newRecorder()), ErrClosed)
-	require.ErrorIs(t, s.Invalidate(t.Context(), sseproto.ID{}, w.id(1, 0)), ErrClosed)
+	require.ErrorIs(t, s.Range(t.Context(), []string{"x"}, sseproto.ID{}, w.id(1, 0), newRecorder()), redisconn.ErrClosed)
+	require.ErrorIs(t, s.Invalidate(t.Context(), sseproto.ID{}, w.id(1, 0)), redisconn.ErrClosed)
 }
 
 // TestLastOneWritesWhatNobodyElseWould: an instance that never held the lease has a
 // burst in its log when it is stopped, and who had the lease is gone.
 func TestLastOneWritesWhatNobodyElseWould(t *testing.T) {
-	f := func(name string, prepare func(w *world, k keys), markers int) {
+	f := func(name string, prepare func(w *world, k redisconn.Keys), markers int) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.clock("e1")
@@ -796,20 +789,20 @@ func TestLastOneWritesWhatNobodyElseWould(t *testing.T) {
 			w.requireHistory(all)
 			require.Equal(t, w.id(2, 0), a.Watermark())
 			require.Len(t, w.markers(), markers)
-			held, err := w.do("EXISTS", a.keys.lease).AsBool()
+			held, err := w.do("EXISTS", a.keys.Lease).AsBool()
 			require.NoError(t, err)
 			require.False(t, held, "the lease is given up")
 		})
 	}
-	stand := func(w *world, k keys) {
-		require.NoError(t, w.do("HSET", k.clock, "watermark", w.id(0, 0).String()).Error())
+	stand := func(w *world, k redisconn.Keys) {
+		require.NoError(t, w.do("HSET", k.Clock, "watermark", w.id(0, 0).String()).Error())
 	}
 	f("nobody has the lease", stand, 0)
-	f("the lease of a dead one runs out", func(w *world, k keys) {
+	f("the lease of a dead one runs out", func(w *world, k redisconn.Keys) {
 		stand(w, k)
-		require.NoError(t, w.do("SET", k.lease, "dead", "PX", "300").Error())
+		require.NoError(t, w.do("SET", k.Lease, "dead", "PX", "300").Error())
 	}, 0)
-	f("the history is empty", func(*world, keys) {}, 1)
+	f("the history is empty", func(*world, redisconn.Keys) {}, 1)
 }
 
 func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
@@ -831,7 +824,7 @@ func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
 	require.ErrorIs(t, b.Run(ctx), context.Canceled)
 	w.waitMark(a, w.id(2, 0))
 	w.requireHistory(all)
-	holder, err := w.do("GET", a.keys.lease).ToString()
+	holder, err := w.do("GET", a.keys.Lease).ToString()
 	require.NoError(t, err)
 	require.Equal(t, "a", holder)
 	require.Zero(t, b.Stats().Batches)
@@ -846,10 +839,10 @@ func TestStoppedInstanceWritesWhatTheOtherDoesNot(t *testing.T) {
 	all := w.burst(1, 600, 3)
 	log.commit(w.id(2, 0), all...)
 	b := w.store(w.config("b"), log)
-	require.NoError(t, w.do("HSET", b.keys.clock, "watermark", w.id(0, 0).String()).Error())
-	require.NoError(t, w.do("SET", b.keys.lease, "other", "PX", "300").Error())
+	require.NoError(t, w.do("HSET", b.keys.Clock, "watermark", w.id(0, 0).String()).Error())
+	require.NoError(t, w.do("SET", b.keys.Lease, "other", "PX", "300").Error())
 	var moved error
-	move := sync.OnceFunc(func() { moved = w.do("HSET", b.keys.clock, "watermark", w.id(1, 0).String()).Error() })
+	move := sync.OnceFunc(func() { moved = w.do("HSET", b.keys.Clock, "watermark", w.id(1, 0).String()).Error() })
 	log.after = move
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(context.Canceled)

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/internal/invalid"
+	"ssed/internal/redisconn"
 )
 
 // Defaults of Config.
@@ -22,16 +23,6 @@ const (
 	maxFeeds = 2
 	// maxPatternBytes is a bound on nonsense; channel names have 255 at most.
 	maxPatternBytes = 1024
-	// defaultKeepAlive and defaultConnTimeout together are how long a stalled
-	// Redis goes unnoticed (measured: 1 s with 400 ms and 1 s).
-	defaultKeepAlive   = 400 * time.Millisecond
-	defaultConnTimeout = time.Second
-	// writeBufferBytes: a connection sends ticks and an occasional PUBLISH; the
-	// library's default is half a megabyte.
-	writeBufferBytes = 32 << 10
-	// topologyInterval is how often the sentinels are asked whether the primary
-	// is still the same, in case their message was missed.
-	topologyInterval = 5 * time.Second
 )
 
 // Config is what a Feed needs.
@@ -109,8 +100,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.OnNotice == nil {
 		c.OnNotice = func([]string) {}
 	}
-	c.Client = clientDefaults(c.Client)
-	return c, c.validate()
+	err := c.validate()
+	c.Client = redisconn.Options(c.Client)
+	if c.Client.WriteBufferEachConn == 0 {
+		c.Client.WriteBufferEachConn = redisconn.SmallBufferBytes // it sends ticks and an occasional PUBLISH
+	}
+	return c, err
 }
 
 // Validate reports every problem of c at once, each by the name of its field.
@@ -121,8 +116,9 @@ func (c Config) Validate() error {
 
 func (c *Config) validate() error {
 	check := invalid.Check{Package: "rsub"}
-	check.If(len(c.Client.InitAddress) == 0, "Client", "no Redis address")
-	check.If(c.Client.AlwaysRESP2, "Client", "protocol 2 is not supported: subscriptions and commands share a connection, which takes RESP3")
+	for _, err := range redisconn.Check(c.Client) {
+		check.Add("Client", "%w", err)
+	}
 	check.If(len(c.Patterns) == 0, "Patterns", "no pattern given")
 	for _, p := range c.Patterns {
 		check.If(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "Patterns", "%.50q is not 1 to %d bytes without NUL", p, maxPatternBytes)
@@ -139,27 +135,3 @@ func (c *Config) validate() error {
 }
 
 func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
-
-// clientDefaults sets what the package needs and what was not asked for.
-func clientDefaults(o rueidis.ClientOption) rueidis.ClientOption {
-	o.DisableCache = true
-	o.DisableRetry = true
-	o.PipelineMultiplex = -1 // one connection for all commands
-	o.ForceSingleClient = len(o.InitAddress) == 1 && o.Sentinel.MasterSet == ""
-	if o.Dialer.KeepAlive == 0 {
-		o.Dialer.KeepAlive = defaultKeepAlive
-	}
-	if o.Dialer.Timeout == 0 {
-		o.Dialer.Timeout = defaultConnTimeout
-	}
-	if o.ConnWriteTimeout == 0 {
-		o.ConnWriteTimeout = defaultConnTimeout
-	}
-	if o.WriteBufferEachConn == 0 {
-		o.WriteBufferEachConn = writeBufferBytes
-	}
-	if o.Sentinel.MasterSet != "" && o.Sentinel.TopologyRefreshInterval == 0 {
-		o.Sentinel.TopologyRefreshInterval = topologyInterval
-	}
-	return o
-}

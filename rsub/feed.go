@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
@@ -35,10 +36,10 @@ type Feed struct {
 	// Fixed after construction.
 	cfg                      Config
 	patterns                 patternSet
-	clock, control           string
 	fingerprint, description string
 	began                    time.Time
-	clients                  *clients
+	client                   *redisconn.Client
+	keys                     redisconn.Keys
 	links                    []*link
 	merger                   *merger // nil with one link
 	ticker                   *ticker
@@ -66,10 +67,9 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f := &Feed{
 		cfg:      cfg,
 		patterns: newPatternSet(cfg.Patterns),
-		clock:    "{" + cfg.Prefix + "}:clock",
-		control:  reservedPrefix + "ssed:{" + cfg.Prefix + "}",
+		keys:     redisconn.MakeKeys(cfg.Prefix),
 		began:    time.Now(),
-		clients:  newClients(cfg.Client),
+		client:   redisconn.New(cfg.Client),
 	}
 	f.description = f.patterns.describe(cfg.Envelope)
 	f.fingerprint = fingerprint(f.description)
@@ -107,7 +107,7 @@ func (f *Feed) Run(ctx context.Context) error {
 	for _, l := range f.links {
 		l.out.finish()
 	}
-	f.clients.close()
+	f.client.Close()
 	return err
 }
 

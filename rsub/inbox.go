@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/throttle"
 	"ssed/sseproto"
 )
@@ -92,12 +93,8 @@ func (in *inbox) keys() []string {
 	if key == "" {
 		return nil
 	}
-	tag := "{" + in.feed.cfg.Prefix + "}"
-	return []string{tag + ":inbox", key, RefusedKey(key), tag + ":holes"}
+	return []string{in.feed.keys.InboxNotes, key, redisconn.Refused(key), in.feed.keys.Rejected}
 }
-
-// RefusedKey is the stream of the entries of an inbox that could not be delivered.
-func RefusedKey(inbox string) string { return inbox + ":refused" }
 
 // args returns the arguments of the script behind those of the clock.
 func (in *inbox) args() []string {
@@ -299,7 +296,7 @@ func (in *inbox) tellRefused(reasons []string) {
 	for _, reason := range reasons {
 		in.counts.refuse(reason)
 		if dropped, ok := in.logEntry.Allow(); ok {
-			in.feed.cfg.Logger.Warn("rsub: entry of the inbox refused", "kept", in.feed.cfg.Inbox+":refused", "reason", reason, "dropped", dropped)
+			in.feed.cfg.Logger.Warn("rsub: entry of the inbox refused", "kept", redisconn.Refused(in.feed.cfg.Inbox), "reason", reason, "dropped", dropped)
 		}
 	}
 }

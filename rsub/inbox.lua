@@ -1,45 +1,18 @@
 -- The inbox: a stream to which backends XADD, and whose entries the ticks take into
--- the order, right behind themselves. What was published behind tick t is noted in
--- one element of a list: "<t> <id>,<id>,… <key>". The message of its n-th id has the
--- position t-n, and that id stays in the inbox until the history is written up to
--- the last of them (skip.lua of rstore puts those into it whose stretch is given
--- up). So an entry that no note names was never published, and whoever calls this
--- script when, how often and with what: nothing is moved twice.
+-- the order, right behind themselves. What was published behind a tick is noted (see
+-- notes.lua), and stays in the inbox until the history is written up to the last of it
+-- (skip.lua of rstore puts that into the history whose stretch is given up). So an entry
+-- that no note names was never published, and whoever calls this script when, how often
+-- and with what: nothing is moved twice.
 --
 -- A server that takes over from another one, or starts again, may have forgotten the
--- newest ticks. Instances remember what came behind them and claim it: then it has a
+-- newest ticks. Instances remember what came behind them and reclaim it: then it has a
 -- note again. Until they had the time nothing is moved.
 
--- A note that was claimed has a question mark before its ids: the history may be
--- written beyond its positions by an instance that did not see what was published.
-
-local function parse_note(note)
-  local t, claimed, list, key = string.match(note, '^(%d+) (%??)(%S+) (.*)$')
-  local ids = {}
-  for id in string.gmatch(list, '[^,]+') do ids[#ids + 1] = id end
-  return tonumber(t), ids, key, claimed ~= ''
-end
+-- Joined behind ids.lua and notes.lua of redislua.
 
 -- Whether the history is written up to the position t-n.
-local function is_written(watermark, t, n)
-  local ms, seq = string.match(watermark, '^(%d+)-(%d+)$')
-  ms, seq = tonumber(ms), tonumber(seq)
-  return ms > t or ms == t and seq >= n
-end
-
-local function as_note(t, ids, key, claimed) return table.concat({t, (claimed or '') .. table.concat(ids, ','), key}, ' ') end
-
--- In the place of an id whose position is taken and whose entry is not the note's
--- business: no entry has it.
-local none = '0-0'
-
--- Not exact beyond 53 bits, which only IDs have that were given by hand.
-local function less(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am < bm or am == bm and as < bs
-end
+local function is_written(watermark, t, n) return not less(watermark, position(t, n)) end
 
 local function as_table(flat)
   local fields = {}
@@ -64,11 +37,11 @@ end
 local function each_missing(o, key, t, ids, visit)
   local others = {}
   for n, id in ipairs(ids) do
-    local entry = id ~= none and redis.call('XRANGE', key, id, id)[1]
+    local entry = id ~= no_entry and redis.call('XRANGE', key, id, id)[1]
     if entry then
       local fields = as_table(entry[2])
       local stream = o.streams .. (fields.channel or '')
-      if is_in_history(stream, string.format('%.0f-%d', t, n)) then
+      if is_in_history(stream, position(t, n)) then
         others[#others + 1] = id
       else
         visit(id, entry[2], stream)
@@ -89,7 +62,7 @@ end
 -- The streams that refused messages behind tick t (append.lua of rstore), or nil.
 local function refusing(o, t, n)
   if redis.call('HLEN', o.holes) == 0 then return nil end
-  local list, from, to = {}, string.format('%.0f-%d', t, n), string.format('%.0f-0', t)
+  local list, from, to = {}, position(t, n), position(t, 0)
   for stream, stretch in pairs(as_table(redis.call('HGETALL', o.holes))) do
     local low, high = string.match(stretch, '^(%S+) (%S+)')
     if less(low, from) and less(to, high) then list[stream] = true end
@@ -109,15 +82,15 @@ local function set_aside(o, key, id, fields, reason)
 end
 
 -- Forgets what is in the history, or refused by it. Returns the newest id that is
--- under way, and whether it was claimed.
+-- under way, and whether it was reclaimed.
 local function acknowledge(o, report)
   while true do
     local note = redis.call('LINDEX', o.notes, 0)
     if not note then return nil end
-    local t, ids, key, claimed = parse_note(note)
+    local t, ids, key, is_reclaimed = parse_note(note)
     if not is_written(o.watermark, t, #ids) then break end
-    local streams = not claimed and refusing(o, t, #ids)
-    if claimed then
+    local streams = not is_reclaimed and refusing(o, t, #ids)
+    if is_reclaimed then
       report.acknowledged = report.acknowledged + settle(o, key, t, ids)
     else
       local refused = #report.refused
@@ -135,10 +108,10 @@ local function acknowledge(o, report)
     end
     redis.call('LPOP', o.notes)
   end
-  local _, ids, _, claimed = parse_note(redis.call('LINDEX', o.notes, -1))
+  local _, ids, _, is_reclaimed = parse_note(redis.call('LINDEX', o.notes, -1))
   local last = #ids
-  while ids[last] == none do last = last - 1 end
-  return ids[last], claimed
+  while ids[last] == no_entry do last = last - 1 end
+  return ids[last], is_reclaimed
 end
 
 -- Whether an entry stands before what was published, to be published again. It has
@@ -148,7 +121,7 @@ local function is_left_behind(notes, key)
   if not first or not note then return false end
   local _, ids = parse_note(note)
   for _, id in ipairs(ids) do
-    if id ~= none then return less(first[1], id) end
+    if id ~= no_entry then return less(first[1], id) end
   end
   return false
 end
@@ -157,7 +130,7 @@ end
 -- a list of {t, ids}. What the history has is deleted, what it may still get is noted,
 -- and what it lacks stays in the inbox as if it had never been published.
 -- Returns the t of the newest note made, or 0.
-local function take_claims(o, claims)
+local function reclaim(o, forgotten)
   if redis.call('EXISTS', o.key) == 0 then return 0 end
   local list, noted, newest = {}, {}, 0
   for i, note in ipairs(redis.call('LRANGE', o.notes, 0, -1)) do
@@ -165,10 +138,10 @@ local function take_claims(o, claims)
     list[i] = {t, note}
     for _, id in ipairs(ids) do noted[id] = true end
   end
-  for _, claim in ipairs(claims) do
-    local t, written, due, is_due = claim[1], {}, {}, false
-    for n, id in ipairs(claim[2]) do
-      written[n], due[n] = none, none
+  for _, lost in ipairs(forgotten) do
+    local t, written, due, is_due = lost[1], {}, {}, false
+    for n, id in ipairs(lost[2]) do
+      written[n], due[n] = no_entry, no_entry
       if noted[id] then
         -- its position is that of the note
       elseif is_written(o.watermark, t, n) then
@@ -180,9 +153,9 @@ local function take_claims(o, claims)
     settle(o, o.key, t, written)
     if is_due then
       local place = 1
-      while list[place] and list[place][1] <= t do place = place + 1 end
-      table.insert(list, place, {t, as_note(string.format('%.0f', t), due, o.key, '?')})
-      newest = math.max(newest, t)
+      while list[place] and tonumber(list[place][1]) <= tonumber(t) do place = place + 1 end
+      table.insert(list, place, {t, make_note(t, due, o.key, true)})
+      newest = math.max(newest, tonumber(t))
     end
   end
   if newest == 0 then return 0 end
@@ -252,10 +225,10 @@ local function serve_inbox(o)
   local report = {acknowledged = 0, refused = {}, asked = {}}
   -- What nobody is there to number stays where it is.
   o.may_move = o.may_move and (not next(o.verdicts) or redis.call('PUBSUB', 'NUMSUB', o.control)[2] > 0)
-  local newest, claimed = acknowledge(o, report)
+  local newest, is_reclaimed = acknowledge(o, report)
   report.batches = newest and redis.call('LLEN', o.notes) or 0
-  -- What was claimed may have to be moved again, in front of all that comes behind.
-  if newest and o.may_move then o.may_move = not claimed and not is_left_behind(o.notes, o.key) end
+  -- What was reclaimed may have to be moved again, in front of all that comes behind.
+  if newest and o.may_move then o.may_move = not is_reclaimed and not is_left_behind(o.notes, o.key) end
   local asking, batch, ids, bytes, asked_bytes = not o.may_move or report.batches >= o.batches, {}, {}, 0, 0
   if asking and next(o.verdicts) then
     -- The verdicts hold until something can be moved: nothing needs to be read.
@@ -294,7 +267,7 @@ local function serve_inbox(o)
   end
   -- The note comes last: what fails before it leaves nothing that was not published.
   if #ids > 0 then
-    report.batches = redis.call('RPUSH', o.notes, as_note(o.t, ids, o.key))
+    report.batches = redis.call('RPUSH', o.notes, make_note(o.t, ids, o.key))
   end
   report.ids = table.concat(ids, ',')
   return batch, report

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
@@ -30,10 +31,10 @@ func newSuccessor(t *testing.T, entries int) *successor {
 	c.sub = start(t, s.URL(), "sub", quietTicks)
 	waitSynced(t, c.sub)
 	c.Feed = manual(t, s, "f")
-	do(t, s, "HSET", c.clock, "leader", "f", "leader_until", inMs(2500))
+	do(t, s, "HSET", c.keys.Clock, "leader", "f", "leader_until", inMs(2500))
 	c.tickByHand(t, modeLead, true)
 	var err error
-	c.base, err = strconv.ParseUint(do(t, s, "HGET", c.clock, "inbox_base").(string), 10, 64)
+	c.base, err = strconv.ParseUint(do(t, s, "HGET", c.keys.Clock, "inbox_base").(string), 10, 64)
 	require.NoError(t, err)
 	for i := range entries {
 		c.ids = append(c.ids, add(t, s, "channel", "a", "data", strconv.Itoa(i)))
@@ -59,7 +60,7 @@ func (c *successor) written(n uint64, has ...uint64) {
 	for _, at := range has {
 		do(c.t, c.s, "XADD", testPrefix+"a", c.at(at).String(), "data", strconv.FormatUint(at-1, 10))
 	}
-	do(c.t, c.s, "HSET", c.clock, "watermark", c.at(n).String())
+	do(c.t, c.s, "HSET", c.keys.Clock, "watermark", c.at(n).String())
 }
 
 // moved returns what three more ticks publish: they forget, ask and move.
@@ -161,7 +162,7 @@ func TestMessageThatTheHistoryRefusesIsSetAside(t *testing.T) {
 func requireAside(t *testing.T, s *redistest.Server, want ...string) {
 	t.Helper()
 	var got []string
-	for _, e := range do(t, s, "XRANGE", RefusedKey(testInbox), "-", "+").([]any) {
+	for _, e := range do(t, s, "XRANGE", redisconn.Refused(testInbox), "-", "+").([]any) {
 		f := map[string]string{}
 		fields := e.([]any)[1].([]any)
 		for i := 0; i < len(fields); i += 2 {
@@ -192,7 +193,7 @@ func TestGivenUpMessageThatItsStreamRefusesIsSetAside(t *testing.T) {
 // TestRefusedEntriesStayWhenTheyCannotBeSetAside: the others are moved meanwhile.
 func TestRefusedEntriesStayWhenTheyCannotBeSetAside(t *testing.T) {
 	s := redistest.Start(t)
-	do(t, s, "SET", RefusedKey(testInbox), "not a stream")
+	do(t, s, "SET", redisconn.Refused(testInbox), "not a stream")
 	g := startGateway(t, s, "g")
 	waitWritten(t, g)
 	id := add(t, s, "data", "without a channel")
@@ -202,7 +203,7 @@ func TestRefusedEntriesStayWhenTheyCannotBeSetAside(t *testing.T) {
 	}
 	require.NotZero(t, g.Stats().Inbox.Failures)
 	eventually(t, func() bool { return do(t, s, "XLEN", testInbox) == int64(1) }, "only that one is left")
-	do(t, s, "DEL", RefusedKey(testInbox))
+	do(t, s, "DEL", redisconn.Refused(testInbox))
 	waitEmpty(t, s)
 	requireAside(t, s, id+" fields without a channel")
 	require.Equal(t, numbers("", 0, 3), payloads(streamOf(t, s, "a")))

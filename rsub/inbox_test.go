@@ -340,7 +340,7 @@ func TestInboxIsMovedWhenMemoryIsFull(t *testing.T) {
 	eventually(t, func() bool { return in.has("x") }, "not moved")
 	do(t, s, "CONFIG", "SET", "maxmemory", "0")
 	last, _ := in.seen.latest()
-	do(t, s, "HSET", in.clock, "watermark", fmt.Sprintf("%d-1000", last)) // the history goes on
+	do(t, s, "HSET", in.keys.Clock, "watermark", fmt.Sprintf("%d-1000", last)) // the history goes on
 	do(t, s, "CONFIG", "SET", "maxmemory", "1")
 	waitEmpty(t, s)
 }
@@ -351,13 +351,13 @@ func manual(t *testing.T, s *redistest.Server, name string, options ...option) *
 	t.Helper()
 	f, err := New(testConfig(t, s.URL(), name, append([]option{withInbox}, options...)...), discard{})
 	require.NoError(t, err)
-	t.Cleanup(f.clients.close)
+	t.Cleanup(f.client.Close)
 	return f
 }
 
 func (f *Feed) tickByHand(t *testing.T, mode string, takeAnswer bool) {
 	t.Helper()
-	client, err := f.clients.get(context.Background())
+	client, err := f.client.Get(context.Background())
 	require.NoError(t, err)
 	words, err := f.ticker.exec(context.Background(), client, mode)
 	require.NoError(t, err)
@@ -373,9 +373,9 @@ func TestNothingIsMovedTwice(t *testing.T) {
 	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
 	waitSynced(t, sub)
 	a, b := manual(t, s, "a"), manual(t, s, "b")
-	lead := func(name string) { do(t, s, "HSET", a.clock, "leader", name) }
+	lead := func(name string) { do(t, s, "HSET", a.keys.Clock, "leader", name) }
 	written := func() {
-		do(t, s, "HSET", a.clock, "watermark", do(t, s, "HGET", a.clock, "t").(string)+"-1000")
+		do(t, s, "HSET", a.keys.Clock, "watermark", do(t, s, "HGET", a.keys.Clock, "t").(string)+"-1000")
 	}
 	addMany(t, s, "a", "", 0, 10)
 	for _, f := range []*Feed{a, b} { // both learn what there is
@@ -496,7 +496,7 @@ func TestNothingIsReadWhileNothingMayBeMoved(t *testing.T) {
 	require.LessOrEqual(t, now-before, 20)
 	require.Equal(t, oldest, in.Stats().Inbox.Oldest)
 	mark := in.sink.all()[inboxBatch*inboxBatches-1].id
-	do(t, s, "HSET", in.clock, "watermark", mark.String()) // the history goes on
+	do(t, s, "HSET", in.keys.Clock, "watermark", mark.String()) // the history goes on
 	eventually(t, func() bool { return in.Stats().Inbox.Moved == inboxBatch*inboxBatches+100 }, "the rest is not moved")
 }
 
@@ -522,7 +522,7 @@ func TestGivenUpStretchComesFromTheInbox(t *testing.T) {
 			require.NoError(t, in.stop())
 			for _, m := range all[:had] {
 				do(t, s, "XADD", testPrefix+"a", m.id.String(), "event_type", "message", "data", m.payload)
-				do(t, s, "HSET", in.clock, "watermark", m.id.String())
+				do(t, s, "HSET", in.keys.Clock, "watermark", m.id.String())
 			}
 			addMany(t, s, "a", "", 10, 15)
 			g := startGateway(t, s, "g")
@@ -612,10 +612,10 @@ func TestInboxUnderFaults(t *testing.T) {
 			killNamed(t, s)
 		case 2: // all lead
 			for range 20 {
-				do(t, s, "HSET", gateways[0].clock, "leader_until", "0")
+				do(t, s, "HSET", gateways[0].keys.Clock, "leader_until", "0")
 			}
 		case 3: // the next one steps in while this one goes on
-			do(t, s, "HSET", gateways[0].clock, "leader", gateways[round%3].cfg.Instance)
+			do(t, s, "HSET", gateways[0].keys.Clock, "leader", gateways[round%3].cfg.Instance)
 		case 4:
 			g := gateways[0]
 			g.stop()
@@ -677,14 +677,14 @@ func TestFailoverToAServerThatForgot(t *testing.T) {
 			addMany(t, old, "ch", "", 0, 10)
 			waitEmpty(t, old)
 
-			do(t, old, "HSET", a.clock, "leader", "nobody", "leader_until", inMs(2500)) // nothing is moved
+			do(t, old, "HSET", a.keys.Clock, "leader", "nobody", "leader_until", inMs(2500)) // nothing is moved
 			addMany(t, old, "ch", "", 10, 30)
-			mark := do(t, old, "HGET", a.clock, "leader_until")
+			mark := do(t, old, "HGET", a.keys.Clock, "leader_until")
 			eventually(t, func() bool {
-				return do(t, replica, "HGET", a.clock, "leader_until") == mark && do(t, replica, "XLEN", testInbox) == int64(20)
+				return do(t, replica, "HGET", a.keys.Clock, "leader_until") == mark && do(t, replica, "XLEN", testInbox) == int64(20)
 			}, "no replication")
 			do(t, replica, "REPLICAOF", "NO", "ONE")
-			do(t, old, "HSET", a.clock, "leader_until", "0")
+			do(t, old, "HSET", a.keys.Clock, "leader_until", "0")
 			waitEmpty(t, old) // all is moved, and written: the successor has none of it
 			want := streamOf(t, old, "ch")
 			require.Equal(t, numbers("", 0, 30), payloads(want))
@@ -717,9 +717,9 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
 	waitSynced(t, sub)
 	f := manual(t, s, "f")
-	do(t, s, "HSET", f.clock, "leader", "f", "leader_until", inMs(2500))
+	do(t, s, "HSET", f.keys.Clock, "leader", "f", "leader_until", inMs(2500))
 	f.tickByHand(t, modeLead, true)
-	base, err := strconv.ParseUint(do(t, s, "HGET", f.clock, "inbox_base").(string), 10, 64)
+	base, err := strconv.ParseUint(do(t, s, "HGET", f.keys.Clock, "inbox_base").(string), 10, 64)
 	require.NoError(t, err)
 	at := func(n uint64) string { return id(base+1, n).String() }
 	var ids []string
@@ -728,7 +728,7 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 	}
 	do(t, s, "XADD", testPrefix+"a", at(1), "data", "0")
 	do(t, s, "XADD", testPrefix+"a", at(2), "data", "1")
-	do(t, s, "HSET", f.clock, "watermark", at(3))
+	do(t, s, "HSET", f.keys.Clock, "watermark", at(3))
 	claim := tick{t: base + 1, node: "other", batch: strings.Join(ids[:4], ",")}
 	for range 2 { // the second instance that says so changes nothing
 		f.ticker.inbox.memory = inboxMemories{}
@@ -742,7 +742,7 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 	f.tickByHand(t, modeLead, true)
 	require.Zero(t, f.Stats().Inbox.Moved, "2 waits for 3, and 4 for 2")
 	do(t, s, "XADD", testPrefix+"a", at(4), "data", "3")
-	do(t, s, "HSET", f.clock, "watermark", at(4))
+	do(t, s, "HSET", f.keys.Clock, "watermark", at(4))
 	f.tickByHand(t, modeLead, true) // 3 is in the history
 	f.tickByHand(t, modeLead, true)
 	flush(t, s, "end", sub)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
 )
 
 const (
@@ -28,7 +30,6 @@ const (
 
 var (
 	errLost       = errors.New("connection lost")
-	errRunID      = errors.New("no run_id in INFO")
 	errUnasked    = errors.New("unsubscribed by the server")
 	errNotPrimary = errors.New("connected to a server that is not the primary")
 	errUnlinked   = errors.New("connecting")
@@ -108,7 +109,7 @@ func sleep(ctx context.Context, d time.Duration) {
 // session is the life of one connection; the error tells how it ended.
 func (l *link) session(ctx context.Context) error {
 	l.tickT.Store(0)
-	client, err := l.feed.clients.get(ctx)
+	client, err := l.feed.client.Get(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (l *link) session(ctx context.Context) error {
 	l.finish(cause)
 	l.feed.tell()
 	if cause == CauseNode || cause == CauseReadOnly {
-		l.feed.clients.discard(client)
+		l.feed.client.Discard(client)
 	}
 	return err
 }
@@ -171,27 +172,23 @@ func (h *hooks) close() {
 // subscribe learns the node of the connection and subscribes to everything. The
 // channel tells of the end of the connection.
 func (l *link) subscribe(ctx context.Context, conn rueidis.DedicatedClient, h *hooks) (<-chan error, error) {
-	// In a cluster the key makes it the connection to the node that has the clock.
-	if err := conn.Do(ctx, conn.B().Exists().Key(l.feed.clock).Build()).Error(); err != nil {
-		return nil, err
-	}
 	info, err := conn.Do(ctx, conn.B().Info().Section("server").Build()).ToString()
 	if err != nil {
 		return nil, err
 	}
-	node, ok := runID(info)
-	if !ok {
-		return nil, errRunID
+	server := redisconn.ParseInfo(info)
+	if err := server.Check(); err != nil {
+		return nil, err
 	}
 	select {
 	case <-l.cuts: // meant for an earlier connection
 	default:
 	}
-	l.node, l.confirmed, l.ready = node, 0, make(chan struct{})
+	l.node, l.confirmed, l.ready = server.RunID(), 0, make(chan struct{})
 	l.wanted.Store(0)
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
 	for _, res := range conn.DoMulti(ctx,
-		conn.B().Subscribe().Channel(l.feed.control).Build(),
+		conn.B().Subscribe().Channel(l.feed.keys.Control).Build(),
 		conn.B().Psubscribe().Pattern(l.feed.patterns...).Build(),
 	) {
 		if err := res.Error(); err != nil {
@@ -199,17 +196,6 @@ func (l *link) subscribe(ctx context.Context, conn rueidis.DedicatedClient, h *h
 		}
 	}
 	return lost, nil
-}
-
-// runID finds the line run_id:… in the answer to INFO.
-func runID(info string) (string, bool) {
-	for line := range strings.Lines(info) {
-		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
-			id = strings.TrimSpace(id)
-			return id, id != ""
-		}
-	}
-	return "", false
 }
 
 // watch waits for the end of the connection, asks for a tick while there is no

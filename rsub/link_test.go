@@ -54,16 +54,16 @@ func TestAnswerOfAnOldClientCutsNoNewLink(t *testing.T) {
 	s := redistest.Start(t)
 	feed, err := New(testConfig(t, s.URL(), "me", withFeeds(2)), discard{})
 	require.NoError(t, err)
-	t.Cleanup(feed.clients.close)
+	t.Cleanup(feed.client.Close)
 	links := feed.links
 	get := func() rueidis.Client {
-		client, err := feed.clients.get(t.Context())
+		client, err := feed.client.Get(t.Context())
 		require.NoError(t, err)
 		return client
 	}
 	before := get()
 	links[0].client.Store(&before)
-	feed.clients.discard(before)
+	feed.client.Discard(before)
 	now := get()
 	links[1].client.Store(&now)
 	feed.readOnly(before)
@@ -115,10 +115,10 @@ func TestClosedHooksAreNotUnderWayNorCalledAgain(t *testing.T) {
 		calls++
 		require.False(t, h.mu.TryLock(), "close has to wait for this call")
 	}
-	h.onMessage(pubsub("", feed.control, "free x"))
+	h.onMessage(pubsub("", feed.keys.Control, "free x"))
 	require.Equal(t, 1, calls)
 	h.close()
-	h.onMessage(pubsub("", feed.control, "free x"))
+	h.onMessage(pubsub("", feed.keys.Control, "free x"))
 	h.onMessage(pubsub("*", "c", "late"))
 	h.onSubscription(rueidis.PubSubSubscription{Kind: "unsubscribe"})
 	require.Equal(t, 1, calls)

@@ -146,7 +146,7 @@ func (in *modelInstance) readTick(l *link, e redisEvent) {
 		l.seq.node = t.node
 	}
 	count := l.seq.last.Seq
-	l.onMessage(pubsub("", in.feed.control, e.payload))
+	l.onMessage(pubsub("", in.feed.keys.Control, e.payload))
 	if first && in.w.plant == carriedCount {
 		l.seq.last.Seq = count
 	}

@@ -9,15 +9,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/rueidis"
-
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
 //go:embed publish.lua
 var publishLua string
 
-var publishScript = rueidis.NewLuaScript(publishLua)
+var publishScript = redisconn.NewScript(redisconn.AllowOOM, publishLua)
 
 // What one call of the script publishes at most: Redis does nothing else meanwhile.
 const (
@@ -110,17 +109,17 @@ func batchSize(messages []Outgoing) int {
 
 // send runs the script and adds the receivers of its messages to list.
 func (f *Feed) send(ctx context.Context, p *parcel, messages []Outgoing, list []Receipt) ([]Receipt, error) {
-	client, err := f.clients.current()
+	client, err := f.client.Current()
 	if err != nil {
 		return list, err
 	}
 	args := make([]string, 0, 3+2*len(messages))
-	args = append(args, f.control, f.cfg.Instance, p.name())
+	args = append(args, f.keys.Control, f.cfg.Instance, p.name())
 	for _, m := range messages {
 		args = append(args, m.Channel, m.Payload)
 	}
-	receivers, err := publishScript.Exec(ctx, client, []string{f.clock}, args).AsIntSlice()
-	if isReadOnly(err) {
+	receivers, err := publishScript.Run(ctx, client, []string{f.keys.Clock}, args).AsIntSlice()
+	if redisconn.Code(err) == redisconn.CodeReadOnly {
 		f.ticker.join() // it finds the primary
 	}
 	if err == nil && len(receivers) != len(messages) {
@@ -175,11 +174,11 @@ func (f *Feed) Notify(ctx context.Context, words ...string) error {
 	if len(words) == 0 || ownWord(words[0]) {
 		return ErrNotice
 	}
-	client, err := f.clients.current()
+	client, err := f.client.Current()
 	if err != nil {
 		return err
 	}
-	cmd := client.B().Publish().Channel(f.control).Message(strings.Join(words, " ")).Build()
+	cmd := client.B().Publish().Channel(f.keys.Control).Message(strings.Join(words, " ")).Build()
 	if err := client.Do(ctx, cmd).Error(); err != nil {
 		return fmt.Errorf("rsub: notify: %w", err)
 	}

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Publishes messages, one right behind the other, behind a notice that tells whose
 -- they are. It never writes and yet must not have the flag no-writes: without it a
 -- replica refuses to run it, and publishes nothing that the primary would not see.

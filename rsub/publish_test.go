@@ -254,7 +254,7 @@ func TestReplicaPublishesNothing(t *testing.T) {
 	eventually(t, func() bool { return do(t, replica, "PUBLISH", "probe", "probe") == int64(1) }, "not subscribed")
 	f, err := New(testConfig(t, replica.URL(), "a"), discard{})
 	require.NoError(t, err)
-	_, err = f.clients.get(ctx)
+	_, err = f.client.Get(ctx)
 	require.NoError(t, err)
 	_, err = f.Publish(ctx, "c", "x")
 	require.ErrorContains(t, err, "READONLY")
@@ -265,7 +265,7 @@ func TestReplicaPublishesNothing(t *testing.T) {
 	}
 	cancel()
 	<-done
-	f.clients.close()
+	f.client.Close()
 }
 
 // TestNumberOfADemotedPrimaryIsNotTold: the commands have reached the new primary while
@@ -312,11 +312,11 @@ func claimant(t *testing.T, feeds int) (*Feed, []*link) {
 }
 
 func (l *link) tickNow(t uint64) {
-	l.onMessage(pubsub("", l.feed.control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, l.feed.fingerprint, l.node)))
+	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, l.feed.fingerprint, l.node)))
 }
 
 func (l *link) sent(caller string, p *parcel, node string) {
-	l.onMessage(pubsub("", l.feed.control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
+	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
 }
 
 func isClosed(c chan struct{}) bool {
@@ -409,7 +409,7 @@ func TestNotifyReachesAllInstances(t *testing.T) {
 	for _, bad := range [][]string{nil, {""}, {"a", ""}, {"a", "b c"}, {"a\r"}, {"tick"}, {"free"}, {"sent", "a"}} {
 		require.ErrorIs(t, a.Notify(context.Background(), bad...), ErrNotice, "%q", bad)
 	}
-	do(t, s, "PUBLISH", a.control, "  ") // no words
+	do(t, s, "PUBLISH", a.keys.Control, "  ") // no words
 	require.NoError(t, a.Notify(context.Background(), "last"))
 	require.ElementsMatch(t, []string{"a: last", "b: last"}, []string{<-got, <-got})
 }

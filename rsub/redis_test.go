@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 )
 
@@ -59,7 +60,7 @@ func TestWatermarkOfTheClockComesWithTheCommits(t *testing.T) {
 	defer func() { cancel(); require.NoError(t, <-done) }()
 	future := uint64(time.Now().Add(time.Hour).UnixMilli())
 	eventually(t, func() bool { ok, _ := f.State(); return ok }, "not synced")
-	do(t, s, "HSET", f.clock, "watermark", fmt.Sprintf("%d-7", future))
+	do(t, s, "HSET", f.keys.Clock, "watermark", fmt.Sprintf("%d-7", future))
 	eventually(t, func() bool { return sink.has(id(future, 7)) }, "no such watermark")
 	last, _ := f.seen.latest()
 	require.Greater(t, last, future, "ticks lie beyond the watermark")
@@ -157,20 +158,13 @@ func TestKilledCommandConnectionsDoNotTouchTheSpan(t *testing.T) {
 	require.Equal(t, tail(a.sink.all(), b.sink.spans[0].low), b.sink.all())
 }
 
-func TestClusterFeedHangsOnTheNodeOfTheClock(t *testing.T) {
+func TestClusterIsRefusedByName(t *testing.T) {
 	s := redistest.Start(t, "--cluster-enabled", "yes")
 	do(t, s, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-	eventually(t, func() bool {
-		return strings.Contains(do(t, s, "CLUSTER", "INFO").(string), "cluster_state:ok")
-	}, "no cluster")
-	// Two addresses make the library look for a cluster.
-	in := start(t, s.URL(), "a", func(c *Config) { c.Client.InitAddress = []string{s.Addr(), s.Addr()} })
-	waitSynced(t, in)
-	r, err := in.Publish(context.Background(), "c", "hello")
-	require.NoError(t, err)
-	require.Equal(t, int64(1), r.Receivers)
-	eventually(t, func() bool { return in.has("hello") }, "not delivered")
-	require.Equal(t, in.sink.all()[0].id, r.ID)
+	in := start(t, s.URL(), "a")
+	eventually(t, func() bool { _, why := in.State(); return strings.Contains(why, redisconn.ErrCluster.Error()) }, "no reason")
+	synced, _ := in.State()
+	require.False(t, synced)
 }
 
 func TestFlushAllContinuesTheOrder(t *testing.T) {
@@ -216,10 +210,9 @@ func TestTickBehindTheLastOneResyncs(t *testing.T) {
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
 	stopped, _ := in.seen.latest()
-	epoch, node := do(t, s, "HGET", in.clock, "epoch"), do(t, s, "INFO", "server").(string)
-	run, ok := runID(node)
-	require.True(t, ok)
-	do(t, s, "PUBLISH", in.control, fmt.Sprintf("tick %d %s 0-0 %s %s - forged", stopped-5000, epoch, in.fingerprint, run))
+	epoch, node := do(t, s, "HGET", in.keys.Clock, "epoch"), do(t, s, "INFO", "server").(string)
+	run := redisconn.ParseInfo(node).RunID()
+	do(t, s, "PUBLISH", in.keys.Control, fmt.Sprintf("tick %d %s 0-0 %s %s - forged", stopped-5000, epoch, in.fingerprint, run))
 	eventually(t, func() bool { return in.Stats().Resyncs["order"] == 1 && in.isSynced() }, "no resync")
 	flush(t, s, "end", in)
 	require.Len(t, in.sink.spans, 2)
@@ -257,7 +250,7 @@ func TestRedisAbsentAtStart(t *testing.T) {
 	require.Equal(t, int64(1), r.Receivers)
 	eventually(t, func() bool { return in.has("hello") }, "not delivered")
 	require.Equal(t, in.sink.all()[0].id, r.ID)
-	_, err = in.Publish(context.Background(), in.control, "tick 1 e 0-0 f n - c")
+	_, err = in.Publish(context.Background(), in.keys.Control, "tick 1 e 0-0 f n - c")
 	require.ErrorIs(t, err, ErrReserved)
 }
 
@@ -297,7 +290,7 @@ func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 	early, err := New(testConfig(t, s.URL(), "early", withPatterns("other:*")), discard{})
 	require.NoError(t, err)
 	require.ErrorIs(t, early.Run(t.Context()), ErrForeign)
-	until, err := strconv.ParseInt(do(t, s, "HGET", first.clock, "leader_until").(string), 10, 64)
+	until, err := strconv.ParseInt(do(t, s, "HGET", first.keys.Clock, "leader_until").(string), 10, 64)
 	require.NoError(t, err)
 	free := time.UnixMilli(until)
 	require.True(t, free.Before(time.Now()), "the lead is free at once")
@@ -310,9 +303,9 @@ func TestForeignTicksAfterTheStartMakeItNotReadyUntilTheyStop(t *testing.T) {
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
 	now := func(ms int64) string { return strconv.FormatInt(time.Now().UnixMilli()+ms, 10) }
-	do(t, s, "PUBLISH", in.control, "tick "+now(0)+" e 0-0 ffff n - b")
+	do(t, s, "PUBLISH", in.keys.Control, "tick "+now(0)+" e 0-0 ffff n - b")
 	eventually(t, func() bool { return in.Stats().RefusedTicks["foreign"] == 1 }, "not refused")
-	do(t, s, "HSET", in.clock, "fingerprint", "ffff", "fingerprint_text", "theirs", "leader", "b", "leader_until", now(-4000))
+	do(t, s, "HSET", in.keys.Clock, "fingerprint", "ffff", "fingerprint_text", "theirs", "leader", "b", "leader_until", now(-4000))
 	eventually(t, func() bool { ok, why := in.State(); return !ok && strings.Contains(why, "ffff (theirs)") }, "still ready")
 	waitSynced(t, in) // five seconds after the lead of b
 	require.Len(t, in.sink.spans, 1, "no message had another number")
@@ -354,7 +347,7 @@ func TestDeadLeaderIsReplaced(t *testing.T) {
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
 	// A leader that died: it holds the lead for another half a second.
-	do(t, s, "HSET", in.clock, "leader", "dead", "leader_until", strconv.FormatInt(time.Now().UnixMilli()+500, 10))
+	do(t, s, "HSET", in.keys.Clock, "leader", "dead", "leader_until", strconv.FormatInt(time.Now().UnixMilli()+500, 10))
 	eventually(t, func() bool { return !in.Stats().Leading }, "two leaders")
 	eventually(t, func() bool { return in.Stats().Leading }, "no take-over")
 	require.Len(t, in.sink.spans, 1)
@@ -470,7 +463,7 @@ func TestOnFreeIsCalled(t *testing.T) {
 	freed := make(chan struct{}, 1)
 	in := start(t, s.URL(), "a", func(c *Config) { c.OnFree = func() { freed <- struct{}{} } })
 	waitSynced(t, in)
-	do(t, s, "PUBLISH", in.control, "free b")
+	do(t, s, "PUBLISH", in.keys.Control, "free b")
 	select {
 	case <-freed:
 	case <-time.After(patience):

@@ -12,12 +12,12 @@
 --      12 messages and 13 bytes of a batch  14 batches  15 refused entries
 --      16 bytes of a payload, 0 for any; and 17 "1": payloads are envelopes
 --      18 prefix of the streams  19 how long after a change of the server nothing
---      is moved, ms  20 how many claims, which follow: t and ids of each; then id
+--      is moved, ms  20 how many reclaims, which follow: t and ids of each; then id
 --      and verdict of an entry, and so on
--- Returns {"tick", t, time, leader, node, claims, …} |
---         {"led", t, time, leader, node, claims} |
+-- Returns {"tick", t, time, leader, node, reclaims, …} |
+--         {"led", t, time, leader, node, reclaims} |
 --         {"foreign", fingerprint, readable} | {"left"}
--- where claims is why the claims were not taken, or "".
+-- where reclaims is why the reclaims were not taken, or "".
 -- For … of the leader with an inbox: failure, length, batches under way, moved,
 -- acknowledged, 1 if the verdicts given are to be kept, how many were refused, why
 -- each, then six words for each entry that wants a verdict: id, channel, "1" if it
@@ -52,7 +52,7 @@ local node = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
 local inbox
-local unclaimed = ''
+local failed_reclaim = ''
 if #KEYS > 1 then
   local base, since = tonumber(f[9]) or 0, tonumber(f[10]) or 0
   if f[8] ~= node then
@@ -65,25 +65,25 @@ if #KEYS > 1 then
     aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1',
     may_move = math.abs(now - since) >= tonumber(ARGV[19]), verdicts = {},
   }
-  local claims, claims_end = {}, 20 + 2 * tonumber(ARGV[20])
-  for i = 21, claims_end, 2 do
-    local claimed, ids = tonumber(ARGV[i]), {}
+  local forgotten, reclaims_end = {}, 20 + 2 * tonumber(ARGV[20])
+  for i = 21, reclaims_end, 2 do
+    local at, ids = ARGV[i], {}
     for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
-    if claimed > base then claims[#claims + 1] = {claimed, ids} end -- else this server knows the tick, and all since
+    if tonumber(at) > base then forgotten[#forgotten + 1] = {at, ids} end -- else this server knows the tick, and all since
   end
-  if #claims > 0 then
-    local ok, noted = pcall(take_claims, inbox, claims)
-    if not ok then unclaimed, noted = text_of(noted), 0 end
+  if #forgotten > 0 then
+    local ok, noted = pcall(reclaim, inbox, forgotten)
+    if not ok then failed_reclaim, noted = text_of(noted), 0 end
     if noted > stored then
       stored = noted
       redis.call('HSET', KEYS[1], 't', text(stored))
     end
   end
-  for i = claims_end + 1, #ARGV, 2 do inbox.verdicts[ARGV[i]] = ARGV[i + 1] end
+  for i = reclaims_end + 1, #ARGV, 2 do inbox.verdicts[ARGV[i]] = ARGV[i + 1] end
 end
 
 if ARGV[1] == 'lead' and not free then
-  return {'led', text(stored), text(now), leader, node, unclaimed}
+  return {'led', text(stored), text(now), leader, node, failed_reclaim}
 end
 
 local watermark = f[3] or '0-0'
@@ -96,7 +96,7 @@ if free then
 end
 redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
 
-local answer = {'tick', t, text(now), leader, node, unclaimed}
+local answer = {'tick', t, text(now), leader, node, failed_reclaim}
 local batch, report = {}, nil
 if inbox and leader == caller then
   inbox.t, inbox.control = t, ARGV[9]

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
+	"ssed/internal/redislua"
 )
 
 var (
@@ -21,8 +23,7 @@ var (
 	//go:embed inbox.lua
 	inboxLua string
 
-	// The flag lets it run when maxmemory is reached.
-	tickScript = rueidis.NewLuaScript("#!lua flags=allow-oom\n" + inboxLua + tickLua)
+	tickScript = redisconn.NewScript(redisconn.AllowOOM, redislua.IDs, redislua.InboxNotes, inboxLua, tickLua)
 )
 
 // Modes of the tick script.
@@ -134,15 +135,15 @@ func jitter(d time.Duration) time.Duration { return d - rand.N(d/2+1) }
 
 // call runs the script and takes in its answer.
 func (t *ticker) call(ctx context.Context, mode string) error {
-	client, err := t.feed.clients.get(ctx)
+	client, err := t.feed.client.Get(ctx)
 	if err != nil {
 		return err
 	}
 	before := time.Now()
 	words, err := t.exec(ctx, client, mode)
-	if isReadOnly(err) {
+	if redisconn.Code(err) == redisconn.CodeReadOnly {
 		t.feed.readOnly(client)
-		t.feed.clients.discard(client)
+		t.feed.client.Discard(client)
 	}
 	if err != nil {
 		return err
@@ -154,14 +155,14 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 // those of the inbox calls it once more without them, for ticks go on whatever is wrong
 // with the inbox.
 func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) ([]string, error) {
-	keys, args := []string{t.feed.clock}, t.args(mode)
+	keys, args := []string{t.feed.keys.Clock}, t.args(mode)
 	in := &t.inbox
 	in.denied = nil
-	words, err := tickScript.Exec(ctx, client, append(keys, in.keys()...), append(args, in.args()...)).AsStrSlice()
-	if in.feed.cfg.Inbox == "" || !isDenied(err) {
+	words, err := tickScript.Run(ctx, client, append(keys, in.keys()...), append(args, in.args()...)).AsStrSlice()
+	if in.feed.cfg.Inbox == "" || redisconn.Code(err) != redisconn.CodeNoPerm {
 		return words, err
 	}
-	words, clockErr := tickScript.Exec(ctx, client, keys, args).AsStrSlice()
+	words, clockErr := tickScript.Run(ctx, client, keys, args).AsStrSlice()
 	if clockErr == nil {
 		in.denied = err
 	}
@@ -179,7 +180,7 @@ func (t *ticker) args(mode string) []string {
 		strconv.FormatInt((leadIntervals * f.cfg.TickInterval).Milliseconds(), 10),
 		strconv.FormatUint(lastT, 10),
 		hex.EncodeToString(epoch),
-		f.fingerprint, f.description, check.String(), f.control,
+		f.fingerprint, f.description, check.String(), f.keys.Control,
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(foreignFor.Milliseconds(), 10),
 	}
@@ -252,7 +253,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 
 // leave gives the lead up, so that others need not wait until it runs out.
 func (t *ticker) leave() {
-	client, err := t.feed.clients.current()
+	client, err := t.feed.client.Current()
 	if err != nil || !t.leading {
 		return
 	}
@@ -260,17 +261,4 @@ func (t *ticker) leave() {
 	defer cancel()
 	_, _ = t.exec(ctx, client, modeLeave)
 	t.lead(false)
-}
-
-// isReadOnly reports whether a replica answered.
-func isReadOnly(err error) bool { return hasCode(err, "READONLY") }
-
-// isDenied reports whether the user lacks a right.
-func isDenied(err error) bool { return hasCode(err, "NOPERM") }
-
-// hasCode reports whether err is the answer of Redis with this error code, the part
-// that clients are meant to read.
-func hasCode(err error, code string) bool {
-	e, ok := rueidis.IsRedisErr(err)
-	return ok && strings.HasPrefix(e.Error(), code)
 }

@@ -18,6 +18,7 @@ import (
 	"ssed/internal/admin"
 	"ssed/internal/auth"
 	"ssed/internal/invalid"
+	"ssed/internal/redisconn"
 )
 
 // config is the checked command line.
@@ -479,13 +480,6 @@ func (p *problems) inbox(text, history string) string {
 	return ""
 }
 
-// Times after which a Redis that does not answer counts as lost: keep-alive
-// probes and the deadline of a command. rueidis' own defaults sum up to 10 s.
-const (
-	redisKeepAlive    = 400 * time.Millisecond
-	redisWriteTimeout = time.Second
-)
-
 // optionalRedis is redis with nil for none.
 func (p *problems) optionalRedis(text, path string) *rueidis.ClientOption {
 	if option, ok := p.redis(text, path); ok {
@@ -527,13 +521,9 @@ func (p *problems) redis(text, path string) (rueidis.ClientOption, bool) {
 		p.add(flag, "the password is left out, as in the output of ssed config: put it in")
 		return rueidis.ClientOption{}, false
 	}
-	if option.AlwaysRESP2 {
-		p.add(flag, "protocol=2 cannot be used: subscriptions and commands share a connection, which takes RESP3")
-		return rueidis.ClientOption{}, false
+	unusable := redisconn.Check(option)
+	for _, err := range unusable {
+		p.add(flag, "%w", err)
 	}
-	option.Dialer.KeepAlive = redisKeepAlive
-	if option.ConnWriteTimeout == 0 {
-		option.ConnWriteTimeout = redisWriteTimeout
-	}
-	return option, true
+	return option, len(unusable) == 0
 }

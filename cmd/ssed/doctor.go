@@ -109,9 +109,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 	if r := serve.gateway.Redis; r != nil {
 		feed := &serve.gateway.Feed
 		cfg.Redis = &doctor.Redis{Client: *r, Patterns: feed.Patterns, Prefix: feed.Prefix, History: serve.gateway.History != nil}
-		if cfg.Redis.Inbox = feed.Inbox; feed.Inbox != "" {
-			cfg.Redis.Refused = rsub.RefusedKey(feed.Inbox)
-		}
+		cfg.Redis.Inbox = feed.Inbox
 		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, feed.Envelope)
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)

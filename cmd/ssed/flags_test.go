@@ -148,6 +148,12 @@ func TestPasswordsOfRedisAreNeverShown(t *testing.T) {
 	}
 }
 
+func TestListOfServersWithoutSentinelIsRefusedAtStart(t *testing.T) {
+	code, _, stderr := runProgram(t, nil, "--redis-url=redis://127.0.0.1:1?addr=127.0.0.1:2")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--redis-url: several addresses need master_set")
+}
+
 func TestOnlyOneRedisURLIsTaken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "url")
 	require.NoError(t, os.WriteFile(file, []byte("redis://127.0.0.1:1\n"), 0o600))

@@ -17,6 +17,7 @@ import (
 
 	"ssed/internal/admin"
 	"ssed/internal/outbound"
+	"ssed/internal/redisconn"
 	"ssed/rsub"
 	"ssed/sseproto"
 )
@@ -189,7 +190,7 @@ const pubTimeout = 10 * time.Second
 
 // byRedis connects at the first message.
 func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeSender func()) {
-	option.DisableCache, option.ForceSingleClient = true, len(option.InitAddress) == 1 && option.Sentinel.MasterSet == ""
+	option = redisconn.Options(option)
 	var client rueidis.Client
 	send = func(ctx context.Context, m sseproto.Message) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, pubTimeout)

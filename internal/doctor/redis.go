@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -27,13 +27,9 @@ type Redis struct {
 	Fingerprint, Rules string
 	// History tells whether messages are kept.
 	History bool
-	// Inbox is the stream that backends add to, and Refused where what cannot be
-	// delivered is put. Empty: none.
-	Inbox, Refused string
+	// Inbox is the stream that backends add to. Empty: none.
+	Inbox string
 }
-
-func (r *Redis) clock() string   { return "{" + r.Prefix + "}:clock" }
-func (r *Redis) control() string { return "__ssed:{" + r.Prefix + "}" }
 
 // redisTimeout bounds all of the checks of Redis together.
 const redisTimeout = 20 * time.Second
@@ -42,25 +38,23 @@ const redisTimeout = 20 * time.Second
 type redisDoctor struct {
 	*doctor
 	*Redis
+	keys   redisconn.Keys
 	client rueidis.Client
-	info   map[string]string // of INFO
+	info   redisconn.Server
 }
 
 func (d *doctor) redis(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
-	option := d.Redis.Client
-	option.DisableCache, option.DisableRetry, option.PipelineMultiplex = true, true, -1
-	option.ForceSingleClient = len(option.InitAddress) == 1 && option.Sentinel.MasterSet == ""
 	const check = "redis"
-	where := strings.Join(option.InitAddress, ", ")
-	client, err := rueidis.NewClient(option)
+	where := strings.Join(d.Redis.Client.InitAddress, ", ")
+	client, err := rueidis.NewClient(redisconn.Options(d.Redis.Client))
 	if err != nil {
 		d.fail(check, fmt.Sprintf("no connection to %s: %v", where, err), connectFix(err))
 		return
 	}
 	defer client.Close()
-	r := &redisDoctor{doctor: d, Redis: d.Redis, client: client}
+	r := &redisDoctor{doctor: d, Redis: d.Redis, keys: redisconn.MakeKeys(d.Redis.Prefix), client: client}
 	begin := time.Now()
 	if err := client.Do(ctx, client.B().Ping().Build()).Error(); err != nil {
 		d.fail(check, fmt.Sprintf("%s does not answer: %v", where, err), connectFix(err))
@@ -75,25 +69,11 @@ func (d *doctor) redis(ctx context.Context) {
 }
 
 func connectFix(err error) string {
-	if code(err) != "" {
+	if redisconn.Code(err) != "" {
 		return "user and password in --redis-url; special characters in them must be percent-encoded"
 	}
 	return "start Redis, or correct --redis-url; redis-cli -u URL ping must answer from this machine"
 }
-
-// code is the first word of an answer that is an error, such as NOPERM; "" when there was
-// no answer.
-func code(err error) string {
-	answer, ok := rueidis.IsRedisErr(err)
-	if !ok {
-		return ""
-	}
-	word, _, _ := strings.Cut(answer.Error(), " ")
-	return word
-}
-
-// leastVersion has scripts with flags and PUBLISH in them as ssed needs it.
-const leastVersion = 7
 
 // server is what INFO tells: version, role, memory, persistence.
 func (d *redisDoctor) server(ctx context.Context) {
@@ -102,29 +82,19 @@ func (d *redisDoctor) server(ctx context.Context) {
 		d.fail("redis version", "INFO is refused: "+err.Error(), "ACL SETUSER "+d.user()+" +info")
 		return
 	}
-	d.info = parseInfo(text)
+	d.info = redisconn.ParseInfo(text)
 	d.version()
 	d.role()
 	d.memoryOfRedis()
 	d.persistence()
 }
 
-func parseInfo(text string) map[string]string {
-	info := map[string]string{}
-	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), ":"); ok {
-			info[name] = value
-		}
-	}
-	return info
-}
-
 func (d *redisDoctor) version() {
 	const check = "redis version"
 	version := d.info["redis_version"]
 	first, _, _ := strings.Cut(version, ".")
-	if n, err := strconv.Atoi(first); err != nil || n < leastVersion {
-		d.fail(check, fmt.Sprintf("%q is older than %d.0: ssed does not work with it", version, leastVersion), "Redis 7.0 or later, or Valkey")
+	if n, err := strconv.Atoi(first); err != nil || n < redisconn.LeastVersion {
+		d.fail(check, fmt.Sprintf("%q is older than %d.0: ssed does not work with it", version, redisconn.LeastVersion), "Redis 7.0 or later, or Valkey")
 		return
 	}
 	d.ok(check, version)
@@ -296,7 +266,7 @@ func redisTime(answer []string) (time.Time, error) {
 func (d *redisDoctor) fleet(ctx context.Context) {
 	const check = "fleet"
 	fields := []string{"t", "fingerprint", "fingerprint_text", "leader", "leader_until"}
-	values, err := d.client.Do(ctx, d.client.B().Hmget().Key(d.clock()).Field(fields...).Build()).AsStrSlice()
+	values, err := d.client.Do(ctx, d.client.B().Hmget().Key(d.keys.Clock).Field(fields...).Build()).AsStrSlice()
 	if err != nil {
 		d.skip(check, err.Error())
 		return

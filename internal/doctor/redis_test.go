@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 )
 
@@ -21,7 +22,7 @@ import (
 func useOf(r *redistest.Server) *Redis {
 	return &Redis{
 		Client: rueidis.ClientOption{InitAddress: []string{r.Addr()}}, Patterns: []string{"*"}, Prefix: "sse:stream:",
-		Fingerprint: "f00d", Rules: "patterns=*", History: true, Inbox: "sse:inbox", Refused: "sse:inbox:refused",
+		Fingerprint: "f00d", Rules: "patterns=*", History: true, Inbox: "sse:inbox",
 	}
 }
 
@@ -115,7 +116,7 @@ func TestEveryMissingRightIsNamedWithTheFix(t *testing.T) {
 			f("-"+trial.right[1:], p.check, trial.right, p.status)
 		}
 	}
-	require.Greater(t, len(tried), 35)
+	require.Greater(t, len(tried), 34)
 	f("-psubscribe", "redis rights", "+psubscribe", Fail)
 	f("-subscribe", "redis rights", "+subscribe", Fail)
 	f("resetchannels &news", "redis rights", "&*", Fail)
@@ -126,7 +127,7 @@ func TestEveryMissingRightIsNamedWithTheFix(t *testing.T) {
 // TestEveryCommandOfSsedIsTried finds commands in the sources of what speaks with Redis.
 func TestEveryCommandOfSsedIsTried(t *testing.T) {
 	tried := map[string]bool{"psubscribe": true, "subscribe": true}
-	d := &redisDoctor{Redis: &Redis{History: true, Inbox: "i", Refused: "r"}}
+	d := &redisDoctor{Redis: &Redis{History: true, Inbox: "i"}}
 	for _, p := range d.purposes("x") {
 		for _, trial := range p.trials {
 			tried[strings.ToLower(trial.args[0])] = true
@@ -234,7 +235,7 @@ func TestOvercommitMattersForRedisOnThisMachine(t *testing.T) {
 func TestOldVersionsAreRefused(t *testing.T) {
 	for version, want := range map[string]Status{"6.2.14": Fail, "5.0": Fail, "": Fail, "7.0.0": OK, "8.2.1": OK, "10.0": OK} {
 		var got Result
-		d := &redisDoctor{doctor: &doctor{report: func(r Result) { got = r }}, info: parseInfo("redis_version:" + version + "\r\n")}
+		d := &redisDoctor{doctor: &doctor{report: func(r Result) { got = r }}, info: redisconn.ParseInfo("redis_version:" + version + "\r\n")}
 		d.version()
 		require.Equal(t, want, got.Status, version)
 	}

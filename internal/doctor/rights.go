@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
 )
 
 // scratchMs is the expiry of the keys that are tried on, should the doctor be ended
@@ -63,7 +65,7 @@ func (d *redisDoctor) purposes(nonce string) []purpose {
 	own := []string{"~" + d.Prefix + "*", "~{" + d.Prefix + "}:*"}
 	all := []purpose{{"redis rights", Fail, own, d.trials(nonce)}}
 	if d.Inbox != "" {
-		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + d.Refused}, d.inboxTrials(nonce)})
+		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + redisconn.Refused(d.Inbox)}, d.inboxTrials(nonce)})
 	}
 	return append(all, purpose{"redis rights for the admin listener", Warn, own, d.adminTrials(nonce)})
 }
@@ -80,7 +82,7 @@ func (d *redisDoctor) trials(nonce string) []trial {
 	stream, hash, list, text := d.stream(nonce), d.key(nonce, "hash"), d.key(nonce, "list"), d.key(nonce, "text")
 	trials := []trial{
 		{"+info", []string{"INFO", "server"}},
-		{"+exists", []string{"EXISTS", d.clock()}},
+		{"+exists", []string{"EXISTS", d.keys.Clock}},
 		{"+time", []string{"TIME"}},
 		{"+hset", []string{"HSET", hash, "a", "1"}},
 		{"+hget", []string{"HGET", hash, "a"}},
@@ -88,10 +90,9 @@ func (d *redisDoctor) trials(nonce string) []trial {
 		{"+hlen", []string{"HLEN", hash}},
 		{"+pexpire", []string{"PEXPIRE", hash, scratchMs}},
 		{"+hdel", []string{"HDEL", hash, "a"}},
-		{"+publish", []string{"PUBLISH", d.control(), "doctor " + nonce}},
-		{"+eval", []string{"EVAL", "return redis.call('EXISTS', KEYS[1])", "1", d.clock()}},
-		{"+script|load", []string{"SCRIPT", "LOAD", emptyScript}},
-		{"+evalsha", []string{"EVALSHA", emptyScriptSHA, "0"}},
+		{"+publish", []string{"PUBLISH", d.keys.Control, "doctor " + nonce}},
+		{"+eval", []string{"EVAL", "return redis.call('EXISTS', KEYS[1])", "1", d.keys.Clock}},
+		{"+evalsha", []string{"EVALSHA", unknownScript, "0"}},
 	}
 	if d.History {
 		trials = append(trials,
@@ -112,11 +113,11 @@ func (d *redisDoctor) trials(nonce string) []trial {
 	return append(trials, trial{"+del", []string{"DEL", hash, list, text, stream}})
 }
 
-func (d *redisDoctor) stream(nonce string) string { return d.Prefix + "__doctor:" + nonce }
+func (d *redisDoctor) stream(nonce string) string { return d.keys.Stream("__doctor:" + nonce) }
 
 // key is one of the keys that are tried on: its name begins as those of the clock.
 func (d *redisDoctor) key(nonce, kind string) string {
-	return "{" + d.Prefix + "}:doctor:" + nonce + ":" + kind
+	return d.keys.Doctor(nonce + ":" + kind)
 }
 
 // inboxTrials touch no entry of the inbox: none has the last ID that there can be.
@@ -126,10 +127,10 @@ func (d *redisDoctor) inboxTrials(nonce string) []trial {
 		{"+xrange", []string{"XRANGE", d.Inbox, "-", "+", "COUNT", "1"}},
 		{"+xdel", []string{"XDEL", d.Inbox, noEntry}},
 		{"+xlen", []string{"XLEN", d.Inbox}},
-		{"+xdel", []string{"XDEL", d.Refused, noEntry}},
+		{"+xdel", []string{"XDEL", redisconn.Refused(d.Inbox), noEntry}},
 		{"+rpop", []string{"RPOP", d.key(nonce, "list")}},
 		{"+hgetall", []string{"HGETALL", d.key(nonce, "hash")}},
-		{"+pubsub|numsub", []string{"PUBSUB", "NUMSUB", d.control()}},
+		{"+pubsub|numsub", []string{"PUBSUB", "NUMSUB", d.keys.Control}},
 	}
 }
 
@@ -156,24 +157,21 @@ func (d *redisDoctor) adminTrials(nonce string) []trial {
 	return append(trials, trial{"+del", []string{"DEL", set, text, stream}})
 }
 
-// emptyScript does nothing, and its name is what Redis makes of it.
-const (
-	emptyScript    = "return 1"
-	emptyScriptSHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
-)
+// unknownScript is the name of no script.
+const unknownScript = "0000000000000000000000000000000000000000"
 
 // try returns the rights that are missing. It ends with an error when a command had no
 // answer, or failed for another reason.
 func (d *redisDoctor) try(ctx context.Context, trials []trial) (missing []string, err error) {
 	for _, trial := range trials {
 		err := d.client.Do(ctx, d.client.B().Arbitrary(trial.args...).Build()).Error()
-		switch word := code(err); {
-		case err == nil || rueidis.IsRedisNil(err) || word == "NOSCRIPT":
-		case word == "NOPERM":
+		switch code := redisconn.Code(err); {
+		case err == nil || rueidis.IsRedisNil(err) || code == redisconn.CodeNoScript:
+		case code == redisconn.CodeNoPerm:
 			if !slices.Contains(missing, trial.right) {
 				missing = append(missing, trial.right)
 			}
-		case word == "" || len(missing) == 0: // else it may follow: a key is not there
+		case code == "" || len(missing) == 0: // else it may follow: a key is not there
 			return nil, fmt.Errorf("%s: %w", trial.args[0], err)
 		}
 	}
@@ -190,14 +188,14 @@ func (d *redisDoctor) trySubscriptions(ctx context.Context) (missing []string, e
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		err := conn.Do(ctx, cmd).Error()
-		if code(err) == "NOPERM" {
+		if redisconn.Code(err) == redisconn.CodeNoPerm {
 			missing = append(missing, right)
 			return nil
 		}
 		return err
 	}
 	err = errors.Join(
-		try("+subscribe", conn.B().Subscribe().Channel(d.control()).Build()),
+		try("+subscribe", conn.B().Subscribe().Channel(d.keys.Control).Build()),
 		try("+psubscribe", conn.B().Psubscribe().Pattern(d.Patterns...).Build()),
 	)
 	if len(missing) > 0 { // the command or its channels
@@ -212,7 +210,7 @@ func (d *redisDoctor) channels() []string {
 	if slices.Contains(d.Patterns, "*") {
 		return []string{"resetchannels", "&*"}
 	}
-	rights := []string{"resetchannels", "&" + d.control()}
+	rights := []string{"resetchannels", "&" + d.keys.Control}
 	for _, pattern := range d.Patterns {
 		rights = append(rights, "&"+pattern)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
 )
 
 const (
@@ -44,7 +46,7 @@ var ErrBusy = errors.New("fleet: too many questions at once")
 var (
 	//go:embed reply.lua
 	replyLua    string
-	replyScript = rueidis.NewLuaScript(replyLua)
+	replyScript = redisconn.NewScript(redisconn.AllowOOM, replyLua)
 )
 
 // Share is the answer of one instance.
@@ -122,7 +124,7 @@ func (f *Fleet) tell(ctx context.Context, q question) error {
 	if err != nil {
 		return err
 	}
-	err = replyScript.Exec(ctx, client, []string{f.reply(q.nonce)},
+	err = replyScript.Run(ctx, client, []string{f.keys.Reply(q.nonce)},
 		[]string{f.cfg.Instance, strconv.FormatInt(n, 10), millis(replyTTL)}).Error()
 	if rueidis.IsRedisNil(err) {
 		return nil // the script returns nothing
@@ -212,7 +214,7 @@ func (f *Fleet) collect(ctx context.Context, nonce string) (map[string]int64, er
 	if err != nil {
 		return nil, err
 	}
-	answers, err := client.Do(ctx, client.B().Hgetall().Key(f.reply(nonce)).Build()).AsIntMap()
+	answers, err := client.Do(ctx, client.B().Hgetall().Key(f.keys.Reply(nonce)).Build()).AsIntMap()
 	if err != nil {
 		return nil, fmt.Errorf("fleet: answers: %w", err)
 	}

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Says that an instance is there. With memory full too: then above all an operator
 -- looks at the list.
 -- KEYS 1 the index (sorted set of names by expiry)  2 the key of the instance

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	_ "embed" // the scripts
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/throttle"
 )
 
@@ -49,24 +49,22 @@ const (
 	leaveTimeout = 500 * time.Millisecond
 )
 
-// ErrNotConnected is returned while there is no connection to Redis.
-var ErrNotConnected = errors.New("fleet: not connected to Redis")
-
 var (
 	//go:embed beat.lua
 	beatLua    string
-	beatScript = rueidis.NewLuaScript(beatLua)
+	beatScript = redisconn.NewScript(redisconn.AllowOOM, beatLua)
 )
 
 // Fleet is one instance's view of all. Make it with New, run it once.
 type Fleet struct {
 	// Fixed after construction.
 	cfg       Config
+	keys      redisconn.Keys
 	questions chan question // bounded: what does not fit is dropped
 	asking    chan struct{} // one element per question under way
 
-	client    atomic.Pointer[rueidis.Client] // nil: none; replaced by Run
-	lastAsked atomic.Uint64                  // nonce of the last question of another
+	client    *redisconn.Client // made by Run
+	lastAsked atomic.Uint64     // nonce of the last question of another
 	counters  counters
 	outage    throttle.Outage // for the log
 }
@@ -79,38 +77,14 @@ func New(cfg Config) *Fleet {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	cfg.Client = clientDefaults(cfg.Client)
-	return &Fleet{cfg: cfg, questions: make(chan question, maxQuestions), asking: make(chan struct{}, maxAsking)}
+	option := redisconn.Options(cfg.Client)
+	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
+	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
+	return &Fleet{
+		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix), client: redisconn.New(option),
+		questions: make(chan question, maxQuestions), asking: make(chan struct{}, maxAsking),
+	}
 }
-
-// clientDefaults: one connection, on which a command that was cut off is not sent again.
-func clientDefaults(o rueidis.ClientOption) rueidis.ClientOption {
-	o.DisableCache, o.DisableRetry, o.PipelineMultiplex = true, true, -1
-	o.ForceSingleClient = len(o.InitAddress) == 1 && o.Sentinel.MasterSet == ""
-	if o.Dialer.Timeout == 0 {
-		o.Dialer.Timeout = commandTimeout
-	}
-	if o.ConnWriteTimeout == 0 {
-		o.ConnWriteTimeout = commandTimeout
-	}
-	if o.Sentinel.MasterSet != "" && o.Sentinel.TopologyRefreshInterval == 0 {
-		o.Sentinel.TopologyRefreshInterval = topologyInterval
-	}
-	if o.WriteBufferEachConn == 0 {
-		o.WriteBufferEachConn = bufferBytes
-	}
-	if o.ReadBufferEachConn == 0 {
-		o.ReadBufferEachConn = bufferBytes
-	}
-	return o
-}
-
-// topologyInterval is how often the sentinels are asked whether the primary is still the
-// same: a client that missed their message would stay with the old one for good.
-const topologyInterval = 5 * time.Second
-
-// bufferBytes of each direction: the library's default is half a megabyte.
-const bufferBytes = 32 << 10
 
 // Run says that the instance is there and answers questions until ctx ends, and then
 // says that it leaves. Redis may be absent or go away.
@@ -130,7 +104,7 @@ func (f *Fleet) Run(ctx context.Context) {
 	}
 	answers.Wait()
 	f.leave()
-	f.replace(nil)
+	f.client.Close()
 }
 
 // noted counts a beat, and tells when Redis begins to fail and when it is there again.
@@ -150,20 +124,20 @@ func (f *Fleet) noted(err error) {
 
 // beat says that the instance is there.
 func (f *Fleet) beat(ctx context.Context) error {
-	client, err := f.connect()
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	err = beatScript.Exec(ctx, client, []string{f.index(), f.key(f.cfg.Instance)},
+	client, err := f.client.Get(ctx)
+	if err != nil {
+		return fmt.Errorf("fleet: %w", err)
+	}
+	err = beatScript.Run(ctx, client, []string{f.keys.Instances, f.keys.Instance(f.cfg.Instance)},
 		[]string{f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report())}).Error()
 	if rueidis.IsRedisNil(err) {
 		return nil // the script returns nothing
 	}
 	if err != nil {
-		if _, answered := rueidis.IsRedisErr(err); answered {
-			f.replace(nil) // a replica by now, perhaps: find the primary anew
+		if redisconn.Code(err) != "" {
+			f.client.Discard(client) // a replica by now, perhaps: find the primary anew
 		}
 		return fmt.Errorf("fleet: report: %w", err)
 	}
@@ -179,39 +153,21 @@ func (f *Fleet) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	client.DoMulti(ctx,
-		client.B().Del().Key(f.key(f.cfg.Instance)).Build(),
-		client.B().Zrem().Key(f.index()).Member(f.cfg.Instance).Build())
+		client.B().Del().Key(f.keys.Instance(f.cfg.Instance)).Build(),
+		client.B().Zrem().Key(f.keys.Instances).Member(f.cfg.Instance).Build())
 }
 
-// connect returns the client and makes it if there is none. Only Run calls it.
-func (f *Fleet) connect() (rueidis.Client, error) {
-	if client, err := f.current(); err == nil {
-		return client, nil
-	}
-	// The client of a single node comes together with the error of its first dial, and
-	// dials again when it is used.
-	client, err := rueidis.NewClient(f.cfg.Client)
-	if client == nil {
+// current returns the client if there is one.
+func (f *Fleet) current() (rueidis.Client, error) {
+	client, err := f.client.Current()
+	if err != nil {
 		return nil, fmt.Errorf("fleet: %w", err)
 	}
-	f.replace(&client)
 	return client, nil
 }
 
-func (f *Fleet) current() (rueidis.Client, error) {
-	if p := f.client.Load(); p != nil {
-		return *p, nil
-	}
-	return nil, ErrNotConnected
-}
-
-// replace closes the client that there was.
-func (f *Fleet) replace(by *rueidis.Client) {
-	if old := f.client.Swap(by); old != nil {
-		(*old).Close()
+func setDefault(v *int, to int) {
+	if *v == 0 {
+		*v = to
 	}
 }
-
-func (f *Fleet) index() string             { return "{" + f.cfg.Prefix + "}:instances" }
-func (f *Fleet) key(name string) string    { return "{" + f.cfg.Prefix + "}:instance:" + name }
-func (f *Fleet) reply(nonce string) string { return "{" + f.cfg.Prefix + "}:reply:" + nonce }

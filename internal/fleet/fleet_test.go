@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 )
 
@@ -161,7 +162,7 @@ func TestNothingStaysInRedis(t *testing.T) {
 	a.stop()
 	b.stop()
 	_, err = a.Members(t.Context())
-	require.ErrorIs(t, err, ErrNotConnected)
+	require.ErrorIs(t, err, redisconn.ErrClosed)
 }
 
 func TestListingOutlastsARestartOfRedis(t *testing.T) {
@@ -283,14 +284,6 @@ func TestQuestionsAreBounded(t *testing.T) {
 	asking.Wait()
 	a.stop()
 	close(entered)
-}
-
-// TestSentinelsAreAskedAgain: their message may be missed.
-func TestSentinelsAreAskedAgain(t *testing.T) {
-	option := rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}
-	require.Zero(t, clientDefaults(option).Sentinel.TopologyRefreshInterval)
-	option.Sentinel.MasterSet = "m"
-	require.Equal(t, topologyInterval, clientDefaults(option).Sentinel.TopologyRefreshInterval)
 }
 
 // TestAQuestionOfTwoLinksIsAnsweredOnce: each of them brings it.

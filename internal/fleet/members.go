@@ -30,7 +30,7 @@ func (f *Fleet) Members(ctx context.Context) ([]Member, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	names, err := client.Do(ctx, client.B().Zrange().Key(f.index()).Min("0").Max(strconv.Itoa(maxListed-1)).Build()).AsStrSlice()
+	names, err := client.Do(ctx, client.B().Zrange().Key(f.keys.Instances).Min("0").Max(strconv.Itoa(maxListed-1)).Build()).AsStrSlice()
 	if err != nil {
 		return nil, fmt.Errorf("fleet: list: %w", err)
 	}
@@ -40,7 +40,7 @@ func (f *Fleet) Members(ctx context.Context) ([]Member, error) {
 	slices.Sort(names)
 	keys := make([]string, len(names))
 	for i, name := range names {
-		keys[i] = f.key(name)
+		keys[i] = f.keys.Instance(name)
 	}
 	texts, err := client.Do(ctx, client.B().Mget().Key(keys...).Build()).ToArray()
 	if err != nil {

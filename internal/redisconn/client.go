@@ -1,0 +1,128 @@
+package redisconn
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/redis/rueidis"
+)
+
+var (
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("connection to Redis closed")
+	// ErrNotConnected is returned while there is no client.
+	ErrNotConnected = errors.New("not connected to Redis")
+)
+
+// Client is a lazy client: made when it is first needed, so that Redis or its Sentinels
+// may be absent at start, and made anew after it was found to lead to the wrong server.
+// Safe for concurrent use.
+type Client struct {
+	option rueidis.ClientOption
+	wg     sync.WaitGroup // dials and closings under way
+
+	mu     sync.Mutex
+	client rueidis.Client // nil: none
+	dial   *dial          // under way, nil otherwise
+	closed bool
+}
+
+type dial struct {
+	done chan struct{}
+	err  error // valid after done
+}
+
+// New returns a client that is not made yet. Close it after use.
+func New(option rueidis.ClientOption) *Client { return &Client{option: option} }
+
+// Get returns the client and makes it if there is none. Callers at the same time share
+// one attempt to make it.
+func (l *Client) Get(ctx context.Context) (rueidis.Client, error) {
+	for {
+		l.mu.Lock()
+		if l.closed {
+			l.mu.Unlock()
+			return nil, ErrClosed
+		}
+		if c := l.client; c != nil {
+			l.mu.Unlock()
+			return c, nil
+		}
+		d := l.dial
+		if d == nil {
+			d = &dial{done: make(chan struct{})}
+			l.dial = d
+			l.wg.Go(func() { l.make(d) })
+		}
+		l.mu.Unlock()
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if d.err != nil {
+			return nil, d.err
+		}
+	}
+}
+
+func (l *Client) make(d *dial) {
+	// A single-node client comes back together with the error of its first
+	// dial and dials again when used; a Sentinel client does not come back.
+	c, err := rueidis.NewClient(l.option)
+	l.mu.Lock()
+	if c != nil && !l.closed {
+		l.client, c, err = c, nil, nil
+	}
+	l.dial = nil
+	l.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+	d.err = err
+	close(d.done)
+}
+
+// Current returns the client if there is one.
+func (l *Client) Current() (rueidis.Client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return nil, ErrClosed
+	case l.client == nil:
+		return nil, ErrNotConnected
+	}
+	return l.client, nil
+}
+
+// Discard closes a client that is bound to the wrong server if it is still in use, so
+// that the next Get finds the server anew: names are resolved, Sentinels are asked.
+func (l *Client) Discard(old rueidis.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client == old && !l.closed {
+		l.client = nil
+		l.wg.Go(old.Close)
+	}
+}
+
+// DiscardCurrent closes whatever client there is, as Discard does.
+func (l *Client) DiscardCurrent() {
+	if c, err := l.Current(); err == nil {
+		l.Discard(c)
+	}
+}
+
+// Close closes the client and waits for what is under way.
+func (l *Client) Close() {
+	l.mu.Lock()
+	c := l.client
+	l.client, l.closed = nil, true
+	l.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+	l.wg.Wait()
+}

@@ -1,0 +1,6 @@
+// Package redisconn is what the parts of ssed have in common in the use of Redis: the
+// options of a client, a client that is made when it is needed, the names of keys, the
+// codes of errors, and the call of a script.
+//
+// It knows one primary, found by its address or by Sentinel.
+package redisconn

@@ -1,0 +1,36 @@
+package redisconn
+
+import (
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+// Codes of error answers that callers branch on.
+const (
+	CodeNoScript  = "NOSCRIPT"  // the script is not in the cache of the server
+	CodeNoPerm    = "NOPERM"    // the user lacks a right
+	CodeReadOnly  = "READONLY"  // a replica
+	CodeWrongType = "WRONGTYPE" // the key holds another type
+)
+
+// Code returns the code that an error answer of Redis starts with, which is what the
+// protocol offers to branch on; "" for any other error: then there was no answer.
+func Code(err error) string {
+	if e, ok := rueidis.IsRedisErr(err); ok {
+		return CodeOf(e.Error())
+	}
+	return ""
+}
+
+// CodeOf returns the code in front of the text of an error answer. The client
+// takes the generic "ERR" away: text that begins with another word has that one.
+func CodeOf(text string) string {
+	code, _, _ := strings.Cut(text, " ")
+	for _, c := range []byte(code) {
+		if c < 'A' || c > 'Z' {
+			return "ERR"
+		}
+	}
+	return code
+}

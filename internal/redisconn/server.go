@@ -1,0 +1,52 @@
+package redisconn
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// LeastVersion of Redis has flags in scripts.
+const LeastVersion = 7
+
+var (
+	// ErrTooOld is returned for a server before LeastVersion.
+	ErrTooOld = errors.New("ssed needs Redis 7.0 or later")
+	// ErrCluster is returned for a node of a Redis Cluster.
+	ErrCluster = errors.New("a node of Redis Cluster, which is not supported: ssed needs one primary, found by its address or by Sentinel")
+	errRunID   = errors.New("no run_id in INFO")
+)
+
+// Server is what INFO tells of a server.
+type Server map[string]string
+
+// ParseInfo reads an answer to INFO.
+func ParseInfo(text string) Server {
+	info := Server{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[name] = value
+		}
+	}
+	return info
+}
+
+// RunID names this run of the server. Another one is a restart or another server.
+func (s Server) RunID() string { return s["run_id"] }
+
+// Check returns why ssed cannot work with the server, or nil. A version that cannot be
+// read passes: forks count by themselves.
+func (s Server) Check() error {
+	major, _, _ := strings.Cut(s["redis_version"], ".")
+	if n, err := strconv.Atoi(major); err == nil && n < LeastVersion {
+		return fmt.Errorf("%w, and this is %s", ErrTooOld, s["redis_version"])
+	}
+	switch {
+	case s["redis_mode"] == "cluster":
+		return ErrCluster
+	case s.RunID() == "":
+		return errRunID
+	}
+	return nil
+}
