@@ -1,50 +1,28 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"time"
 
 	"ssed/internal/admin"
 	"ssed/internal/throttle"
-)
-
-// Bounds of an admin connection. That on writing begins with the request; a profile adds
-// the time that was asked for, and a live stream has a bound of its own for each event.
-const (
-	adminHeadTimeout  = 5 * time.Second
-	adminReadTimeout  = 30 * time.Second
-	adminWriteTimeout = time.Minute
-	adminIdleTimeout  = time.Minute
-	adminHeadBytes    = 16 << 10
 )
 
 func (s *server) openAdmin() (err error) {
 	if s.cfg.admin == "" {
 		return nil
 	}
-	s.adminListener, err = net.Listen("tcp", s.cfg.admin)
-	if err != nil {
-		return fmt.Errorf("--admin: %w", err)
-	}
 	host, _, _ := net.SplitHostPort(s.cfg.admin) // checked by config
-	s.adminAPI = admin.New(s.adminConfig(host))
-	s.adminServer = &http.Server{
-		Handler:           s.adminAPI,
-		ReadHeaderTimeout: adminHeadTimeout,
-		ReadTimeout:       adminReadTimeout,
-		WriteTimeout:      adminWriteTimeout,
-		IdleTimeout:       adminIdleTimeout,
-		MaxHeaderBytes:    adminHeadBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	s.admin, err = listenHTTP("--admin", s.cfg.admin, s.log, func(addr net.Addr) *admin.API {
+		return admin.New(s.adminConfig(host, addr))
+	})
+	if err == nil {
+		s.listeners = append(s.listeners, s.admin)
 	}
-	return nil
+	return err
 }
 
-func (s *server) adminConfig(host string) admin.Config {
+func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 	view := inspector{s.Engine}
 	cfg := admin.Config{
 		Stats:           s.snapshot,
@@ -62,12 +40,10 @@ func (s *server) adminConfig(host string) admin.Config {
 		Logger:          s.log,
 		Audit:           slog.New(throttle.Unbounded(s.log.Handler())),
 		Host:            host,
-		Exposed:         !isLoopback(s.adminListener.Addr()),
+		Exposed:         !isLoopback(addr),
 		Streams:         s.streamAddr(),
 		HeartbeatEvent:  s.Config.Streams.HeartbeatEvent,
-	}
-	if s.Feed != nil && !s.Config.Feed.Envelope {
-		cfg.Untyped = untyped
+		Untyped:         s.untyped(),
 	}
 	if s.Fleet != nil {
 		cfg.Fleet = fleetView{s}
@@ -78,8 +54,13 @@ func (s *server) adminConfig(host string) admin.Config {
 	return cfg
 }
 
-// untyped is what publishers of typed messages are told.
-const untyped = "event, id and retry need --envelope json on the instances"
+// untyped is what publishers of typed messages are told, "" where those can be sent.
+func (s *server) untyped() string {
+	if s.Feed != nil && !s.Config.Feed.Envelope {
+		return "event, id and retry need --envelope json on the instances"
+	}
+	return ""
+}
 
 // streamAddr is the first public TCP address, for the page.
 func (s *server) streamAddr() string {
@@ -89,19 +70,4 @@ func (s *server) streamAddr() string {
 		}
 	}
 	return ""
-}
-
-// adminGrace is for a scrape or a probe that is being answered.
-const adminGrace = 500 * time.Millisecond
-
-func (s *server) closeAdmin() {
-	if s.adminServer == nil {
-		return
-	}
-	s.adminAPI.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
-	defer cancel()
-	if s.adminServer.Shutdown(ctx) != nil {
-		_ = s.adminServer.Close() // what still runs is cut off
-	}
 }

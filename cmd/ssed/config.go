@@ -31,6 +31,8 @@ type config struct {
 	adminTokenFile string        // "": they come from elsewhere
 	adminPprof     bool
 
+	publish string // "": none
+
 	logLevel slog.Level
 	logJSON  bool
 }
@@ -43,6 +45,7 @@ func (f *flags) config() (config, error) {
 		gateway:        f.gatewayConfig(&p),
 		auth:           f.authConfig(&p),
 		admin:          p.adminAddr(f.Admin),
+		publish:        p.publishAddr(f.PublishListen),
 		adminTokens:    p.adminTokens(f.AdminToken, f.AdminTokenFile),
 		adminTokenFile: f.AdminTokenFile,
 		adminPprof:     p.toggle("--pprof", f.Pprof),
@@ -219,11 +222,28 @@ func (f *flags) authConfig(p *problems) auth.Config {
 		CacheTTL:      p.durationOrOff("--auth-cache-ttl", f.AuthCacheTTL),
 		RequireExp:    p.toggle("--auth-require-exp", f.AuthRequireExp),
 
+		Publishers: p.publishers(f),
+
 		ProxyFromEnvironment: p.toggle("--auth-proxy-env", f.AuthProxyEnv),
 
 		ChannelsAllow: f.ChannelsAllow,
 		ChannelsDeny:  f.ChannelsDeny,
 	}
+}
+
+// publishers are nobody without a listener for them.
+func (p *problems) publishers(f *flags) *auth.PublisherKeys {
+	if f.PublishListen != "" {
+		return &auth.PublisherKeys{SecretFile: f.PublishJWTSecretFile, KeyFile: f.PublishJWTKeyFile}
+	}
+	for flag, value := range map[string]string{
+		"--publish-jwt-secret-file": f.PublishJWTSecretFile, "--publish-jwt-key-file": f.PublishJWTKeyFile,
+	} {
+		if value != "" {
+			p.add(flag, "needs --publish-listen")
+		}
+	}
+	return nil
 }
 
 // envJWTSecret has no flag: a command line is visible to other users.
@@ -416,11 +436,22 @@ func (p *problems) adminAddr(text string) string {
 	if text == "off" {
 		return ""
 	}
+	return p.address("--admin", text)
+}
+
+func (p *problems) publishAddr(text string) string {
+	if text == "" {
+		return ""
+	}
+	return p.address("--publish-listen", text)
+}
+
+func (p *problems) address(flag, text string) string {
 	_, port, err := net.SplitHostPort(text)
 	if err != nil {
-		p.add("--admin", "%q is not an address such as 127.0.0.1:9090, [::1]:9090 or :9090", text)
+		p.add(flag, "%q is not an address such as 127.0.0.1:9090, [::1]:9090 or :9090", text)
 	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		p.add("--admin", "%q: the port is not a number from 0 to 65535", text)
+		p.add(flag, "%q: the port is not a number from 0 to 65535", text)
 	}
 	return text
 }

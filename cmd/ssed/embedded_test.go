@@ -178,7 +178,8 @@ func TestConnectionsOfTheAdminListenerAreBounded(t *testing.T) {
 }
 
 func TestDocsTellTheMetrics(t *testing.T) {
-	in := startRedis(t, redistest.Start(t), "--gap-wait", "250ms")
+	in := startRedis(t, redistest.Start(t), "--gap-wait", "250ms",
+		"--publish-listen", "127.0.0.1:0", "--publish-jwt-secret-file", secretFile(t, testSecret))
 	_, text := in.get(in.admin + "/metrics")
 	requireTable(t, "../../docs/METRICS.md", "metrics", metricsTable(text))
 }

@@ -56,8 +56,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		up, _ := c.s.Feed.State()
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
 	}
-	counts := c.s.adminAPI.Counts()
+	counts := c.s.admin.api.Counts()
 	out.admin(&counts)
+	if c.s.publisher != nil {
+		counts, tokens := c.s.publisher.api.Counts(), c.s.access.Publishers().Stats()
+		out.publisher(&counts, &tokens)
+	}
 	if c.s.Fleet != nil {
 		fleet := c.s.Fleet.Stats()
 		out.fleet(&fleet)
@@ -94,6 +98,16 @@ func oneIf(is bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+func (ch scrape) publisher(c *admin.Counts, tokens *auth.Stats) {
+	ch.gauge("ssed_publish_connections", "Open connections of the listener at --publish-listen.", float64(c.Connections))
+	ch.counter("ssed_publish_connections_refused_total", "Connections of that listener that were closed at once: too many are open.", c.ConnectionsRefused)
+	ch.counter("ssed_publish_granted_total", "Requests to that listener whose token let them publish.", tokens.Granted)
+	for _, reason := range admin.DenyReasons() {
+		ch.counter("ssed_publish_denied_total", "Requests to that listener, and messages of a batch, that had no right to what they asked for, by reason.", c.Denied[reason], "reason", reason.String())
+	}
+	ch.counter("ssed_publish_bodies_refused_total", "Requests to that listener with a large body that were refused: too many such bodies are held.", c.BodiesRefused)
 }
 
 func (ch scrape) admin(c *admin.Counts) {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"runtime"
 	"sync"
 	"time"
 
 	"ssed"
-	"ssed/internal/admin"
 	"ssed/internal/auth"
 )
 
@@ -30,9 +28,9 @@ type server struct {
 	process process
 	meter   meter
 
-	adminListener net.Listener // nil: none
-	adminServer   *http.Server
-	adminAPI      *admin.API
+	listeners httpListeners // all that are open of these:
+	admin     *httpListener // nil: none
+	publisher *httpListener // nil: none
 }
 
 // serve runs until ctx ends and everything is drained, or something fails.
@@ -67,7 +65,7 @@ func (s *server) open() (err error) {
 	}
 	s.Parts = s.gateway.Parts()
 	s.gateway.ReportWith(s.report)
-	return s.openAdmin()
+	return errors.Join(s.openPublisher(), s.openAdmin())
 }
 
 // spareProcs is how many threads may run Go code beside the event loops. A loop
@@ -95,8 +93,11 @@ func (s *server) logStart() {
 	for _, addr := range s.gateway.Addrs() {
 		s.log.Info("ssed: listening", "listener", "streams", "addr", addr.String())
 	}
-	if s.adminListener != nil {
-		s.log.Info("ssed: listening", "listener", "admin", "addr", s.adminListener.Addr().String())
+	if s.publisher != nil {
+		s.log.Info("ssed: listening", "listener", "publish", "addr", s.publisher.Addr().String())
+	}
+	if s.admin != nil {
+		s.log.Info("ssed: listening", "listener", "admin", "addr", s.admin.Addr().String())
 	}
 	mode := []any{"version", version, "instance", s.Config.Feed.Instance, "mode", "embedded"}
 	if r := s.Config.Redis; r != nil {
@@ -111,7 +112,7 @@ func (s *server) logStart() {
 	if e := streams; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
 		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
 	}
-	if s.adminListener != nil && len(s.cfg.adminTokens) == 0 && !isLoopback(s.adminListener.Addr()) {
+	if s.admin != nil && len(s.cfg.adminTokens) == 0 && !isLoopback(s.admin.Addr()) {
 		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish; connections and history are not shown")
 	}
 }
@@ -126,21 +127,20 @@ func isLoopback(addr net.Addr) bool {
 func (s *server) run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	var adm sync.WaitGroup
-	var adminErr error // read after the wait
-	if s.adminServer != nil {
-		adm.Go(func() {
-			if adminErr = s.adminServer.Serve(s.adminAPI.Listener(s.adminListener)); errors.Is(adminErr, http.ErrServerClosed) {
-				adminErr = nil
-			} else {
-				stop(adminErr)
-			}
-		})
+	var running sync.WaitGroup
+	failed := make(chan error, len(s.listeners))
+	s.listeners.start(&running, func(err error) {
+		failed <- err
+		stop(err)
+	})
+	errs := []error{s.gateway.Run(ctx)}
+	s.listeners.stop()
+	running.Wait()
+	close(failed)
+	for err := range failed {
+		errs = append(errs, err)
 	}
-	err := s.gateway.Run(ctx)
-	s.closeAdmin()
-	adm.Wait()
-	return errors.Join(err, adminErr)
+	return errors.Join(errs...)
 }
 
 // close gives back what open has taken.
@@ -151,7 +151,5 @@ func (s *server) close() {
 	if s.gateway != nil {
 		s.gateway.Close() // does nothing, unless it never ran
 	}
-	if s.adminListener != nil {
-		_ = s.adminListener.Close() // closed by the server, unless it never ran
-	}
+	s.listeners.close() // their servers have, unless they never ran
 }

@@ -12,7 +12,7 @@ import (
 	"ssed/internal/throttle"
 )
 
-// API is the handler of the admin listener.
+// API is the handler of the admin listener, or of the one for backends (NewPublisher).
 type API struct {
 	// Fixed after construction.
 	cfg       Config
@@ -38,6 +38,18 @@ type API struct {
 
 // New makes the handler.
 func New(cfg Config) *API {
+	a := newAPI(cfg)
+	if len(cfg.Tokens) > 0 {
+		a.keys = newKeyring(cfg.Tokens, cfg.TokenFile, a.cfg.Logger)
+	}
+	mux := http.NewServeMux()
+	a.routes(mux)
+	a.handler = a.authenticate(jsonErrors(mux))
+	return a
+}
+
+// newAPI has no handler yet.
+func newAPI(cfg Config) *API {
 	a := &API{
 		cfg: cfg, closed: make(chan struct{}),
 		liveSeats: make(seats, maxLive), bodySeats: make(seats, maxBodies), connSeats: make(seats, maxConnections),
@@ -49,12 +61,6 @@ func New(cfg Config) *API {
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = a.cfg.Logger
 	}
-	if len(cfg.Tokens) > 0 {
-		a.keys = newKeyring(cfg.Tokens, cfg.TokenFile, a.cfg.Logger)
-	}
-	mux := http.NewServeMux()
-	a.routes(mux)
-	a.handler = a.authenticate(jsonErrors(mux))
 	return a
 }
 

@@ -86,6 +86,9 @@ func (a *API) receiptOf(w http.ResponseWriter, r *http.Request, read func(http.R
 	}
 	defer leave()
 	m, err := read(w, r)
+	if err == nil {
+		err = a.covers(r, m.Channel)
+	}
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -256,6 +259,9 @@ func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) ([]Receipt, 
 	var places []int
 	for i, line := range lines {
 		m, err := a.decode(line)
+		if err == nil {
+			err = a.covers(r, m.Channel)
+		}
 		if err != nil {
 			receipts[i].Err = err
 			continue

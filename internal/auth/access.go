@@ -18,6 +18,8 @@ type Access struct {
 	chain    engine.Authorizer
 	counters counters
 	close    func()
+
+	publishers *Publishers // nil: nobody
 }
 
 // New checks cfg and makes its Access. With a URL of keys a goroutine fetches them
@@ -26,23 +28,33 @@ func New(cfg Config) (*Access, error) { return newAccess(cfg, keyPace) }
 
 func newAccess(cfg Config, pace pace) (*Access, error) {
 	cfg = cfg.withDefaults()
-	static, err := cfg.check()
+	static, own, err := cfg.check()
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	a := &Access{close: func() {}}
+	var keys keySource // of clients' tokens
 	switch {
 	case cfg.Mode == ModeForward:
 		f := newForward(&cfg, &a.counters)
 		a.chain, a.close = f, f.close
 	case cfg.Mode == ModeJWT && static != nil:
-		a.chain = newBearer(&cfg, static, &a.counters)
+		keys = static
 	case cfg.Mode == ModeJWT:
 		warnPlain(cfg.Logger, cfg.JWKSURL)
 		set := newKeySet(&cfg, pace, &a.counters)
-		a.chain, a.close = newBearer(&cfg, set, &a.counters), set.close
+		keys, a.close = set, set.close
 	default:
 		a.chain = everyone{}
+	}
+	if keys != nil {
+		a.chain = newBearer(&cfg, keys, &a.counters)
+	}
+	if cfg.Publishers != nil {
+		if own != nil {
+			keys = own
+		}
+		a.publishers = newPublishers(&cfg, keys)
 	}
 	if len(cfg.ChannelsAllow)+len(cfg.ChannelsDeny) > 0 {
 		a.chain = &lists{allow: cfg.ChannelsAllow, deny: cfg.ChannelsDeny, next: a.chain, counters: &a.counters}

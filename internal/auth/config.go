@@ -76,6 +76,9 @@ type Config struct {
 	// HTTP_PROXY, HTTPS_PROXY and NO_PROXY name. Unset, they go straight there.
 	ProxyFromEnvironment bool
 
+	// Publishers lets holders of tokens publish, see Access.Publishers. Nil: nobody.
+	Publishers *PublisherKeys
+
 	// ChannelsAllow are globs, one of which must match; empty: any channel.
 	ChannelsAllow []string
 	// ChannelsDeny are globs, none of which may match.
@@ -125,12 +128,13 @@ func (c Config) Enabled() bool {
 // Validate reports every problem at once, each by the name of its flag. It reads the
 // files of keys, and opens no connection.
 func (c Config) Validate() error {
-	_, err := c.withDefaults().check()
+	_, _, err := c.withDefaults().check()
 	return err
 }
 
-// check is Validate with the keys that it read; nil without such. Defaults are set.
-func (c Config) check() (*staticKeys, error) {
+// check is Validate with the keys that it read, of clients and of publishers; nil
+// without such. Defaults are set.
+func (c Config) check() (clients, publishers *staticKeys, err error) {
 	var p problems
 	switch c.Mode {
 	case ModeNone, ModeJWT, ModeForward:
@@ -147,8 +151,8 @@ func (c Config) check() (*staticKeys, error) {
 	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
 		p.add("--auth-concurrency", "%d is not between 1 and %d", c.Concurrency, maxConcurrency)
 	}
-	keys := c.loadKeys(&p)
-	return keys, errors.Join(p...)
+	clients, publishers = c.loadKeys(&p), c.loadPublishers(&p)
+	return clients, publishers, errors.Join(p...)
 }
 
 // checkTokens also refuses flags of tokens without --auth jwt: who sets a secret
@@ -229,6 +233,32 @@ func (c *Config) loadKeys(p *problems) *staticKeys {
 	}
 	if err != nil {
 		p.add(flag, "%w", err)
+	}
+	return keys
+}
+
+// loadPublishers reads the keys of publishers that are not those of clients.
+func (c *Config) loadPublishers(p *problems) (keys *staticKeys) {
+	if c.Publishers == nil {
+		return nil
+	}
+	secret, key := c.Publishers.SecretFile, c.Publishers.KeyFile
+	var err error
+	if secret != "" {
+		if keys, err = secretFromFile(secret); err != nil {
+			p.add("--publish-jwt-secret-file", "%w", err)
+		}
+	}
+	if key != "" {
+		if keys, err = publicKeysFromFile(key); err != nil {
+			p.add("--publish-jwt-key-file", "%w", err)
+		}
+	}
+	switch {
+	case secret != "" && key != "":
+		p.add("--publish-jwt-key-file", "cannot be combined with --publish-jwt-secret-file")
+	case secret == "" && key == "" && c.Mode != ModeJWT:
+		p.add("--publish-listen", "needs --publish-jwt-secret-file or --publish-jwt-key-file, or --auth jwt, whose keys serve then")
 	}
 	return keys
 }

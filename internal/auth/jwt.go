@@ -50,26 +50,15 @@ func newBearer(cfg *Config, keys keySource, counters *counters) *bearer {
 	}
 }
 
-// Authorize implements engine.Authorizer. What the parser has to say is judged, not
-// repeated: it quotes from the token.
+// Authorize implements engine.Authorizer.
 func (b *bearer) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.Grant, error) {
 	token, err := b.places.find(r.Request)
 	if err != nil {
 		return engine.Grant{}, b.denial(err)
 	}
-	var c claims
-	_, err = b.parser.ParseWithClaims(token, &c, func(token *jwt.Token) (any, error) {
-		// RFC 7515 §4.1.11: refused by whoever does not know them, and none is known.
-		if _, ok := token.Header["crit"]; ok {
-			return nil, errCritical
-		}
-		return b.keys.lookup(ctx, token)
-	})
+	c, err := b.verify(ctx, token)
 	if err != nil {
 		return engine.Grant{}, b.denial(err)
-	}
-	if b.needsEnd && c.ExpiresAt == nil {
-		return engine.Grant{}, b.denial(jwt.ErrTokenInvalidClaims)
 	}
 	for _, channel := range r.Channels {
 		if !matchAny(c.Channels, channel) {
@@ -77,7 +66,24 @@ func (b *bearer) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.G
 				"forbidden: the token does not cover all channels", challengeScope)
 		}
 	}
-	return engine.Grant{Channels: r.Channels, Expires: b.expiry(&c), Subject: string(c.Subject), Token: c.ID}, nil
+	return engine.Grant{Channels: r.Channels, Expires: b.expiry(c), Subject: string(c.Subject), Token: c.ID}, nil
+}
+
+// verify returns the claims of a token that holds. What the parser has to say is judged
+// by denial, not repeated: it quotes from the token.
+func (b *bearer) verify(ctx context.Context, token string) (*claims, error) {
+	c := &claims{}
+	_, err := b.parser.ParseWithClaims(token, c, func(token *jwt.Token) (any, error) {
+		// RFC 7515 §4.1.11: refused by whoever does not know them, and none is known.
+		if _, ok := token.Header["crit"]; ok {
+			return nil, errCritical
+		}
+		return b.keys.lookup(ctx, token)
+	})
+	if err == nil && b.needsEnd && c.ExpiresAt == nil {
+		err = jwt.ErrTokenInvalidClaims
+	}
+	return c, err
 }
 
 // expiry is exp. A token that is let in after it, by leeway, has the rest of the
@@ -131,6 +137,7 @@ type claims struct {
 	jwt.RegisteredClaims
 	Subject  subject
 	Channels jwt.ClaimStrings
+	Publish  jwt.ClaimStrings
 }
 
 // subject is a string (RFC 7519 §4.1.2). Issuers with numbers for users send those:
@@ -162,6 +169,7 @@ func (c *claims) UnmarshalJSON(data []byte) error {
 		"sub":      &c.Subject,
 		"jti":      &c.ID,
 		"channels": &c.Channels,
+		"publish":  &c.Publish,
 	} {
 		if raw, ok := all[name]; ok {
 			if err := json.Unmarshal(raw, field); err != nil {
