@@ -20,6 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"ssed/engine/internal/front"
+	"ssed/engine/internal/sock"
+	"ssed/engine/internal/wiretest"
 	"ssed/sseproto"
 )
 
@@ -94,8 +97,8 @@ func (s *served) probe(n int) []time.Duration {
 	took := make([]time.Duration, n)
 	for i := range took {
 		start := time.Now()
-		w := s.dial().send(getHealth)
-		status, _, _ := w.whole()
+		w := s.dial().Send(getHealth)
+		status, _, _ := w.Whole()
 		require.Equal(s.t, 200, status)
 		require.NoError(s.t, w.Close())
 		took[i] = time.Since(start)
@@ -115,13 +118,13 @@ func eventuallyLong(t testing.TB, ok func() bool, what string) {
 // and when the deadline comes all are gone.
 func TestTwentyThousandHalfOpenHeads(t *testing.T) {
 	const perHandshake = 8 << 10
-	n := min(20_000, fileLimit()) - 2*ReservedFiles
+	n := min(20_000, sock.FileLimit()) - 2*ReservedFiles
 	if testing.Short() {
 		n = min(2000, n)
 	}
 	s := serveEngine(t, Config{HandshakeTimeout: 10 * time.Second})
-	stream := s.dial().send(getStream("a"))
-	stream.answer(http.MethodGet)
+	stream := s.dial().Send(getStream("a"))
+	stream.Answer(http.MethodGet)
 	s.probe(1) // warm
 	files, before := openFiles(t), heapInUse()
 	dismiss := s.crowd(n, strings.TrimSuffix(getStream("a", "User-Agent: "+strings.Repeat("x", 400)), "\r\n"))
@@ -134,10 +137,10 @@ func TestTwentyThousandHalfOpenHeads(t *testing.T) {
 	require.Less(t, grown, int64(n*perHandshake))
 
 	eventuallyLong(t, func() bool { return s.Stats().Connections == 1 }, "the deadline ends them")
-	front := s.Stats().Front
-	require.EqualValues(t, n, front.Refused[RefuseTimeout])
-	t.Logf("%d calls of accept for %d connections", front.Accepts, front.Accepted)
-	require.Less(t, front.Accepts, 2*front.Accepted)
+	st := s.Stats().Front
+	require.EqualValues(t, n, st.Refused[front.RefuseTimeout])
+	t.Logf("%d calls of accept for %d connections", st.Accepts, st.Accepted)
+	require.Less(t, st.Accepts, 2*st.Accepted)
 	dismiss()
 	require.LessOrEqual(t, openFiles(t), files)
 	require.EqualValues(t, 1, s.Stats().Streams)
@@ -151,24 +154,24 @@ func TestCrowdAtTheLimitOfConnections(t *testing.T) {
 	const limit, over = 500, 1500
 	s := serveEngine(t, Config{MaxConnections: limit, HandshakeTimeout: time.Minute})
 	before := heapInUse()
-	dismiss := s.crowd(limit+refusalSlots+over, "GET /sse")
-	eventuallyLong(t, func() bool { return s.Stats().Front.Refused[RefuseFull] == over }, "the rest is refused")
+	dismiss := s.crowd(limit+front.RefusalSlots+over, "GET /sse")
+	eventuallyLong(t, func() bool { return s.Stats().Front.Refused[front.RefuseFull] == over }, "the rest is refused")
 	st := s.Stats()
-	require.EqualValues(t, limit+refusalSlots, st.Connections)
+	require.EqualValues(t, limit+front.RefusalSlots, st.Connections)
 	for range 50 {
 		w := s.dial()
-		require.Equal(t, 200, w.answer(http.MethodGet).StatusCode)
-		requireRetry(t, w, 8*time.Second, 20*time.Second)
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
+		w.RequireRetry(8*time.Second, 20*time.Second)
 		require.NoError(t, w.Close())
 	}
-	front := s.Stats().Front
-	t.Logf("%d refused, %d calls of accept, %d KiB of memory more", front.Refused[RefuseFull], front.Accepts, (heapInUse()-before)>>10)
-	require.Less(t, front.Accepts, uint64(2*(limit+refusalSlots+over+50)))
-	require.Less(t, heapInUse()-before, int64((limit+refusalSlots)*8<<10))
+	reached := s.Stats().Front
+	t.Logf("%d refused, %d calls of accept, %d KiB of memory more", reached.Refused[front.RefuseFull], reached.Accepts, (heapInUse()-before)>>10)
+	require.Less(t, reached.Accepts, uint64(2*(limit+front.RefusalSlots+over+50)))
+	require.Less(t, heapInUse()-before, int64((limit+front.RefusalSlots)*8<<10))
 	dismiss()
 	eventually(t, func() bool { return s.Stats().Connections == 0 }, "the crowd is gone")
 	s.probe(10)
-	require.Equal(t, 200, s.dial().send(getStream("a")).answer(http.MethodGet).StatusCode)
+	require.Equal(t, 200, s.dial().Send(getStream("a")).Answer(http.MethodGet).StatusCode)
 }
 
 // Clients that send the smallest requests as fast as they can get an answer to each,
@@ -191,13 +194,13 @@ func TestFloodOfTinyRequests(t *testing.T) {
 	for range clients {
 		w := s.dial()
 		running.Go(func() {
-			for range blocks { // a client that does not read at all is cut, see RefuseUnread
+			for range blocks { // a client that does not read at all is cut, see front.RefuseUnread
 				if _, err := io.WriteString(w, request); err != nil {
 					t.Errorf("send: %v", err)
 					return
 				}
 				for range block {
-					resp, err := http.ReadResponse(w.r, nil)
+					resp, err := http.ReadResponse(w.R, nil)
 					if err != nil || resp.StatusCode != 200 {
 						t.Errorf("answer: %v", err)
 						return
@@ -213,10 +216,10 @@ func TestFloodOfTinyRequests(t *testing.T) {
 		stream.expect(fmt.Sprint("m", i))
 	}
 	running.Wait()
-	front := s.Stats().Front
-	t.Logf("%d requests by %d clients in %v, %d KiB of memory more", front.Answered[2], clients, time.Since(start).Round(time.Millisecond), (heapInUse()-before)>>10)
-	require.EqualValues(t, clients*blocks*block+1, front.Answered[2])
-	require.EqualValues(t, 2+clients, front.Accepted)
+	st := s.Stats().Front
+	t.Logf("%d requests by %d clients in %v, %d KiB of memory more", st.Answered[2], clients, time.Since(start).Round(time.Millisecond), (heapInUse()-before)>>10)
+	require.EqualValues(t, clients*blocks*block+1, st.Answered[2])
+	require.EqualValues(t, 2+clients, st.Accepted)
 	require.Less(t, heapInUse()-before, int64(4<<20))
 }
 
@@ -239,33 +242,33 @@ func TestRequestsFasterThanAnswersAreCut(t *testing.T) {
 		require.Less(t, sent, 1<<30)
 	}
 	reader.Wait()
-	front := s.Stats().Front
-	t.Logf("cut after %d KiB and %d answers; at most %d KiB of memory more", sent>>10, front.Answered[2], most>>10)
-	require.EqualValues(t, 1, front.Refused[RefuseFlood]+front.Refused[RefuseUnread])
+	st := s.Stats().Front
+	t.Logf("cut after %d KiB and %d answers; at most %d KiB of memory more", sent>>10, st.Answered[2], most>>10)
+	require.EqualValues(t, 1, st.Refused[front.RefuseFlood]+st.Refused[front.RefuseUnread])
 	require.Less(t, most, int64(8<<20))
 }
 
 // streamReader reads the messages of one stream.
-type streamReader struct{ *wire }
+type streamReader struct{ *wiretest.Conn }
 
 func (s *served) streamOf(channel string) streamReader {
 	s.t.Helper()
 	streams := s.Stats().Attached
-	w := s.dial().send(getStream(channel))
-	require.Equal(s.t, 200, w.answer(http.MethodGet).StatusCode)
+	w := s.dial().Send(getStream(channel))
+	require.Equal(s.t, 200, w.Answer(http.MethodGet).StatusCode)
 	eventually(s.t, func() bool { return s.Stats().Attached > streams }, "it is attached")
 	return streamReader{w}
 }
 
 // expect reads up to the next message, which has this data.
 func (r streamReader) expect(data string) {
-	r.t.Helper()
-	require.NoError(r.t, r.SetReadDeadline(time.Now().Add(20*time.Second)))
+	r.T.Helper()
+	require.NoError(r.T, r.SetReadDeadline(time.Now().Add(20*time.Second)))
 	for {
-		line, err := r.r.ReadString('\n')
-		require.NoError(r.t, err)
+		line, err := r.R.ReadString('\n')
+		require.NoError(r.T, err)
 		if got, ok := strings.CutPrefix(line, "data: "); ok {
-			require.Equal(r.t, data, strings.TrimSuffix(got, "\n"))
+			require.Equal(r.T, data, strings.TrimSuffix(got, "\n"))
 			return
 		}
 	}
@@ -313,7 +316,7 @@ func TestStormOfResets(t *testing.T) {
 	st := s.Stats()
 	t.Logf("%d connections reset: %d accepted, %d became streams, %d calls of accept, %d KiB of memory more",
 		n, st.Front.Accepted, st.Front.Streams, st.Front.Accepts, (heapInUse()-before)>>10)
-	require.Zero(t, st.Front.Refused[RefusePanic])
+	require.Zero(t, st.Front.Refused[front.RefusePanic])
 	require.Less(t, st.Front.Accepts, uint64(3*n))
 	require.Less(t, heapInUse()-before, int64(8<<20))
 	s.probe(10)
@@ -335,11 +338,11 @@ func TestClientsThatNeverReadTheirStream(t *testing.T) {
 		s.Log().Publish("a", sseproto.Message{Data: fmt.Sprint(payload, i)})
 		reader.expect(fmt.Sprint(payload, i))
 	}
-	dead := make([]*wire, frozen)
+	dead := make([]*wiretest.Conn, frozen)
 	for i := range dead {
 		dead[i] = s.dial()
 		require.NoError(t, dead[i].Conn.(*net.TCPConn).SetReadBuffer(4<<10))
-		dead[i].send(getStream("a"))
+		dead[i].Send(getStream("a"))
 	}
 	eventually(t, func() bool { return s.Stats().Streams == frozen+1 }, "all are served")
 	before := heapInUse()
@@ -365,7 +368,7 @@ func TestClientsThatSendForEver(t *testing.T) {
 	var mu sync.Mutex
 	var taken int
 	for range clients {
-		w := s.dial().send(getStream("a"))
+		w := s.dial().Send(getStream("a"))
 		running.Go(func() {
 			block := make([]byte, 64<<10)
 			for sent := 0; sent < 1<<30; {

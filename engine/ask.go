@@ -2,8 +2,9 @@ package engine
 
 import (
 	"context"
-	"net/netip"
 	"slices"
+
+	"ssed/engine/internal/sock"
 )
 
 // An ask is a question about the connections of one shard. Its loop answers at the
@@ -177,21 +178,8 @@ func (s *shard) describe(i uint32) foundSlot {
 		started: c.state&(slotPending|slotResuming) == 0, blocked: c.state&slotBlocked != 0,
 	}
 	slices.Reverse(f.channels) // as they were asked for
-	f.client = s.engine.front.clientName(peerOf(int(c.fd)), c.peer)
+	f.client = s.engine.front.ClientName(sock.PeerOf(int(c.fd)), c.peer)
 	return f
-}
-
-// clientName tells who a connection from that address is, as far as that is still
-// known. Whom a trusted proxy speaks for is only known where addresses are limited:
-// an IPv4 address, or the first 64 bits of an IPv6 one.
-func (f *front) clientName(from netip.AddrPort, peer uint32) string {
-	switch {
-	case peer != 0 && f.clients.trusts(from.Addr()):
-		return f.peers.name(peer)
-	case from.IsValid():
-		return from.String()
-	}
-	return ""
 }
 
 // closeAsk asks to close one connection. The answer says whether it was there.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/valyala/bytebufferpool"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -22,39 +23,40 @@ type waiting struct {
 const maxAhead = time.Minute
 
 // admit gives a new connection a slot, parks its descriptor and subscribes it.
-// The answer follows in welcome.
-func (s *shard) admit(a *attachment) {
-	i, c := s.newSlot(a.fd)
-	if err := s.poller.park(a.fd, i, c.gen); err != nil {
-		c.peer = a.peer
+// The answer follows in answerArrivals.
+func (s *shard) admit(a *front.Stream) {
+	i, c := s.newSlot(a.FD)
+	if err := s.poller.park(a.FD, i, c.gen); err != nil {
+		c.peer = a.Peer
 		s.closeSlot(i, CloseNoMemory)
 		return
 	}
-	c.pos, c.peer = a.since.pos, a.peer
-	if a.resume.kind == resumeNone {
+	c.pos, c.peer = a.Since.Position, a.Peer
+	resume := resumePointOf(a)
+	if resume.kind == resumeNone {
 		c.state |= slotNoID
 	}
-	c.expires = s.engine.second(a.expires)
+	c.expires = s.engine.second(a.Expires)
 	c.idle = uint8(s.rng.UintN(sweepsPerBeat)) // spreads the heartbeats of a storm of connects
-	for _, name := range a.channels {
+	for _, name := range a.Channels {
 		s.subscribe(i, name)
 	}
-	if all := s.engine.cfg.BroadcastChannel; all != "" && !slices.Contains(a.channels, all) {
+	if all := s.engine.cfg.BroadcastChannel; all != "" && !slices.Contains(a.Channels, all) {
 		s.subscribe(i, all)
 	}
 	if s.subs.at(c.sub).sibling != 0 {
 		c.state |= slotMany
 	}
 	s.count.attached.Add(1)
-	s.arrivals = append(s.arrivals, a)
+	s.arrivals = append(s.arrivals, attachment{a, resume})
 	s.newcomers = append(s.newcomers, ref{i, c.gen})
 }
 
 // answerArrivals answers the connections and takes the histories that came in this pass.
 func (s *shard) answerArrivals(v *view) {
 	for k, r := range s.newcomers {
-		s.sendHead(v, r.slot, s.slots.at(r.slot), s.arrivals[k])
-		s.arrivals[k] = nil
+		s.sendHead(v, r.slot, s.slots.at(r.slot), &s.arrivals[k])
+		s.arrivals[k] = attachment{}
 	}
 	s.arrivals, s.newcomers = s.arrivals[:0], s.newcomers[:0]
 	for k, l := range s.pages {
@@ -70,7 +72,7 @@ func (s *shard) answerArrivals(v *view) {
 func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 	buf := bytebufferpool.Get()
 	defer bytebufferpool.Put(buf)
-	buf.B = append(buf.B, a.head...)
+	buf.B = append(buf.B, a.Head...)
 	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
 	buf.B = s.appendStart(buf.B, v, c, a)
 	n, res := s.writeBytes(c, buf.B)
@@ -124,7 +126,7 @@ func (s *shard) appendNow(dst []byte, v *view, c *slot, a *attachment, reason st
 // known only for channels that had a subscriber, and of a discontinuity only their
 // messages are backfilled.
 func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
-	return a.since.discontinuities == s.log.discontinuities.Load() && c.pos+1 >= s.coverage(v).first
+	return a.Since.Discontinuities == s.log.discontinuities.Load() && c.pos+1 >= s.coverage(v).first
 }
 
 // believes reports whether some instance can have given an ID out.

@@ -1,8 +1,7 @@
 package engine
 
 import (
-	"time"
-
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -22,20 +21,20 @@ type resumePoint struct {
 	raw  string // as sent, for the gap event; kept only while attaching
 }
 
-// attachment is a client on its way from the front to a shard: the request is
-// read and admitted, the descriptor has left netpoll.
-type attachment struct {
-	fd       int         // owned by the attachment, then by its slot
-	head     []byte      // response head, written first; never modified
-	channels []string    // owned; at least one, no duplicates
-	resume   resumePoint // where to start
-	expires  time.Time   // close at this time; zero: never
-	peer     uint32      // the front's handle for its address, given back at close; 0: none
-	since    standing    // when the request was read: "now" of a client without Last-Event-ID
+// resumePointOf reads where the client of a stream left off.
+func resumePointOf(a *front.Stream) resumePoint {
+	if !a.Resumes {
+		return resumePoint{}
+	}
+	p := resumePoint{kind: resumeUnknown, raw: a.LastEventID}
+	if id, _, err := sseproto.ParseEventID(a.LastEventID); err == nil {
+		p.kind, p.id = resumeID, id
+	}
+	return p
 }
 
-// standing is where the log stood at some moment.
-type standing struct {
-	pos             uint64 // of the newest message
-	discontinuities uint64 // how often something had been missed until then
+// attachment is a client that a shard has subscribed and not answered yet.
+type attachment struct {
+	*front.Stream
+	resume resumePoint // where to start
 }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"ssed/sseproto"
 	"time"
+
+	"ssed/sseproto"
 )
 
 // setBackfillingLocked tells resumes to wait until what lies behind the coverage is

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -279,7 +280,7 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	h := shardByHand(t, nil)
 	fd, conn := socketPair(t)
-	a := &attachment{fd: fd, channels: []string{"a"}, since: h.log.standing()}
+	a := &front.Stream{FD: fd, Channels: []string{"a"}, Since: h.log.standing()}
 	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
 	h.engine.conns.Add(1)

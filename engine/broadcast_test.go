@@ -9,15 +9,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/wiretest"
 	"ssed/sseproto"
 )
 
 // until reads lines of a stream up to one, and returns the data lines.
-func (w *wire) until(last string) (data []string) {
-	w.t.Helper()
+func until(w *wiretest.Conn, last string) (data []string) {
+	w.T.Helper()
 	for {
-		line, err := w.r.ReadString('\n')
-		require.NoError(w.t, err)
+		line, err := w.R.ReadString('\n')
+		require.NoError(w.T, err)
 		if line, ok := strings.CutPrefix(strings.TrimSpace(line), "data: "); ok {
 			if data = append(data, line); line == last {
 				return data
@@ -29,22 +30,22 @@ func (w *wire) until(last string) (data []string) {
 func TestEveryStreamGetsTheBroadcastChannelOnce(t *testing.T) {
 	s := serveEngine(t, Config{BroadcastChannel: "all", MaxChannels: 2})
 	s.Log().OpenLocal()
-	var all []*wire
+	var all []*wiretest.Conn
 	for _, query := range []string{"a", "a&channel_id=b", "a&channel_id=all", "all"} {
-		w := s.dial().send(getStream(query))
-		require.Equal(t, 200, w.answer(http.MethodGet).StatusCode)
+		w := s.dial().Send(getStream(query))
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
 		all = append(all, w)
 	}
 	s.Log().Publish("a", sseproto.Message{Data: "m1"})
 	from := s.Log().Publish("all", sseproto.Message{Data: "m2"})
 	s.Log().Publish("all", sseproto.Message{Data: "m3"})
 	for _, w := range all[:3] {
-		require.Equal(t, []string{"m1", "m2", "m3"}, w.until("m3"))
+		require.Equal(t, []string{"m1", "m2", "m3"}, until(w, "m3"))
 	}
-	require.Equal(t, []string{"m2", "m3"}, all[3].until("m3"))
-	late := s.dial().send(getStream("b", "Last-Event-ID: "+from.String()))
-	require.Equal(t, 200, late.answer(http.MethodGet).StatusCode)
-	require.Equal(t, []string{"m3"}, late.until("m3"))
+	require.Equal(t, []string{"m2", "m3"}, until(all[3], "m3"))
+	late := s.dial().Send(getStream("b", "Last-Event-ID: "+from.String()))
+	require.Equal(t, 200, late.Answer(http.MethodGet).StatusCode)
+	require.Equal(t, []string{"m3"}, until(late, "m3"))
 	list := connectionsOf(t, s.Engine, "all", 10)
 	require.Len(t, list, 5)
 	require.EqualValues(t, 3, s.Stats().Channels, "a, b and all")
@@ -58,11 +59,11 @@ func TestBroadcastChannelNeedsNoGrant(t *testing.T) {
 		return Grant{Channels: r.Channels[:1]}, nil
 	})})
 	s.Log().OpenLocal()
-	w := s.dial().send(getStream("a&channel_id=all"))
-	require.Equal(t, 200, w.answer(http.MethodGet).StatusCode)
+	w := s.dial().Send(getStream("a&channel_id=all"))
+	require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
 	s.Log().Publish("all", sseproto.Message{Data: "for everybody"})
-	require.Equal(t, []string{"for everybody"}, w.until("for everybody"))
-	status, _, _ := s.dial().send(getStream("denied")).whole()
+	require.Equal(t, []string{"for everybody"}, until(w, "for everybody"))
+	status, _, _ := s.dial().Send(getStream("denied")).Whole()
 	require.Equal(t, http.StatusForbidden, status, "who may have no stream gets none")
 }
 

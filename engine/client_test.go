@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -68,9 +69,17 @@ func socketPair(t testing.TB) (int, net.Conn) {
 // join attaches a client past the front.
 func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
 	fd, conn := socketPair(t)
-	e.conns.Add(1)
-	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: resume, since: e.log.standing()})
+	attachFd(e, fd, resume, channels...)
 	return newTestClient(t, conn)
+}
+
+// attachFd makes a descriptor a stream, past the front.
+func attachFd(e *Engine, fd int, resume resumePoint, channels ...string) {
+	e.conns.Add(1)
+	e.attach(&front.Stream{
+		FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: e.log.standing(),
+		LastEventID: resume.raw, Resumes: resume.kind != resumeNone,
+	})
 }
 
 func newTestClient(t testing.TB, conn net.Conn) *testClient {

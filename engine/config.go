@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"ssed/engine/internal/front"
+	"ssed/engine/internal/sock"
 	"ssed/internal/invalid"
 	"ssed/sseproto"
 )
@@ -128,7 +130,7 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.Shards, runtime.GOMAXPROCS(0))
 	setDefault(&cfg.RingBytes, 64<<20)
 	setDefault(&cfg.SegmentBytes, int(min(max(cfg.RingBytes/64, minSegmentBytes), maxSegmentBytes)))
-	setDefault(&cfg.MaxConnections, max(fileLimit()-ReservedFiles, 16))
+	setDefault(&cfg.MaxConnections, max(sock.FileLimit()-ReservedFiles, 16))
 	setDefault(&cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
 	setDefault(&cfg.PeerTimeout, time.Minute)
 	setDefault(&cfg.AuthTimeout, 2*time.Second)
@@ -178,11 +180,11 @@ func (cfg Config) Validate() error {
 	}
 	if cfg.MaxConnections < 1 {
 		bad("MaxConnections", "%d is less than 1", cfg.MaxConnections)
-	} else if limit := fileLimit(); cfg.MaxConnections > limit {
+	} else if limit := sock.FileLimit(); cfg.MaxConnections > limit {
 		bad("MaxConnections", "%d is more than the limit of open files, %d", cfg.MaxConnections, limit)
 	}
 	validateListen(cfg.Listen, bad)
-	checkOrigins(cfg.CORSOrigins, bad)
+	front.CheckOrigins(cfg.CORSOrigins, bad)
 	cfg.validateClients(bad)
 	cfg.validateStreams(bad)
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {

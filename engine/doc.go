@@ -1,5 +1,5 @@
-// Package engine serves event streams from one ordered log: connections from
-// accept to close.
+// Package engine serves event streams from one ordered log. Its front, a package
+// within, accepts connections and reads their requests.
 //
 // Its promises:
 //

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -18,7 +19,7 @@ type Engine struct {
 	cfg        Config
 	log        *Log
 	shards     []*shard
-	front      *front
+	front      *front.Front
 	replayer   *replayer   // nil without a history
 	backfiller *backfiller // nil without a history
 	heartbeat  []byte      // what is sent on a silent stream
@@ -55,13 +56,32 @@ func New(cfg Config) (*Engine, error) {
 		}
 		e.shards = append(e.shards, s)
 	}
-	f, err := newFront(e)
+	f, err := front.New(frontConfig(&e.cfg), front.Host{
+		Ready: e.cfg.Ready, Standing: e.log.standing, Attach: e.attach, Connections: &e.conns,
+	})
 	if err != nil {
 		e.discard()
 		return nil, err
 	}
 	e.front = f
 	return e, nil
+}
+
+// frontConfig is what the front needs of a Config.
+func frontConfig(cfg *Config) front.Config {
+	return front.Config{
+		Listen: cfg.Listen, SocketMode: cfg.SocketMode, ReusePort: cfg.ReusePort,
+		MaxConnections: cfg.MaxConnections,
+		MaxPerAddress:  cfg.MaxPerAddress, ConnectRate: cfg.ConnectRate, ConnectBurst: cfg.ConnectBurst,
+		TrustedProxies: cfg.TrustedProxies, ProxyProtocol: cfg.ProxyProtocol,
+		PeerTimeout: cfg.PeerTimeout, Heartbeat: cfg.Heartbeat,
+		HandshakeTimeout: cfg.HandshakeTimeout, MaxAge: cfg.MaxAge,
+		Authorizer: cfg.Authorizer, AuthTimeout: cfg.AuthTimeout,
+		MaxChannels: cfg.MaxChannels,
+		RetryMin:    cfg.RetryMin, RetryMax: cfg.RetryMax,
+		CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
+		Logger: cfg.Logger,
+	}
 }
 
 // discard takes back a construction that failed.
@@ -74,7 +94,7 @@ func (e *Engine) discard() {
 
 // Close gives back what New has taken, in place of Run.
 func (e *Engine) Close() {
-	e.front.close()
+	e.front.Close()
 	e.discard()
 }
 
@@ -85,7 +105,7 @@ func (e *Engine) Log() *Log { return e.log }
 func (e *Engine) Config() Config { return e.cfg }
 
 // Addrs are the addresses that the engine listens on.
-func (e *Engine) Addrs() []net.Addr { return e.front.addrs() }
+func (e *Engine) Addrs() []net.Addr { return e.front.Addrs() }
 
 // Run serves until ctx ends. Then it stops accepting, closes the streams spread
 // over Config.Drain, and returns when all are closed.
@@ -101,7 +121,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
 	}
 	loops.Go(func() { e.trim(readers) })
-	err := e.front.serve()
+	err := e.front.Serve()
 	if err == nil {
 		<-ctx.Done()
 	}
@@ -120,17 +140,17 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // drain closes everything within Config.Drain.
 func (e *Engine) drain() {
-	e.front.stopAccepting()
+	e.front.StopAccepting()
 	deadline := time.Now().Add(e.cfg.Drain)
 	for _, s := range e.shards {
 		s.post(command{order: orderDrain, by: deadline})
 	}
 	e.drained.Wait()
-	e.front.close() // from here on no attachment comes
+	e.front.Close() // from here on no attachment comes
 }
 
 // attach hands a client to the shard with the fewest. It never blocks.
-func (e *Engine) attach(a *attachment) {
+func (e *Engine) attach(a *front.Stream) {
 	n := len(e.shards)
 	start := int(e.turn.Add(1))
 	best := e.shards[start%n]
@@ -146,7 +166,7 @@ func (e *Engine) attach(a *attachment) {
 // closed is told by a shard that a descriptor is closed.
 func (e *Engine) closed(peer uint32) {
 	e.conns.Add(-1)
-	e.front.release(peer)
+	e.front.Release(peer)
 }
 
 // wakeShards wakes the shards whose bit is in mask.
@@ -188,7 +208,7 @@ func (e *Engine) backfillFailed(err error, after, low sseproto.ID) {
 
 // Stats returns a snapshot of the engine's numbers.
 func (e *Engine) Stats() Stats {
-	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.stats()}
+	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.Stats()}
 	for _, s := range e.shards {
 		st.add(&s.count)
 	}

@@ -98,8 +98,8 @@ func linesAfter(t *testing.T, s *served, lastID string, n int) string {
 	byQuery := getStream("a&last_event_id=" + strings.ReplaceAll(lastID, "/", "%2F"))
 	var got [2]string
 	for i, request := range []string{byHeader, byQuery} {
-		w := s.dial().send(request)
-		body := bufio.NewReader(w.answer("GET").Body)
+		w := s.dial().Send(request)
+		body := bufio.NewReader(w.Answer("GET").Body)
 		for k := range n + 1 {
 			line, err := body.ReadString('\n')
 			require.NoError(t, err)

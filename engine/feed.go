@@ -1,8 +1,9 @@
 package engine
 
 import (
-	"ssed/sseproto"
 	"time"
+
+	"ssed/sseproto"
 )
 
 // OpenSpan starts a span: every message with an ID beyond low

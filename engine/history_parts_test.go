@@ -68,8 +68,7 @@ func TestGapEventsOfSeveralChannelsSurviveAFullSocket(t *testing.T) {
 	fd, conn := socketPair(t)
 	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 8<<10))
 	c := newTestClient(t, conn)
-	e.conns.Add(1)
-	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, resume: after(sseproto.ID{Ms: 800}), since: e.log.standing()})
+	attachFd(e, fd, after(sseproto.ID{Ms: 800}), channels...)
 	told := make(map[string]bool)
 	for _, got := range c.next(501) {
 		told[got.data] = true
@@ -94,8 +93,7 @@ func TestCopiesOfALargeEventForThoseWhoDoNotReadAreBounded(t *testing.T) {
 	resume := func() *testClient {
 		fd, conn := socketPair(t)
 		require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 8<<10))
-		e.conns.Add(1)
-		e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: []string{"a"}, resume: after(sseproto.ID{Ms: 800}), since: e.log.standing()})
+		attachFd(e, fd, after(sseproto.ID{Ms: 800}), "a")
 		return newTestClient(t, conn)
 	}
 	first := resume()

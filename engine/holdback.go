@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"ssed/sseproto"
 	"strings"
+
+	"ssed/sseproto"
 )
 
 // heldMessage waits for the discontinuity before it to be backfilled.

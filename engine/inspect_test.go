@@ -195,17 +195,17 @@ func TestFullSocketAndPositionAreSeen(t *testing.T) {
 }
 
 func TestConnectionTellsTheClientsAddress(t *testing.T) {
-	s := serveChanged(t, Config{}, func(*front) {})
-	w := s.dial().send(getStream("a"))
-	require.Equal(t, 200, w.answer(http.MethodGet).StatusCode)
+	s := serveEngine(t, Config{})
+	w := s.dial().Send(getStream("a"))
+	require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
 	require.Equal(t, w.LocalAddr().String(), connectionsOf(t, s.Engine, "a", 1)[0].Client)
 }
 
 func TestConnectionTellsForWhomAProxySpeaks(t *testing.T) {
 	s := serveEngine(t, Config{MaxPerAddress: 5, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	for channel, client := range map[string]string{"four": "203.0.113.9", "six": "2001:db8:1:2::7"} {
-		w := s.dial().send(getStream(channel, "X-Forwarded-For: "+client))
-		require.Equal(t, 200, w.answer(http.MethodGet).StatusCode)
+		w := s.dial().Send(getStream(channel, "X-Forwarded-For: "+client))
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
 	}
 	require.Equal(t, "203.0.113.9", connectionsOf(t, s.Engine, "four", 1)[0].Client)
 	require.Equal(t, "2001:db8:1:2::/64", connectionsOf(t, s.Engine, "six", 1)[0].Client)

@@ -1,8 +1,9 @@
 package engine
 
 import (
-	"ssed/sseproto"
 	"time"
+
+	"ssed/sseproto"
 )
 
 // localClock numbers messages in a process without Redis.

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unsafe"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -200,9 +201,9 @@ func (l *Log) Position() uint64 { return l.head.Load() - 1 }
 
 // standing is where the log stands now. The discontinuities come first: a position from behind
 // one that counts as a position from before it is only looked at twice.
-func (l *Log) standing() standing {
+func (l *Log) standing() front.Standing {
 	discontinuities := l.discontinuities.Load()
-	return standing{pos: l.Position(), discontinuities: discontinuities}
+	return front.Standing{Position: l.Position(), Discontinuities: discontinuities}
 }
 
 // safePosition is the lowest position that a reader may still look at.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -20,7 +21,7 @@ func TestEventOfAFormerOwnerDoesNotTouchTheSlot(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = syscall.Close(other) }()
 	h.engine.conns.Add(1)
-	h.engine.attach(&attachment{fd: fd, channels: []string{"a"}})
+	h.engine.attach(&front.Stream{FD: fd, Channels: []string{"a"}})
 	h.watch()
 	h.closeSlot(1, CloseExpired)
 	c := h.arrive(t, resumePoint{}, "a")

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"slices"
+
 	"ssed/sseproto"
 )
 

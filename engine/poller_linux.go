@@ -2,9 +2,10 @@ package engine
 
 import (
 	"fmt"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ssed/engine/internal/sock"
 )
 
 // poller is the epoll of one shard and its wake-up descriptor. Only wake may be
@@ -92,68 +93,24 @@ func (p *poller) close() {
 	_ = unix.Close(p.epfd)
 }
 
-// ioResult is the outcome of one non-blocking system call.
-type ioResult uint8
-
-const (
-	ioOK     ioResult = iota
-	ioAgain           // the socket is full, or has nothing to read
-	ioFailed          // the connection is gone
+// The socket calls, by the names that the loops use.
+type (
+	iovec    = sock.Iovec
+	ioResult = sock.Result
 )
 
-func resultOf(errno unix.Errno) ioResult {
-	switch errno {
-	case 0:
-		return ioOK
-	case unix.EAGAIN, unix.EINTR, unix.ENOBUFS:
-		return ioAgain
-	}
-	return ioFailed
-}
+const (
+	ioOK      = sock.OK
+	ioAgain   = sock.Again
+	ioFailed  = sock.Failed
+	maxIovecs = sock.MaxIovecs
+)
 
-// iovec is one piece of a gathered write.
-type iovec = unix.Iovec
-
-// piece returns b as an iovec; b must not be empty and stays borrowed until the write.
-func piece(b []byte) iovec {
-	v := iovec{Base: unsafe.SliceData(b)}
-	v.SetLen(len(b))
-	return v
-}
-
-// extend lets v reach over b as well when b lies right behind it in memory.
-func extend(v *iovec, b []byte) bool {
-	if unsafe.Add(unsafe.Pointer(v.Base), v.Len) != unsafe.Pointer(unsafe.SliceData(b)) {
-		return false
-	}
-	v.SetLen(int(v.Len) + len(b))
-	return true
-}
-
-// maxIovecs is the kernel's limit for one sendmsg (UIO_MAXIOV).
-const maxIovecs = 1024
-
-// sendFd is sendto(2) for one piece and sendmsg(2) for more. They do what write(2) and
-// writev(2) do on a socket with less of the kernel's file layer: of the 4.4 µs that
-// 2 bytes take on loopback, 0.4 µs less; of the 4.8 µs of 160 bytes, 0.25 µs (medians of
-// 40 rounds over 4,000 sockets). They do not block, so the scheduler need not be told.
-func sendFd(fd int, vec []iovec) (int, ioResult) {
-	const flags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
-	var n uintptr
-	var errno unix.Errno
-	if len(vec) == 1 {
-		n, _, errno = unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd),
-			uintptr(unsafe.Pointer(vec[0].Base)), uintptr(vec[0].Len), flags, 0, 0)
-	} else {
-		msg := unix.Msghdr{Iov: &vec[0]}
-		msg.SetIovlen(len(vec))
-		n, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), flags)
-	}
-	if errno != 0 {
-		return 0, resultOf(errno)
-	}
-	return int(n), ioOK
-}
+func piece(b []byte) iovec                       { return sock.Piece(b) }
+func extend(v *iovec, b []byte) bool             { return sock.Extend(v, b) }
+func sendFd(fd int, vec []iovec) (int, ioResult) { return sock.Send(fd, vec) }
+func readFd(fd int, b []byte) (int, ioResult)    { return sock.Read(fd, b) }
+func closeFd(fd int)                             { sock.Close(fd) }
 
 // yieldCPU lets whoever waits for this processor run first. A loop that serves a large
 // channel is one long computation to the kernel, which lets others wait for milliseconds;
@@ -161,24 +118,3 @@ func sendFd(fd int, vec []iovec) (int, ioResult) {
 // clients, three rounds in turn: a small channel's p99 beside broadcasts falls from 10.2 to
 // 10.8 ms to 2.4 to 2.8 ms; a broadcast to 15,000 takes 82 instead of 78 ms.
 func yieldCPU() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
-// readFd is read(2).
-func readFd(fd int, b []byte) (int, ioResult) {
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-	if errno != 0 {
-		return 0, resultOf(errno)
-	}
-	return int(n), ioOK
-}
-
-// closeFd is the only place where a parked descriptor is closed.
-func closeFd(fd int) { _ = unix.Close(fd) }
-
-// fileLimit is the number of files this process may have open.
-func fileLimit() int {
-	var lim unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
-		return 1024
-	}
-	return int(min(lim.Cur, 1<<30))
-}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/valyala/bytebufferpool"
+
+	"ssed/engine/internal/front"
 )
 
 // ref names a slot as it was at some time.
@@ -17,8 +19,8 @@ type ref struct{ slot, gen uint32 }
 // command is something that another goroutine wants of a shard: the first field
 // that is set.
 type command struct {
-	attach *attachment // a new connection
-	page   *replay     // what the history told for to
+	attach *front.Stream // a new connection
+	page   *replay       // what the history told for to
 	to     ref
 	ask    ask // a question about its connections
 	order  order
@@ -66,7 +68,7 @@ type shard struct {
 	own         batch    // scratch: one slot's messages
 	heads       []uint64 // scratch of gatherOwn
 	single      [1]iovec // scratch of writeBytes
-	arrivals    []*attachment
+	arrivals    []attachment
 	newcomers   []ref     // subscribed in this pass, not yet answered
 	barrier     *barrier  // the newest that the loop has come to; at first one before all
 	barrierNext uint32    // slot to look at next for it; 0: it is done

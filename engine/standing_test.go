@@ -7,15 +7,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
 // request is a client without Last-Event-ID whose request was read when the log stood
 // at since, and that is attached now: an Authorizer took its time.
-func request(t *testing.T, e *Engine, since standing, channels ...string) *testClient {
+func request(t *testing.T, e *Engine, since front.Standing, channels ...string) *testClient {
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
-	e.attach(&attachment{fd: fd, head: []byte("HEAD\n"), channels: channels, since: since})
+	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since})
 	return newTestClient(t, conn)
 }
 
@@ -109,7 +110,7 @@ func TestPlaceOfALongDecisionIsForgotten(t *testing.T) {
 		h.f.t, h.f.n = h.f.t+1, 0
 		h.f.publish("noise", strings.Repeat("x", 20))
 	}
-	_, known := h.log.idAt(since.pos)
+	_, known := h.log.idAt(since.Position)
 	require.False(t, known)
 	last := h.f.publish("a", "too early")
 	c := request(t, h.engine, since, "a")
@@ -131,7 +132,7 @@ func TestDecisionInQuietTimesCostsNothing(t *testing.T) {
 	for i := range 10 {
 		f.publish("a", fmt.Sprint("m", i))
 	}
-	for _, s := range []standing{early, since} {
+	for _, s := range []front.Standing{early, since} {
 		require.Equal(t, numbered("m", 0, 9), datas(request(t, e, s, "a").next(10)))
 	}
 	require.Zero(t, e.Stats().ResumedHistory+e.Stats().ResumedRing)

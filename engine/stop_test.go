@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/wiretest"
 	"ssed/sseproto"
 )
 
@@ -47,9 +48,18 @@ func TestRunWaitsForReadersOfTheHistory(t *testing.T) {
 }
 
 func TestAttachmentThatComesDuringTheDrainIsClosed(t *testing.T) {
+	deciding, closing, finish := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	e, err := New(Config{
 		Listen: []string{"127.0.0.1:0"}, Shards: 2, History: newMemoryHistory(), Drain: time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Authorizer: authorizer(func(ctx context.Context, _ *AuthRequest) (Grant, error) {
+			close(deciding)
+			<-ctx.Done() // the drain is over, the front closes and waits for this decision
+			close(closing)
+			<-finish
+			return Grant{}, ctx.Err()
+		}),
+		AuthTimeout: time.Hour,
 	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -57,11 +67,12 @@ func TestAttachmentThatComesDuringTheDrainIsClosed(t *testing.T) {
 	go func() { ended <- e.Run(ctx) }()
 	f := startFeed(e, 1000)
 	f.tick(sseproto.ID{Ms: 1000})
-	e.front.handshakes.Add(1) // a request that is being read
+	wiretest.Dial(t, "tcp", e.Addrs()[0].String(), "").Send(getStream("a"))
+	<-deciding
 	cancel()
-	require.Eventually(t, e.front.closing.Load, waitLong, pollEvery)
+	<-closing
 	c := join(t, e, after(sseproto.ID{Ms: 800}), "a")
-	e.front.handshakes.Done()
+	close(finish)
 	require.NoError(t, <-ended)
 	c.ended()
 	require.Zero(t, e.conns.Load())

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"ssed/engine/internal/front"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -78,7 +80,7 @@ func TestGrantForCenturiesDoesNotEndAtOnce(t *testing.T) {
 		fd, conn := socketPair(t)
 		newTestClient(t, conn)
 		h.engine.conns.Add(1)
-		h.engine.attach(&attachment{fd: fd, channels: []string{"a"}, since: h.log.standing(), expires: h.engine.started.Add(ahead)})
+		h.engine.attach(&front.Stream{FD: fd, Channels: []string{"a"}, Since: h.log.standing(), Expires: h.engine.started.Add(ahead)})
 	}
 	h.pass()
 	h.sweeper.owed = float64(h.slots.used)

@@ -30,7 +30,7 @@ func (e *Engine) trim(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		now := e.front.counters.accepted.Load()
+		now := e.front.Accepted()
 		if now-trimmed >= trimAfter && now-last < trimQuiet*uint64(trimEvery/time.Second) {
 			debug.FreeOSMemory()
 			trimmed = now

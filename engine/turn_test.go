@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -28,7 +29,9 @@ func shardByHand(t *testing.T, change func(*Config)) byHand {
 	if change != nil {
 		change(&cfg)
 	}
-	e := &Engine{cfg: cfg.withDefaults(), started: time.Now(), front: &front{peers: newPeers(0, 0, 0)}}
+	noListener, err := front.New(front.Config{}, front.Host{})
+	require.NoError(t, err)
+	e := &Engine{cfg: cfg.withDefaults(), started: time.Now(), front: noListener}
 	e.log = newLog(e.cfg.RingBytes, e.cfg.SegmentBytes, 2, false, e.wakeShards)
 	s, err := newShard(e, 0)
 	require.NoError(t, err)

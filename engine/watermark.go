@@ -3,8 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
-	"ssed/sseproto"
 	"time"
+
+	"ssed/sseproto"
 )
 
 // learnWatermark takes in how far the history is written.

@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -28,7 +29,7 @@ func (p *plea) copyHead(head []byte, limits sseproto.Limits) {
 }
 
 // decide asks the Authorizer and does what it says. The connection is ours alone.
-func (f *front) decide(h *handshake) {
+func (f *Front) decide(h *handshake) {
 	f.counters.deciding.Add(1)
 	defer f.counters.deciding.Add(-1)
 	grant, err := f.ask(h)
@@ -42,28 +43,28 @@ func (f *front) decide(h *handshake) {
 		answer, _ := f.appendUnavailable(nil, req, reason, why)
 		f.dismiss(h, answer)
 	case string(req.Method) == http.MethodHead:
-		f.dismiss(h, h.next.head)
+		f.dismiss(h, h.next.Head)
 	default:
-		h.next.channels = grant.Channels
-		h.next.expires = earlier(h.next.expires, grant.Expires)
+		h.next.Channels = grant.Channels
+		h.next.Expires = earlier(h.next.Expires, grant.Expires)
 		f.handOver(h.next)
 	}
 }
 
 // ask calls the Authorizer. A panic in it concerns this client alone.
-func (f *front) ask(h *handshake) (grant Grant, err error) {
+func (f *Front) ask(h *handshake) (grant Grant, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			f.panicked("authorizer", cause, debug.Stack())
 			err = errUndecided
 		}
 	}()
-	ctx, cancel := context.WithTimeout(f.decisions, f.e.cfg.AuthTimeout)
+	ctx, cancel := context.WithTimeout(f.decisions, f.cfg.AuthTimeout)
 	defer cancel()
-	return f.e.cfg.Authorizer.Authorize(ctx, &AuthRequest{Request: &h.plea.req, Channels: h.next.channels, Client: h.plea.client})
+	return f.cfg.Authorizer.Authorize(ctx, &AuthRequest{Request: &h.plea.req, Channels: h.next.Channels, Client: h.plea.client})
 }
 
-var errUndecided = errors.New("engine: no decision")
+var errUndecided = errors.New("front: no decision")
 
 // denialOf is what a client is told about an error of the Authorizer. Only a
 // *Denial with a status that denies is told; all else means that there was no
@@ -79,7 +80,7 @@ func denialOf(err error) *Denial {
 // appendDenial extends dst with a denial as the answer. Without a decision an
 // EventSource is asked to come again; with one it gets the status, after which it
 // stays away (HTML §9.2.3), as it should.
-func (f *front) appendDenial(dst []byte, req *sseproto.Request, denial *Denial) []byte {
+func (f *Front) appendDenial(dst []byte, req *sseproto.Request, denial *Denial) []byte {
 	if denial.Status == http.StatusServiceUnavailable {
 		if wantsEventStream(req) {
 			dst, _ = f.appendUnavailable(dst, req, RefuseUndecided, "")
@@ -128,26 +129,12 @@ func hasField(fields []sseproto.Field, name string) bool {
 }
 
 // dismiss answers and closes a connection that has left netpoll.
-func (f *front) dismiss(h *handshake, answer []byte) {
-	if n, result := sendFd(h.fd, []iovec{piece(answer)}); result == ioAgain || result == ioOK && n < len(answer) {
+func (f *Front) dismiss(h *handshake, answer []byte) {
+	if n, result := sock.Send(h.fd, []sock.Iovec{sock.Piece(answer)}); result == sock.Again || result == sock.OK && n < len(answer) {
 		f.counters.refused[RefuseUnread].Add(1)
 	}
-	shutdownWrite(h.fd)
-	discardInput(h.fd)
-	closeFd(h.fd)
+	sock.ShutdownWrite(h.fd)
+	sock.Discard(h.fd)
+	sock.Close(h.fd)
 	f.ended(h)
-}
-
-// discardReads bounds what discardInput reads: 64 KiB.
-const discardReads = 16
-
-// discardInput throws away what has come, since closing with unread input resets
-// the connection and could take the answer with it. For more it does not wait.
-func discardInput(fd int) {
-	var scratch [4 << 10]byte
-	for range discardReads {
-		if n, result := readFd(fd, scratch[:]); result != ioOK || n == 0 {
-			return
-		}
-	}
 }

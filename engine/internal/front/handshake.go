@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/cloudwego/netpoll"
 	"github.com/valyala/bytebufferpool"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -31,7 +32,7 @@ type handshake struct {
 	context.Context // netpoll gives it back to runTask and onRequest
 
 	// fixed after construction
-	front *front
+	front *Front
 	conn  detachable
 	fd    int
 
@@ -43,7 +44,7 @@ type handshake struct {
 	peer   uint32       // handle of the address in front.peers; 0: not counted
 	over   RefuseReason // the limit that the address exceeds; notRefused: none
 	excess int          // bytes that may still be thrown away while lingering
-	next   *attachment  // what it becomes, once detached
+	next   *Stream      // what it becomes, once detached
 	plea   *plea        // what has to be decided before, nil: nothing
 	served bool         // it had an answer
 
@@ -112,12 +113,12 @@ const (
 	lingerBytes = 2 << 20
 )
 
-func newHandshake(f *front, conn netpoll.Connection) *handshake {
+func newHandshake(f *Front, conn netpoll.Connection) *handshake {
 	h := &handshake{Context: context.Background(), front: f, conn: conn.(detachable)}
 	h.fd = h.conn.Fd()
 	from := conn.RemoteAddr().(*remoteAddr)
 	h.addr, h.peer, h.over = from.Addr(), from.peer, from.over
-	if f.e.cfg.ProxyProtocol && f.clients.trusts(h.addr) {
+	if f.cfg.ProxyProtocol && f.clients.trusts(h.addr) {
 		h.phase = phaseProxied
 	}
 	_ = conn.AddCloseCallback(h.closed)
@@ -320,9 +321,9 @@ func (h *handshake) flush(out *bytebufferpool.ByteBuffer) bool {
 	if len(out.B) == 0 {
 		return true
 	}
-	n, result := sendFd(h.fd, []iovec{piece(out.B)})
-	if result != ioOK || n < len(out.B) {
-		if result != ioFailed {
+	n, result := sock.Send(h.fd, []sock.Iovec{sock.Piece(out.B)})
+	if result != sock.OK || n < len(out.B) {
+		if result != sock.Failed {
 			h.front.counters.refused[RefuseUnread].Add(1)
 		}
 		h.end()
@@ -344,7 +345,7 @@ func (h *handshake) end() {
 func (h *handshake) linger() {
 	h.phase = phaseLingering
 	h.excess = lingerBytes
-	shutdownWrite(h.fd)
+	sock.ShutdownWrite(h.fd)
 }
 
 func (h *handshake) discard(in netpoll.Reader) {

@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ const (
 
 // appendAnswer extends dst with the answer to req. With thenAttach it has set h.next,
 // with thenAuthorize h.plea too, but for the copy of the head.
-func (f *front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
 	isKnown := true
 	switch string(req.Path) {
 	case pathStream, pathHealth, pathReady:
@@ -86,7 +86,7 @@ func isKnownMethod(method string) bool {
 	return false
 }
 
-func (f *front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
+func (f *Front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
 	resp := sseproto.Response{Status: http.StatusNoContent, Allow: allowedMethods}
 	if req.Header("Access-Control-Request-Method") != nil {
 		resp.CORS = f.cors.preflight(req)
@@ -94,7 +94,7 @@ func (f *front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterA
 	return f.append(dst, req, &resp)
 }
 
-func (f *front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
+func (f *Front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
 	if _, why, ok := f.availability(); !ok {
 		return f.appendText(dst, req, http.StatusServiceUnavailable, why)
 	}
@@ -103,12 +103,12 @@ func (f *front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afte
 
 // appendStream checks a request for a stream. If it can be had, nothing is written:
 // the shard sends the head.
-func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+func (f *Front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
 	if h.over != notRefused && !f.chargeAgain(h) {
 		return f.appendUnavailable(dst, req, h.over, whyRefused(h.over))
 	}
-	since := f.e.log.standing()
-	channels, err := sseproto.ChannelIDs(nil, req.Query, f.e.cfg.MaxChannels)
+	since := f.host.Standing()
+	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
 	if err != nil {
 		return f.appendText(dst, req, sseproto.StatusOf(err), textOf(err))
 	}
@@ -127,26 +127,27 @@ func (f *front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 		}
 		h.peer = peer
 	}
-	return f.admitStream(dst, req, h, client, f.newAttachment(h.fd, req, channels, h.peer, since))
+	return f.admitStream(dst, req, h, client, f.newStream(h.fd, req, channels, h.peer, since))
 }
 
-// newAttachment is what a request for a stream becomes.
-func (f *front) newAttachment(fd int, req *sseproto.Request, channels []string, peer uint32, since standing) *attachment {
-	return &attachment{
-		fd: fd, head: f.heads.get(f.cors.grant(req.Header("Origin"))), channels: channels,
-		resume: resumeOf(req), expires: f.maxAge(), peer: peer, since: since,
+// newStream is what a request for a stream becomes.
+func (f *Front) newStream(fd int, req *sseproto.Request, channels []string, peer uint32, since Standing) *Stream {
+	lastEventID, resumes := lastEventIDOf(req)
+	return &Stream{
+		FD: fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
+		LastEventID: lastEventID, Resumes: resumes, Expires: f.maxAge(), Peer: peer, Since: since,
 	}
 }
 
 // admitStream lets the connection become what next says, or asks the Authorizer.
-func (f *front) admitStream(dst []byte, req *sseproto.Request, h *handshake, client netip.Addr, next *attachment) ([]byte, afterAnswer) {
+func (f *Front) admitStream(dst []byte, req *sseproto.Request, h *handshake, client netip.Addr, next *Stream) ([]byte, afterAnswer) {
 	h.next = next
 	switch {
-	case f.e.cfg.Authorizer != nil:
+	case f.cfg.Authorizer != nil:
 		h.plea = &plea{client: client}
 		return dst, thenAuthorize
 	case string(req.Method) == http.MethodHead:
-		return append(dst, next.head...), thenClose
+		return append(dst, next.Head...), thenClose
 	}
 	return dst, thenAttach
 }
@@ -154,8 +155,8 @@ func (f *front) admitStream(dst []byte, req *sseproto.Request, h *handshake, cli
 // maxAge draws when a stream that begins now is closed; the zero time is never.
 // Streams that began together, after a restart of another instance, do not end
 // together.
-func (f *front) maxAge() time.Time {
-	age := f.e.cfg.MaxAge
+func (f *Front) maxAge() time.Time {
+	age := f.cfg.MaxAge
 	if age == 0 {
 		return time.Time{}
 	}
@@ -178,24 +179,18 @@ func whyRefused(over RefuseReason) string {
 	return "too many connections from this address"
 }
 
-// resumeOf reads where the client left off.
-func resumeOf(req *sseproto.Request) resumePoint {
+// lastEventIDOf reads where the client left off. The position comes first in it, so that
+// what is cut from a long one tells nothing.
+func lastEventIDOf(req *sseproto.Request) (id string, ok bool) {
 	var buf [maxRequestedBytes]byte
 	raw, ok := req.LastEventID(buf[:0])
-	if !ok {
-		return resumePoint{}
-	}
-	p := resumePoint{kind: resumeUnknown, raw: string(raw[:min(len(raw), maxRequestedBytes)])}
-	if id, _, err := sseproto.ParseEventID(raw); err == nil {
-		p.kind, p.id = resumeID, id
-	}
-	return p
+	return string(raw[:min(len(raw), maxRequestedBytes)]), ok
 }
 
 // appendUnavailable turns a stream request away. A browser never comes back after
 // anything but a 200 (HTML §9.2.3), so it gets an empty stream that tells it when to;
 // programs get the status that they understand.
-func (f *front) appendUnavailable(dst []byte, req *sseproto.Request, reason RefuseReason, why string) ([]byte, afterAnswer) {
+func (f *Front) appendUnavailable(dst []byte, req *sseproto.Request, reason RefuseReason, why string) ([]byte, afterAnswer) {
 	f.counters.refused[reason].Add(1)
 	if !wantsEventStream(req) {
 		return f.append(dst, req, &sseproto.Response{
@@ -211,7 +206,7 @@ func (f *front) appendUnavailable(dst []byte, req *sseproto.Request, reason Refu
 
 // appendOverload answers on a connection that there is no room to read from. Input
 // is what has arrived of its request.
-func (f *front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
+func (f *Front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 	req, n, err := sseproto.ParseRequest(input, f.limits)
 	if err == nil && n > 0 && string(req.Path) != pathStream {
 		f.counters.refused[reason].Add(1)
@@ -239,31 +234,31 @@ func statusFor(reason RefuseReason) int {
 }
 
 // appendProxyRefusal answers a trusted proxy that does not begin with its header.
-func (f *front) appendProxyRefusal(dst []byte) []byte {
+func (f *Front) appendProxyRefusal(dst []byte) []byte {
 	f.counters.refused[RefuseProxy].Add(1)
 	return f.appendRefused(dst, http.StatusBadRequest, "a PROXY header is missing or malformed")
 }
 
 // appendRefusal answers what is not a request; nothing is known of it, so there is
 // no origin either.
-func (f *front) appendRefusal(dst []byte, err error) []byte {
+func (f *Front) appendRefusal(dst []byte, err error) []byte {
 	f.counters.refused[RefuseProtocol].Add(1)
 	return f.appendRefused(dst, sseproto.StatusOf(err), textOf(err))
 }
 
-func (f *front) appendRefused(dst []byte, status int, text string) []byte {
+func (f *Front) appendRefused(dst []byte, status int, text string) []byte {
 	resp := sseproto.Response{Status: status, Body: text + "\n", Close: true, Date: time.Now(), CORS: f.cors.grant(nil)}
 	f.count(resp.Status)
 	return resp.AppendTo(dst)
 }
 
-func (f *front) appendText(dst []byte, req *sseproto.Request, status int, text string) ([]byte, afterAnswer) {
+func (f *Front) appendText(dst []byte, req *sseproto.Request, status int, text string) ([]byte, afterAnswer) {
 	return f.append(dst, req, &sseproto.Response{Status: status, Body: text + "\n"})
 }
 
 // append extends dst with resp as the answer to req, and says whether another
 // request may follow on the connection.
-func (f *front) append(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
+func (f *Front) append(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
 	then := thenKeep
 	switch {
 	case req.HasBody():
@@ -281,11 +276,11 @@ func (f *front) append(dst []byte, req *sseproto.Request, resp *sseproto.Respons
 	return resp.AppendTo(dst), then
 }
 
-func (f *front) count(status int) { f.counters.answered[status/100].Add(1) }
+func (f *Front) count(status int) { f.counters.answered[status/100].Add(1) }
 
 // retryDelay is when a client that was turned away shall come again.
-func (f *front) retryDelay(reason RefuseReason) time.Duration {
-	low, high := f.e.cfg.RetryMin, f.e.cfg.RetryMax
+func (f *Front) retryDelay(reason RefuseReason) time.Duration {
+	low, high := f.cfg.RetryMin, f.cfg.RetryMax
 	switch reason {
 	case RefuseFull, RefuseFiles, RefuseAddress, RefuseRate:
 		low, high = fullRetryFactor*low, fullRetryFactor*high

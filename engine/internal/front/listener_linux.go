@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"context"
@@ -12,9 +12,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ssed/engine/internal/sock"
 )
 
 // listener is one public address. It accepts for netpoll, in place of netpoll's
@@ -23,7 +24,7 @@ import (
 // the listener out of its poller and try again after up to a second.
 type listener struct {
 	// fixed after construction
-	front   *front
+	front   *Front
 	address string // as configured
 	addr    net.Addr
 	network string
@@ -49,30 +50,30 @@ const (
 )
 
 // listen opens "host:port" or "unix:/path".
-func listen(f *front, address string) (*listener, error) {
+func listen(f *Front, address string) (*listener, error) {
 	l := &listener{front: f, address: address, network: "tcp", fd: -1, spare: -1}
 	target := address
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		l.network, l.path, target = "unix", path, path
 		if err := removeStaleSocket(path); err != nil {
-			return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+			return nil, fmt.Errorf("front: listen %q: %w", address, err)
 		}
 	}
 	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
-		return tuneListener(network, raw, &f.e.cfg)
+		return tuneListener(network, raw, &f.cfg)
 	}}
 	// A socket of Multipath TCP has no TCP_USER_TIMEOUT.
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), l.network, target)
 	if err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("front: %w", err)
 	}
-	if err := l.setMode(f.e.cfg.SocketMode); err != nil {
+	if err := l.setMode(f.cfg.SocketMode); err != nil {
 		_ = ln.Close() // and with it the file
-		return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+		return nil, fmt.Errorf("front: listen %q: %w", address, err)
 	}
 	if err := l.takeFrom(ln); err != nil {
-		return nil, fmt.Errorf("engine: listen %q: %w", address, err)
+		return nil, fmt.Errorf("front: listen %q: %w", address, err)
 	}
 	l.openSpare()
 	return l, nil
@@ -198,7 +199,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		fd, peer, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			from, refused := l.front.admit(addrOf(peer))
+			from, refused := l.front.admit(sock.AddrOf(peer))
 			switch {
 			case refused != notRefused:
 				l.refuseLocked(fd, refused)
@@ -230,14 +231,14 @@ func (l *listener) Accept() (net.Conn, error) {
 // its request asks for if that is here already, else as a stream would be answered,
 // since clients of streams never come back after anything but a 200.
 func (l *listener) refuseLocked(fd int, reason RefuseReason) {
-	n, result := readFd(fd, l.scratch[:])
-	if result != ioOK {
+	n, result := sock.Read(fd, l.scratch[:])
+	if result != sock.OK {
 		n = 0
 	}
 	l.out = l.front.appendOverload(l.out[:0], l.scratch[:n], reason)
-	_, _ = sendFd(fd, []iovec{piece(l.out)})
-	shutdownWrite(fd)
-	closeFd(fd)
+	_, _ = sock.Send(fd, []sock.Iovec{sock.Piece(l.out)})
+	sock.ShutdownWrite(fd)
+	sock.Close(fd)
 }
 
 // refuseWithSpareLocked refuses the first connection of the queue in the place of
@@ -350,34 +351,3 @@ type remoteAddr struct {
 
 // Network implements net.Addr.
 func (*remoteAddr) Network() string { return "tcp" }
-
-// peekFd reads without taking (recv(2), MSG_PEEK).
-func peekFd(fd int, b []byte) (int, ioResult) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_PEEK, 0, 0)
-	if errno != 0 {
-		return 0, resultOf(errno)
-	}
-	return int(n), ioOK
-}
-
-func addrOf(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
-}
-
-// peerOf is the address of the peer of a connected socket; none of a unix socket.
-func peerOf(fd int) netip.AddrPort {
-	sa, err := unix.Getpeername(fd)
-	if err != nil {
-		return netip.AddrPort{} // it has just been reset
-	}
-	return addrOf(sa)
-}
-
-// shutdownWrite ends our side of a connection; the peer sees the end of the answer.
-func shutdownWrite(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) }

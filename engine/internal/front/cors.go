@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"net/url"
@@ -41,8 +41,8 @@ func newCORSPolicy(origins []string, credentials bool) corsPolicy {
 	return p
 }
 
-// checkOrigins reports what is wrong with Config.CORSOrigins.
-func checkOrigins(origins []string, bad func(field, format string, args ...any)) {
+// CheckOrigins reports what is wrong with CORSOrigins.
+func CheckOrigins(origins []string, bad func(field, format string, args ...any)) {
 	if len(origins) == 0 {
 		bad("CORSOrigins", "no origin given")
 	}

@@ -1,9 +1,10 @@
-package engine
+package front
 
 import (
 	"net/http"
 	"runtime/debug"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -18,18 +19,18 @@ import (
 // The descriptor was never known to netpoll, so the shard is its only owner.
 func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 	f := l.front
-	if f.e.cfg.Authorizer != nil || from.over != notRefused || f.clients.trusts(from.Addr()) {
+	if f.cfg.Authorizer != nil || from.over != notRefused || f.clients.trusts(from.Addr()) {
 		return false
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
 			// A bug. Netpoll's way is guarded and counts it, if the request is its cause.
-			f.e.cfg.Logger.Error("engine: accept panicked", "cause", cause, "stack", string(debug.Stack()))
+			f.cfg.Logger.Error("front: accept panicked", "cause", cause, "stack", string(debug.Stack()))
 			done = false
 		}
 	}()
-	n, result := peekFd(fd, l.scratch[:])
-	if result != ioOK || n == 0 {
+	n, result := sock.Peek(fd, l.scratch[:])
+	if result != sock.OK || n == 0 {
 		return false
 	}
 	req, head, err := sseproto.ParseRequest(l.scratch[:n], f.limits)
@@ -40,7 +41,7 @@ func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 	if next == nil {
 		return false
 	}
-	if n, result := readFd(fd, l.scratch[:head]); result != ioOK || n != head {
+	if n, result := sock.Read(fd, l.scratch[:head]); result != sock.OK || n != head {
 		return false // somebody else reads from it; let netpoll find out
 	}
 	f.handOver(next)
@@ -49,17 +50,17 @@ func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 
 // plainStream returns what becomes of a request when it is for a stream that can
 // be had now, without anything to be answered first; else nil. It changes nothing.
-func (f *front) plainStream(fd int, req *sseproto.Request, peer uint32) *attachment {
+func (f *Front) plainStream(fd int, req *sseproto.Request, peer uint32) *Stream {
 	if string(req.Path) != pathStream || string(req.Method) != http.MethodGet || req.HasBody() || f.full() {
 		return nil
 	}
-	since := f.e.log.standing()
+	since := f.host.Standing()
 	if _, _, ok := f.availability(); !ok {
 		return nil
 	}
-	channels, err := sseproto.ChannelIDs(nil, req.Query, f.e.cfg.MaxChannels)
+	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
 	if err != nil {
 		return nil
 	}
-	return f.newAttachment(fd, req, channels, peer, since)
+	return f.newStream(fd, req, channels, peer, since)
 }

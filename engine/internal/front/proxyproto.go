@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ const (
 )
 
 // errProxyHeader is the one answer to a header that is not one.
-var errProxyHeader = errors.New("engine: missing or malformed PROXY header")
+var errProxyHeader = errors.New("front: missing or malformed PROXY header")
 
 // parseProxyHeader reads a header at the start of b: n is its length, source the
 // client, which is the zero value where the proxy speaks for itself (LOCAL, its

@@ -1,4 +1,4 @@
-package engine
+package front
 
 import (
 	"context"
@@ -39,7 +39,7 @@ type Denial struct {
 func (d *Denial) Error() string { return "engine: denied: " + d.Body }
 
 // Authorizer decides who may open a stream. Authorize is called on a goroutine
-// of its own and may take its time; ctx ends after Config.AuthTimeout, or when the
+// of its own and may take its time; ctx ends after engine.Config.AuthTimeout, or when the
 // server closes what its drain has left, and does not when the client leaves. Errors
 // other than *Denial are answered with 503.
 type Authorizer interface {

@@ -1,0 +1,29 @@
+package front
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMaximumAgeIsJittered(t *testing.T) {
+	f := &Front{cfg: Config{MaxAge: time.Hour}}
+	least, most := time.Hour, time.Duration(0)
+	for range 1000 {
+		age := time.Until(f.maxAge())
+		least, most = min(least, age), max(most, age)
+	}
+	require.InDelta(t, 48, least.Minutes(), 1)
+	require.InDelta(t, 60, most.Minutes(), 1)
+	f.cfg.MaxAge = 0
+	require.True(t, f.maxAge().IsZero())
+}
+
+func TestEarlierOfTwoTimes(t *testing.T) {
+	now := time.Now()
+	require.Equal(t, now, earlier(now, now.Add(1)))
+	require.Equal(t, now, earlier(now.Add(1), now))
+	require.Equal(t, now, earlier(time.Time{}, now))
+	require.Equal(t, now, earlier(now, time.Time{}))
+}

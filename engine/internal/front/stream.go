@@ -1,0 +1,70 @@
+package front
+
+import (
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Stream is a client on its way from the front to a loop: its request is read and
+// admitted, the descriptor has left netpoll.
+type Stream struct {
+	FD          int       // owned by the Stream, then by who takes it
+	Head        []byte    // response head, written first; shared, never modified
+	Channels    []string  // owned; at least one, no duplicates
+	LastEventID string    // as sent, at most 256 bytes of it; owned
+	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
+	Expires     time.Time // close at this time; zero: never
+	Peer        uint32    // handle for Release when the descriptor is closed; 0: none
+	Since       Standing  // when the request was read: "now" of a client without Last-Event-ID
+}
+
+// Standing is where the log of the host stood at some moment. The front carries it and
+// does not look at it.
+type Standing struct {
+	Position        uint64 // of the newest message
+	Discontinuities uint64 // how often something had been missed until then
+}
+
+// Host is what the front asks of the engine. All of it may be called from any goroutine,
+// and none of it blocks.
+type Host struct {
+	// Ready tells whether a stream can be served now, and if not, why.
+	Ready func() (ok bool, reason string)
+	// Standing tells where the log stands. It is asked before the request is judged.
+	Standing func() Standing
+	// Attach takes over a stream. Its descriptor and its place in Connections are the
+	// host's from here on; it gives back Peer by Release.
+	Attach func(*Stream)
+	// Connections counts open client connections, handshakes included. The front adds
+	// each that it accepts and takes off those that end before Attach.
+	Connections *atomic.Int64
+}
+
+// Config sets up a Front. The fields are those of engine.Config of the same names; the
+// defaults are filled in and they are valid.
+type Config struct {
+	Listen                    []string
+	SocketMode                fs.FileMode
+	ReusePort                 bool
+	MaxConnections            int
+	MaxPerAddress             int
+	ConnectRate, ConnectBurst int
+	TrustedProxies            []netip.Prefix
+	ProxyProtocol             bool
+	PeerTimeout, Heartbeat    time.Duration
+	HandshakeTimeout, MaxAge  time.Duration
+	Authorizer                Authorizer
+	AuthTimeout               time.Duration
+	MaxChannels               int
+	RetryMin, RetryMax        time.Duration
+	CORSOrigins               []string
+	CORSCredentials           bool
+	Logger                    *slog.Logger
+
+	// limitsLoopback counts connections from this machine too: for tests, which have no
+	// other addresses.
+	limitsLoopback bool
+}
