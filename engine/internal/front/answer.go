@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -41,9 +40,12 @@ const (
 	thenAuthorize                    // the same, if the Authorizer agrees
 )
 
-// appendAnswer extends dst with the answer to req. With thenAttach it has set h.next,
-// with thenAuthorize h.plea too, but for the copy of the head.
+// appendAnswer extends dst with the answer to req. With thenAttach and thenAuthorize it has
+// set h.next, and with the latter h.ask too, but for its Request.
 func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
+	if isForStream(req) {
+		return f.appendStream(dst, req, h)
+	}
 	isKnown := true
 	switch string(req.Path) {
 	case pathStream, pathHealth, pathReady:
@@ -66,13 +68,10 @@ func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([
 		// The body is not read, so nothing after this head is taken for a request.
 		return f.appendText(dst, req, http.StatusRequestEntityTooLarge, "a request to this path has no body")
 	}
-	switch string(req.Path) {
-	case pathHealth:
+	if string(req.Path) == pathHealth {
 		return f.appendText(dst, req, http.StatusOK, "ok")
-	case pathReady:
-		return f.appendReadiness(dst, req)
 	}
-	return f.appendStream(dst, req, h)
+	return f.appendReadiness(dst, req)
 }
 
 // isKnownMethod tells the methods of RFC 9110 §9.3 and RFC 5789, which are refused
@@ -101,90 +100,24 @@ func (f *Front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afte
 	return f.appendText(dst, req, http.StatusOK, "ready")
 }
 
-// appendStream checks a request for a stream. If it can be had, nothing is written:
-// the shard sends the head.
+// appendStream answers a request for a stream. If it can be had, nothing is written: who
+// takes the stream sends the head.
 func (f *Front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
-	if h.over != notRefused && !f.chargeAgain(h) {
-		return f.appendUnavailable(dst, req, h.over, whyRefused(h.over))
-	}
-	since := f.host.Standing()
-	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
-	if err != nil {
-		return f.appendText(dst, req, sseproto.StatusOf(err), textOf(err))
-	}
-	if reason, why, ok := f.availability(); !ok {
-		return f.appendUnavailable(dst, req, reason, why)
-	}
-	if f.full() {
-		return f.appendUnavailable(dst, req, RefuseFull, "too many connections")
-	}
-	client := f.clients.clientOf(h.addr, req)
-	if client != h.addr {
-		peer, over := f.charge(client)
-		if over != notRefused {
-			f.peers.release(peer, over) // the proxy's next request may be another client's
-			return f.appendUnavailable(dst, req, over, whyRefused(over))
-		}
-		h.peer = peer
-	}
-	return f.admitStream(dst, req, h, client, f.newStream(h.fd, req, channels, h.peer, since))
-}
-
-// newStream is what a request for a stream becomes.
-func (f *Front) newStream(fd int, req *sseproto.Request, channels []string, peer uint32, since Standing) *Stream {
-	lastEventID, resumes := lastEventIDOf(req)
-	return &Stream{
-		FD: fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
-		LastEventID: lastEventID, Resumes: resumes, Expires: f.maxAge(), Peer: peer, Since: since,
-	}
-}
-
-// admitStream lets the connection become what next says, or asks the Authorizer.
-func (f *Front) admitStream(dst []byte, req *sseproto.Request, h *handshake, client netip.Addr, next *Stream) ([]byte, afterAnswer) {
-	h.next = next
-	switch {
+	client := f.clients.clientOf(h.from.addr, req)
+	switch v := f.judge(req, &h.from, client); {
+	case v.err != nil:
+		return f.appendText(dst, req, sseproto.StatusOf(v.err), textOf(v.err))
+	case v.stream == nil:
+		return f.appendUnavailable(dst, req, v.reason, v.why)
 	case f.cfg.Authorizer != nil:
-		h.plea = &plea{client: client}
+		h.next, h.ask = v.stream, &AuthRequest{Channels: v.stream.Channels, Client: client}
 		return dst, thenAuthorize
 	case string(req.Method) == http.MethodHead:
-		return append(dst, next.Head...), thenClose
+		return append(dst, v.stream.Head...), thenClose
+	default:
+		h.next = v.stream
+		return dst, thenAttach
 	}
-	return dst, thenAttach
-}
-
-// maxAge draws when a stream that begins now is closed; the zero time is never.
-// Streams that began together, after a restart of another instance, do not end
-// together.
-func (f *Front) maxAge() time.Time {
-	age := f.cfg.MaxAge
-	if age == 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(jitter(age/10*8, age))
-}
-
-// earlier returns the earlier of two times; the zero time is never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// whyRefused is the text for an address over its limit.
-func whyRefused(over RefuseReason) string {
-	if over == RefuseRate {
-		return "too many new connections from this address"
-	}
-	return "too many connections from this address"
-}
-
-// lastEventIDOf reads where the client left off. The position comes first in it, so that
-// what is cut from a long one tells nothing.
-func lastEventIDOf(req *sseproto.Request) (id string, ok bool) {
-	var buf [maxRequestedBytes]byte
-	raw, ok := req.LastEventID(buf[:0])
-	return string(raw[:min(len(raw), maxRequestedBytes)]), ok
 }
 
 // appendUnavailable turns a stream request away. A browser never comes back after

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strings"
 
@@ -13,27 +12,22 @@ import (
 	"ssed/sseproto"
 )
 
-// plea is a request for a stream on which the Authorizer has to decide. That is
-// done when the connection has left netpoll, which would go on to read into memory
-// whatever the client sends meanwhile. Nobody watches the descriptor then: what
-// comes waits in the socket, and a client that has hung up is found out by the write
-// of the answer or by the shard.
-type plea struct {
-	req    sseproto.Request // aliases a copy of its head
-	client netip.Addr
+// copyRequest takes a copy of a request, of whose head the bytes are borrowed: deciding
+// goes on when they are gone.
+func copyRequest(head []byte, limits sseproto.Limits) *sseproto.Request {
+	req, _, _ := sseproto.ParseRequest(bytes.Clone(head), limits) // it was one a moment ago
+	return &req
 }
 
-// copyHead takes a copy of the head of the request, which is borrowed.
-func (p *plea) copyHead(head []byte, limits sseproto.Limits) {
-	p.req, _, _ = sseproto.ParseRequest(bytes.Clone(head), limits) // it was one a moment ago
-}
-
-// decide asks the Authorizer and does what it says. The connection is ours alone.
+// decide asks the Authorizer about h.ask and does what it says. The connection has left
+// netpoll by then, which would go on to read into memory whatever the client sends
+// meanwhile. Nobody watches the descriptor: what comes waits in the socket, and a client
+// that has hung up is found out by the write of the answer or by who takes the stream.
 func (f *Front) decide(h *handshake) {
 	f.counters.deciding.Add(1)
 	defer f.counters.deciding.Add(-1)
 	grant, err := f.ask(h)
-	req := &h.plea.req
+	req := h.ask.Request
 	switch reason, why, ok := f.availability(); {
 	case err != nil:
 		f.dismiss(h, f.appendDenial(nil, req, denialOf(err)))
@@ -61,7 +55,7 @@ func (f *Front) ask(h *handshake) (grant Grant, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(f.decisions, f.cfg.AuthTimeout)
 	defer cancel()
-	return f.cfg.Authorizer.Authorize(ctx, &AuthRequest{Request: &h.plea.req, Channels: h.next.Channels, Client: h.plea.client})
+	return f.cfg.Authorizer.Authorize(ctx, h.ask)
 }
 
 var errUndecided = errors.New("front: no decision")
@@ -130,11 +124,11 @@ func hasField(fields []sseproto.Field, name string) bool {
 
 // dismiss answers and closes a connection that has left netpoll.
 func (f *Front) dismiss(h *handshake, answer []byte) {
-	if n, result := sock.Send(h.fd, []sock.Iovec{sock.Piece(answer)}); result == sock.Again || result == sock.OK && n < len(answer) {
+	if n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(answer)}); result == sock.Again || result == sock.OK && n < len(answer) {
 		f.counters.refused[RefuseUnread].Add(1)
 	}
-	sock.ShutdownWrite(h.fd)
-	sock.Discard(h.fd)
-	sock.Close(h.fd)
+	sock.ShutdownWrite(h.from.fd)
+	sock.Discard(h.from.fd)
+	sock.Close(h.from.fd)
 	f.ended(h)
 }

@@ -9,14 +9,17 @@ import (
 )
 
 // attachDirectly hands a connection whose whole request is there when it is
-// accepted straight to a shard. In a storm of connects nearly all are like that:
+// accepted straight to the host. In a storm of connects nearly all are like that:
 // clients send while they wait in the queue. What is not a plain request for a
 // stream that can be had now, or not whole, is left in the socket for netpoll to
 // read. Measured with 15,000 connects at once: a third of the CPU of the way
 // through netpoll, whose connection object, buffers, epoll registration and
 // goroutine serve a request that is already in our hands.
 //
-// The descriptor was never known to netpoll, so the shard is its only owner.
+// Judging changes nothing here: there is no limit to try again, and no proxy that names
+// its client. So what is left to netpoll can be judged once more.
+//
+// The descriptor was never known to netpoll, so who takes the stream is its only owner.
 func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 	f := l.front
 	if f.cfg.Authorizer != nil || from.over != notRefused || f.clients.trusts(from.Addr()) {
@@ -37,30 +40,17 @@ func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 	if err != nil || head == 0 {
 		return false
 	}
-	next := f.plainStream(fd, &req, from.peer)
-	if next == nil {
+	if !isForStream(&req) || string(req.Method) != http.MethodGet {
+		return false
+	}
+	c := caller{fd: fd, addr: from.Addr(), peer: from.peer, over: from.over}
+	v := f.judge(&req, &c, c.addr)
+	if v.stream == nil {
 		return false
 	}
 	if n, result := sock.Read(fd, l.scratch[:head]); result != sock.OK || n != head {
 		return false // somebody else reads from it; let netpoll find out
 	}
-	f.handOver(next)
+	f.handOver(v.stream)
 	return true
-}
-
-// plainStream returns what becomes of a request when it is for a stream that can
-// be had now, without anything to be answered first; else nil. It changes nothing.
-func (f *Front) plainStream(fd int, req *sseproto.Request, peer uint32) *Stream {
-	if string(req.Path) != pathStream || string(req.Method) != http.MethodGet || req.HasBody() || f.full() {
-		return nil
-	}
-	since := f.host.Standing()
-	if _, _, ok := f.availability(); !ok {
-		return nil
-	}
-	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
-	if err != nil {
-		return nil
-	}
-	return f.newStream(fd, req, channels, peer, since)
 }

@@ -171,15 +171,15 @@ func (f *Front) charge(addr netip.Addr) (peer uint32, over RefuseReason) {
 
 // chargeAgain tries once more to count a connection that was over a limit of its
 // address when it came, since there may be room now.
-func (f *Front) chargeAgain(h *handshake) (ok bool) {
-	f.peers.release(h.peer, h.over)
-	h.peer, h.over = f.charge(h.addr)
-	return h.over == notRefused
+func (f *Front) chargeAgain(c *caller) (ok bool) {
+	f.peers.release(c.peer, c.over)
+	c.peer, c.over = f.charge(c.addr)
+	return c.over == notRefused
 }
 
 // ended tells that a handshake is over and its connection closed.
 func (f *Front) ended(h *handshake) {
-	f.peers.release(h.peer, h.over)
+	f.peers.release(h.from.peer, h.from.over)
 	f.host.Connections.Add(-1)
 	f.counters.open.Add(-1)
 	f.handshakes.Done()

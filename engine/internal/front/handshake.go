@@ -2,7 +2,6 @@ package front
 
 import (
 	"context"
-	"net/netip"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -20,7 +19,7 @@ import (
 // the connection; when the handler has returned, netpoll takes the descriptor out
 // of its epoll, forgets it and waits until its poller lets go of it, all within
 // the task that it gave to runTask. Only after that may the descriptor be used
-// elsewhere: handed over earlier, it could be closed by a shard and its number
+// elsewhere: handed over earlier, it could be closed by its new owner and its number
 // given to a new connection, from which the poller would then read or which
 // netpoll would forget in place of ours. So the hand-over is the last thing that
 // happens, after the tasks of the connection have returned.
@@ -34,18 +33,15 @@ type handshake struct {
 	// fixed after construction
 	front *Front
 	conn  detachable
-	fd    int
 
 	// guarded by netpoll's processing lock, which a task or the close callback holds
 	phase  phase
 	head   *bytebufferpool.ByteBuffer // the start of a request; nil between requests
 	scan   sseproto.HeadScan
-	addr   netip.Addr   // of the peer, or whom its PROXY header names; zero for a unix socket
-	peer   uint32       // handle of the address in front.peers; 0: not counted
-	over   RefuseReason // the limit that the address exceeds; notRefused: none
+	from   caller
 	excess int          // bytes that may still be thrown away while lingering
 	next   *Stream      // what it becomes, once detached
-	plea   *plea        // what has to be decided before, nil: nothing
+	ask    *AuthRequest // what the Authorizer has to decide before; nil: nothing
 	served bool         // it had an answer
 
 	tasks   tasks
@@ -115,10 +111,9 @@ const (
 
 func newHandshake(f *Front, conn netpoll.Connection) *handshake {
 	h := &handshake{Context: context.Background(), front: f, conn: conn.(detachable)}
-	h.fd = h.conn.Fd()
 	from := conn.RemoteAddr().(*remoteAddr)
-	h.addr, h.peer, h.over = from.Addr(), from.peer, from.over
-	if f.cfg.ProxyProtocol && f.clients.trusts(h.addr) {
+	h.from = caller{fd: h.conn.Fd(), addr: from.Addr(), peer: from.peer, over: from.over}
+	if f.cfg.ProxyProtocol && f.clients.trusts(h.from.addr) {
 		h.phase = phaseProxied
 	}
 	_ = conn.AddCloseCallback(h.closed)
@@ -150,7 +145,7 @@ func (h *handshake) run(task func()) {
 
 // settle goes on with a connection that has left netpoll.
 func (h *handshake) settle() {
-	if h.plea != nil {
+	if h.ask != nil {
 		h.front.decide(h)
 		return
 	}
@@ -175,7 +170,7 @@ func (h *handshake) isReading() bool { return h.phase == phaseReading || h.phase
 
 // read consumes all input; netpoll calls it again as long as there is some.
 func (h *handshake) read(in netpoll.Reader) {
-	defer h.survive()
+	defer h.recoverPanic()
 	for h.isReading() && in.Len() > 0 {
 		chunk, err := in.Next(min(in.Len(), chunkBytes))
 		if err != nil {
@@ -195,9 +190,9 @@ func (h *handshake) read(in netpoll.Reader) {
 	_ = in.Release()
 }
 
-// survive turns a panic into a closed connection: whatever a request provokes, it
+// recoverPanic turns a panic into a closed connection: whatever a request provokes, it
 // concerns its sender alone. Netpoll must not see it, it could close twice.
-func (h *handshake) survive() {
+func (h *handshake) recoverPanic() {
 	if cause := recover(); cause != nil {
 		h.front.panicked("request handler", cause, debug.Stack())
 		h.end()
@@ -217,7 +212,7 @@ func (h *handshake) take(chunk []byte) {
 	out := bytebufferpool.Get()
 	defer bytebufferpool.Put(out)
 	if h.phase == phaseProxied {
-		n := h.introduce(data, out)
+		n := h.readProxyHeader(data, out)
 		if n == 0 {
 			h.keep(data)
 			return
@@ -227,10 +222,10 @@ func (h *handshake) take(chunk []byte) {
 	h.keep(h.serve(data, out))
 }
 
-// introduce reads the PROXY header at the start of data and returns its length, or
+// readProxyHeader reads the PROXY header at the start of data and returns its length, or
 // 0 when it is not whole yet. Whoever is refused by it has ended, and all of data
 // counts as read.
-func (h *handshake) introduce(data []byte, out *bytebufferpool.ByteBuffer) int {
+func (h *handshake) readProxyHeader(data []byte, out *bytebufferpool.ByteBuffer) int {
 	source, n, err := parseProxyHeader(data)
 	if err != nil {
 		out.B = h.front.appendProxyRefusal(out.B)
@@ -246,11 +241,11 @@ func (h *handshake) introduce(data []byte, out *bytebufferpool.ByteBuffer) int {
 	if !source.IsValid() {
 		return n // the proxy speaks for itself
 	}
-	h.addr = source.Addr()
-	if h.peer, h.over = h.front.charge(h.addr); h.over == notRefused || h.peer != 0 {
+	h.from.addr = source.Addr()
+	if h.from.peer, h.from.over = h.front.charge(h.from.addr); h.from.over == notRefused || h.from.peer != 0 {
 		return n
 	}
-	out.B = h.front.appendOverload(out.B, data[n:], h.over)
+	out.B = h.front.appendOverload(out.B, data[n:], h.from.over)
 	if h.flush(out) {
 		h.linger()
 	}
@@ -271,7 +266,7 @@ func (h *handshake) serve(data []byte, out *bytebufferpool.ByteBuffer) (rest []b
 		default:
 			out.B, then = h.front.appendAnswer(out.B, &req, h)
 			if then == thenAuthorize {
-				h.plea.copyHead(data[:n], h.front.limits)
+				h.ask.Request = copyRequest(data[:n], h.front.limits)
 			}
 			data = data[n:]
 		}
@@ -321,7 +316,7 @@ func (h *handshake) flush(out *bytebufferpool.ByteBuffer) bool {
 	if len(out.B) == 0 {
 		return true
 	}
-	n, result := sock.Send(h.fd, []sock.Iovec{sock.Piece(out.B)})
+	n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(out.B)})
 	if result != sock.OK || n < len(out.B) {
 		if result != sock.Failed {
 			h.front.counters.refused[RefuseUnread].Add(1)
@@ -345,7 +340,7 @@ func (h *handshake) end() {
 func (h *handshake) linger() {
 	h.phase = phaseLingering
 	h.excess = lingerBytes
-	sock.ShutdownWrite(h.fd)
+	sock.ShutdownWrite(h.from.fd)
 }
 
 func (h *handshake) discard(in netpoll.Reader) {

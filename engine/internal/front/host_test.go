@@ -23,28 +23,37 @@ type host struct {
 	front   *Front
 	conns   atomic.Int64
 	streams atomic.Int64
-	network string
-	addr    string
+
+	notReady atomic.Bool
+	network  string
+	addr     string
 
 	mu      sync.Mutex
 	open    map[net.Conn]bool // guarded by mu
 	serving sync.WaitGroup
 }
 
-// serve runs a front until the test ends. What cfg leaves out is what engine.Config has
-// as defaults, but for the address.
+// serve runs a front until the test ends.
 func serve(t testing.TB, cfg Config) *host {
+	t.Helper()
+	h := listenOnly(t, cfg)
+	require.NoError(t, h.front.Serve())
+	return h
+}
+
+// listenOnly makes a front that does not serve yet. What cfg leaves out is what
+// engine.Config has as defaults, but for the address.
+func listenOnly(t testing.TB, cfg Config) *host {
 	t.Helper()
 	h := &host{t: t, open: make(map[net.Conn]bool)}
 	f, err := New(withDefaults(cfg), Host{
-		Ready:       func() (bool, string) { return true, "" },
+		Ready:       func() (bool, string) { return !h.notReady.Load(), "no feed" },
 		Standing:    func() Standing { return Standing{} },
 		Attach:      h.attach,
 		Connections: &h.conns,
 	})
 	require.NoError(t, err)
 	h.front, h.network, h.addr = f, f.Addrs()[0].Network(), f.Addrs()[0].String()
-	require.NoError(t, f.Serve())
 	t.Cleanup(func() {
 		f.Close()
 		h.mu.Lock()

@@ -31,7 +31,7 @@ func acceptOne(t *testing.T, cfg Config) (client net.Conn, conn net.Conn) {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		sock.Close(conn.(*accepted).fd)
-		f.ended(&handshake{over: notRefused})
+		f.ended(&handshake{from: caller{over: notRefused}})
 	})
 	return client, conn
 }

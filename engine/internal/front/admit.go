@@ -1,0 +1,101 @@
+package front
+
+import (
+	"net/http"
+	"net/netip"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// caller is a connection as far as it matters for what its requests may have.
+type caller struct {
+	fd   int
+	addr netip.Addr   // of the peer, or whom its PROXY header names; zero for a unix socket
+	peer uint32       // handle of the address in Front.peers; 0: not counted
+	over RefuseReason // the limit that the address exceeds; notRefused: none
+}
+
+// verdict is what judge says of a request for a stream.
+type verdict struct {
+	stream *Stream      // what the connection may become; nil: refused
+	reason RefuseReason // refused, for now: why
+	why    string       // the same as text for the client
+	err    error        // refused for good: the request is wrong
+}
+
+// isForStream reports whether a request is one for a stream, whatever becomes of it.
+func isForStream(req *sseproto.Request) bool {
+	if string(req.Path) != pathStream || req.HasBody() {
+		return false
+	}
+	return string(req.Method) == http.MethodGet || string(req.Method) == http.MethodHead
+}
+
+// judge decides about a request for a stream: the one place where that is done, but for
+// what an Authorizer says afterwards. Client is who asks: c.addr, or whom a trusted proxy
+// has just named; then its address is counted, in c.peer.
+func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdict {
+	if c.over != notRefused && !f.chargeAgain(c) {
+		return verdict{reason: c.over, why: whyRefused(c.over)}
+	}
+	since := f.host.Standing()
+	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
+	if err != nil {
+		return verdict{err: err}
+	}
+	if reason, why, ok := f.availability(); !ok {
+		return verdict{reason: reason, why: why}
+	}
+	if f.full() {
+		return verdict{reason: RefuseFull, why: "too many connections"}
+	}
+	if client != c.addr {
+		peer, over := f.charge(client)
+		if over != notRefused {
+			f.peers.release(peer, over) // the proxy's next request may be another client's
+			return verdict{reason: over, why: whyRefused(over)}
+		}
+		c.peer = peer
+	}
+	lastEventID, resumes := lastEventIDOf(req)
+	return verdict{stream: &Stream{
+		FD: c.fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
+		LastEventID: lastEventID, Resumes: resumes, Expires: f.maxAge(), Peer: c.peer, Since: since,
+	}}
+}
+
+// maxAge draws when a stream that begins now is closed; the zero time is never.
+// Streams that began together, after a restart of another instance, do not end
+// together.
+func (f *Front) maxAge() time.Time {
+	age := f.cfg.MaxAge
+	if age == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(jitter(age/10*8, age))
+}
+
+// earlier returns the earlier of two times; the zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// whyRefused is the text for an address over its limit.
+func whyRefused(over RefuseReason) string {
+	if over == RefuseRate {
+		return "too many new connections from this address"
+	}
+	return "too many connections from this address"
+}
+
+// lastEventIDOf reads where the client left off. The position comes first in it, so that
+// what is cut from a long one tells nothing.
+func lastEventIDOf(req *sseproto.Request) (id string, ok bool) {
+	var buf [maxRequestedBytes]byte
+	raw, ok := req.LastEventID(buf[:0])
+	return string(raw[:min(len(raw), maxRequestedBytes)]), ok
+}
