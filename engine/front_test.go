@@ -38,10 +38,9 @@ const (
 )
 
 var (
-	getStream    = wiretest.GetStream
-	forwardedFor = wiretest.ForwardedFor
-	openFiles    = wiretest.OpenFiles
-	eventually   = wiretest.Eventually
+	getStream  = wiretest.GetStream
+	openFiles  = wiretest.OpenFiles
+	eventually = wiretest.Eventually
 )
 
 func ip(text string) netip.Addr { return netip.MustParseAddr(text) }
@@ -91,12 +90,6 @@ func serveEngine(t testing.TB, cfg Config) *served {
 func (s *served) dial() *wiretest.Conn {
 	s.t.Helper()
 	return wiretest.Dial(s.t, s.network, s.addr, "")
-}
-
-// dialFrom connects from another address of the loopback network.
-func (s *served) dialFrom(source string) *wiretest.Conn {
-	s.t.Helper()
-	return wiretest.Dial(s.t, s.network, s.addr, source)
 }
 
 func TestPlainEndpoints(t *testing.T) {
