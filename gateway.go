@@ -84,7 +84,7 @@ func (g *Gateway) openRedis(history *lateHistory) (err error) {
 			return err
 		}
 		history.Store = g.store
-		feed.OnFree = g.store.TryLease
+		feed.OnLeaseReleased = g.store.TryLease
 	}
 	g.fleet = fleet.New(fleet.Config{
 		Client: *g.cfg.Redis, Prefix: g.cfg.Feed.Prefix, Instance: g.cfg.Feed.Instance, Logger: g.cfg.Logger,
@@ -202,7 +202,7 @@ func (g *Gateway) settle() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	if err := g.feed.Settle(ctx); err != nil {
+	if err := g.feed.CommitNow(ctx); err != nil {
 		g.cfg.Logger.Warn("ssed: the last messages are not committed", "error", err)
 	}
 }

@@ -221,7 +221,7 @@ func TestOtherPatternsOnThePrefixEndRun(t *testing.T) {
 	cfg.Feed.Patterns = []string{"other:*"}
 	second, err := ssed.New(cfg)
 	require.NoError(t, err)
-	require.ErrorIs(t, second.Run(t.Context()), rsub.ErrForeign)
+	require.ErrorIs(t, second.Run(t.Context()), rsub.ErrConfigMismatch)
 }
 
 // An instance lists the others: a gateway without the program is among them.

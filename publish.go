@@ -69,7 +69,7 @@ func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, e
 // returns one result for each. Those that are refused do not stop the others.
 func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []PublishResult {
 	results := make([]PublishResult, len(messages))
-	out, places := make([]rsub.Outgoing, 0, len(messages)), make([]int, 0, len(messages))
+	out, places := make([]rsub.OutMessage, 0, len(messages)), make([]int, 0, len(messages))
 	for i, m := range messages {
 		payload, err := g.payload(m)
 		switch {
@@ -78,7 +78,7 @@ func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []Pub
 		case g.feed == nil:
 			results[i].ID = g.engine.Log().Publish(m.Channel, m.Message)
 		default:
-			out, places = append(out, rsub.Outgoing{Channel: m.Channel, Payload: payload}), append(places, i)
+			out, places = append(out, rsub.OutMessage{Channel: m.Channel, Payload: payload}), append(places, i)
 		}
 	}
 	if len(out) == 0 {

@@ -19,7 +19,7 @@ const (
 )
 
 const (
-	// maxFeeds: two links halve the risk of a lost one; a third adds load only.
+	// maxFeeds: two subscriptions halve the risk of a lost one; a third adds load only.
 	maxFeeds = 2
 	// maxPatternBytes is a bound on nonsense; channel names have 255 at most.
 	maxPatternBytes = 1024
@@ -61,10 +61,10 @@ type Config struct {
 	Inbox string
 	// Logger gets what an operator should know, throttled. nil is slog.Default.
 	Logger *slog.Logger
-	// OnFree is called when an instance has given up the lease of the history
+	// OnLeaseReleased is called when an instance has given up the lease of the history
 	// writer. It runs on a read loop, must not block, and may be called twice for
 	// one release. May be nil.
-	OnFree func()
+	OnLeaseReleased func()
 	// NumberWait is how long Publish waits for the number of its message, which
 	// comes with the message itself: after a round trip, as a rule. 0 is 1 s.
 	NumberWait time.Duration
@@ -94,8 +94,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if c.OnFree == nil {
-		c.OnFree = func() {}
+	if c.OnLeaseReleased == nil {
+		c.OnLeaseReleased = func() {}
 	}
 	if c.OnNotice == nil {
 		c.OnNotice = func([]string) {}

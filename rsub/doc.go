@@ -51,6 +51,52 @@
 // A connection on which a published tick does not come back is cut. All of them
 // are made again, for ever, with backoff; State tells what is missing meanwhile.
 //
+// # States
+//
+// A subscription is one connection at a time (type subscription, whose sequencer has
+// the states in parentheses). What ends a state is at its arrow:
+//
+//	             all subscribed            first tick
+//	down ─────────────────────▶ unsynced ─────────────▶ synced ──┐ tick: commit
+//	 ▲  ▲                        │    ▲                  │  │  ◀──┘
+//	 │  └─ tick of another node ─┘    └─ tick that goes ─┘  │
+//	 │     (disconnect)                  back (lose)        │
+//	 ├── connection lost, probe timeout, shutdown (lose) ───┤
+//	 └── tick of another node, replica (end) ───────────────┘
+//
+// lose and end close the span. After end it is known that only what was committed
+// counts. After lose it is undecided: the first tick of the next span decides, by its
+// node.
+//
+// With two of them, the merger has a port for each:
+//
+//	closed ──span opens──▶ waiting ──the head has come to where it began──▶ covering
+//	   ▲                     │  ▲                                             │
+//	   │     buffers too much│  │ next tick                   the span was    │
+//	   │                     ▼  │                             truncated       │
+//	   │                    detached ◀────────────────────────────────────────┤
+//	   └──────────────────── span ends (from every state) ────────────────────┘
+//
+// An entry of the inbox:
+//
+//	waiting ──asked for by the leader──▶ judged ──tick──▶ published, in a note
+//	   ▲                                   │                │            │
+//	   │                        no verdict │   the watermark│            │ the server forgot it
+//	   │                          (refused)│     has passed │            ▼ (failover)
+//	   │                                   ▼                ▼         waiting, reclaimed
+//	   │                               set aside         deleted      by who remembers:
+//	   │                                                    ▲          │           │
+//	   │                                                    └─ history ┘           │
+//	   │                                                       has it              │
+//	   └──────────────── written beyond its position without it ───────────────────┘
+//
+// # Locks
+//
+// hooks.mu is held by the read loop of a connection during a call; then merger.mu
+// during the calls of the sink, which has its own. All other mutexes (results.mu,
+// seen.mu, progress.mu, inboxMemories.mu, finding.mu) are leaves: nobody takes another
+// lock or calls out while holding one.
+//
 // # Limits
 //
 // Redis 7.0 or newer with RESP3 (script flags let ticks go on when maxmemory is

@@ -40,21 +40,21 @@ type Feed struct {
 	began                    time.Time
 	client                   *redisconn.Client
 	keys                     redisconn.Keys
-	links                    []*link
-	merger                   *merger // nil with one link
+	subscriptions            []*subscription
+	merger                   *merger // nil with one subscription
 	ticker                   *ticker
 
 	// Locked by themselves, or atomic.
 	counters   counters
 	seen       seen
-	receipts   *receipts
+	results    *results
 	committed  *progress    // of the sink
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error] // of the tick script
 
-	found              findings
-	logTicks, logLinks throttle.Line
+	found                      findings
+	logTicks, logSubscriptions throttle.Line
 }
 
 // New checks the configuration and names everything that is wrong with it. Redis
@@ -74,38 +74,38 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f.description = f.patterns.describe(cfg.Envelope)
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
-	f.receipts = newReceipts(&f.counters, cfg.Feeds)
+	f.results = newResults(&f.counters, cfg.Feeds)
 	f.ticker = &ticker{
-		feed: f, joins: make(chan struct{}, 1), marks: make(chan chan<- uint64), inbox: inbox{feed: f},
+		feed: f, joins: make(chan struct{}, 1), asks: make(chan chan<- uint64), inbox: inbox{feed: f},
 	}
 	if cfg.Feeds == 1 {
 		out := &direct{sink: sink}
-		f.committed, f.links = &out.committed, []*link{newLink(f, out)}
+		f.committed, f.subscriptions = &out.committed, []*subscription{newSubscription(f, out)}
 		return f, nil
 	}
 	f.merger = newMerger(sink, cfg.Feeds)
 	f.committed = &f.merger.reached
 	for _, p := range f.merger.ports {
-		f.links = append(f.links, newLink(f, p))
+		f.subscriptions = append(f.subscriptions, newSubscription(f, p))
 	}
 	return f, nil
 }
 
 // Run feeds the sink until ctx ends, and then returns nil. Redis may be absent or
-// go away: Run keeps trying. The one error is ErrForeign, when instances with
+// go away: Run keeps trying. The one error is ErrConfigMismatch, when instances with
 // other patterns hold the clock and this one was never synced. When Run returns
 // the sink is not called any more.
 func (f *Feed) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	for _, l := range f.links {
-		wg.Go(func() { l.run(ctx) })
+	for _, sub := range f.subscriptions {
+		wg.Go(func() { sub.run(ctx) })
 	}
 	err := f.ticker.run(ctx)
 	cancel()
 	wg.Wait()
-	for _, l := range f.links {
-		l.out.finish()
+	for _, sub := range f.subscriptions {
+		sub.out.finish()
 	}
 	f.client.Close()
 	return err
@@ -115,16 +115,16 @@ func (f *Feed) Run(ctx context.Context) error {
 // why not.
 func (f *Feed) State() (synced bool, reason string) {
 	trouble := f.trouble.Load()
-	if trouble != nil && errors.Is(*trouble, ErrForeign) {
+	if trouble != nil && errors.Is(*trouble, ErrConfigMismatch) {
 		return false, (*trouble).Error()
 	}
-	for _, l := range f.links {
-		if l.fresh() {
+	for _, sub := range f.subscriptions {
+		if sub.fresh() {
 			return true, ""
 		}
 	}
-	for _, l := range f.links {
-		if err := l.trouble.Load(); err != nil {
+	for _, sub := range f.subscriptions {
+		if err := sub.trouble.Load(); err != nil {
 			return false, "redis: " + (*err).Error()
 		}
 	}
@@ -145,9 +145,9 @@ func (f *Feed) Stats() Stats {
 	if f.merger != nil {
 		s.Delivered = f.merger.passed.Load()
 	}
-	for _, l := range f.links {
-		if l.synced.Load() {
-			s.LinksSynced++
+	for _, sub := range f.subscriptions {
+		if sub.synced.Load() {
+			s.SubscriptionsSynced++
 		}
 	}
 	return s
@@ -161,13 +161,13 @@ func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.
 
 var errNoTick = errors.New("rsub: no tick")
 
-// Settle publishes a tick and waits until the sink has it, or ctx ends: what was
+// CommitNow publishes a tick and waits until the sink has it, or ctx ends: what was
 // published before is committed then, and need not wait for the next tick. For use
 // while Run does.
-func (f *Feed) Settle(ctx context.Context) error {
+func (f *Feed) CommitNow(ctx context.Context) error {
 	asked := make(chan uint64, 1)
 	select {
-	case f.ticker.marks <- asked:
+	case f.ticker.asks <- asked:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -185,35 +185,35 @@ func (f *Feed) Settle(ctx context.Context) error {
 // elapsed is the time since New, which no change of the clock disturbs.
 func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }
 
-// expect tells all links that tick t was published on node. After a failover the
-// commands may be at the new primary while a link still stands to the old one, for
+// expect tells all subscriptions that tick t was published on node. After a failover the
+// commands may be at the new primary while a subscription still stands to the old one, for
 // as long as nobody closes it: its messages are then those of nobody else.
 func (f *Feed) expect(t uint64, node string) {
-	for _, l := range f.links {
-		if to := l.linked.Load(); to != nil && *to != node {
-			l.cut(CauseNode)
+	for _, sub := range f.subscriptions {
+		if to := sub.subscribedTo.Load(); to != nil && *to != node {
+			sub.disconnect(CauseNode)
 			continue
 		}
-		l.expect(t)
+		sub.expect(t)
 	}
 }
 
 // readOnly is called when a replica answered the tick script: what hangs on the same
-// server has to go. A link that was made through another client may hang on the
+// server has to go. A subscription that was made through another client may hang on the
 // primary already, and one that gets good ticks does: they are left alone.
 func (f *Feed) readOnly(client rueidis.Client) {
 	limit := leadIntervals * f.cfg.TickInterval
-	for _, l := range f.links {
-		if via := l.client.Load(); via == nil || *via != client {
+	for _, sub := range f.subscriptions {
+		if via := sub.client.Load(); via == nil || *via != client {
 			continue
 		}
-		if !l.synced.Load() || f.elapsed()-time.Duration(l.tickAt.Load()) > limit {
-			l.cut(CauseReadOnly)
+		if !sub.synced.Load() || f.elapsed()-time.Duration(sub.tickAt.Load()) > limit {
+			sub.disconnect(CauseReadOnly)
 		}
 	}
 }
 
-// noteTick takes a good tick of any link. It ends whatever was wrong with the
+// noteTick takes a good tick of any subscription. It ends whatever was wrong with the
 // script: the clock is ours and is going.
 func (f *Feed) noteTick(t tick, last interval) {
 	f.trouble.Store(nil)
@@ -262,7 +262,7 @@ func (p *progress) wait(ctx context.Context, t uint64) error {
 	}
 }
 
-// seen is the newest good tick of all links.
+// seen is the newest good tick of all subscriptions.
 type seen struct {
 	feed *Feed
 

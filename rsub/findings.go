@@ -9,7 +9,7 @@ import (
 )
 
 // finding is something for the log that a read loop has come upon. It may not write the
-// line itself: the reader of the log may be stuck, and then Redis would cut the link. So
+// line itself: the reader of the log may be stuck, and then Redis would cut the subscription. So
 // it notes the newest, and whoever may wait writes one line per throttle.Every. Ready when zero.
 type finding[T any] struct {
 	mu     sync.Mutex // guards the rest
@@ -38,7 +38,7 @@ func (f *finding[T]) take() (what T, dropped int, ok bool) {
 	return what, dropped, true
 }
 
-// findings are those of all links.
+// findings are those of all subscriptions.
 type findings struct {
 	epochs     finding[string]
 	refused    finding[refusal]
@@ -46,11 +46,11 @@ type findings struct {
 	mismatches finding[mismatch]
 }
 
-// refusal is a tick that was no mark.
+// refusal is a tick that was refused.
 type refusal struct {
-	cause  Cause
-	tick   tick
-	linked string // run_id of the connection
+	cause        Cause
+	tick         tick
+	subscribedTo string // run_id of the connection
 }
 
 // outsized is a message over the limit.
@@ -74,7 +74,7 @@ func (f *Feed) tell() {
 	if r, dropped, ok := f.found.refused.take(); ok {
 		t := r.tick
 		log.Error("rsub: tick refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
-			"ours", f.fingerprint, "node", t.node, "linked", r.linked, "dropped", dropped)
+			"ours", f.fingerprint, "node", t.node, "subscribedTo", r.subscribedTo, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.oversize.take(); ok {
 		log.Warn("rsub: message over the limit dropped", "id", m.id, "bytes", m.bytes,
@@ -82,6 +82,6 @@ func (f *Feed) tell() {
 	}
 	if m, dropped, ok := f.found.mismatches.take(); ok {
 		log.Error("rsub: instances saw different messages, this is a bug", "caller", m.tick.caller,
-			"theirs", m.tick.check, "ours", m.own, "dropped", dropped)
+			"theirs", m.tick.checksum, "ours", m.own, "dropped", dropped)
 	}
 }

@@ -29,15 +29,15 @@ const (
 	// have fifty ticks a second at most to read for it.
 	inboxPace = 20 * time.Millisecond
 	// inboxSettle is for how long after another server has taken over, or the same one
-	// has started again, nothing is moved: every instance has linked to it by then
-	// (half a second of backoff, and the finding of the primary) and has claimed what
+	// has started again, nothing is moved: every instance has subscribed to it by then
+	// (half a second of backoff, and the finding of the primary) and has reclaimed what
 	// the server has forgotten.
 	inboxSettle = 1500 * time.Millisecond
 	// inboxMemory is how many published entries an instance remembers, 32 bytes each.
 	// What a failover loses is what was published in a fraction of a second.
 	inboxMemory = 1 << 14
-	// inboxClaims bounds the entries of one call's claims, as inboxBatch does.
-	inboxClaims = inboxBatch
+	// reclaimEntries bounds the entries of one call's reclaims, as inboxBatch does.
+	reclaimEntries = inboxBatch
 	// maxChannelBytes is the longest channel that a client can ask for.
 	maxChannelBytes = 255
 )
@@ -64,13 +64,13 @@ func InboxReasons() []string { return inboxReasons[:] }
 // inbox is what this instance knows of the inbox. Owned by ticker.run but for what has
 // a lock and for the counters.
 type inbox struct {
-	feed     *Feed
-	verdicts []string // id and verdict of what comes next, in order
-	pace     pace
-	node     string // run_id of the server that answered last
-	claimed  uint64 // t of the newest claim of the last call
-	stuck    bool   // the server would not take the claims
-	denied   error  // why the last call had to leave the inbox out; nil: it did not
+	feed      *Feed
+	verdicts  []string // id and verdict of what comes next, in order
+	pace      pace
+	node      string // run_id of the server that answered last
+	reclaimed uint64 // t of the newest reclaim of the last call
+	stuck     bool   // the server would not take the reclaims
+	denied    error  // why the last call had to leave the inbox out; nil: it did not
 
 	memory   inboxMemories
 	counts   inboxCounts
@@ -111,31 +111,31 @@ func (in *inbox) args() []string {
 		strconv.Itoa(cfg.MaxMessageBytes), envelope,
 		cfg.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10),
 	}
-	claims, newest := in.memory.claims(in.node)
-	in.claimed = newest
-	args = append(append(args, strconv.Itoa(len(claims)/2)), claims...)
+	reclaims, newest := in.memory.reclaims(in.node)
+	in.reclaimed = newest
+	args = append(append(args, strconv.Itoa(len(reclaims)/2)), reclaims...)
 	return append(args, in.verdicts...)
 }
 
-// answered takes the run_id of the server that has run the script, with the claims
-// that args had, and whether it took them. One that it did not expect gets its claims
+// answered takes the run_id of the server that has run the script, with the reclaims
+// that args had, and whether it took them. One that it did not expect gets its reclaims
 // with the next call.
 func (in *inbox) answered(node string, taken bool) {
 	taken = taken && in.denied == nil
 	if in.node == node && taken {
-		in.memory.settle(node, in.claimed)
+		in.memory.acknowledge(node, in.reclaimed)
 	}
 	in.node, in.stuck = node, !taken
 }
 
-// claims reports whether the server that answered last is to be told something.
-func (in *inbox) claims() bool {
-	return in.node != "" && in.feed.cfg.Inbox != "" && in.memory.hasOf(in.node)
+// reclaims reports whether the server that answered last is to be told something.
+func (in *inbox) reclaims() bool {
+	return in.node != "" && in.feed.cfg.Inbox != "" && in.memory.hasReclaims(in.node)
 }
 
-// claimPause returns how long to wait with the next claims: not at all, unless the
+// reclaimPause returns how long to wait with the next reclaims: not at all, unless the
 // server would not take the last ones.
-func (in *inbox) claimPause(interval time.Duration) time.Duration {
+func (in *inbox) reclaimPause(interval time.Duration) time.Duration {
 	if in.stuck {
 		return interval
 	}

@@ -42,13 +42,13 @@ func (m *inboxMemories) note(t tick) {
 	}
 }
 
-// claims returns t and ids of the oldest batches that another server than node has
-// published, with inboxClaims entries or as many as one batch has, and the t of the
+// reclaims returns t and ids of the oldest batches that another server than node has
+// published, with reclaimEntries entries or as many as one batch has, and the t of the
 // newest of them. With "" for node there are none.
-func (m *inboxMemories) claims(node string) (words []string, newest uint64) {
+func (m *inboxMemories) reclaims(node string) (words []string, newest uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := inboxClaims
+	left := reclaimEntries
 	for _, a := range m.batches {
 		if node != "" && a.node != node {
 			if left -= a.entries(); left < 0 && newest != 0 {
@@ -60,8 +60,8 @@ func (m *inboxMemories) claims(node string) (words []string, newest uint64) {
 	return words, newest
 }
 
-// hasOf reports whether there are claims on node.
-func (m *inboxMemories) hasOf(node string) bool {
+// hasReclaims reports whether there are reclaims on node.
+func (m *inboxMemories) hasReclaims(node string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, a := range m.batches {
@@ -72,8 +72,8 @@ func (m *inboxMemories) hasOf(node string) bool {
 	return false
 }
 
-// settle notes that node has got its claims up to the one of tick t.
-func (m *inboxMemories) settle(node string, t uint64) {
+// acknowledge notes that node has got its reclaims up to the one of tick t.
+func (m *inboxMemories) acknowledge(node string, t uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range m.batches {

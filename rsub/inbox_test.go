@@ -76,7 +76,7 @@ func startGatewayAt(t testing.TB, url, name string, options ...option) *gateway 
 	return g
 }
 
-// waitWritten waits until all are linked and the history is written.
+// waitWritten waits until all are subscribedTo and the history is written.
 func waitWritten(t testing.TB, list ...*gateway) {
 	t.Helper()
 	for _, g := range list {
@@ -325,7 +325,7 @@ func TestMissingRightsToTheInboxDoNotStopTicks(t *testing.T) {
 			waitEmpty(t, s)
 			require.Equal(t, []string{"x"}, payloads(streamOf(t, s, "a")))
 			before := failures()
-			require.NoError(t, g.Settle(t.Context()))
+			require.NoError(t, g.CommitNow(t.Context()))
 			require.Equal(t, before, failures())
 		})
 	}
@@ -582,7 +582,7 @@ func requireOrdered(t *testing.T, list []message) {
 	}
 }
 
-// TestInboxUnderFaults: several leaders at once, lost links and commands, instances
+// TestInboxUnderFaults: several leaders at once, lost subscriptions and commands, instances
 // that go and come. The history has every entry once and in order.
 func TestInboxUnderFaults(t *testing.T) {
 	s := redistest.Start(t)
@@ -633,7 +633,7 @@ func TestInboxUnderFaults(t *testing.T) {
 	}
 }
 
-// killNamed cuts the command connections of all instances; publishers keep theirs.
+// killNamed disconnects the command connections of all instances; publishers keep theirs.
 func killNamed(t *testing.T, s *redistest.Server) {
 	t.Helper()
 	for line := range strings.Lines(do(t, s, "CLIENT", "LIST", "TYPE", "normal").(string)) {
@@ -696,7 +696,7 @@ func TestFailoverToAServerThatForgot(t *testing.T) {
 			do(t, old, "CLIENT", "KILL", "TYPE", "normal")
 			do(t, old, "CLIENT", "KILL", "TYPE", "pubsub")
 			if !remembered {
-				eventually(t, func() bool { return do(t, replica, "LLEN", testNotes) != int64(0) }, "not claimed")
+				eventually(t, func() bool { return do(t, replica, "LLEN", testNotes) != int64(0) }, "not awaited")
 				startGatewayAt(t, "redis://"+p.addr(), "c")
 			}
 			addMany(t, replica, "ch", "", 30, 40)
@@ -710,9 +710,9 @@ func TestFailoverToAServerThatForgot(t *testing.T) {
 
 func inMs(ms int64) string { return strconv.FormatInt(time.Now().UnixMilli()+ms, 10) }
 
-// TestClaimIsSettledByTheHistory: what the history has is deleted, what it will not
+// TestHistoryDecidesWhatAReclaimBecomes: what the history has is deleted, what it will not
 // get is published again, and what it may still get is noted and waited for.
-func TestClaimIsSettledByTheHistory(t *testing.T) {
+func TestHistoryDecidesWhatAReclaimBecomes(t *testing.T) {
 	s := redistest.Start(t)
 	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
 	waitSynced(t, sub)
@@ -729,13 +729,13 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 	do(t, s, "XADD", testPrefix+"a", at(1), "data", "0")
 	do(t, s, "XADD", testPrefix+"a", at(2), "data", "1")
 	do(t, s, "HSET", f.keys.Clock, "watermark", at(3))
-	claim := tick{t: base + 1, node: "other", batch: strings.Join(ids[:4], ",")}
+	reclaim := tick{t: base + 1, node: "other", batch: strings.Join(ids[:4], ",")}
 	for range 2 { // the second instance that says so changes nothing
 		f.ticker.inbox.memory = inboxMemories{}
-		f.ticker.inbox.memory.note(claim)
-		require.True(t, f.ticker.inbox.claims())
+		f.ticker.inbox.memory.note(reclaim)
+		require.True(t, f.ticker.inbox.reclaims())
 		f.tickByHand(t, modeLead, true)
-		require.False(t, f.ticker.inbox.claims())
+		require.False(t, f.ticker.inbox.reclaims())
 	}
 	require.Equal(t, []any{strings.Join([]string{strconv.FormatUint(base+1, 10), "?0-0,0-0,0-0," + ids[3], testInbox}, " ")}, do(t, s, "LRANGE", testNotes, "0", "-1"))
 	require.EqualValues(t, 4, do(t, s, "XLEN", testInbox), "2, 3, 4 and 5 are left")
@@ -749,9 +749,9 @@ func TestClaimIsSettledByTheHistory(t *testing.T) {
 	require.Equal(t, []string{"2", "4", "5", "end"}, payloads(sub.sink.all()))
 
 	// What this server knows anyway is not looked at.
-	claim.t, claim.batch = base, strings.Join(ids[4:], ",")
+	reclaim.t, reclaim.batch = base, strings.Join(ids[4:], ",")
 	f.ticker.inbox.memory = inboxMemories{}
-	f.ticker.inbox.memory.note(claim)
+	f.ticker.inbox.memory.note(reclaim)
 	f.tickByHand(t, modeLead, true)
 	require.EqualValues(t, 1, do(t, s, "LLEN", testNotes))
 }
@@ -766,27 +766,27 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 	}
 	const kept = inboxMemory / 500
 	for i := range uint64(kept) { // a batch at a time
-		words, newest := m.claims("other")
+		words, newest := m.reclaims("other")
 		require.Equal(t, []string{strconv.FormatUint(100-kept+1+i, 10), batch}, words)
 		require.Equal(t, 100-kept+1+i, newest)
-		m.settle("other", newest)
+		m.acknowledge("other", newest)
 	}
-	require.False(t, m.hasOf("other"))
-	words, _ := m.claims("")
+	require.False(t, m.hasReclaims("other"))
+	words, _ := m.reclaims("")
 	require.Empty(t, words)
 }
 
-// TestClaimsComeAsManyAsOneBatch at a time, and one of any size goes alone.
-func TestClaimsComeAsManyAsOneBatch(t *testing.T) {
+// TestReclaimsOfOneCallAreBounded at a time, and one of any size goes alone.
+func TestReclaimsOfOneCallAreBounded(t *testing.T) {
 	var m inboxMemories
 	for i, entries := range []int{600, 200, 300, 1} {
 		m.note(tick{t: uint64(i + 1), node: "n", batch: strings.TrimSuffix(strings.Repeat("1-0,", entries), ",")})
 	}
 	var calls []int
-	for m.hasOf("other") {
-		words, newest := m.claims("other")
+	for m.hasReclaims("other") {
+		words, newest := m.reclaims("other")
 		calls = append(calls, len(words)/2)
-		m.settle("other", newest)
+		m.acknowledge("other", newest)
 	}
 	require.Equal(t, []int{1, 2, 1}, calls)
 }

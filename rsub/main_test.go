@@ -180,7 +180,7 @@ func start(t testing.TB, url, name string, options ...option) *instance {
 	t.Cleanup(func() {
 		require.NoError(t, in.stop())
 		require.Empty(t, in.sink.wrong(), "instance %s", name)
-		require.Zero(t, in.Stats().CheckMismatches, "instance %s", name)
+		require.Zero(t, in.Stats().ChecksumMismatches, "instance %s", name)
 	})
 	return in
 }

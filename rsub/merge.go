@@ -7,7 +7,7 @@ import (
 	"ssed/sseproto"
 )
 
-// output takes what one link says. Of one link only one goroutine calls at a time.
+// output takes what one subscription says. Of one only one goroutine calls at a time.
 type output interface {
 	// open begins a span of a connection to node.
 	open(node string, low sseproto.ID)
@@ -23,17 +23,17 @@ type output interface {
 	finish()
 }
 
-// direct gives a single link to the sink.
+// direct gives a single subscription to the sink.
 type direct struct {
 	sink      Sink
 	node      string // of the span
-	held      bool   // lost and not closed yet
+	undecided bool   // lost and not closed yet
 	through   sseproto.ID
 	committed progress
 }
 
 func (d *direct) open(node string, low sseproto.ID) {
-	d.settle(node)
+	d.resolve(node)
 	d.node = node
 	d.sink.OpenSpan(low)
 	d.committed.reach(low.Ms)
@@ -41,20 +41,20 @@ func (d *direct) open(node string, low sseproto.ID) {
 
 func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
 func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
-func (d *direct) lose(through sseproto.ID)                       { d.held, d.through = true, through }
-func (d *direct) finish()                                        { d.settle("") }
+func (d *direct) lose(through sseproto.ID)                       { d.undecided, d.through = true, through }
+func (d *direct) finish()                                        { d.resolve("") }
 
 func (d *direct) commit(id, watermark sseproto.ID) {
 	d.sink.Commit(id, watermark)
 	d.committed.reach(id.Ms)
 }
 
-// settle closes a held span when the node of the next one is known.
-func (d *direct) settle(next string) {
-	if !d.held {
+// resolve closes an undecided span when the node of the next one is known.
+func (d *direct) resolve(next string) {
+	if !d.undecided {
 		return
 	}
-	d.held = false
+	d.undecided = false
 	if next != d.node {
 		d.through.Seq = 0 // the last good tick
 	}
@@ -63,14 +63,14 @@ func (d *direct) settle(next string) {
 
 // What a waiting port may hold until the others have come up to where it began.
 // It waits for the time between two reads of the same tick, as a rule less than
-// a millisecond; the bounds are for a link that lags far behind.
+// a millisecond; the bounds are for a subscription that lags far behind.
 const (
-	maxHeld      = 16384
-	maxHeldBytes = 16 << 20
+	maxBuffered      = 16384
+	maxBufferedBytes = 16 << 20
 )
 
-// merger joins links that number alike: every message goes to the sink once, from
-// whichever link brings it first. It relies on one thing: a link that covers the
+// merger joins subscriptions that number alike: every message goes to the sink once, from
+// whichever subscription brings it first. It relies on one thing: a subscription that covers the
 // head has everything after it, in order, so the next message beyond the head
 // that it brings is the one that follows the head.
 type merger struct {
@@ -81,42 +81,42 @@ type merger struct {
 	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
 	ports     []*port
 	spanOpen  bool        // some port covers it
-	held      bool        // lost and not closed yet
+	undecided bool        // lost and not closed yet
 	node      string      // of the span
 	head      sseproto.ID // greatest position that the sink knows
 	committed sseproto.ID
 }
 
-// portState is how a link stands to the span.
+// portState is how a subscription stands to the span.
 type portState uint8
 
 const (
 	closed   portState = iota // has no span
 	covering                  // has everything after the head
-	waiting                   // began beyond the head, or on another node: is held
-	detached                  // held too much, or began below the head: waits for its next tick
+	waiting                   // began beyond the head, or on another node: its messages are buffered
+	detached                  // buffered too much, or began below the head: waits for its next tick
 )
 
-// port is the place of one link in the merger.
+// port is the place of one subscription in the merger.
 type port struct {
-	m         *merger
-	state     portState
-	node      string
-	low, last sseproto.ID
-	held      []heldEvent
-	heldBytes int
+	m             *merger
+	state         portState
+	node          string
+	low, last     sseproto.ID
+	buffered      []bufferedEvent
+	bufferedBytes int
 }
 
-// heldEvent is a message, or a commit with its watermark.
-type heldEvent struct {
+// bufferedEvent is a message, or a commit with its watermark.
+type bufferedEvent struct {
 	id, watermark    sseproto.ID
 	channel, payload string
 	isCommit         bool
 }
 
-func newMerger(sink Sink, links int) *merger {
+func newMerger(sink Sink, subscriptions int) *merger {
 	m := &merger{sink: sink}
-	for range links {
+	for range subscriptions {
 		m.ports = append(m.ports, &port{m: m})
 	}
 	return m
@@ -144,7 +144,7 @@ func (p *port) append(id sseproto.ID, channel, payload string) {
 		p.m.appendLocked(id, channel, payload)
 		p.m.promoteLocked()
 	case waiting:
-		p.hold(heldEvent{id: id, channel: channel, payload: payload})
+		p.buffer(bufferedEvent{id: id, channel: channel, payload: payload})
 	}
 }
 
@@ -156,7 +156,7 @@ func (p *port) commit(id, watermark sseproto.ID) {
 	case covering:
 		p.m.commitLocked(id, watermark)
 	case waiting:
-		p.hold(heldEvent{id: id, watermark: watermark, isCommit: true})
+		p.buffer(bufferedEvent{id: id, watermark: watermark, isCommit: true})
 	case detached:
 		p.openLocked(p.node, id)
 	}
@@ -167,7 +167,7 @@ func (p *port) end(through sseproto.ID) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if p.closeLocked() == covering {
-		p.m.cutLocked(through)
+		p.m.truncateLocked(through)
 	}
 	p.m.promoteLocked()
 }
@@ -176,7 +176,7 @@ func (p *port) lose(sseproto.ID) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if p.closeLocked() == covering && !p.m.coveredLocked() {
-		p.m.spanOpen, p.m.held = false, true
+		p.m.spanOpen, p.m.undecided = false, true
 	}
 	p.m.promoteLocked()
 }
@@ -190,21 +190,21 @@ func (p *port) closeLocked() (was portState) {
 func (p *port) finish() {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.m.settleLocked("")
+	p.m.resolveLocked("")
 }
 
-// hold keeps an event of a waiting port. The strings are not copied: rueidis
+// buffer keeps an event of a waiting port. The strings are not copied: rueidis
 // makes them anew for each message.
-func (p *port) hold(e heldEvent) {
-	p.held = append(p.held, e)
-	p.heldBytes += len(e.channel) + len(e.payload)
-	if len(p.held) > maxHeld || p.heldBytes > maxHeldBytes {
+func (p *port) buffer(e bufferedEvent) {
+	p.buffered = append(p.buffered, e)
+	p.bufferedBytes += len(e.channel) + len(e.payload)
+	if len(p.buffered) > maxBuffered || p.bufferedBytes > maxBufferedBytes {
 		p.release()
 		p.state = detached
 	}
 }
 
-func (p *port) release() { p.held, p.heldBytes = nil, 0 }
+func (p *port) release() { p.buffered, p.bufferedBytes = nil, 0 }
 
 func (m *merger) appendLocked(id sseproto.ID, channel, payload string) {
 	if m.head.Less(id) {
@@ -235,10 +235,10 @@ func (m *merger) coveredLocked() bool {
 	return false
 }
 
-// cutLocked ends the span. What came after through does not count, from whichever
-// link it came, and the other links begin anew at their next tick: they hang on the
+// truncateLocked ends the span. What came after through does not count, from whichever
+// subscription it came, and the other subscriptions begin anew at their next tick: they hang on the
 // same node.
-func (m *merger) cutLocked(through sseproto.ID) {
+func (m *merger) truncateLocked(through sseproto.ID) {
 	if through.Less(m.committed) {
 		through = m.committed
 	}
@@ -251,12 +251,12 @@ func (m *merger) cutLocked(through sseproto.ID) {
 	m.sink.CloseSpan(through)
 }
 
-// settleLocked closes a held span when the node of the next one is known.
-func (m *merger) settleLocked(next string) {
-	if !m.held {
+// resolveLocked closes an undecided span when the node of the next one is known.
+func (m *merger) resolveLocked(next string) {
+	if !m.undecided {
 		return
 	}
-	m.held = false
+	m.undecided = false
 	through := m.head
 	if next != m.node {
 		through = m.committed
@@ -278,7 +278,7 @@ func (m *merger) promoteLocked() {
 			p.release()
 			p.state = detached
 		case !m.spanOpen:
-			m.settleLocked(p.node)
+			m.resolveLocked(p.node)
 			m.spanOpen, m.node = true, p.node
 			m.head, m.committed = p.low, p.low
 			m.sink.OpenSpan(p.low)
@@ -303,12 +303,12 @@ func (m *merger) firstWaitingLocked() *port {
 	return first
 }
 
-// coverLocked makes a port covering and catches up with what it held.
+// coverLocked makes a port covering and catches up with what it buffered.
 func (m *merger) coverLocked(p *port) {
 	p.state = covering
-	held := p.held
+	buffered := p.buffered
 	p.release()
-	for _, e := range held {
+	for _, e := range buffered {
 		if e.isCommit {
 			m.commitLocked(e.id, e.watermark)
 		} else {

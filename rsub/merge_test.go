@@ -71,14 +71,14 @@ func (l *modelLink) lose() {
 	l.up, l.sync = false, false
 }
 
-func TestMergedLinksGiveEachMessageOnceInOrderWithoutHoles(t *testing.T) {
+func TestMergedSubscriptionsGiveEachMessageOnceInOrderWithoutHoles(t *testing.T) {
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		mergeRun(t, r, fmt.Sprint("seed ", seed))
 	}
 }
 
-// modelCalm is how many entries come in the end with both links up, see calmEnd.
+// modelCalm is how many entries come in the end with both subscriptions up, see calmEnd.
 const modelCalm = 10
 
 func mergeRun(t *testing.T, r *rand.Rand, name string) {
@@ -87,10 +87,10 @@ func mergeRun(t *testing.T, r *rand.Rand, name string) {
 	list = append(list[:len(list):len(list)], calmEnd(base)...)
 	sink := &recorder{}
 	m := newMerger(sink, 2)
-	links := []*modelLink{{p: m.ports[0]}, {p: m.ports[1]}}
+	subscriptions := []*modelLink{{p: m.ports[0]}, {p: m.ports[1]}}
 	published, calm := 1, len(list)-modelCalm
 	for published < calm {
-		l := links[r.IntN(2)]
+		l := subscriptions[r.IntN(2)]
 		switch k := r.IntN(30); {
 		case k == 0 && l.up:
 			l.lose()
@@ -102,7 +102,7 @@ func mergeRun(t *testing.T, r *rand.Rand, name string) {
 			l.read(list[l.next])
 		}
 	}
-	for _, l := range links {
+	for _, l := range subscriptions {
 		if !l.up {
 			l.up, l.next = true, published
 		}
@@ -148,7 +148,7 @@ func newPorts() (*recorder, *merger, *port, *port) {
 	return sink, m, m.ports[0], m.ports[1]
 }
 
-func TestSpanOutlivesEitherLinkButNotBoth(t *testing.T) {
+func TestSpanOutlivesEitherSubscriptionButNotBoth(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("n", id(10, 0))
 	b.open("n", id(10, 0))
@@ -171,7 +171,7 @@ func TestSpanOutlivesEitherLinkButNotBoth(t *testing.T) {
 	require.Equal(t, []int{2, 3, 1}, []int{spans, messages, commits})
 }
 
-func TestLinkAheadIsHeldAndTakesOverWithoutLoss(t *testing.T) {
+func TestSubscriptionAheadIsBufferedAndTakesOverWithoutLoss(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("n", id(10, 0))
 	b.open("n", id(20, 0))
@@ -186,7 +186,7 @@ func TestLinkAheadIsHeldAndTakesOverWithoutLoss(t *testing.T) {
 	require.Equal(t, "held", sink.spans[1].messages[0].payload)
 }
 
-func TestDemotedNodeIsRolledBackForAllLinks(t *testing.T) {
+func TestDemotedNodeIsRolledBackForAllSubscriptions(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("old", id(10, 0))
 	b.open("old", id(10, 0))
@@ -202,7 +202,7 @@ func TestDemotedNodeIsRolledBackForAllLinks(t *testing.T) {
 	require.Equal(t, []message{{id(20, 1), "c", "good"}}, sink.all())
 }
 
-func TestLinksOfTwoNodesAreNotMixed(t *testing.T) {
+func TestSubscriptionsOfTwoNodesAreNotMixed(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("old", id(10, 0))
 	b.open("new", id(10, 0))
@@ -218,26 +218,26 @@ func TestLinksOfTwoNodesAreNotMixed(t *testing.T) {
 	require.Equal(t, id(10, 0), sink.spans[0].through, "another node follows: only what was committed counts")
 }
 
-func TestLinkThatHoldsTooMuchBeginsAnew(t *testing.T) {
+func TestSubscriptionThatBuffersTooMuchBeginsAnew(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("n", id(10, 0))
 	b.open("n", id(20, 0))
-	for i := range uint64(maxHeld + 1) {
+	for i := range uint64(maxBuffered + 1) {
 		b.append(id(20, i+1), "c", "x")
 	}
 	require.Equal(t, detached, b.state)
-	require.Nil(t, b.held)
+	require.Nil(t, b.buffered)
 	b.commit(id(21, 0), id(0, 0))
 	require.Equal(t, waiting, b.state)
 	a.lose(id(10, 0))
 	require.Equal(t, id(21, 0), sink.now().low)
 }
 
-// TestLostSpanIsJudgedByTheNextNode: with one link and with two.
+// TestLostSpanIsJudgedByTheNextNode: with one subscription and with two.
 func TestLostSpanIsJudgedByTheNextNode(t *testing.T) {
 	f := func(name, next string, want sseproto.ID) {
 		for feeds := 1; feeds <= 2; feeds++ {
-			t.Run(fmt.Sprintf("%s, %d links", name, feeds), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, %d subscriptions", name, feeds), func(t *testing.T) {
 				sink, _, a, b := newPorts()
 				outs := []output{a, b}
 				if feeds == 1 {

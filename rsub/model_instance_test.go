@@ -14,15 +14,15 @@ import (
 	"ssed/sseproto"
 )
 
-// modelConn is a link of an instance and how far its connection has been read.
+// modelConn is a subscription of an instance and how far its connection has been read.
 type modelConn struct {
-	link *link
-	node *redisNode // nil: not connected
-	from int        // where in the order of the node it began
-	next int        // the next event to be read
+	subscription *subscription
+	node         *redisNode // nil: not connected
+	from         int        // where in the order of the node it began
+	next         int        // the next event to be read
 }
 
-// modelInstance is a process: the real links, sequencers and merger, the real log,
+// modelInstance is a process: the real subscriptions, sequencers and merger, the real log,
 // and the rules of the writer restated.
 type modelInstance struct {
 	w     *modelWorld
@@ -30,7 +30,7 @@ type modelInstance struct {
 	feed  *Feed
 	log   *engine.Log
 	conns []*modelConn
-	join  bool // a link asked for a tick
+	join  bool // a subscription asked for a tick
 
 	// What the log holds, as resuming clients meet it.
 	opened, open bool
@@ -54,13 +54,13 @@ func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *m
 		panic(err)
 	}
 	in.feed = f
-	for _, l := range f.links {
-		in.conns = append(in.conns, &modelConn{link: l})
+	for _, l := range f.subscriptions {
+		in.conns = append(in.conns, &modelConn{subscription: l})
 	}
 	return in
 }
 
-// connect subscribes a link to the primary, as link.subscribe does.
+// connect subscribes a subscription to the primary, as subscription.subscribe does.
 func (in *modelInstance) connect(c *modelConn) {
 	if c.node != nil {
 		return
@@ -68,16 +68,16 @@ func (in *modelInstance) connect(c *modelConn) {
 	c.node = in.w.redis.primary()
 	c.from = len(c.node.events)
 	c.next = c.from
-	l := c.link
+	l := c.subscription
 	select {
-	case <-l.cuts:
+	case <-l.disconnects:
 	default:
 	}
 	l.node, l.confirmed, l.ready = c.node.id, 0, make(chan struct{})
 	l.wanted.Store(0)
 	l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
 	l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
-	l.linked.Store(&c.node.id)
+	l.subscribedTo.Store(&c.node.id)
 	in.join = true
 	if in.w.plant == numberedEarly && l.seq.last.Ms != 0 {
 		l.seq.state, l.seq.last.Seq = synced, 0
@@ -85,37 +85,37 @@ func (in *modelInstance) connect(c *modelConn) {
 	}
 }
 
-// cutLink ends the connection of a link, as link.session does.
+// cutLink ends the connection of a subscription, as subscription.session does.
 func (in *modelInstance) cutLink(c *modelConn, cause Cause) {
 	if c.node == nil {
 		return
 	}
 	c.node = nil
-	c.link.linked.Store(nil)
-	c.link.finish(cause)
+	c.subscription.subscribedTo.Store(nil)
+	c.subscription.finish(cause)
 	if in.w.plant == hastyClose {
 		in.closeHeld()
 	}
-	c.link.tickT.Store(0)
+	c.subscription.tickT.Store(0)
 }
 
 // heldNode returns the node of the span that is lost and not closed yet.
 func (in *modelInstance) heldNode() (node string, held bool) {
 	if m := in.feed.merger; m != nil {
-		return m.node, m.held
+		return m.node, m.undecided
 	}
-	d := in.conns[0].link.out.(*direct)
-	return d.node, d.held
+	d := in.conns[0].subscription.out.(*direct)
+	return d.node, d.undecided
 }
 
 // closeHeld closes a held span as if the next one were of the same node.
 func (in *modelInstance) closeHeld() {
 	if m := in.feed.merger; m != nil {
-		m.settleLocked(m.node)
+		m.resolveLocked(m.node)
 		return
 	}
-	d := in.conns[0].link.out.(*direct)
-	d.settle(d.node)
+	d := in.conns[0].subscription.out.(*direct)
+	d.resolve(d.node)
 }
 
 // read takes the next event of a connection.
@@ -125,7 +125,7 @@ func (in *modelInstance) read(c *modelConn) {
 	}
 	e := c.node.events[c.next]
 	c.next++
-	l := c.link
+	l := c.subscription
 	if e.channel != "" {
 		l.onMessage(pubsub("*", e.channel, e.payload))
 	} else {
@@ -134,7 +134,7 @@ func (in *modelInstance) read(c *modelConn) {
 	in.obey()
 }
 
-func (in *modelInstance) readTick(l *link, e redisEvent) {
+func (in *modelInstance) readTick(l *subscription, e redisEvent) {
 	first := l.seq.state == unsynced
 	switch in.w.plant {
 	case staleTick:
@@ -152,7 +152,7 @@ func (in *modelInstance) readTick(l *link, e redisEvent) {
 	}
 }
 
-// obey does what the links asked for.
+// obey does what the subscriptions asked for.
 func (in *modelInstance) obey() {
 	select {
 	case <-in.feed.ticker.joins:
@@ -161,7 +161,7 @@ func (in *modelInstance) obey() {
 	}
 	for _, c := range in.conns {
 		select {
-		case cause := <-c.link.cuts:
+		case cause := <-c.subscription.disconnects:
 			in.cutLink(c, cause)
 		default:
 		}

@@ -15,7 +15,7 @@ import (
 	"ssed/sseproto"
 )
 
-// A model of the whole mechanism: three instances with the real links,
+// A model of the whole mechanism: three instances with the real subscriptions,
 // sequencers, mergers and logs, whose events and answers come from a model of
 // Redis in one goroutine, in an order drawn from a seed. The writer and the
 // clients restate the rules of rstore and engine in a few lines each, so that
@@ -52,7 +52,7 @@ const (
 	resumedEarly     mistake = "a resume starts one message early"
 	ignoredMarkers   mistake = "a resume ignores the markers"
 	impatientReplay  mistake = "a resume does not wait for the watermark"
-	noBackfill       mistake = "live streams go on after a lost link without the history"
+	noBackfill       mistake = "live streams go on after a lost subscription without the history"
 	hastyInbox       mistake = "entries of the inbox are deleted when the history has reached their tick"
 	unnotedInbox     mistake = "it is not noted what of the inbox was published"
 	lostInbox        mistake = "what the inbox has of a given-up stretch is not saved"
@@ -374,7 +374,7 @@ func (w *modelWorld) check() {
 		}
 	}
 	for _, in := range w.instances {
-		if s := in.feed.Stats(); s.CheckMismatches > 0 {
+		if s := in.feed.Stats(); s.ChecksumMismatches > 0 {
 			w.problem("%s: instances saw different messages in an interval", in.name)
 		}
 	}
@@ -389,7 +389,7 @@ func (w *modelWorld) check() {
 var interleavings = flag.Uint64("interleavings", 6000, "how many TestModel plays, unless with -race or -short")
 
 // TestModel: no interleaving breaks a promise.
-func TestModel(t *testing.T) {
+func TestRandomFaultsOnTheModelBreakNoPromise(t *testing.T) {
 	runs := *interleavings
 	if raceEnabled || testing.Short() {
 		runs = 1000 // one goroutine: ten times as slow, and nothing more to find

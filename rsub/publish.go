@@ -34,11 +34,11 @@ var (
 	ErrNotice = errors.New("rsub: not a notice")
 )
 
-// Outgoing is a message to be published.
-type Outgoing struct{ Channel, Payload string }
+// OutMessage is a message to be published.
+type OutMessage struct{ Channel, Payload string }
 
-// Receipt tells what became of a published message.
-type Receipt struct {
+// PublishResult tells what became of a published message.
+type PublishResult struct {
 	// ID is the position of the message, the same on every instance; zero when it
 	// has none, or was not read by a numbering feed of this instance in time.
 	ID sseproto.ID
@@ -50,43 +50,43 @@ type Receipt struct {
 // waits until this one has its number, for Config.NumberWait or until ctx ends.
 // ErrReserved and ErrTooLarge: it was not sent. After another error it may have been
 // sent or not.
-func (f *Feed) Publish(ctx context.Context, channel, payload string) (Receipt, error) {
-	list, err := f.PublishBatch(ctx, []Outgoing{{channel, payload}})
+func (f *Feed) Publish(ctx context.Context, channel, payload string) (PublishResult, error) {
+	list, err := f.PublishBatch(ctx, []OutMessage{{channel, payload}})
 	if err != nil {
-		return Receipt{}, err
+		return PublishResult{}, err
 	}
 	return list[0], nil
 }
 
 // PublishBatch publishes messages in order. With ErrReserved or ErrTooLarge none was
-// sent. After another error the receipts are those of the messages that were sent for
+// sent. After another error the results are those of the messages that were sent for
 // certain; those behind them may have been sent or not.
-func (f *Feed) PublishBatch(ctx context.Context, messages []Outgoing) ([]Receipt, error) {
+func (f *Feed) PublishBatch(ctx context.Context, messages []OutMessage) ([]PublishResult, error) {
 	for i, m := range messages {
 		if err := f.mayPublish(m); err != nil {
 			return nil, fmt.Errorf("%w: message %d", err, i+1)
 		}
 	}
-	list := make([]Receipt, 0, len(messages))
-	var parcels []*parcel
+	list := make([]PublishResult, 0, len(messages))
+	var batches []*publishBatch
 	var err error
 	for rest := messages; len(rest) > 0; {
 		n := batchSize(rest)
-		p := f.receipts.open(f.patterns, rest[:n], len(list))
+		p := f.results.open(f.patterns, rest[:n], len(list))
 		if list, err = f.send(ctx, p, rest[:n], list); err != nil {
-			f.receipts.drop(p)
+			f.results.drop(p)
 			break
 		}
-		parcels, rest = append(parcels, p), rest[n:]
+		batches, rest = append(batches, p), rest[n:]
 	}
-	f.await(ctx, parcels)
-	for _, p := range parcels {
-		f.receipts.settle(p, list)
+	f.await(ctx, batches)
+	for _, p := range batches {
+		f.results.resolve(p, list)
 	}
 	return list, err
 }
 
-func (f *Feed) mayPublish(m Outgoing) error {
+func (f *Feed) mayPublish(m OutMessage) error {
 	switch limit := f.cfg.MaxMessageBytes; {
 	case Reserved(m.Channel):
 		return ErrReserved
@@ -97,7 +97,7 @@ func (f *Feed) mayPublish(m Outgoing) error {
 }
 
 // batchSize returns how many of the messages go in one call, at least one.
-func batchSize(messages []Outgoing) int {
+func batchSize(messages []OutMessage) int {
 	size := 0
 	for i, m := range messages {
 		if size += len(m.Channel) + len(m.Payload); i > 0 && (i == maxBatchMessages || size > maxBatchBytes) {
@@ -108,7 +108,7 @@ func batchSize(messages []Outgoing) int {
 }
 
 // send runs the script and adds the receivers of its messages to list.
-func (f *Feed) send(ctx context.Context, p *parcel, messages []Outgoing, list []Receipt) ([]Receipt, error) {
+func (f *Feed) send(ctx context.Context, p *publishBatch, messages []OutMessage, list []PublishResult) ([]PublishResult, error) {
 	client, err := f.client.Current()
 	if err != nil {
 		return list, err
@@ -129,16 +129,16 @@ func (f *Feed) send(ctx context.Context, p *parcel, messages []Outgoing, list []
 		return list, fmt.Errorf("rsub: publish: %w", err)
 	}
 	for _, n := range receivers {
-		list = append(list, Receipt{Receivers: n})
+		list = append(list, PublishResult{Receivers: n})
 	}
 	return list, nil
 }
 
-// await waits until all parcels have their numbers or cannot get them.
-func (f *Feed) await(ctx context.Context, parcels []*parcel) {
+// await waits until all batches have their numbers or cannot get them.
+func (f *Feed) await(ctx context.Context, batches []*publishBatch) {
 	timer := time.NewTimer(f.cfg.NumberWait)
 	defer timer.Stop()
-	for _, p := range parcels {
+	for _, p := range batches {
 		if !f.numbers() {
 			return
 		}
@@ -154,8 +154,8 @@ func (f *Feed) await(ctx context.Context, parcels []*parcel) {
 
 // numbers reports whether any feed gives numbers now.
 func (f *Feed) numbers() bool {
-	for _, l := range f.links {
-		if l.synced.Load() {
+	for _, s := range f.subscriptions {
+		if s.synced.Load() {
 			return true
 		}
 	}
@@ -185,11 +185,11 @@ func (f *Feed) Notify(ctx context.Context, words ...string) error {
 	return nil
 }
 
-// onSent takes a notice of publish.lua: "sent <caller> <number of the parcel> <node>".
-// What the connection brings next are the messages of the parcel.
-func (l *link) onSent(words string) {
+// onSent takes a notice of publish.lua: "sent <caller> <number of the batch> <node>".
+// What the connection brings next are the messages of the batch.
+func (s *subscription) onSent(words string) {
 	caller, words, _ := strings.Cut(words, " ")
-	if caller != l.feed.cfg.Instance {
+	if caller != s.feed.cfg.Instance {
 		return
 	}
 	number, node, _ := strings.Cut(words, " ")
@@ -197,37 +197,37 @@ func (l *link) onSent(words string) {
 	if err != nil {
 		return
 	}
-	l.unclaim()
-	p := l.feed.receipts.find(n)
+	s.stopAwaiting()
+	p := s.feed.results.find(n)
 	switch {
 	case p == nil:
-	case l.seq.state != synced || node != l.node:
+	case s.seq.state != synced || node != s.node:
 		// Another node: the connection hangs on a demoted primary, to which the
 		// messages came by replication. Its numbers are not those of the others.
-		l.feed.receipts.pass(p)
+		s.feed.results.pass(p)
 	default:
-		l.claimed, l.claims = p, 0
+		s.awaited, s.came = p, 0
 	}
 }
 
-// claim tells the number of a message that should be the next one of our parcel.
-func (l *link) claim(id sseproto.ID, channel string) {
-	p := l.claimed
-	if p.awaited[l.claims].channel != channel {
-		l.unclaim()
+// noteOwn tells the number of a message that should be the next one of our batch.
+func (s *subscription) noteOwn(id sseproto.ID, channel string) {
+	p := s.awaited
+	if p.awaited[s.came].channel != channel {
+		s.stopAwaiting()
 		return
 	}
-	l.feed.receipts.tell(p, l.claims, id)
-	if l.claims++; l.claims == len(p.awaited) {
-		l.claimed = nil
+	s.feed.results.tell(p, s.came, id)
+	if s.came++; s.came == len(p.awaited) {
+		s.awaited = nil
 	}
 }
 
-// unclaim gives up what has not come of a parcel: the link was lost, or the script
+// stopAwaiting gives up what has not come of a batch: the subscription was lost, or the script
 // stopped halfway because it may not publish on a channel.
-func (l *link) unclaim() {
-	if p := l.claimed; p != nil {
-		l.claimed = nil
-		l.feed.receipts.pass(p)
+func (s *subscription) stopAwaiting() {
+	if p := s.awaited; p != nil {
+		s.awaited = nil
+		s.feed.results.pass(p)
 	}
 }

@@ -20,14 +20,14 @@ import (
 // published is what publishers were told, by payload.
 type published struct {
 	mu   sync.Mutex
-	list map[string]Receipt
+	list map[string]PublishResult
 }
 
-func (p *published) note(payload string, r Receipt) {
+func (p *published) note(payload string, r PublishResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.list == nil {
-		p.list = map[string]Receipt{}
+		p.list = map[string]PublishResult{}
 	}
 	p.list[payload] = r
 }
@@ -87,7 +87,9 @@ func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
 			s := redistest.Start(t)
 			a, b := start(t, s.URL(), "a", options...), start(t, s.URL(), "b", options...)
 			waitSynced(t, a, b)
-			eventually(t, func() bool { return a.Stats().LinksSynced == a.cfg.Feeds && b.Stats().LinksSynced == b.cfg.Feeds }, "not linked")
+			eventually(t, func() bool {
+				return a.Stats().SubscriptionsSynced == a.cfg.Feeds && b.Stats().SubscriptionsSynced == b.cfg.Feeds
+			}, "not subscribedTo")
 			stop := background(t, func(i int) { publish(t, s, 3, 50, fmt.Sprint("noise", i)) })
 			var p published
 			var wg sync.WaitGroup
@@ -100,10 +102,10 @@ func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
 			require.Len(t, p.list, 1000)
 			require.Zero(t, p.requireRight(t, a), "without an ID")
 			require.Zero(t, p.requireRight(t, b), "without an ID")
-			require.Equal(t, uint64(500), a.Stats().ReceiptsTold)
-			require.Zero(t, a.Stats().ReceiptsLate)
-			require.Empty(t, a.receipts.parcels)
-			require.Zero(t, a.receipts.waiting)
+			require.Equal(t, uint64(500), a.Stats().ResultsTold)
+			require.Zero(t, a.Stats().ResultsLate)
+			require.Empty(t, a.results.batches)
+			require.Zero(t, a.results.waiting)
 		})
 	}
 }
@@ -113,12 +115,12 @@ func TestPublishBatchKeepsTheOrderAndTellsEachID(t *testing.T) {
 	in := start(t, s.URL(), "a", withPatterns("ch:*"), func(c *Config) { c.MaxMessageBytes = 1 << 20 })
 	waitSynced(t, in)
 	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
-	var out []Outgoing
+	var out []OutMessage
 	for i := range 3*maxBatchMessages + 5 {
-		out = append(out, Outgoing{fmt.Sprint("ch:", i%2), fmt.Sprint("m", i)})
+		out = append(out, OutMessage{fmt.Sprint("ch:", i%2), fmt.Sprint("m", i)})
 	}
-	out = append(out, Outgoing{"ch:", strings.Repeat("x", 900<<10)}, Outgoing{"ch:", strings.Repeat("y", 900<<10)},
-		Outgoing{"elsewhere", "nobody subscribes"}, Outgoing{"ch:", "last"})
+	out = append(out, OutMessage{"ch:", strings.Repeat("x", 900<<10)}, OutMessage{"ch:", strings.Repeat("y", 900<<10)},
+		OutMessage{"elsewhere", "nobody subscribes"}, OutMessage{"ch:", "last"})
 	list, err := in.PublishBatch(context.Background(), out)
 	stop()
 	require.NoError(t, err)
@@ -131,10 +133,10 @@ func TestPublishBatchKeepsTheOrderAndTellsEachID(t *testing.T) {
 	var last sseproto.ID
 	for i, r := range list {
 		if out[i].Channel == "elsewhere" {
-			require.Equal(t, Receipt{}, r)
+			require.Equal(t, PublishResult{}, r)
 			continue
 		}
-		require.Equal(t, Receipt{at[out[i].Payload], 1}, r)
+		require.Equal(t, PublishResult{at[out[i].Payload], 1}, r)
 		require.True(t, last.Less(r.ID), "%v after %v", r.ID, last)
 		last = r.ID
 	}
@@ -150,7 +152,7 @@ func flushOn(t testing.TB, s *redistest.Server, channel, mark string, in *instan
 	eventually(t, func() bool { return in.has(mark) }, "no %q", mark)
 }
 
-func TestPublishOverKilledLinksTellsTheRightIDOrNone(t *testing.T) {
+func TestPublishOverKilledSubscriptionsTellsTheRightIDOrNone(t *testing.T) {
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -165,10 +167,10 @@ func TestPublishOverKilledLinksTellsTheRightIDOrNone(t *testing.T) {
 			done := make(chan struct{})
 			go func() { defer close(done); p.publishers(t, victim, 4, 100) }()
 			for round, busy := uint64(1), true; busy; round++ {
-				told := victim.Stats().ReceiptsTold
+				told := victim.Stats().ResultsTold
 				eventually(t, func() bool {
 					busy = !isClosed(done)
-					return !busy || victim.Stats().LinksSynced > 0 && victim.Stats().ReceiptsTold > told+20
+					return !busy || victim.Stats().SubscriptionsSynced > 0 && victim.Stats().ResultsTold > told+20
 				}, "no numbers")
 				if busy {
 					killPubSub(t, s, "victim")
@@ -179,10 +181,10 @@ func TestPublishOverKilledLinksTellsTheRightIDOrNone(t *testing.T) {
 			flush(t, s, "end", witness)
 			none := p.requireRight(t, witness)
 			t.Logf("%d of %d messages without an ID", none, len(p.list))
-			require.Equal(t, uint64(none), victim.Stats().ReceiptsLate)
-			require.Equal(t, uint64(len(p.list)-none), victim.Stats().ReceiptsTold)
-			require.NotZero(t, victim.Stats().ReceiptsTold)
-			require.Zero(t, victim.receipts.waiting)
+			require.Equal(t, uint64(none), victim.Stats().ResultsLate)
+			require.Equal(t, uint64(len(p.list)-none), victim.Stats().ResultsTold)
+			require.NotZero(t, victim.Stats().ResultsTold)
+			require.Zero(t, victim.results.waiting)
 		})
 	}
 }
@@ -191,11 +193,11 @@ func TestPublishRefusesWhatWouldNotBeDelivered(t *testing.T) {
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", func(c *Config) { c.MaxMessageBytes = 5 })
 	waitSynced(t, in)
-	good := Outgoing{"c", "12345"}
-	_, err := in.PublishBatch(context.Background(), []Outgoing{good, {"c", "123456"}})
+	good := OutMessage{"c", "12345"}
+	_, err := in.PublishBatch(context.Background(), []OutMessage{good, {"c", "123456"}})
 	require.ErrorIs(t, err, ErrTooLarge)
 	require.ErrorContains(t, err, "message 2")
-	_, err = in.PublishBatch(context.Background(), []Outgoing{good, {"__x", "1"}})
+	_, err = in.PublishBatch(context.Background(), []OutMessage{good, {"__x", "1"}})
 	require.ErrorIs(t, err, ErrReserved)
 	flush(t, s, "end", in)
 	require.Len(t, in.sink.all(), 1, "nothing was sent")
@@ -206,7 +208,7 @@ func TestPublishWithoutANumberingFeedTellsNoID(t *testing.T) {
 	in := start(t, s.URL(), "a", func(c *Config) { c.NumberWait = time.Hour })
 	waitSynced(t, in)
 	ended := false
-	for _, l := range in.links { // as between the loss of a link and the next tick
+	for _, l := range in.subscriptions { // as between the loss of a subscription and the next tick
 		l.synced.Store(false)
 	}
 	require.False(t, in.numbers())
@@ -234,8 +236,8 @@ func TestPublishGivesUpWithItsContext(t *testing.T) {
 	defer cancel()
 	r, err := in.Publish(ctx, "c", "x")
 	require.NoError(t, err, "Redis has answered")
-	require.Equal(t, Receipt{Receivers: 1}, r)
-	require.Equal(t, uint64(1), in.Stats().ReceiptsLate)
+	require.Equal(t, PublishResult{Receivers: 1}, r)
+	require.Equal(t, uint64(1), in.Stats().ResultsLate)
 }
 
 func TestReplicaPublishesNothing(t *testing.T) {
@@ -269,7 +271,7 @@ func TestReplicaPublishesNothing(t *testing.T) {
 }
 
 // TestNumberOfADemotedPrimaryIsNotTold: the commands have reached the new primary while
-// the link still hangs on the old one, where the message arrives by replication and
+// the subscription still hangs on the old one, where the message arrives by replication and
 // gets a number that nobody else gives it.
 func TestNumberOfADemotedPrimaryIsNotTold(t *testing.T) {
 	old, promoted := redistest.Start(t), redistest.Start(t, "--repl-diskless-sync-delay", "0")
@@ -286,36 +288,36 @@ func TestNumberOfADemotedPrimaryIsNotTold(t *testing.T) {
 	}, "no replication")
 	p.lead(promoted.Addr())
 	killCommands(t, old, "victim")
-	var r Receipt
+	var r PublishResult
 	eventually(t, func() bool {
 		var err error
 		r, err = in.Publish(context.Background(), "c", "x")
 		return err == nil
 	}, "not published")
-	require.Equal(t, Receipt{}, r, "nobody is subscribed at the new primary")
+	require.Equal(t, PublishResult{}, r, "nobody is subscribed at the new primary")
 	eventually(t, func() bool { return in.has("x") }, "it would have had a number")
 	require.Len(t, in.sink.spans, 1)
 }
 
-// claimant is a link with a mark at 10-0 on node n1, whose feed does not run.
-func claimant(t *testing.T, feeds int) (*Feed, []*link) {
+// claimant is a subscription with a mark at 10-0 on node n1, whose feed does not run.
+func claimant(t *testing.T, feeds int) (*Feed, []*subscription) {
 	t.Helper()
 	f, err := New(testConfig(t, "redis://127.0.0.1:1", "me", withFeeds(feeds)), discard{})
 	require.NoError(t, err)
-	for _, l := range f.links {
+	for _, l := range f.subscriptions {
 		l.node, l.ready = "n1", make(chan struct{})
 		l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
 		l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
 		l.tickNow(10)
 	}
-	return f, f.links
+	return f, f.subscriptions
 }
 
-func (l *link) tickNow(t uint64) {
+func (l *subscription) tickNow(t uint64) {
 	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, l.feed.fingerprint, l.node)))
 }
 
-func (l *link) sent(caller string, p *parcel, node string) {
+func (l *subscription) sent(caller string, p *publishBatch, node string) {
 	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
 }
 
@@ -328,32 +330,47 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
-// TestNoticeClaimsOnlyWhatIsOurs: each way in which a notice is not followed by our
+// TestNoticeAwaitsOnlyMessagesOfThisInstance: each way in which a notice is not followed by our
 // message on this node ends with no ID at all.
-func TestNoticeClaimsOnlyWhatIsOurs(t *testing.T) {
-	f := func(name string, play func(l *link, p *parcel), want sseproto.ID, over bool) {
+func TestNoticeAwaitsOnlyMessagesOfThisInstance(t *testing.T) {
+	f := func(name string, play func(l *subscription, p *publishBatch), want sseproto.ID, over bool) {
 		t.Run(name, func(t *testing.T) {
-			feed, links := claimant(t, 1)
-			p := feed.receipts.open(feed.patterns, []Outgoing{{"c", "mine"}}, 0)
-			play(links[0], p)
+			feed, subscriptions := claimant(t, 1)
+			p := feed.results.open(feed.patterns, []OutMessage{{"c", "mine"}}, 0)
+			play(subscriptions[0], p)
 			require.Equal(t, over, isClosed(p.done))
-			list := []Receipt{{}}
-			feed.receipts.settle(p, list)
+			list := []PublishResult{{}}
+			feed.results.resolve(p, list)
 			require.Equal(t, want, list[0].ID)
-			require.Zero(t, feed.receipts.waiting)
+			require.Zero(t, feed.results.waiting)
 		})
 	}
 	mine := pubsub("*", "c", "mine")
-	f("ours", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 1), true)
-	f("numbers go on", func(l *link, p *parcel) { l.onMessage(mine); l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 2), true)
-	f("of another instance", func(l *link, p *parcel) { l.sent("you", p, "n1"); l.onMessage(mine) }, id(0, 0), false)
-	f("of another node", func(l *link, p *parcel) { l.sent("me", p, "n2"); l.onMessage(mine) }, id(0, 0), true)
-	f("of an earlier process", func(l *link, p *parcel) { l.sent("me", &parcel{number: 1}, "n1"); l.onMessage(mine) }, id(0, 0), false)
-	f("no message before the tick", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.tickNow(20); l.onMessage(mine) }, id(0, 0), true)
-	f("another message", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.onMessage(pubsub("*", "d", "x")); l.onMessage(mine) }, id(0, 0), true)
-	f("a lost link", func(l *link, p *parcel) { l.sent("me", p, "n1"); l.finish(CauseDisconnect); l.onMessage(mine) }, id(0, 0), true)
-	f("a link without a mark", func(l *link, p *parcel) { l.finish(CauseDisconnect); l.sent("me", p, "n1"); l.onMessage(mine) }, id(0, 0), true)
-	f("a reserved message in between", func(l *link, p *parcel) {
+	f("ours", func(l *subscription, p *publishBatch) { l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 1), true)
+	f("numbers go on", func(l *subscription, p *publishBatch) { l.onMessage(mine); l.sent("me", p, "n1"); l.onMessage(mine) }, id(10, 2), true)
+	f("of another instance", func(l *subscription, p *publishBatch) { l.sent("you", p, "n1"); l.onMessage(mine) }, id(0, 0), false)
+	f("of another node", func(l *subscription, p *publishBatch) { l.sent("me", p, "n2"); l.onMessage(mine) }, id(0, 0), true)
+	f("of an earlier process", func(l *subscription, p *publishBatch) {
+		l.sent("me", &publishBatch{number: 1}, "n1")
+		l.onMessage(mine)
+	}, id(0, 0), false)
+	f("no message before the tick", func(l *subscription, p *publishBatch) { l.sent("me", p, "n1"); l.tickNow(20); l.onMessage(mine) }, id(0, 0), true)
+	f("another message", func(l *subscription, p *publishBatch) {
+		l.sent("me", p, "n1")
+		l.onMessage(pubsub("*", "d", "x"))
+		l.onMessage(mine)
+	}, id(0, 0), true)
+	f("a lost subscription", func(l *subscription, p *publishBatch) {
+		l.sent("me", p, "n1")
+		l.finish(CauseDisconnect)
+		l.onMessage(mine)
+	}, id(0, 0), true)
+	f("a subscription without a mark", func(l *subscription, p *publishBatch) {
+		l.finish(CauseDisconnect)
+		l.sent("me", p, "n1")
+		l.onMessage(mine)
+	}, id(0, 0), true)
+	f("a reserved message in between", func(l *subscription, p *publishBatch) {
 		l.sent("me", p, "n1")
 		l.onMessage(pubsub("*", "__keyspace@0__:c", "set"))
 		l.onMessage(mine)
@@ -361,37 +378,37 @@ func TestNoticeClaimsOnlyWhatIsOurs(t *testing.T) {
 }
 
 func TestSecondFeedTellsWhatTheFirstCouldNot(t *testing.T) {
-	feed, links := claimant(t, 2)
-	p := feed.receipts.open(feed.patterns, []Outgoing{{"c", "1"}, {"c", "2"}}, 0)
-	links[0].sent("me", p, "n1")
-	links[0].onMessage(pubsub("*", "c", "1"))
-	links[0].finish(CauseDisconnect)
+	feed, subscriptions := claimant(t, 2)
+	p := feed.results.open(feed.patterns, []OutMessage{{"c", "1"}, {"c", "2"}}, 0)
+	subscriptions[0].sent("me", p, "n1")
+	subscriptions[0].onMessage(pubsub("*", "c", "1"))
+	subscriptions[0].finish(CauseDisconnect)
 	require.False(t, isClosed(p.done))
-	links[1].sent("me", p, "n1")
-	links[1].onMessage(pubsub("*", "c", "1"))
-	links[1].onMessage(pubsub("*", "c", "2"))
+	subscriptions[1].sent("me", p, "n1")
+	subscriptions[1].onMessage(pubsub("*", "c", "1"))
+	subscriptions[1].onMessage(pubsub("*", "c", "2"))
 	require.True(t, isClosed(p.done))
-	list := make([]Receipt, 2)
-	feed.receipts.settle(p, list)
-	require.Equal(t, []Receipt{{ID: id(10, 1)}, {ID: id(10, 2)}}, list)
+	list := make([]PublishResult, 2)
+	feed.results.resolve(p, list)
+	require.Equal(t, []PublishResult{{ID: id(10, 1)}, {ID: id(10, 2)}}, list)
 }
 
-func TestReceiptsAreBounded(t *testing.T) {
-	feed, links := claimant(t, 1)
-	out := slices.Repeat([]Outgoing{{"c", ""}}, maxAwaited)
-	full := feed.receipts.open(feed.patterns, out, 0)
+func TestAwaitedResultsAreBounded(t *testing.T) {
+	feed, subscriptions := claimant(t, 1)
+	out := slices.Repeat([]OutMessage{{"c", ""}}, maxAwaited)
+	full := feed.results.open(feed.patterns, out, 0)
 	require.NotEmpty(t, full.name())
-	over := feed.receipts.open(feed.patterns, out[:1], 0)
+	over := feed.results.open(feed.patterns, out[:1], 0)
 	require.Empty(t, over.name(), "no notice")
 	require.True(t, isClosed(over.done), "no wait")
-	require.Equal(t, uint64(1), feed.Stats().ReceiptsRefused)
-	feed.receipts.settle(over, []Receipt{{}})
-	feed.receipts.drop(full)
-	again := feed.receipts.open(feed.patterns, out[:1], 0)
-	links[0].sent("me", full, "n1")
-	require.Nil(t, links[0].claimed, "dropped")
+	require.Equal(t, uint64(1), feed.Stats().ResultsRefused)
+	feed.results.resolve(over, []PublishResult{{}})
+	feed.results.drop(full)
+	again := feed.results.open(feed.patterns, out[:1], 0)
+	subscriptions[0].sent("me", full, "n1")
+	require.Nil(t, subscriptions[0].awaited, "dropped")
 	require.NotEmpty(t, again.name())
-	require.Equal(t, 1, feed.receipts.waiting)
+	require.Equal(t, 1, feed.results.waiting)
 }
 
 func TestNotifyReachesAllInstances(t *testing.T) {

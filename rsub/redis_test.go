@@ -38,7 +38,7 @@ func TestAllInstancesGetTheSameSequence(t *testing.T) {
 		require.Len(t, in.sink.spans, 1)
 		st := in.Stats()
 		require.Equal(t, uint64(4*2500+1), st.Delivered)
-		require.Equal(t, 1, st.LinksSynced)
+		require.Equal(t, 1, st.SubscriptionsSynced)
 		require.Positive(t, st.Connects)
 		var lags uint64
 		for _, n := range st.LagCounts {
@@ -109,7 +109,7 @@ func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
 func TestDeliveredNeverGoesBack(t *testing.T) {
 	f, err := New(testConfig(t, "redis://127.0.0.1:1", "x", func(c *Config) { c.MaxMessageBytes = 10 }), discard{})
 	require.NoError(t, err)
-	l := f.links[0]
+	l := f.subscriptions[0]
 	l.seq.subscribe("n1")
 	l.seq.fingerprint = "f"
 	require.Equal(t, open, l.seq.tick(tickAt(10)).action)
@@ -125,14 +125,14 @@ func TestDeliveredNeverGoesBack(t *testing.T) {
 	wg.Wait()
 }
 
-func TestKilledLinkResyncsAndOthersAreUnaffected(t *testing.T) {
+func TestKilledSubscriptionResyncsAndOthersAreUnaffected(t *testing.T) {
 	s := redistest.Start(t)
 	named := func(c *Config) { c.Client.ClientName = "victim" }
 	victim, other := start(t, s.URL(), "victim", named), start(t, s.URL(), "other")
 	waitSynced(t, victim, other)
 	stop := background(t, func(i int) { publish(t, s, 1, 50, fmt.Sprint("m", i)) })
 	for round := range 5 {
-		eventually(t, func() bool { return victim.Stats().LinksSynced == 1 }, "not linked")
+		eventually(t, func() bool { return victim.Stats().SubscriptionsSynced == 1 }, "not subscribedTo")
 		killPubSub(t, s, "victim")
 		eventually(t, func() bool { n, _, _ := victim.sink.counts(); return n == round+2 }, "no new span")
 	}
@@ -259,7 +259,7 @@ func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
 	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b", withFeeds(2))
 	waitSynced(t, a, b)
 	require.NoError(t, s.Pause())
-	gone := func(in *instance) func() bool { return func() bool { return in.Stats().LinksSynced == 0 } }
+	gone := func(in *instance) func() bool { return func() bool { return in.Stats().SubscriptionsSynced == 0 } }
 	eventually(t, gone(a), "a did not notice")
 	eventually(t, gone(b), "b did not notice")
 	ok, why := a.State()
@@ -277,7 +277,7 @@ func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 	second, err := New(testConfig(t, s.URL(), "second", withPatterns("other:*")), discard{})
 	require.NoError(t, err)
 	err = second.Run(context.Background())
-	require.ErrorIs(t, err, ErrForeign)
+	require.ErrorIs(t, err, ErrConfigMismatch)
 	for _, part := range []string{first.fingerprint, second.fingerprint, `"sse:*"`, `"other:*"`} {
 		require.ErrorContains(t, err, part)
 	}
@@ -289,16 +289,16 @@ func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 	require.NoError(t, first.stop())
 	early, err := New(testConfig(t, s.URL(), "early", withPatterns("other:*")), discard{})
 	require.NoError(t, err)
-	require.ErrorIs(t, early.Run(t.Context()), ErrForeign)
+	require.ErrorIs(t, early.Run(t.Context()), ErrConfigMismatch)
 	until, err := strconv.ParseInt(do(t, s, "HGET", first.keys.Clock, "leader_until").(string), 10, 64)
 	require.NoError(t, err)
 	free := time.UnixMilli(until)
 	require.True(t, free.Before(time.Now()), "the lead is free at once")
-	eventually(t, func() bool { return time.Since(free) > foreignFor }, "%v", free)
+	eventually(t, func() bool { return time.Since(free) > mismatchFor }, "%v", free)
 	waitSynced(t, start(t, s.URL(), "fourth", withPatterns("other:*")))
 }
 
-func TestForeignTicksAfterTheStartMakeItNotReadyUntilTheyStop(t *testing.T) {
+func TestTicksOfAnotherConfigAfterTheStartMakeItNotReadyUntilTheyStop(t *testing.T) {
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
@@ -373,7 +373,7 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 	in := start(t, old.URL(), "in")
 	waitSynced(t, in)
 	// The other fleet has gone over to the new primary, and the old one follows it
-	// with this instance's link still up.
+	// with this instance's subscription still up.
 	do(t, old, "REPLICAOF", "127.0.0.1", strconv.Itoa(promoted.Port()))
 	there := start(t, promoted.URL(), "there")
 	waitSynced(t, there)
@@ -391,9 +391,9 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 	waitSynced(t, in)
 }
 
-// TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode: what came after the last
+// TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode: what came after the last
 // tick may have come from another node by replication, whose tick was still to be read.
-func TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
+func TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			first, second := redistest.Start(t), redistest.Start(t)
@@ -401,21 +401,21 @@ func TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
 			in := start(t, "redis://"+p.addr(), "in", withFeeds(feeds), func(c *Config) {
 				c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour // no ticks but those of joins
 			})
-			eventually(t, func() bool { return in.Stats().LinksSynced == feeds }, "not synced")
+			eventually(t, func() bool { return in.Stats().SubscriptionsSynced == feeds }, "not synced")
 			flush(t, first, "first", in)
 			p.cut()
-			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 && in.Stats().LinksSynced == feeds }, "not back")
+			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 && in.Stats().SubscriptionsSynced == feeds }, "not back")
 			flush(t, first, "second", in)
 			p.lead(second.Addr())
 			p.cut()
-			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 3 && in.Stats().LinksSynced == feeds }, "not back")
+			eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 3 && in.Stats().SubscriptionsSynced == feeds }, "not back")
 			flush(t, second, "third", in)
 			in.sink.mu.Lock()
 			defer in.sink.mu.Unlock()
 			same, other := in.sink.spans[0], in.sink.spans[1]
 			require.False(t, same.through.Less(same.last()), "%v is before %v", same.through, same.last())
 			committed := other.low
-			if n := len(other.commits); n > 0 { // by the tick for the second link
+			if n := len(other.commits); n > 0 { // by the tick for the second subscription
 				committed = other.commits[n-1]
 			}
 			require.Equal(t, committed, other.through)
@@ -426,9 +426,9 @@ func TestLostLinkCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
 	}
 }
 
-// TestLinkFollowsTheCommandsToAnotherNode: after a failover the commands reach the
-// new primary while the link stands to the old one, which is well and says nothing.
-func TestLinkFollowsTheCommandsToAnotherNode(t *testing.T) {
+// TestSubscriptionFollowsTheCommandsToAnotherNode: after a failover the commands reach the
+// new primary while the subscription stands to the old one, which is well and says nothing.
+func TestSubscriptionFollowsTheCommandsToAnotherNode(t *testing.T) {
 	old, promoted := redistest.Start(t), redistest.Start(t)
 	p := startProxy(t, old.Addr())
 	in := start(t, "redis://"+p.addr(), "in", func(c *Config) {
@@ -438,13 +438,13 @@ func TestLinkFollowsTheCommandsToAnotherNode(t *testing.T) {
 	waitSynced(t, in)
 	p.lead(promoted.Addr())
 	killCommands(t, old, "victim")
-	eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 }, "the link stays")
+	eventually(t, func() bool { n, _, _ := in.sink.counts(); return n == 2 }, "the subscription stays")
 	waitSynced(t, in)
 	flush(t, promoted, "there", in)
 	require.EqualValues(t, 1, in.Stats().Resyncs["node"])
 }
 
-func TestSilentLinkIsCutAndMadeAgain(t *testing.T) {
+func TestSilentSubscriptionIsCutAndMadeAgain(t *testing.T) {
 	s := redistest.Start(t)
 	p := startProxy(t, s.Addr())
 	in := start(t, "redis://"+p.addr(), "a", func(c *Config) {
@@ -458,10 +458,10 @@ func TestSilentLinkIsCutAndMadeAgain(t *testing.T) {
 	waitSynced(t, in)
 }
 
-func TestOnFreeIsCalled(t *testing.T) {
+func TestReleasedLeaseIsTold(t *testing.T) {
 	s := redistest.Start(t)
 	freed := make(chan struct{}, 1)
-	in := start(t, s.URL(), "a", func(c *Config) { c.OnFree = func() { freed <- struct{}{} } })
+	in := start(t, s.URL(), "a", func(c *Config) { c.OnLeaseReleased = func() { freed <- struct{}{} } })
 	waitSynced(t, in)
 	do(t, s, "PUBLISH", in.keys.Control, "free b")
 	select {
@@ -490,7 +490,7 @@ func TestTwoFeedsLoseNothingWhenOneIsKilled(t *testing.T) {
 	in := start(t, s.URL(), "a", withFeeds(2), named)
 	witness := start(t, s.URL(), "b")
 	waitSynced(t, in, witness)
-	both := func() bool { return in.Stats().LinksSynced == 2 }
+	both := func() bool { return in.Stats().SubscriptionsSynced == 2 }
 	eventually(t, both, "one feed only")
 	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("m", i)) })
 	for round := range uint64(8) {
@@ -531,18 +531,18 @@ func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
 	require.Error(t, err, "%v", l) // the server is still there
 }
 
-func TestSettleCommitsWhatWasPublished(t *testing.T) {
+func TestCommitNowCommitsWhatWasPublished(t *testing.T) {
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
 			in := start(t, s.URL(), "a", withFeeds(feeds), func(c *Config) {
 				c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour
 			})
-			eventually(t, func() bool { return in.Stats().LinksSynced == feeds }, "not synced")
+			eventually(t, func() bool { return in.Stats().SubscriptionsSynced == feeds }, "not synced")
 			for i := range 20 {
 				payload := fmt.Sprint("m", i)
 				do(t, s, "PUBLISH", "c", payload)
-				require.NoError(t, in.Settle(context.Background()))
+				require.NoError(t, in.CommitNow(context.Background()))
 				require.True(t, in.has(payload))
 				in.sink.mu.Lock()
 				now := in.sink.now()
@@ -552,7 +552,7 @@ func TestSettleCommitsWhatWasPublished(t *testing.T) {
 			require.NoError(t, s.Pause())
 			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 			defer cancel()
-			require.ErrorIs(t, in.Settle(ctx), context.DeadlineExceeded)
+			require.ErrorIs(t, in.CommitNow(ctx), context.DeadlineExceeded)
 			require.NoError(t, s.Resume())
 		})
 	}

@@ -7,7 +7,7 @@ type state uint8
 
 const (
 	down     state = iota // nothing counts: not subscribed to everything, or given up
-	unsynced              // subscribed, no mark yet: messages have no number
+	unsynced              // subscribed, no tick yet: messages have no number
 	synced                // messages are numbered
 )
 
@@ -16,7 +16,7 @@ type action uint8
 
 const (
 	ignore action = iota // the tick came before everything was subscribed
-	refuse               // the tick is no mark; cause tells why
+	refuse               // the tick does not count; cause tells why
 	open                 // a span begins at id
 	commit               // the span goes on, all up to id is committed
 	end                  // the span ends, only what came up to id, the last good tick, counts
@@ -63,13 +63,13 @@ func (s *sequencer) message(channel, payload string) (sseproto.ID, bool) {
 	return s.last, true
 }
 
-// tick takes a mark.
+// tick takes a tick.
 func (s *sequencer) tick(t tick) step {
 	switch {
 	case s.state == down:
 		return step{}
 	case t.fingerprint != s.fingerprint:
-		return step{action: refuse, cause: CauseForeign}
+		return step{action: refuse, cause: CauseConfigMismatch}
 	case t.node != s.node:
 		return s.stop(CauseNode, true)
 	case t.t <= s.last.Ms:
@@ -87,7 +87,7 @@ func (s *sequencer) tick(t tick) step {
 		s.past.reset()
 	} else {
 		s.past.put(s.now)
-		st.own, st.differs = s.compare(t.check)
+		st.own, st.differs = s.compare(t.checksum)
 	}
 	s.epoch = t.epoch
 	s.last = sseproto.ID{Ms: t.t}
@@ -97,9 +97,9 @@ func (s *sequencer) tick(t tick) step {
 }
 
 // compare looks for the interval that the caller of a tick vouches for.
-func (s *sequencer) compare(check interval) (own interval, differs bool) {
-	own, known := s.past.find(check.start)
-	return own, known && own != check
+func (s *sequencer) compare(checksum interval) (own interval, differs bool) {
+	own, known := s.past.find(checksum.start)
+	return own, known && own != checksum
 }
 
 // stop ends the span, if there is one; with rollback it is known that what came

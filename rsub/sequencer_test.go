@@ -46,7 +46,7 @@ func synchronised() *sequencer {
 	return s
 }
 
-func TestTicksThatAreNoMarks(t *testing.T) {
+func TestTicksThatAreRefused(t *testing.T) {
 	f := func(name string, change func(*tick), want step, after state) {
 		t.Run(name, func(t *testing.T) {
 			s := synchronised()
@@ -57,7 +57,7 @@ func TestTicksThatAreNoMarks(t *testing.T) {
 		})
 	}
 	f("foreign fingerprint changes nothing", func(tk *tick) { tk.fingerprint = "g" },
-		step{action: refuse, cause: CauseForeign}, synced)
+		step{action: refuse, cause: CauseConfigMismatch}, synced)
 	f("another node rolls back to the last good tick", func(tk *tick) { tk.node = "n2" },
 		step{action: end, id: id(10, 0), cause: CauseNode}, down)
 	f("the same t again ends the span", func(tk *tick) { tk.t = 10 },
@@ -65,7 +65,7 @@ func TestTicksThatAreNoMarks(t *testing.T) {
 	f("a smaller t of a new epoch ends the span", func(tk *tick) { tk.t, tk.epoch = 9, "e2" },
 		step{action: lose, id: id(10, 2), cause: CauseOrder}, unsynced)
 	f("a foreign tick of another node is only foreign", func(tk *tick) { tk.node, tk.fingerprint = "n2", "g" },
-		step{action: refuse, cause: CauseForeign}, synced)
+		step{action: refuse, cause: CauseConfigMismatch}, synced)
 }
 
 func TestNewEpochContinuesTheSpan(t *testing.T) {
@@ -100,7 +100,7 @@ func TestTickOfAnotherNodeWhileUnsyncedIsRefused(t *testing.T) {
 	require.Equal(t, down, s.state)
 }
 
-func TestCheckFindsAMissingAChangedAndASwappedMessage(t *testing.T) {
+func TestChecksumFindsAMissingAChangedAndASwappedMessage(t *testing.T) {
 	f := func(name string, theirs func(*sequencer), differs bool) {
 		t.Run(name, func(t *testing.T) {
 			a, b := newSequencer(), newSequencer()
@@ -114,7 +114,7 @@ func TestCheckFindsAMissingAChangedAndASwappedMessage(t *testing.T) {
 			a.tick(tickAt(20))
 			b.tick(tickAt(20))
 			tk := tickAt(30)
-			tk.check = b.past.last()
+			tk.checksum = b.past.last()
 			require.Equal(t, differs, a.tick(tk).differs)
 		})
 	}
@@ -126,14 +126,14 @@ func TestCheckFindsAMissingAChangedAndASwappedMessage(t *testing.T) {
 	f("length", func(s *sequencer) { s.message("c", "hello 1"); s.message("c", "hello 22") }, true)
 }
 
-func TestCheckOfAnUnknownIntervalSaysNothing(t *testing.T) {
+func TestChecksumOfAnUnknownIntervalSaysNothing(t *testing.T) {
 	s := synchronised()
 	tk := tickAt(20)
-	tk.check = interval{start: 3, count: 99, sum: 1}
+	tk.checksum = interval{start: 3, count: 99, sum: 1}
 	require.False(t, s.tick(tk).differs)
 }
 
-func TestCheckIsOfThePresentConnectionOnly(t *testing.T) {
+func TestChecksumIsOfThePresentConnectionOnly(t *testing.T) {
 	s := synchronised()
 	s.tick(tickAt(20))
 	old := s.past.last()
@@ -142,7 +142,7 @@ func TestCheckIsOfThePresentConnectionOnly(t *testing.T) {
 	s.subscribe("n1")
 	s.tick(tickAt(30))
 	tk := tickAt(40)
-	tk.check = interval{start: 10, count: 99}
+	tk.checksum = interval{start: 10, count: 99}
 	require.False(t, s.tick(tk).differs, "10 was a tick of another node")
 }
 
@@ -167,9 +167,9 @@ func FuzzParseTick(f *testing.F) {
 		tk, err := parseTick(s)
 		if err == nil {
 			require.NotZero(t, tk.t)
-			again, err := parseInterval(tk.check.String())
+			again, err := parseInterval(tk.checksum.String())
 			require.NoError(t, err)
-			require.Equal(t, tk.check, again)
+			require.Equal(t, tk.checksum, again)
 		}
 	})
 }
@@ -235,12 +235,12 @@ func TestMessagePathAllocatesNothing(t *testing.T) {
 		cfg := testConfig(t, "redis://127.0.0.1:1", "x", withPatterns(patterns...))
 		f, err := New(cfg, discard{})
 		require.NoError(t, err)
-		l := f.links[0]
+		l := f.subscriptions[0]
 		l.seq.subscribe("n1")
 		l.seq.fingerprint = "f"
 		require.Equal(t, open, l.seq.tick(tickAt(10)).action)
 		m := pubsub(f.patterns[0], "channel:1", "a payload of some length")
-		h := &hooks{link: l}
+		h := &hooks{subscription: l}
 		require.Zero(t, testing.AllocsPerRun(1000, func() { h.onMessage(m) }))
 		require.NotZero(t, f.Stats().Delivered)
 	}
@@ -249,12 +249,12 @@ func TestMessagePathAllocatesNothing(t *testing.T) {
 func BenchmarkMessage(b *testing.B) {
 	f, err := New(testConfig(b, "redis://127.0.0.1:1", "x"), discard{})
 	require.NoError(b, err)
-	l := f.links[0]
+	l := f.subscriptions[0]
 	l.seq.subscribe("n1")
 	l.seq.fingerprint = "f"
 	l.seq.tick(tickAt(10))
 	m := pubsub("*", "channel:1", "a payload of some length")
-	h := &hooks{link: l}
+	h := &hooks{subscription: l}
 	b.ReportAllocs()
 	for b.Loop() {
 		h.onMessage(m)

@@ -20,8 +20,8 @@ const (
 	CauseProbe
 	// CauseOrder: a tick that does not lie beyond the last one.
 	CauseOrder
-	// CauseForeign: a tick of instances with other patterns.
-	CauseForeign
+	// CauseConfigMismatch: a tick of instances with other patterns.
+	CauseConfigMismatch
 	// CauseMalformed: a tick that cannot be read.
 	CauseMalformed
 	// CauseShutdown: Run is ending.
@@ -52,22 +52,22 @@ type Stats struct {
 	Reserved   uint64 // on channels that begin with "__", through a pattern
 	Oversize   uint64 // numbered and left out
 
-	TicksSeen       uint64            // accepted
-	TicksSent       uint64            // published by this instance
-	TickErrors      uint64            // script calls that failed
-	TakeOvers       uint64            // times that this instance began to lead
-	Leading         bool              // this instance sends the ticks
-	RefusedTicks    map[string]uint64 // by cause
-	Resyncs         map[string]uint64 // ended spans of a connection, by cause
-	Connects        uint64            // subscriptions made, whether they synced or not
-	EpochChanges    uint64            // Redis lost its data
-	CheckMismatches uint64            // another instance saw another interval: a bug
-	LinksSynced     int               // feeds that number messages now
+	TicksSeen           uint64            // accepted
+	TicksSent           uint64            // published by this instance
+	TickErrors          uint64            // script calls that failed
+	TakeOvers           uint64            // times that this instance began to lead
+	Leading             bool              // this instance sends the ticks
+	RefusedTicks        map[string]uint64 // by cause
+	Resyncs             map[string]uint64 // ended spans of a connection, by cause
+	Connects            uint64            // subscriptions made, whether they synced or not
+	EpochChanges        uint64            // Redis lost its data
+	ChecksumMismatches  uint64            // another instance saw another interval: a bug
+	SubscriptionsSynced int               // feeds that number messages now
 
-	ReceiptsTold    uint64 // messages published here whose number became known
-	ReceiptsLate    uint64 // whose number did not, within Config.NumberWait
-	ReceiptsRefused uint64 // whose number was not waited for: too many waited already
-	Notices         uint64 // control messages given to Config.OnNotice
+	ResultsTold    uint64 // messages published here whose number became known
+	ResultsLate    uint64 // whose number did not, within Config.NumberWait
+	ResultsRefused uint64 // whose number was not waited for: too many waited already
+	Notices        uint64 // control messages given to Config.OnNotice
 
 	// ClockSkew is by how much the clock here is ahead of that of Redis, as this
 	// instance last saw it when it sent a tick; 0 before.
@@ -88,8 +88,8 @@ type counters struct {
 	passed, oversize, unnumbered, overlaps, reserved atomic.Uint64
 
 	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
-	connects, epochChanges, checkMismatches     atomic.Uint64
-	receiptsTold, receiptsLate, receiptsRefused atomic.Uint64
+	connects, epochChanges, checksumMismatches  atomic.Uint64
+	resultsTold, resultsLate, resultsRefused    atomic.Uint64
 	notices                                     atomic.Uint64
 	leading                                     atomic.Bool
 	refused, resyncs                            [causes]atomic.Uint64
@@ -115,9 +115,9 @@ func (c *counters) snapshot() Stats {
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
 		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),
-		Connects: c.connects.Load(), EpochChanges: c.epochChanges.Load(), CheckMismatches: c.checkMismatches.Load(),
-		ReceiptsTold: c.receiptsTold.Load(), ReceiptsLate: c.receiptsLate.Load(),
-		ReceiptsRefused: c.receiptsRefused.Load(), Notices: c.notices.Load(),
+		Connects: c.connects.Load(), EpochChanges: c.epochChanges.Load(), ChecksumMismatches: c.checksumMismatches.Load(),
+		ResultsTold: c.resultsTold.Load(), ResultsLate: c.resultsLate.Load(),
+		ResultsRefused: c.resultsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
 	s.Numbered = s.Delivered + s.Oversize

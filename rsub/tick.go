@@ -10,24 +10,26 @@ import (
 
 // First words of control messages.
 const (
-	wordTick = "tick"
-	wordFree = "free"
-	wordSent = "sent"
+	wordTick          = "tick"
+	wordLeaseReleased = "free"
+	wordSent          = "sent"
 )
 
 // ownWord reports whether control messages with this first word are not notices.
-func ownWord(word string) bool { return word == wordTick || word == wordFree || word == wordSent }
+func ownWord(word string) bool {
+	return word == wordTick || word == wordLeaseReleased || word == wordSent
+}
 
 var errTick = errors.New("rsub: malformed tick")
 
-// tick is a mark in the order of messages.
+// tick is a place in the order of messages.
 type tick struct {
 	t           uint64 // ms; greater than that of every earlier tick
 	epoch       string // another one means that Redis lost its data
 	watermark   sseproto.ID
 	fingerprint string
 	node        string // run_id of the server that ran the script
-	check       interval
+	checksum    interval
 	caller      string
 	batch       string // ids of the entries of the inbox right behind it, with commas between
 }
@@ -42,7 +44,7 @@ func (t *tick) entries() uint64 {
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <check> <caller> [<batch>]
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch>]
 //
 // Further words are left for later versions.
 func parseTick(s string) (tick, error) {
@@ -52,7 +54,7 @@ func parseTick(s string) (tick, error) {
 	}
 	t, err := strconv.ParseUint(w[1], 10, 64)
 	watermark, err2 := sseproto.ParseID(w[3])
-	check, err3 := parseInterval(w[6])
+	checksum, err3 := parseInterval(w[6])
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
@@ -60,5 +62,5 @@ func parseTick(s string) (tick, error) {
 	if len(w) > 8 {
 		batch = w[8]
 	}
-	return tick{t, w[2], watermark, w[4], w[5], check, w[7], batch}, nil
+	return tick{t, w[2], watermark, w[4], w[5], checksum, w[7], batch}, nil
 }

@@ -37,9 +37,9 @@ const (
 	// leadIntervals is how many intervals the lead lasts without a tick: one may
 	// be late and one lost before another instance steps in.
 	leadIntervals = 3
-	// foreignFor is how long after the last lead the fingerprint of the clock
+	// mismatchFor is how long after the last lead the fingerprint of the clock
 	// refuses others: longer than any restart of the instance that led.
-	foreignFor = 5 * time.Second
+	mismatchFor = 5 * time.Second
 	// maxTickBackoff bounds the pause between failing script calls.
 	maxTickBackoff = 500 * time.Millisecond
 	// tickWords come first in the answer of the script.
@@ -48,17 +48,17 @@ const (
 	leaveTimeout = 500 * time.Millisecond
 )
 
-// ErrForeign is returned by Run when instances with other patterns, or another Config.Envelope, use the prefix.
-var ErrForeign = errors.New("rsub: instances with other patterns or envelopes use this prefix")
+// ErrConfigMismatch is returned by Run when instances with other patterns, or another Config.Envelope, use the prefix.
+var ErrConfigMismatch = errors.New("rsub: instances with other patterns or envelopes use this prefix")
 
 var errReply = errors.New("rsub: unexpected reply of the tick script")
 
-// ticker calls the tick script: for this instance's links when they join, and at
+// ticker calls the tick script: for this instance's subscriptions when they join, and at
 // every interval while this instance leads. All its fields but the channels are owned by run.
 type ticker struct {
 	feed  *Feed
-	joins chan struct{}      // a link wants a tick now
-	marks chan chan<- uint64 // somebody wants a tick now, and its t; 0: failed
+	joins chan struct{}      // a subscription wants a tick now
+	asks  chan chan<- uint64 // somebody wants a tick now, and its t; 0: failed
 
 	at       uint64 // t of the last call
 	leading  bool
@@ -74,7 +74,7 @@ func (t *ticker) join() {
 	}
 }
 
-// run ends with ctx, or with ErrForeign before anything was ever synced.
+// run ends with ctx, or with ErrConfigMismatch before anything was ever synced.
 func (t *ticker) run(ctx context.Context) error {
 	timer := time.NewTimer(t.pause())
 	defer timer.Stop()
@@ -85,14 +85,14 @@ func (t *ticker) run(ctx context.Context) error {
 		case <-ctx.Done():
 			t.leave()
 			return nil
-		case asked = <-t.marks:
+		case asked = <-t.asks:
 			mode = modeJoin
 		case <-t.joins:
 			mode = modeJoin
 		case <-timer.C:
 		}
 		t.at = 0
-		if mode == modeJoin || t.leading || t.silent() || t.inbox.claims() || t.failures > 0 {
+		if mode == modeJoin || t.leading || t.silent() || t.inbox.reclaims() || t.failures > 0 {
 			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
 				return err
 			}
@@ -116,8 +116,8 @@ func (t *ticker) pause() time.Duration {
 	switch {
 	case t.failures > 0:
 		return jitter(min(interval<<min(t.failures-1, 10), maxTickBackoff))
-	case t.inbox.claims():
-		return t.inbox.claimPause(interval)
+	case t.inbox.reclaims():
+		return t.inbox.reclaimPause(interval)
 	case t.leading:
 		return t.inbox.pause(interval)
 	}
@@ -172,7 +172,7 @@ func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) (
 // args returns the arguments of the script that are about the clock.
 func (t *ticker) args(mode string) []string {
 	f := t.feed
-	lastT, check := f.seen.latest()
+	lastT, checksum := f.seen.latest()
 	epoch := make([]byte, 8)
 	_, _ = crand.Read(epoch)
 	return []string{
@@ -180,9 +180,9 @@ func (t *ticker) args(mode string) []string {
 		strconv.FormatInt((leadIntervals * f.cfg.TickInterval).Milliseconds(), 10),
 		strconv.FormatUint(lastT, 10),
 		hex.EncodeToString(epoch),
-		f.fingerprint, f.description, check.String(), f.keys.Control,
+		f.fingerprint, f.description, checksum.String(), f.keys.Control,
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
-		strconv.FormatInt(foreignFor.Milliseconds(), 10),
+		strconv.FormatInt(mismatchFor.Milliseconds(), 10),
 	}
 }
 
@@ -191,7 +191,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 	f := t.feed
 	switch {
 	case len(words) == 3 && words[0] == "foreign":
-		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrForeign, words[1], words[2], f.fingerprint, f.description)
+		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrConfigMismatch, words[1], words[2], f.fingerprint, f.description)
 	case len(words) < tickWords || words[0] != "tick" && words[0] != "led":
 		return errReply
 	}
@@ -237,7 +237,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 	t.lead(false)
 	f.counters.tickErrors.Add(1)
 	f.trouble.Store(&err)
-	foreign := errors.Is(err, ErrForeign)
+	foreign := errors.Is(err, ErrConfigMismatch)
 	if foreign && !f.everSynced.Load() {
 		return true
 	}

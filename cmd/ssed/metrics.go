@@ -195,10 +195,10 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Reserved, "reason", "reserved")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Oversize, "reason", "oversize")
 	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."
-	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsTold, "outcome", "told")
-	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsLate, "outcome", "late")
-	ch.counter("ssed_publish_receipts_total", receipts, s.ReceiptsRefused, "outcome", "refused")
-	ch.gauge("ssed_feed_links", "Pub/Sub links that number messages.", float64(s.LinksSynced))
+	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
+	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")
+	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsRefused, "outcome", "refused")
+	ch.gauge("ssed_feed_links", "Pub/Sub links that number messages.", float64(s.SubscriptionsSynced))
 	ch.counter("ssed_feed_connects_total", "Subscriptions made.", s.Connects)
 	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {
 		name := cause.String()
@@ -211,7 +211,7 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the marks.", s.TakeOvers)
 	ch.gauge("ssed_feed_leading", "1 while this instance sends the marks.", oneIf(s.Leading))
 	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)
-	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.CheckMismatches)
+	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.ChecksumMismatches)
 	ch.histogram("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.",
 		s.LagSum.Seconds(), s.LagCounts[:], seconds(rsub.LagBounds[:]))
 	ch.inbox(&s.Inbox)

@@ -64,7 +64,7 @@ func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time
 	}
 	up, _ := s.Feed.State()
 	out := &admin.RedisStats{
-		Up: up, Links: feed.LinksSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
+		Up: up, Links: feed.SubscriptionsSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
 		ClockSkew: feed.ClockSkew.Seconds(),
 	}
 	if s.Store == nil {

@@ -13,14 +13,14 @@ import (
 	"ssed/internal/redistest"
 )
 
-// TestOnlyMessagesForUsKeepALateLink: a published tick does not come. While messages
-// do, the link lags and is given time; what a sentinel says on every server is no sign.
-func TestOnlyMessagesForUsKeepALateLink(t *testing.T) {
+// TestOnlyMessagesForUsKeepALateSubscription: a published tick does not come. While messages
+// do, the subscription lags and is given time; what a sentinel says on every server is no sign.
+func TestOnlyMessagesForUsKeepALateSubscription(t *testing.T) {
 	f := func(name, pattern, channel string, want time.Duration) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				feed, links := claimant(t, 1)
-				l := links[0]
+				feed, subscriptions := claimant(t, 1)
+				l := subscriptions[0]
 				l.expect(20)
 				began := time.Now()
 				ctx, cancel := context.WithCancel(t.Context())
@@ -48,29 +48,29 @@ func TestOnlyMessagesForUsKeepALateLink(t *testing.T) {
 	f("notices", "", "__ssed:{"+testPrefix+"}", overdue*DefaultProbeTimeout)
 }
 
-// TestAnswerOfAnOldClientCutsNoNewLink: the answer of a replica to a call that was under
-// way while the link went over to the new primary says nothing about that one.
-func TestAnswerOfAnOldClientCutsNoNewLink(t *testing.T) {
+// TestAnswerOfAnOldClientCutsNoNewSubscription: the answer of a replica to a call that was under
+// way while the subscription went over to the new primary says nothing about that one.
+func TestAnswerOfAnOldClientCutsNoNewSubscription(t *testing.T) {
 	s := redistest.Start(t)
 	feed, err := New(testConfig(t, s.URL(), "me", withFeeds(2)), discard{})
 	require.NoError(t, err)
 	t.Cleanup(feed.client.Close)
-	links := feed.links
+	subscriptions := feed.subscriptions
 	get := func() rueidis.Client {
 		client, err := feed.client.Get(t.Context())
 		require.NoError(t, err)
 		return client
 	}
 	before := get()
-	links[0].client.Store(&before)
+	subscriptions[0].client.Store(&before)
 	feed.client.Discard(before)
 	now := get()
-	links[1].client.Store(&now)
+	subscriptions[1].client.Store(&now)
 	feed.readOnly(before)
-	require.Len(t, links[0].cuts, 1)
-	require.Empty(t, links[1].cuts)
+	require.Len(t, subscriptions[0].disconnects, 1)
+	require.Empty(t, subscriptions[1].disconnects)
 	feed.readOnly(now)
-	require.Equal(t, CauseReadOnly, <-links[1].cuts)
+	require.Equal(t, CauseReadOnly, <-subscriptions[1].disconnects)
 }
 
 // stuckLog is a log that nobody reads until it is closed.
@@ -108,10 +108,10 @@ func TestStuckLogHoldsUpNoMessages(t *testing.T) {
 // TestClosedHooksAreNotUnderWayNorCalledAgain: the span of a lost connection is ended
 // while its read loop may still be in a hook.
 func TestClosedHooksAreNotUnderWayNorCalledAgain(t *testing.T) {
-	feed, links := claimant(t, 1)
-	h := &hooks{link: links[0]}
+	feed, subscriptions := claimant(t, 1)
+	h := &hooks{subscription: subscriptions[0]}
 	calls := 0
-	feed.cfg.OnFree = func() {
+	feed.cfg.OnLeaseReleased = func() {
 		calls++
 		require.False(t, h.mu.TryLock(), "close has to wait for this call")
 	}
@@ -123,5 +123,5 @@ func TestClosedHooksAreNotUnderWayNorCalledAgain(t *testing.T) {
 	h.onSubscription(rueidis.PubSubSubscription{Kind: "unsubscribe"})
 	require.Equal(t, 1, calls)
 	require.Zero(t, feed.Stats().Numbered)
-	require.Empty(t, links[0].cuts)
+	require.Empty(t, subscriptions[0].disconnects)
 }

@@ -47,8 +47,8 @@ func quietTicks(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time
 
 func (c *successor) at(n uint64) sseproto.ID { return id(c.base+1, n) }
 
-// claim says that another server has published these.
-func (c *successor) claim(ids ...string) {
+// reclaim says that another server has published these.
+func (c *successor) reclaim(ids ...string) {
 	c.ticker.inbox.memory = inboxMemories{}
 	c.ticker.inbox.memory.note(tick{t: c.base + 1, node: "other", batch: strings.Join(ids, ",")})
 	c.tickByHand(c.t, modeLead, true)
@@ -72,24 +72,24 @@ func (c *successor) moved() []string {
 	return slices.DeleteFunc(payloads(c.sub.sink.all()), func(text string) bool { return text == "end" })
 }
 
-// TestClaimedEntryThatTheHistoryLacksIsMovedAgain: an instance that did not see what
+// TestReclaimedEntryThatTheHistoryLacksIsMovedAgain: an instance that did not see what
 // was published on the other server has written that stretch of the history.
-func TestClaimedEntryThatTheHistoryLacksIsMovedAgain(t *testing.T) {
+func TestReclaimedEntryThatTheHistoryLacksIsMovedAgain(t *testing.T) {
 	c := newSuccessor(t, 5)
-	c.claim(c.ids[:4]...)
+	c.reclaim(c.ids[:4]...)
 	require.EqualValues(t, 1, do(t, c.s, "LLEN", testNotes), "the history may still get them")
 	require.Empty(t, c.moved(), "what comes behind them waits")
 	c.written(4, 1, 3)
 	require.Equal(t, []string{"1", "3", "4"}, c.moved())
 }
 
-// TestClaimedEntryThatWasTrimmedIsNotMovedAgain: nor one that was deleted with its
+// TestReclaimedEntryThatWasTrimmedIsNotMovedAgain: nor one that was deleted with its
 // channel's history; one before which nothing was trimmed is.
-func TestClaimedEntryThatWasTrimmedIsNotMovedAgain(t *testing.T) {
+func TestReclaimedEntryThatWasTrimmedIsNotMovedAgain(t *testing.T) {
 	f := func(name string, remove []string, want ...string) {
 		t.Run(name, func(t *testing.T) {
 			c := newSuccessor(t, 3)
-			c.claim(c.ids...)
+			c.reclaim(c.ids...)
 			c.written(2, 1, 2)
 			do(t, c.s, append([]string{remove[0], testPrefix + "a"}, remove[1:]...)...)
 			c.written(3)
@@ -101,17 +101,17 @@ func TestClaimedEntryThatWasTrimmedIsNotMovedAgain(t *testing.T) {
 	f("expired or deleted as a key", []string{"DEL"}, "0", "1", "2")
 }
 
-// TestClaimsThatFailAreMadeAgain, at the pace of the ticks.
-func TestClaimsThatFailAreMadeAgain(t *testing.T) {
+// TestFailedReclaimIsRepeated, at the pace of the ticks.
+func TestFailedReclaimIsRepeated(t *testing.T) {
 	c := newSuccessor(t, 2)
 	do(t, c.s, "RENAME", testInbox, "elsewhere")
 	do(t, c.s, "SET", testInbox, "not a stream")
-	c.claim(c.ids...)
-	require.True(t, c.ticker.inbox.claims())
+	c.reclaim(c.ids...)
+	require.True(t, c.ticker.inbox.reclaims())
 	require.Equal(t, c.cfg.TickInterval, c.ticker.pause())
 	do(t, c.s, "RENAME", "elsewhere", testInbox)
 	c.tickByHand(t, modeLead, true)
-	require.False(t, c.ticker.inbox.claims())
+	require.False(t, c.ticker.inbox.reclaims())
 	c.written(2, 1, 2)
 	require.Empty(t, c.moved())
 	require.EqualValues(t, 0, do(t, c.s, "XLEN", testInbox))

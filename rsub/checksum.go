@@ -18,7 +18,7 @@ type interval struct {
 // noInterval stands in a tick whose caller has seen no complete interval.
 const noInterval = "-"
 
-var errInterval = errors.New("rsub: malformed check")
+var errInterval = errors.New("rsub: malformed checksum")
 
 func (iv interval) String() string {
 	if iv.start == 0 {
@@ -85,7 +85,7 @@ func word(s string) uint64 {
 }
 
 // pastIntervals is how many complete intervals are kept for comparison: over six
-// seconds of ticks. A check that is older says nothing and is passed over.
+// seconds of ticks. A checksum that is older says nothing and is passed over.
 const pastIntervals = 64
 
 // history is a ring of the latest complete intervals.

@@ -1,0 +1,431 @@
+package rsub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
+)
+
+const (
+	// The first attempt after a loss is immediate; the pauses between further
+	// ones grow from minBackoff to maxBackoff, which is chosen so that delivery is
+	// back within a second of a restart of Redis.
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+	// steadyAfter is how long a subscription must have lived for its loss to start the
+	// backoff anew: a subscription that is cut again and again must not spin.
+	steadyAfter = time.Second
+	// overdue is how many probe timeouts a tick may be late on a subscription that does
+	// bring messages: it lags, and cutting it would lose what Redis has queued.
+	overdue = 5
+)
+
+var (
+	errLost       = errors.New("connection lost")
+	errUnasked    = errors.New("unsubscribed by the server")
+	errNotPrimary = errors.New("connected to a server that is not the primary")
+	errConnecting = errors.New("connecting")
+)
+
+// subscription is one subscribed connection and its sequencer, over all reconnects.
+type subscription struct {
+	// Fixed after construction.
+	feed        *Feed
+	out         output
+	disconnects chan Cause // room for one: the connection must go
+
+	// Owned by the read loop of the connection while hooks are set, else by run.
+	seq       sequencer
+	node      string        // run_id of the connection
+	confirmed int           // subscriptions so far
+	ready     chan struct{} // closed when all are there
+	awaited   *publishBatch // of our own messages that come next; nil: none
+	came      int           // how many of them have come
+	entries   uint64        // how many messages behind the last tick are of the inbox
+
+	// Atomic.
+	client       atomic.Pointer[rueidis.Client] // through which the connection is made; nil before the first
+	subscribedTo atomic.Pointer[string]         // run_id of the connection, once it is subscribed; nil while there is none
+	received     atomic.Uint64                  // messages but for reserved ones, to tell slow from silent
+	synced       atomic.Bool
+	tickAt       atomic.Int64 // Feed.elapsed of the last good tick
+	tickT        atomic.Uint64
+	wanted       atomic.Uint64 // t of a tick known to be published and not seen yet; 0 is none
+	wantedAt     atomic.Int64  // Feed.elapsed when it became known
+	trouble      atomic.Pointer[error]
+}
+
+func newSubscription(f *Feed, out output) *subscription {
+	s := &subscription{feed: f, out: out, disconnects: make(chan Cause, 1)}
+	s.seq.fingerprint = f.fingerprint
+	s.trouble.Store(&errConnecting)
+	return s
+}
+
+// run keeps the subscription alive until ctx ends.
+func (s *subscription) run(ctx context.Context) {
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		began := time.Now()
+		err := s.session(ctx)
+		s.trouble.Store(&err)
+		if time.Since(began) > steadyAfter && s.tickT.Load() != 0 {
+			attempt = 0
+		}
+		if dropped, ok := s.feed.logSubscriptions.Allow(); ok && ctx.Err() == nil {
+			s.feed.cfg.Logger.Warn("rsub: connection lost, subscribing again", "error", err, "dropped", dropped)
+		}
+		sleep(ctx, backoff(attempt))
+	}
+}
+
+// backoff returns the pause after so many attempts in a row.
+func backoff(attempt int) time.Duration {
+	if attempt == 0 {
+		return 0
+	}
+	return jitter(min(minBackoff<<min(attempt-1, 10), maxBackoff))
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	if d == 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// session is the life of one connection; the error tells how it ended.
+func (s *subscription) session(ctx context.Context) error {
+	s.tickT.Store(0)
+	client, err := s.feed.client.Get(ctx)
+	if err != nil {
+		return err
+	}
+	s.client.Store(&client)
+	conn, _ := client.Dedicate()
+	h := &hooks{subscription: s}
+	lost, err := s.subscribe(ctx, conn, h)
+	if err != nil {
+		conn.Close()
+		h.close()
+		s.finish(CauseDisconnect)
+		return err
+	}
+	s.feed.counters.connects.Add(1)
+	cause, err := s.watch(ctx, lost)
+	s.subscribedTo.Store(nil)
+	conn.Close()
+	h.close()
+	s.finish(cause)
+	s.feed.tell()
+	if cause == CauseNode || cause == CauseReadOnly {
+		s.feed.client.Discard(client)
+	}
+	return err
+}
+
+// hooks is what the read loop of one connection calls. The library has no way to wait
+// for the end of that loop: to close a connection takes the hooks away from it and
+// does not wait for the call that it may be in.
+type hooks struct {
+	subscription *subscription
+
+	mu   sync.Mutex // held by the read loop during a call; nobody else wants it before the end
+	over bool
+}
+
+func (h *hooks) onMessage(m rueidis.PubSubMessage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.subscription.onMessage(m)
+	}
+}
+
+func (h *hooks) onSubscription(s rueidis.PubSubSubscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.subscription.onSubscription(s)
+	}
+}
+
+// close waits for the call under way; there is none after it.
+func (h *hooks) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+}
+
+// subscribe learns the node of the connection and subscribes to everything. The
+// channel tells of the end of the connection.
+func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClient, h *hooks) (<-chan error, error) {
+	info, err := conn.Do(ctx, conn.B().Info().Section("server").Build()).ToString()
+	if err != nil {
+		return nil, err
+	}
+	server := redisconn.ParseInfo(info)
+	if err := server.Check(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-s.disconnects: // meant for an earlier connection
+	default:
+	}
+	s.node, s.confirmed, s.ready = server.RunID(), 0, make(chan struct{})
+	s.wanted.Store(0)
+	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
+	for _, res := range conn.DoMulti(ctx,
+		conn.B().Subscribe().Channel(s.feed.keys.Control).Build(),
+		conn.B().Psubscribe().Pattern(s.feed.patterns...).Build(),
+	) {
+		if err := res.Error(); err != nil {
+			return nil, fmt.Errorf("subscribe: %w", err)
+		}
+	}
+	return lost, nil
+}
+
+// watch waits for the end of the connection, asks for a tick while none has
+// come, disconnects the connection when a published tick does not come, and logs what the
+// read loop finds.
+func (s *subscription) watch(ctx context.Context, lost <-chan error) (Cause, error) {
+	period := time.NewTicker(max(leadIntervals*s.feed.cfg.TickInterval, time.Millisecond))
+	defer period.Stop()
+	ready := s.ready
+	received, progressAt := uint64(0), s.feed.elapsed()
+	for {
+		select {
+		case <-ctx.Done():
+			return CauseShutdown, ctx.Err()
+		case err, ok := <-lost:
+			if !ok || err == nil {
+				err = errLost
+			}
+			return CauseDisconnect, err
+		case cause := <-s.disconnects:
+			return cause, disconnectError(cause)
+		case <-ready:
+			ready = nil
+			node := s.node // the field is that of the next connection one day
+			s.subscribedTo.Store(&node)
+			s.trouble.Store(nil)
+			s.feed.ticker.join()
+		case <-period.C:
+			s.feed.tell()
+			if n := s.received.Load(); n != received {
+				received, progressAt = n, s.feed.elapsed()
+			}
+			if s.late(progressAt) {
+				return CauseProbe, fmt.Errorf("connection cut: no tick within %v", s.feed.cfg.ProbeTimeout)
+			}
+			if ready == nil && !s.synced.Load() {
+				s.feed.ticker.join()
+			}
+		}
+	}
+}
+
+// disconnectError tells why a connection that still stood was given up.
+func disconnectError(cause Cause) error {
+	switch cause {
+	case CauseNode, CauseReadOnly:
+		return errNotPrimary
+	}
+	return errUnasked
+}
+
+// late reports whether a tick that is known to be published has not come.
+func (s *subscription) late(progressAt time.Duration) bool {
+	wanted := s.wanted.Load()
+	if wanted == 0 {
+		return false
+	}
+	if s.tickT.Load() >= wanted {
+		s.wanted.CompareAndSwap(wanted, 0)
+		return false
+	}
+	now, timeout := s.feed.elapsed(), s.feed.cfg.ProbeTimeout
+	waited := now - time.Duration(s.wantedAt.Load())
+	return waited > timeout && (now-progressAt > timeout || waited > overdue*timeout)
+}
+
+// expect notes that tick t was published. Until it has come later ones are not
+// noted, so that the wait is measured from the first.
+func (s *subscription) expect(t uint64) {
+	if s.tickT.Load() >= t {
+		return
+	}
+	if w := s.wanted.Load(); w == 0 || s.tickT.Load() >= w {
+		s.wantedAt.Store(int64(s.feed.elapsed()))
+		s.wanted.Store(t)
+	}
+}
+
+// disconnect asks run to end the connection. It does not block.
+func (s *subscription) disconnect(cause Cause) {
+	select {
+	case s.disconnects <- cause:
+	default: // about to go already
+	}
+}
+
+// finish ends the span after the last hook.
+func (s *subscription) finish(cause Cause) {
+	s.stopAwaiting()
+	s.ended(s.seq.stop(cause, cause == CauseNode || cause == CauseReadOnly))
+}
+
+// ended passes the end of a span on, if there was one.
+func (s *subscription) ended(st step) {
+	switch st.action {
+	case end:
+		s.out.end(st.id)
+	case lose:
+		s.out.lose(st.id)
+	default:
+		return
+	}
+	s.synced.Store(false)
+	s.feed.counters.resyncs[st.cause].Add(1)
+}
+
+// onSubscription counts the confirmations, which come in order with the messages.
+func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
+	switch m.Kind {
+	case "subscribe", "psubscribe":
+		if s.confirmed++; s.confirmed == 1+len(s.feed.patterns) {
+			s.seq.subscribe(s.node)
+			close(s.ready)
+		}
+	default:
+		s.disconnect(CauseDisconnect)
+	}
+}
+
+// onMessage is the way of every message. It allocates nothing.
+func (s *subscription) onMessage(m rueidis.PubSubMessage) {
+	c := &s.feed.counters
+	if m.Pattern != "" && Reserved(m.Channel) {
+		// No sign of life: a sentinel says hello on every server, the wrong one too.
+		c.reserved.Add(1)
+		return
+	}
+	s.received.Add(1)
+	switch {
+	case m.Pattern == "":
+		s.onControl(m.Message)
+		return
+	case !s.feed.patterns.canonical(m.Pattern, m.Channel):
+		c.overlaps.Add(1)
+		return
+	}
+	id, ok := s.seq.message(m.Channel, m.Message)
+	if !ok {
+		c.unnumbered.Add(1)
+		return
+	}
+	if s.awaited != nil {
+		s.noteOwn(id, m.Channel)
+	}
+	// An entry of the inbox had the limit of the instance that published it, and does
+	// not come again: it is delivered whatever the limit is here.
+	if limit := s.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit && id.Seq > s.entries {
+		c.oversize.Add(1)
+		s.feed.found.oversize.note(outsized{id, len(m.Message)})
+		return
+	}
+	c.passed.Add(1)
+	s.out.append(id, m.Channel, m.Message)
+}
+
+// onControl takes a message of the control channel.
+func (s *subscription) onControl(text string) {
+	switch word, rest, _ := strings.Cut(text, " "); word {
+	case wordSent:
+		s.onSent(rest)
+	case wordLeaseReleased:
+		s.feed.cfg.OnLeaseReleased()
+	case wordTick:
+		t, err := parseTick(text)
+		if err != nil {
+			s.refused(step{action: refuse, cause: CauseMalformed}, tick{})
+			return
+		}
+		s.onTick(t)
+	default:
+		if words := strings.Fields(text); len(words) > 0 {
+			s.feed.counters.notices.Add(1)
+			s.feed.cfg.OnNotice(words)
+		}
+	}
+}
+
+func (s *subscription) onTick(t tick) {
+	s.stopAwaiting()
+	st := s.seq.tick(t)
+	switch st.action {
+	case open:
+		s.good(t, st)
+		s.out.open(s.node, st.id)
+		s.synced.Store(true)
+		s.feed.everSynced.Store(true)
+	case commit:
+		s.good(t, st)
+		s.out.commit(st.id, t.watermark)
+	case end, lose:
+		s.ended(st)
+		s.refused(st, t)
+	case refuse:
+		s.refused(st, t)
+	}
+}
+
+// good notes an accepted tick.
+func (s *subscription) good(t tick, st step) {
+	f := s.feed
+	f.counters.ticksSeen.Add(1)
+	if st.newEpoch {
+		f.counters.epochChanges.Add(1)
+		f.found.epochs.note(t.epoch)
+	}
+	if st.differs {
+		f.counters.checksumMismatches.Add(1)
+		f.found.mismatches.note(mismatch{t, st.own})
+	}
+	s.entries = t.entries()
+	s.tickT.Store(t.t)
+	s.tickAt.Store(int64(f.elapsed()))
+	f.noteTick(t, s.seq.past.last())
+}
+
+// refused counts a refused tick and does what its cause asks for.
+func (s *subscription) refused(st step, t tick) {
+	f := s.feed
+	f.counters.refused[st.cause].Add(1)
+	switch st.cause {
+	case CauseNode:
+		s.disconnect(CauseNode)
+	case CauseOrder:
+		f.ticker.join()
+	}
+	f.found.refused.note(refusal{st.cause, t, s.node})
+}
+
+// fresh reports whether good ticks come on the subscription.
+func (s *subscription) fresh() bool {
+	limit := s.feed.cfg.ProbeTimeout + leadIntervals*s.feed.cfg.TickInterval
+	return s.synced.Load() && s.feed.elapsed()-time.Duration(s.tickAt.Load()) <= limit
+}
