@@ -38,7 +38,7 @@ type options struct {
 	Sources  int           `help:"Loopback source addresses; 0: one per 5,000 connections, at least 4." default:"0"`
 	Limit    time.Duration `help:"Longest time of one step: connecting all, one broadcast." default:"60s"`
 	Calm     time.Duration `help:"Longest wait before a run for the connections of the run before to be forgotten; TIME_WAIT takes 60s." default:"65s"`
-	MaxTime  time.Duration `help:"Longest time of everything." default:"45m"`
+	MaxTime  time.Duration `help:"Longest time of everything." default:"2h"`
 	MaxConns int           `help:"Most connections that are ever asked for." default:"100000"`
 
 	IOwnThisHost bool   `help:"Allow targets that are not loopback addresses." name:"i-own-this-host"`
@@ -59,13 +59,18 @@ type cli struct {
 	Slow   slow   `cmd:"" help:"A part of the readers stops: what it does to the others."`
 	Resume resume `cmd:"" help:"All drop and come back with Last-Event-ID."`
 	Mixed  mixed  `cmd:"" help:"A small channel while broadcasts to a large one run."`
-	All    all    `cmd:"" help:"All of these, in one report."`
+
+	Hostile hostile `cmd:"" help:"A few small channels beside clients that no server wishes for: latency, CPU and memory as these grow."`
+
+	All all `cmd:"" help:"All of these, in one report."`
 
 	Million million `cmd:"" help:"As many connections as this machine holds, on many ssed processes and one Redis."`
 
 	ServeFloor serveFloor `cmd:"" hidden:""`
 	ServeNaive serveNaive `cmd:"" hidden:""`
-	Worker     worker     `cmd:"" hidden:""`
+
+	ServeNeighbour serveNeighbour `cmd:"" hidden:""`
+	Worker         worker         `cmd:"" hidden:""`
 }
 
 // runnable is a command that runs scenarios.
@@ -82,12 +87,15 @@ func (m *mixed) scenarios() []scenario   { return []scenario{m} }
 
 // all runs every scenario with its defaults.
 type all struct {
-	Quick bool `help:"Open loops of 4 s, fewer broadcasts, one heartbeat interval: some two minutes for each server and round, one of them the wait after churn."`
+	Quick bool `help:"Open loops of 4 s, fewer broadcasts, one heartbeat interval: some four minutes for each server and round, two of them beside hostile clients, one the wait after churn."`
 }
 
 // quickLoop is the length of an open loop with --quick: long enough for a p99 of
 // some hundred messages.
 const quickLoop = 4 * time.Second
+
+// quickHostile is the length of each of a neighbour's four phases with --quick.
+const quickHostile = time.Second
 
 func (a *all) scenarios() []scenario {
 	var parsed cli
@@ -103,11 +111,12 @@ func (a *all) scenarios() []scenario {
 		parsed.Spread.Duration, parsed.Slow.Duration, parsed.Mixed.Duration = quickLoop, quickLoop, quickLoop
 		parsed.Fanout.Messages, parsed.Burst.Bursts = 10, 2
 		parsed.Hold.Idle = heartbeat
+		parsed.Hostile.Duration = quickHostile
 	}
-	return []scenario{
+	return append([]scenario{
 		&parsed.Hold, &parsed.Fanout, &parsed.Spread, &parsed.Burst,
 		&parsed.Churn, &parsed.Slow, &parsed.Resume, &parsed.Mixed,
-	}
+	}, parsed.Hostile.scenarios()...)
 }
 
 const (
@@ -170,6 +179,7 @@ func (o *options) measure(ctx context.Context, list []scenario, args []string, s
 	out := &report.Report{Started: time.Now(), Command: "loadtest " + quoteArgs(args), Host: describeHost()}
 	runErr := r.all(ctx, list, out)
 	r.progress.close()
+	summariseHostile(out)
 	if err := o.write(out, stdout); err != nil {
 		fmt.Fprintln(stderr, "loadtest:", err)
 		return exitFaults

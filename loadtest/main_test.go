@@ -482,3 +482,45 @@ func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
 	_, printed = execute(t, exitFaults, "million", "--ssed-bin", bin, "--keep-free", "1000000000")
 	require.Contains(t, printed, "stopped at 0: memory")
 }
+
+func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
+	out, text := execute(t, 0, "hostile", "--with", "ssed,naive", "--only", "--ssed-bin", buildSsed(t), "--rounds", "1",
+		"--duration", "100ms", "--neighbour", "connect storm", "--neighbour", "1,024 channels")
+	require.Len(t, out.Scenarios, 3)
+	sum := out.Scenarios[0]
+	require.Equal(t, "hostile", sum.Name)
+	require.Contains(t, text, "connect storm: worst p99 beyond that alone")
+	require.Len(t, sum.Runs, 2)
+	for _, row := range out.Scenarios[1:] {
+		for _, r := range row.Runs {
+			if r.Target == "naive" && row.Name == "hostile: 1,024 channels" {
+				require.Contains(t, r.Notes[0], "not measured")
+				continue
+			}
+			for _, size := range []string{"1", "4", "16"} {
+				for _, figure := range []string{"p50_", "p99_", "max_", "cpu_"} {
+					require.Positive(t, r.Values[figure+size], row.Name)
+				}
+			}
+			require.Positive(t, r.Values["worst_max"])
+			require.Equal(t, r.Values["worst_max"], sum.Value(r.Target, strings.TrimPrefix(row.Name, "hostile: ")+"worst_max").Median)
+		}
+	}
+	storm := out.Scenarios[2]
+	require.Greater(t, storm.Value("ssed", "input_16").Median, 2*storm.Value("ssed", "input_1").Median)
+	require.EqualValues(t, 64, out.Scenarios[1].Value("ssed", "input_16").Median)
+	_, text = execute(t, exitUsage, "hostile", "--neighbour", "friendly")
+	require.Contains(t, text, `no neighbour "friendly"`)
+}
+
+func TestCostGrowthIsThatOfOneUnitOfInput(t *testing.T) {
+	f := func(want float64, known bool, points ...hostilePoint) {
+		t.Helper()
+		got, ok := costGrowth(points, leastCPU, func(p hostilePoint) float64 { return p.cpu })
+		require.Equal(t, known, ok)
+		require.InDelta(t, want, got, 1e-9)
+	}
+	f(1, true, hostilePoint{cpu: 0.05, input: 10}, hostilePoint{cpu: 0.2, input: 40}, hostilePoint{cpu: 0.8, input: 160})
+	f(4, true, hostilePoint{cpu: 0.001, input: 10}, hostilePoint{cpu: 0.05, input: 40}, hostilePoint{cpu: 0.8, input: 160})
+	f(0, false, hostilePoint{cpu: 0.001, input: 10}, hostilePoint{cpu: 0.001, input: 40}, hostilePoint{cpu: 0.8, input: 160})
+}

@@ -117,7 +117,11 @@ func (r *runner) references() (names []string) {
 // one runs a scenario against a freshly started server.
 func (r *runner) one(ctx context.Context, sc scenario, srv server, round int) report.Run {
 	run := report.Run{Target: srv.name, Round: round, Values: map[string]float64{}}
-	t, stop, err := srv.start(ctx)
+	var extra []string
+	if picky, ok := sc.(interface{ ssedArgs() []string }); ok {
+		extra = picky.ssedArgs()
+	}
+	t, stop, err := srv.start(ctx, extra...)
 	if err != nil {
 		run.Error = err.Error()
 		return run

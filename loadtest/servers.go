@@ -14,13 +14,17 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ssed/internal/child"
 	"ssed/internal/redistest"
 	"ssed/internal/ssedtest"
+	"ssed/loadtest/neighbour"
 	"ssed/loadtest/refserver"
 	"ssed/loadtest/target"
 )
@@ -28,8 +32,9 @@ import (
 // server is one side of a comparison. start returns a target that is ready and
 // what ends it; a target that was running before is only looked at.
 type server struct {
-	name  string
-	start func(ctx context.Context) (target.Target, func(), error)
+	name string
+	// extra are further arguments of ssed.
+	start func(ctx context.Context, extra ...string) (target.Target, func(), error)
 }
 
 // servers lists the sides in the order of the flags. It refuses what is not on
@@ -57,7 +62,7 @@ func (o *options) servers() (list []server, err error) {
 		if err := t.CheckLoopback(); err != nil && (!errors.Is(err, target.ErrNotLoopback) || !o.IOwnThisHost) {
 			return nil, fmt.Errorf("%w; a load test of a host that is not yours is an attack: give --i-own-this-host if it is", err)
 		}
-		list = append(list, server{t.Name, func(context.Context) (target.Target, func(), error) { return t, func() {}, nil }})
+		list = append(list, server{t.Name, func(context.Context, ...string) (target.Target, func(), error) { return t, func() {}, nil }})
 	}
 	names := map[string]bool{}
 	for _, s := range list {
@@ -80,13 +85,15 @@ func (o *options) builtin(name string) (server, error) {
 	case name == floorRedis:
 		return server{name, o.startFloorOnRedis}, nil
 	case name != "ssed":
-		return server{name, func(context.Context) (target.Target, func(), error) { return startOwn(name) }}, nil
+		return server{name, func(context.Context, ...string) (target.Target, func(), error) { return startOwn(name) }}, nil
 	case o.SsedBin == "":
 		return server{}, errors.New("--with ssed needs --ssed-bin")
 	case o.Redis:
 		return server{name, o.startSsedOnRedis}, nil
 	}
-	return server{name, func(ctx context.Context) (target.Target, func(), error) { return o.launchSsed(ctx, heartbeat) }}, nil
+	return server{name, func(ctx context.Context, extra ...string) (target.Target, func(), error) {
+		return o.launchSsed(ctx, heartbeat, extra...)
+	}}, nil
 }
 
 // killAfter is how long a child may take to end by itself.
@@ -181,7 +188,22 @@ type (
 	serveNaive struct {
 		Beat time.Duration `help:"Time from one heartbeat to the next." required:""`
 	}
+	serveNeighbour struct{}
 )
+
+// niceness of neighbours: what is measured beside them is the server's work, not theirs.
+const niceness = 10
+
+func (*serveNeighbour) serve(ctx context.Context) error {
+	// Each thread has its own; those to come have that of the thread that makes them.
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, t := range threads {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, niceness) // best effort
+		}
+	}
+	return neighbour.Serve(ctx, os.Stdin, os.Stdout)
+}
 
 func (sf *serveFloor) serve(ctx context.Context) error {
 	var redis netip.AddrPort
@@ -227,14 +249,14 @@ func announce(ctx context.Context, url, publish string) error {
 }
 
 // startSsedOnRedis runs ssed on a private Redis; messages are published there.
-func (o *options) startSsedOnRedis(ctx context.Context) (target.Target, func(), error) {
+func (o *options) startSsedOnRedis(ctx context.Context, extra ...string) (target.Target, func(), error) {
 	return o.onRedis(func(address string) (target.Target, func(), error) {
-		return o.launchSsed(ctx, heartbeat, "--redis-url", "redis://"+address)
+		return o.launchSsed(ctx, heartbeat, append(extra, "--redis-url", "redis://"+address)...)
 	})
 }
 
 // startFloorOnRedis runs the floor on a private Redis; messages are published there.
-func (o *options) startFloorOnRedis(context.Context) (target.Target, func(), error) {
+func (o *options) startFloorOnRedis(context.Context, ...string) (target.Target, func(), error) {
 	return o.onRedis(func(address string) (target.Target, func(), error) {
 		t, stop, err := startOwn("floor", "--subscribe", address)
 		t.Name = floorRedis
