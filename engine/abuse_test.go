@@ -52,12 +52,12 @@ func beCrowd(order []string) error {
 }
 
 func crowdClient(source [4]byte, at netip.AddrPort, text string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|sockCloexec, 0)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		bindWithoutPort(fd),
 		unix.Bind(fd, &unix.SockaddrInet4{Addr: source}),
 		unix.Connect(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}),
 		writeText(fd, text),

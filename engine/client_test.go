@@ -57,7 +57,7 @@ func startEngine(t testing.TB, change func(*Config)) *Engine {
 // socketPair returns a connected pair: a non-blocking descriptor for the engine
 // and a connection for the test.
 func socketPair(t testing.TB) (int, net.Conn) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|sockCloexec|sockNonblock, 0)
 	require.NoError(t, err)
 	f := os.NewFile(uintptr(fds[1]), "client")
 	conn, err := net.FileConn(f)

@@ -268,7 +268,7 @@ func (s *served) bareClients(n int, text string) (closeAll func()) {
 	require.NoError(s.t, err)
 	fds := make([]int, n)
 	for i := range fds {
-		fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|sockCloexec, 0)
 		require.NoError(s.t, err)
 		require.NoError(s.t, unix.Connect(fds[i], &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}))
 		_, err = unix.Write(fds[i], []byte(text))

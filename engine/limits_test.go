@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"ssed/engine/internal/wiretest"
 	"ssed/sseproto"
@@ -49,11 +48,7 @@ func vanish(w *wiretest.Conn) {
 	w.T.Helper()
 	raw, err := w.Conn.(*net.TCPConn).SyscallConn()
 	require.NoError(w.T, err)
-	dropAll := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}
-	require.NoError(w.T, raw.Control(func(fd uintptr) {
-		program := unix.SockFprog{Len: 1, Filter: &dropAll}
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
-	}))
+	require.NoError(w.T, raw.Control(func(fd uintptr) { err = dropAll(int(fd)) }))
 	require.NoError(w.T, err)
 }
 

@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
-
-	"ssed/engine/internal/sock"
 )
 
 // poller is the epoll of one shard and its wake-up descriptor. Only wake may be
@@ -15,16 +13,6 @@ type poller struct {
 	evfd   int
 	events []unix.EpollEvent
 }
-
-// readiness is one event on a parked descriptor, as told by the kernel.
-type readiness struct {
-	slot, gen            uint32
-	readable, writable   bool
-	peerClosed, hadError bool
-}
-
-// wakeSlot marks the wake-up descriptor among the events; no slot has it.
-const wakeSlot = ^uint32(0)
 
 // pollBatch is the number of events taken from the kernel at once: enough that a
 // storm of closes costs few system calls, small enough to stay in the L1 cache.
@@ -92,25 +80,6 @@ func (p *poller) close() {
 	_ = unix.Close(p.evfd)
 	_ = unix.Close(p.epfd)
 }
-
-// The socket calls, by the names that the loops use.
-type (
-	iovec    = sock.Iovec
-	ioResult = sock.Result
-)
-
-const (
-	ioOK      = sock.OK
-	ioAgain   = sock.Again
-	ioFailed  = sock.Failed
-	maxIovecs = sock.MaxIovecs
-)
-
-func piece(b []byte) iovec                       { return sock.Piece(b) }
-func extend(v *iovec, b []byte) bool             { return sock.Extend(v, b) }
-func sendFd(fd int, vec []iovec) (int, ioResult) { return sock.Send(fd, vec) }
-func readFd(fd int, b []byte) (int, ioResult)    { return sock.Read(fd, b) }
-func closeFd(fd int)                             { sock.Close(fd) }
 
 // yieldCPU lets whoever waits for this processor run first. A loop that serves a large
 // channel is one long computation to the kernel, which lets others wait for milliseconds;

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -23,7 +22,6 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"ssed/internal/redistest"
 	"ssed/sseproto"
@@ -468,23 +466,4 @@ func TestWhatAServerSaysCannotChangeATerminal(t *testing.T) {
 	f("HTTP/1.1 403 \x1b]0;x\x07\r\nContent-Length: 0\r\n\r\n", `403 \x1b]0;x\x07`, "pub", "--admin-url")
 	f("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"+`{"id":"a\u009bb"}`, `a\x9bb`, "pub", "--admin-url")
 	f("HTTP/1.1 403 a\x9bb\r\nContent-Length: 0\r\n\r\n", "403 a\ufffdb", "tail", "--url")
-}
-
-// openTerminal makes a pseudo terminal: what is written to slave is read from master.
-func openTerminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { master.Close() })
-	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	require.NoError(t, err)
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { slave.Close() })
-	termios, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
-	require.NoError(t, err)
-	termios.Oflag &^= unix.OPOST // no tabs made of spaces
-	require.NoError(t, unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, termios))
-	return master, slave
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -340,14 +339,3 @@ type accepted struct {
 func (a *accepted) Fd() int              { return a.fd }
 func (a *accepted) LocalAddr() net.Addr  { return a.local }
 func (a *accepted) RemoteAddr() net.Addr { return a.remote }
-
-// remoteAddr is the address of a peer, the zero one for unix sockets, with what
-// front.peers says of it. Netpoll carries it to the handshake.
-type remoteAddr struct {
-	netip.AddrPort
-	peer uint32
-	over RefuseReason
-}
-
-// Network implements net.Addr.
-func (*remoteAddr) Network() string { return "tcp" }
