@@ -60,11 +60,11 @@ func put[T any](ctx context.Context, e *Engine, s *shard, a ask, reply <-chan T)
 
 // listAsk asks for connections in the order of their slots.
 type listAsk struct {
-	ctx     context.Context
-	channel string // only its subscribers; "": all
-	after   uint32 // slot behind which to begin
-	limit   int    // at least 1
-	reply   chan listed
+	ctx   context.Context
+	match Match  // only these
+	after uint32 // slot behind which to begin
+	limit int    // at least 1
+	reply chan listed
 }
 
 // listed is a part of the list.
@@ -77,6 +77,7 @@ type listed struct {
 type foundSlot struct {
 	ref
 	client   string
+	subject  string
 	channels []string
 	pos      uint64 // delivered up to
 	started  bool   // pos says something
@@ -88,18 +89,15 @@ func (a *listAsk) answer(s *shard) {
 	if a.ctx.Err() != nil {
 		return // nobody waits for it
 	}
-	ch := uint32(noChannel)
-	if a.channel != "" {
-		if ch = s.membersOf(a.channel); ch == noChannel {
-			a.reply <- listed{}
-			return
-		}
+	sel, some := s.resolve(&a.match)
+	switch {
+	case !some:
+		a.reply <- listed{}
+	case sel.subject == 0 && sel.token == 0 && sel.ch != noChannel && s.members[sel.ch].count <= askLooks:
+		a.reply <- a.pick(s, s.memberSlots(sel.ch))
+	default:
+		a.reply <- a.walk(s, sel)
 	}
-	if ch != noChannel && s.members[ch].count <= askLooks {
-		a.reply <- a.pick(s, s.memberSlots(ch))
-		return
-	}
-	a.reply <- a.walk(s, ch)
 }
 
 // membersOf returns the index of a channel that has members here, or noChannel. It
@@ -140,7 +138,7 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 }
 
 // walk answers from the slots behind a.after.
-func (a *listAsk) walk(s *shard, ch uint32) (l listed) {
+func (a *listAsk) walk(s *shard, sel selection) (l listed) {
 	i := a.after + 1
 	for looks := 0; i < s.slots.used && looks < askLooks && len(l.found) < a.limit; i++ {
 		looks++
@@ -148,8 +146,8 @@ func (a *listAsk) walk(s *shard, ch uint32) (l listed) {
 		if c.fd < 0 {
 			continue
 		}
-		subscribes, seen := s.subscribes(c, ch)
-		if looks += seen; subscribes {
+		ok, seen := s.selects(sel, i, c)
+		if looks += seen; ok {
 			l.found = append(l.found, s.describe(i))
 		}
 	}
@@ -175,6 +173,7 @@ func (s *shard) describe(i uint32) foundSlot {
 	c := s.slots.at(i)
 	f := foundSlot{
 		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(c), opened: c.opened,
+		subject: s.engine.front.SubjectName(s.credentials.get(i).subject),
 		started: c.state&(slotPending|slotResuming) == 0, blocked: c.state&slotBlocked != 0,
 	}
 	slices.Reverse(f.channels) // as they were asked for

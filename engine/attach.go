@@ -26,12 +26,13 @@ const maxAhead = time.Minute
 // The answer follows in answerArrivals.
 func (s *shard) admit(a *front.Stream) {
 	i, c := s.newSlot(a.FD)
+	c.peer = a.Peer
+	s.credentials.set(i, a)
 	if err := s.poller.park(a.FD, i, c.gen); err != nil {
-		c.peer = a.Peer
 		s.closeSlot(i, CloseNoMemory)
 		return
 	}
-	c.pos, c.peer = a.Since.Position, a.Peer
+	c.pos = a.Since.Position
 	resume := resumePointOf(a)
 	if resume.kind == resumeNone {
 		c.state |= slotNoID

@@ -157,7 +157,7 @@ func TestStreamEndsWhenItsGrantDoes(t *testing.T) {
 	s := serveEngine(t, Config{Heartbeat: time.Second, MaxAge: time.Hour, Authorizer: authorizer(func(_ context.Context, r *AuthRequest) (Grant, error) {
 		return Grant{Channels: r.Channels, Expires: <-expires}, nil
 	})})
-	end := time.Now().Add(2 * time.Second)
+	end := time.Now().Add(3 * time.Second).Truncate(time.Second)
 	expires <- end
 	w := s.dial().Send(getStream("a"))
 	require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)

@@ -56,6 +56,9 @@ type Config struct {
 	// MaxPerAddress bounds the open connections of one client address, IPv6 by its first
 	// 64 bits. Zero: no limit. Addresses of this machine and of TrustedProxies are not limited.
 	MaxPerAddress int
+	// MaxPerSubject bounds the open streams of one subject that the Authorizer has named.
+	// Zero: no limit.
+	MaxPerSubject int
 	// ConnectRate bounds the connections per second of one client address, after a burst
 	// of ConnectBurst. Behind a proxy that is a TrustedProxies it counts its requests for
 	// streams. Zero: no limit.
@@ -217,6 +220,9 @@ const maxRate = 1_000_000
 
 // validateClients checks what concerns single clients.
 func (cfg *Config) validateClients(bad func(field, format string, args ...any)) {
+	if cfg.MaxPerSubject < 0 || cfg.MaxPerSubject > maxRate {
+		bad("MaxPerSubject", "%d is not between 0 and %d", cfg.MaxPerSubject, maxRate)
+	}
 	if cfg.MaxPerAddress < 0 || cfg.MaxPerAddress > maxRate {
 		bad("MaxPerAddress", "%d is not between 0 and %d", cfg.MaxPerAddress, maxRate)
 	}

@@ -72,6 +72,7 @@ func frontConfig(cfg *Config) front.Config {
 	return front.Config{
 		Listen: cfg.Listen, SocketMode: cfg.SocketMode, ReusePort: cfg.ReusePort,
 		MaxConnections: cfg.MaxConnections,
+		MaxPerSubject:  cfg.MaxPerSubject,
 		MaxPerAddress:  cfg.MaxPerAddress, ConnectRate: cfg.ConnectRate, ConnectBurst: cfg.ConnectBurst,
 		TrustedProxies: cfg.TrustedProxies, ProxyProtocol: cfg.ProxyProtocol,
 		PeerTimeout: cfg.PeerTimeout, Heartbeat: cfg.Heartbeat,
@@ -164,9 +165,9 @@ func (e *Engine) attach(a *front.Stream) {
 }
 
 // closed is told by a shard that a descriptor is closed.
-func (e *Engine) closed(peer uint32) {
+func (e *Engine) closed(peer, subject uint32) {
 	e.conns.Add(-1)
-	e.front.Release(peer)
+	e.front.Release(peer, subject)
 }
 
 // wakeShards wakes the shards whose bit is in mask.

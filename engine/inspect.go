@@ -28,6 +28,8 @@ type Connection struct {
 	// speaks, an IPv6 one by its /64, if addresses are limited, else that of the proxy.
 	// "" on a unix socket.
 	Client string
+	// Subject that its grant names; "" without one.
+	Subject string
 	// Channels that it receives.
 	Channels []string
 	// Position up to which it was given all that is meant for it; zero while it waits
@@ -39,11 +41,10 @@ type Connection struct {
 	Opened time.Time
 }
 
-// Connections lists up to limit open streams, 1 to 1000: those of a channel, or all
-// with channel "". After is "" or the next of the page before; next is "" at the end.
+// Connections lists up to limit open streams that match, 1 to 1000. After is "" or the next of the page before; next is "" at the end.
 // Connections that come or go between two pages may be on neither, all others are on
 // exactly one. It does not hold up the event loops, which answer in parts.
-func (e *Engine) Connections(ctx context.Context, channel, after string, limit int) (list []Connection, next string, err error) {
+func (e *Engine) Connections(ctx context.Context, m Match, after string, limit int) (list []Connection, next string, err error) {
 	place, err := parsePlace(after)
 	if err != nil {
 		return nil, "", err
@@ -54,7 +55,7 @@ func (e *Engine) Connections(ctx context.Context, channel, after string, limit i
 			return list, place.String(), nil
 		}
 		s := e.shards[place.shard]
-		q := &listAsk{ctx: ctx, channel: channel, after: place.slot, limit: min(limit-len(list), askFound), reply: make(chan listed, 1)}
+		q := &listAsk{ctx: ctx, match: m, after: place.slot, limit: min(limit-len(list), askFound), reply: make(chan listed, 1)}
 		part, err := put(ctx, e, s, q, q.reply)
 		if err != nil {
 			return nil, "", err
@@ -70,7 +71,7 @@ func (e *Engine) Connections(ctx context.Context, channel, after string, limit i
 }
 
 func (e *Engine) connection(s *shard, f foundSlot) Connection {
-	c := Connection{ID: connectionID(s.number, f.ref), Client: f.client, Channels: f.channels, Blocked: f.blocked}
+	c := Connection{ID: connectionID(s.number, f.ref), Client: f.client, Subject: f.subject, Channels: f.channels, Blocked: f.blocked}
 	if f.started {
 		c.Position, _ = e.log.idAt(f.pos)
 	}

@@ -22,7 +22,7 @@ import (
 func connectionsOf(t testing.TB, e *Engine, channel string, limit int) (all []Connection) {
 	t.Helper()
 	for next, pages := "", 0; ; pages++ {
-		list, after, err := e.Connections(t.Context(), channel, next, limit)
+		list, after, err := e.Connections(t.Context(), Match{Channel: channel}, next, limit)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(list), limit)
 		require.Less(t, pages, 10_000, "the list has no end")
@@ -64,10 +64,10 @@ func TestConnectionsAreListedOnceEach(t *testing.T) {
 	}
 	require.Empty(t, connectionsOf(t, e, "nobody", 10))
 	for _, bad := range []string{"x", "1", "1-", "0-1-2", "-1-1", "fffff-1"} {
-		_, _, err := e.Connections(t.Context(), "", bad, 10)
+		_, _, err := e.Connections(t.Context(), Match{}, bad, 10)
 		require.ErrorIs(t, err, ErrBadCursor, bad)
 	}
-	list, next, err := e.Connections(t.Context(), "", "40-1", 10)
+	list, next, err := e.Connections(t.Context(), Match{}, "40-1", 10)
 	require.NoError(t, err)
 	require.Empty(t, list)
 	require.Empty(t, next)
@@ -154,7 +154,7 @@ func TestOldIDsNeverCloseSomebodyElsesConnection(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(k), 5))
 			var ids []string
 			for ctx.Err() == nil {
-				list, _, _ := e.Connections(ctx, fmt.Sprint("visitor", rng.IntN(4)), "", 5)
+				list, _, _ := e.Connections(ctx, Match{Channel: fmt.Sprint("visitor", rng.IntN(4))}, "", 5)
 				ids = append(ids, idsOf(list)...)
 				ids = ids[max(0, len(ids)-200):]
 				for range min(len(ids), 10) {
@@ -215,14 +215,14 @@ func TestQuestionsEndWithTheirContextAndWithTheEngine(t *testing.T) {
 	s := serveEngine(t, Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err := s.Connections(ctx, "", "", 1)
+	_, _, err := s.Connections(ctx, Match{}, "", 1)
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = s.CloseConnection(ctx, "0-1-1")
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = s.TopChannels(ctx, BySubscribers, 1)
 	require.ErrorIs(t, err, context.Canceled)
 	s.stop()
-	_, _, err = s.Connections(t.Context(), "", "", 1)
+	_, _, err = s.Connections(t.Context(), Match{}, "", 1)
 	require.ErrorIs(t, err, ErrStopped)
 	_, err = s.CloseConnection(t.Context(), "0-1-1")
 	require.ErrorIs(t, err, ErrStopped)
@@ -245,7 +245,7 @@ func TestAnswerIsBoundedBySubscriptionsToo(t *testing.T) {
 	for _, channel := range []string{"", "c7"} {
 		pages, found, last := 0, 0, uint32(0)
 		for ; pages == 0 || last != 0; pages++ {
-			q := &listAsk{ctx: t.Context(), channel: channel, after: last, limit: askFound, reply: make(chan listed, 1)}
+			q := &listAsk{ctx: t.Context(), match: Match{Channel: channel}, after: last, limit: askFound, reply: make(chan listed, 1)}
 			q.answer(h.shard)
 			part := <-q.reply
 			require.LessOrEqual(t, len(part.found)*each, askLooks+each)

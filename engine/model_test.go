@@ -172,7 +172,7 @@ func (m *model) poll(c *modelClient, wait time.Duration) {
 // inspect is an operator who looks around and closes a connection, or tries one that
 // may be gone.
 func (m *model) inspect() {
-	list, _, err := m.e.Connections(m.t.Context(), "", "", 1+m.rng.IntN(40))
+	list, _, err := m.e.Connections(m.t.Context(), Match{}, "", 1+m.rng.IntN(40))
 	require.NoError(m.t, err)
 	for _, c := range list {
 		m.ids = append(m.ids, c.ID)

@@ -56,6 +56,7 @@ type shard struct {
 	clock       loopClock
 	slots       table[slot]
 	subs        table[subscription]
+	credentials credentials
 	freeSlot    uint32
 	freeSub     uint32
 	open        int // slots in use
@@ -396,9 +397,10 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	s.unsubscribeAll(i)
 	s.dropPending(i, c)
 	s.unmarkBlocked(c)
-	fd, peer := int(c.fd), c.peer
+	fd, peer, subject := int(c.fd), c.peer, s.credentials.get(i).subject
+	s.credentials.clear(i)
 	s.dropSlot(i)
 	s.count.closed[reason].Add(1)
 	closeFd(fd)
-	s.engine.closed(peer)
+	s.engine.closed(peer, subject)
 }

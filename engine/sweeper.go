@@ -74,7 +74,7 @@ func (s *shard) sweep(v *view, now time.Time) {
 		w.owed = min(w.owed+slots*sweepsPerBeat*float64(elapsed)/float64(w.period), slots)
 	}
 	if w.isOwed() {
-		s.visitSome(v, s.engine.second(now))
+		s.visitSome(v, now)
 	}
 	if due && w.draining() {
 		s.drainSome(now, elapsed)
@@ -85,26 +85,35 @@ func (s *shard) sweep(v *view, now time.Time) {
 func (w *sweeper) isOwed() bool { return w.owed >= 1 }
 
 // visitSome looks at the slots that are due, as many as one pass may.
-func (s *shard) visitSome(v *view, second uint32) {
+func (s *shard) visitSome(v *view, now time.Time) {
 	w := &s.sweeper
+	second, over := s.engine.second(now), w.over(now)
 	for calls := 0; w.isOwed() && calls < sweepCalls; w.owed-- {
 		if w.next++; w.next >= s.slots.used {
 			w.next = 0
 			continue
 		}
 		if c := s.slots.at(w.next); c.fd >= 0 {
-			calls += s.visit(v, w.next, c, second)
+			calls += s.visit(v, w.next, c, second, over)
 		}
 	}
 }
 
+// over is the second of the wall clock up to which grants are closed now: before the
+// next visit they end. Nothing is sent on a stream whose grant is over. The clock is
+// that of the machine as it is set now.
+func (w *sweeper) over(now time.Time) uint32 {
+	untilNext := w.period/sweepsPerBeat + w.every // a sweep more: visits are spread over sweeps
+	return wallSecond(now.Add(untilNext))
+}
+
 // visit looks after one connection and returns the system calls that it took.
-func (s *shard) visit(v *view, i uint32, c *slot, second uint32) (calls int) {
+func (s *shard) visit(v *view, i uint32, c *slot, second, over uint32) (calls int) {
 	if c.idle < 255 {
 		c.idle++
 	}
 	switch {
-	case c.expires != 0 && c.expires <= second:
+	case c.expires != 0 && c.expires <= second, s.credentials.isOver(i, over):
 		s.disconnect(i, c, CloseExpired)
 		return 2
 	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):

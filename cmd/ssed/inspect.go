@@ -17,7 +17,7 @@ var errCursor = admin.Refuse(http.StatusBadRequest, "after must be the next of a
 
 // Connections implements admin.Connections.
 func (i inspector) Connections(ctx context.Context, channel, after string, limit int) ([]admin.Connection, string, error) {
-	found, next, err := i.engine.Connections(ctx, channel, after, limit)
+	found, next, err := i.engine.Connections(ctx, engine.Match{Channel: channel}, after, limit)
 	if errors.Is(err, engine.ErrBadCursor) {
 		err = errCursor
 	}

@@ -76,14 +76,6 @@ func (f *Front) maxAge() time.Time {
 	return time.Now().Add(jitter(age/10*8, age))
 }
 
-// earlier returns the earlier of two times; the zero time is never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
 // whyRefused is the text for an address over its limit.
 func whyRefused(over RefuseReason) string {
 	if over == RefuseRate {

@@ -160,7 +160,7 @@ func (f *Front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 // statusFor is what programs get when they are turned away.
 func statusFor(reason RefuseReason) int {
 	switch reason {
-	case RefuseAddress, RefuseRate:
+	case RefuseAddress, RefuseRate, RefuseSubject:
 		return http.StatusTooManyRequests
 	}
 	return http.StatusServiceUnavailable
@@ -215,7 +215,7 @@ func (f *Front) count(status int) { f.counters.answered[status/100].Add(1) }
 func (f *Front) retryDelay(reason RefuseReason) time.Duration {
 	low, high := f.cfg.RetryMin, f.cfg.RetryMax
 	switch reason {
-	case RefuseFull, RefuseFiles, RefuseAddress, RefuseRate:
+	case RefuseFull, RefuseFiles, RefuseAddress, RefuseRate, RefuseSubject:
 		low, high = fullRetryFactor*low, fullRetryFactor*high
 	}
 	return jitter(low, high)

@@ -19,11 +19,3 @@ func TestMaximumAgeIsJittered(t *testing.T) {
 	f.cfg.MaxAge = 0
 	require.True(t, f.maxAge().IsZero())
 }
-
-func TestEarlierOfTwoTimes(t *testing.T) {
-	now := time.Now()
-	require.Equal(t, now, earlier(now, now.Add(1)))
-	require.Equal(t, now, earlier(now.Add(1), now))
-	require.Equal(t, now, earlier(time.Time{}, now))
-	require.Equal(t, now, earlier(now, time.Time{}))
-}

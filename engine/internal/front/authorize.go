@@ -36,13 +36,38 @@ func (f *Front) decide(h *handshake) {
 	case !ok: // since then
 		answer, _ := f.appendUnavailable(nil, req, reason, why)
 		f.dismiss(h, answer)
+	case f.revoked.keepsOut(grant.Subject, grant.Token):
+		f.dismiss(h, f.appendRevoked(nil, req))
 	case string(req.Method) == http.MethodHead:
 		f.dismiss(h, h.next.Head)
 	default:
-		h.next.Channels = grant.Channels
-		h.next.Expires = earlier(h.next.Expires, grant.Expires)
-		f.handOver(h.next)
+		f.admitGranted(h, &grant)
 	}
+}
+
+// admitGranted hands over a stream that was granted, unless its subject has as many as it
+// may, or it was revoked since.
+func (f *Front) admitGranted(h *handshake, grant *Grant) {
+	req := h.ask.Request
+	subject, ok := f.subjects.admit(grant.Subject)
+	if !ok {
+		answer, _ := f.appendUnavailable(nil, req, RefuseSubject, "too many connections of this user")
+		f.dismiss(h, answer)
+		return
+	}
+	next := h.next
+	next.Channels, next.Ends, next.Subject, next.Token = grant.Channels, grant.Expires, subject, f.TokenHash(grant.Token)
+	if !f.revoked.admit(grant.Subject, grant.Token, func() { f.handOver(next) }) {
+		f.subjects.release(subject)
+		f.dismiss(h, f.appendRevoked(nil, req))
+	}
+}
+
+// appendRevoked is the answer to who is kept out. An EventSource stays away for good.
+func (f *Front) appendRevoked(dst []byte, req *sseproto.Request) []byte {
+	f.counters.refused[RefuseRevoked].Add(1)
+	dst, _ = f.append(dst, req, &sseproto.Response{Status: http.StatusForbidden, Close: true, Body: "access was withdrawn\n"})
+	return dst
 }
 
 // ask calls the Authorizer. A panic in it concerns this client alone.
@@ -55,7 +80,11 @@ func (f *Front) ask(h *handshake) (grant Grant, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(f.decisions, f.cfg.AuthTimeout)
 	defer cancel()
-	return f.cfg.Authorizer.Authorize(ctx, h.ask)
+	grant, err = f.cfg.Authorizer.Authorize(ctx, h.ask)
+	if len(grant.Subject) > MaxSubjectBytes || len(grant.Token) > MaxSubjectBytes {
+		return Grant{}, errUndecided
+	}
+	return grant, err
 }
 
 var errUndecided = errors.New("front: no decision")

@@ -3,11 +3,13 @@ package front
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cloudwego/netpoll"
 
@@ -22,6 +24,9 @@ type Front struct {
 	cors      corsPolicy
 	clients   clientRules
 	peers     *peers
+	subjects  *subjects
+	revoked   revocations
+	tokenSeed maphash.Seed
 	limits    sseproto.Limits
 	deadlines *deadlines
 	listeners []*listener
@@ -53,6 +58,8 @@ func New(cfg Config, host Host) (*Front, error) {
 		cors:    newCORSPolicy(cfg.CORSOrigins, cfg.CORSCredentials),
 		clients: clientRules{trusted: cfg.TrustedProxies, limitsLoopback: cfg.limitsLoopback},
 		peers:   newPeers(cfg.MaxPerAddress, cfg.ConnectRate, cfg.ConnectBurst),
+
+		subjects: newSubjects(cfg.MaxPerSubject), tokenSeed: maphash.MakeSeed(),
 	}
 	f.deadlines = newDeadlines(cfg.HandshakeTimeout, f.expire)
 	f.decisions, f.giveUp = context.WithCancel(context.Background())
@@ -194,8 +201,32 @@ func (f *Front) handOver(next *Stream) {
 	f.handshakes.Done()
 }
 
-// Release is told by the host that a stream is closed: it takes back Stream.Peer.
-func (f *Front) Release(peer uint32) { f.peers.release(peer, notRefused) }
+// Release is told by the host that a stream is closed: it takes back Stream.Peer and
+// Stream.Subject.
+func (f *Front) Release(peer, subject uint32) {
+	f.peers.release(peer, notRefused)
+	f.subjects.release(subject)
+}
+
+// SubjectName is the subject of a handle that is not released; "" of 0.
+func (f *Front) SubjectName(handle uint32) string { return f.subjects.name(handle) }
+
+// FindSubject returns the handle of a subject that has a connection, or 0. It keeps its
+// meaning for whoever has a stream with it.
+func (f *Front) FindSubject(name string) uint32 { return f.subjects.find(name) }
+
+// TokenHash is what is kept of the ID of a token; 0 of "". Two IDs have the same hash
+// once in 18,446,744,073,709,551,616.
+func (f *Front) TokenHash(id string) uint64 {
+	if id == "" {
+		return 0
+	}
+	return max(maphash.String(f.tokenSeed, id), 1)
+}
+
+// Revoke keeps a bearer out until then. Streams that it has are attached when Revoke
+// returns, and those that it asks for from then on are refused.
+func (f *Front) Revoke(b Bearer, until time.Time) error { return f.revoked.add(b, until) }
 
 // ClientName tells who a connection from that address is, as far as that is still
 // known. Whom a trusted proxy speaks for is only known where addresses are limited:
@@ -269,12 +300,14 @@ const (
 	RefuseProxy                         // no PROXY header from a trusted proxy
 	RefuseDenied                        // the Authorizer said no
 	RefuseUndecided                     // the Authorizer could not say
+	RefuseSubject                       // MaxPerSubject
+	RefuseRevoked                       // the subject or the token is kept out for a while
 	numRefuseReasons
 )
 
 var refuseReasonNames = [numRefuseReasons]string{
 	"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic",
-	"address", "rate", "flood", "proxy", "denied", "undecided",
+	"address", "rate", "flood", "proxy", "denied", "undecided", "subject", "revoked",
 }
 
 func (r RefuseReason) String() string { return refuseReasonNames[r] }
@@ -302,6 +335,8 @@ type Stats struct {
 	Handshakes int64                    // of these, the ones that are neither closed nor a stream yet
 	Deciding   int64                    // of the handshakes, those that wait for the Authorizer
 	Addresses  int                      // client addresses that are counted now
+	Subjects   int                      // subjects that have a stream
+	Revoked    int                      // subjects and tokens that are kept out
 	Streams    uint64                   // requests that became a stream
 	Answered   [6]uint64                // plain answers by the first digit of their status
 	Refused    [numRefuseReasons]uint64 // connections and requests not served
@@ -314,6 +349,7 @@ func (f *Front) Accepted() uint64 { return f.counters.accepted.Load() }
 func (f *Front) Stats() Stats {
 	s := Stats{
 		Accepts: f.counters.accepts.Load(), Accepted: f.counters.accepted.Load(), Addresses: f.peers.len(),
+		Subjects: f.subjects.len(), Revoked: f.revoked.len(),
 		Deciding: f.counters.deciding.Load(), Handshakes: f.counters.open.Load(), Streams: f.counters.streams.Load(),
 	}
 	for i := range s.Answered {

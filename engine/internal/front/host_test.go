@@ -112,7 +112,7 @@ func (h *host) attach(s *Stream) {
 		_ = conn.Close()
 		h.streams.Add(-1)
 		h.conns.Add(-1)
-		h.front.Release(s.Peer)
+		h.front.Release(s.Peer, s.Subject)
 	})
 }
 

@@ -16,8 +16,11 @@ type Stream struct {
 	Channels    []string  // owned; at least one, no duplicates
 	LastEventID string    // as sent, at most 256 bytes of it; owned
 	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
-	Expires     time.Time // close at this time; zero: never
+	Expires     time.Time // close at this time, by the monotonic clock; zero: never
 	Peer        uint32    // handle for Release when the descriptor is closed; 0: none
+	Subject     uint32    // handle for Release, as Peer; 0: the grant named none
+	Ends        time.Time // when the grant is over, by the wall clock; zero: never
+	Token       uint64    // TokenHash of the token that was shown; 0: it has no ID
 	Since       Standing  // when the request was read: "now" of a client without Last-Event-ID
 }
 
@@ -36,7 +39,7 @@ type Host struct {
 	// Standing tells where the log stands. It is asked before the request is judged.
 	Standing func() Standing
 	// Attach takes over a stream. Its descriptor and its place in Connections are the
-	// host's from here on; it gives back Peer by Release.
+	// host's from here on; it gives back Peer and Subject by Release.
 	Attach func(*Stream)
 	// Connections counts open client connections, handshakes included. The front adds
 	// each that it accepts and takes off those that end before Attach.
@@ -51,6 +54,7 @@ type Config struct {
 	ReusePort                 bool
 	MaxConnections            int
 	MaxPerAddress             int
+	MaxPerSubject             int
 	ConnectRate, ConnectBurst int
 	TrustedProxies            []netip.Prefix
 	ProxyProtocol             bool
