@@ -119,6 +119,9 @@ type StreamConfig struct {
 	// MaxPerAddress bounds the open connections of one client address, IPv6 by its first
 	// 64 bits. Zero: no limit. Addresses of this machine and of TrustedProxies are not limited.
 	MaxPerAddress int
+	// MaxPerSubject bounds the open streams of one subject that Config.Auth has named.
+	// Zero: no limit.
+	MaxPerSubject int
 	// ConnectRate bounds the new connections per second of one client address, after a
 	// burst of ConnectBurst. Zero: no limit.
 	ConnectRate int
@@ -349,7 +352,7 @@ func (c *Config) engine() engine.Config {
 	cfg := engine.Config{
 		Listen: c.Listen, SocketMode: s.SocketMode, ReusePort: s.ReusePort,
 		Shards: s.Shards, RingBytes: s.RingBytes, Envelope: c.Feed.Envelope,
-		MaxConnections: s.MaxConnections, MaxPerAddress: s.MaxPerAddress,
+		MaxConnections: s.MaxConnections, MaxPerAddress: s.MaxPerAddress, MaxPerSubject: s.MaxPerSubject,
 		ConnectRate: s.ConnectRate, ConnectBurst: s.ConnectBurst,
 		TrustedProxies: s.TrustedProxies, ProxyProtocol: s.ProxyProtocol,
 		PeerTimeout: s.PeerTimeout, HandshakeTimeout: s.HandshakeTimeout,

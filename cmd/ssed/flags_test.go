@@ -43,6 +43,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--reuse-port":                  "maybe",
 		"--max-connections":             "0",
 		"--max-connections-per-ip":      "-1",
+		"--max-connections-per-subject": "-1",
 		"--connect-rate-per-ip":         "fast",
 		"--trusted-proxies":             "10.0.0.0/33",
 		"--proxy-protocol":              "v2",

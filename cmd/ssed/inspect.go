@@ -24,7 +24,7 @@ func (i inspector) Connections(ctx context.Context, channel, after string, limit
 	list := make([]admin.Connection, len(found))
 	for n, c := range found {
 		list[n] = admin.Connection{
-			ID: c.ID, Client: c.Client, Channels: c.Channels,
+			ID: c.ID, Client: c.Client, Subject: c.Subject, Channels: c.Channels,
 			Position: idText(c.Position), Blocked: c.Blocked, Opened: known(c.Opened),
 		}
 	}

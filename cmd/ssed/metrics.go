@@ -149,6 +149,8 @@ func (ch scrape) streams(s *engine.Stats) {
 
 func (ch scrape) front(s *engine.FrontStats) {
 	ch.gauge("ssed_handshakes", "Connections whose request is not answered yet.", float64(s.Handshakes))
+	ch.gauge("ssed_subjects", "Subjects that have a stream.", float64(s.Subjects))
+	ch.gauge("ssed_revoked", "Subjects and tokens that are kept out for a while.", float64(s.Revoked))
 	ch.gauge("ssed_client_addresses", "Client addresses whose connections are counted now.", float64(s.Addresses))
 	ch.gauge("ssed_authorizing", "Connections that wait to be authorised.", float64(s.Deciding))
 	ch.counter("ssed_accepted_total", "Connections accepted.", s.Accepted)

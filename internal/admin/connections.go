@@ -9,6 +9,7 @@ import (
 type Connection struct {
 	ID       string     `json:"id"`
 	Client   string     `json:"client"` // its address; "" on a unix socket
+	Subject  string     `json:"subject,omitempty"`
 	Channels []string   `json:"channels"`
 	Position string     `json:"position"`         // ID up to which it was served
 	Blocked  bool       `json:"blocked"`          // its socket is full
