@@ -79,8 +79,16 @@ type FeedConfig struct {
 
 // HistoryConfig is how messages are kept in Redis.
 type HistoryConfig struct {
-	// MaxLen is how many messages a channel keeps; Redis trims in nodes of 100. Default 100.
+	// MaxLen is how many messages a channel keeps at least; Redis trims in nodes of 100.
+	// Default 100.
 	MaxLen int
+	// Window: messages younger than that stay as well, however many, up to Cap. Clients
+	// that an instance sends away at its end then miss nothing at another one. Default:
+	// Streams.RetryMax, Streams.Drain and 15 s; negative: MaxLen alone counts.
+	Window time.Duration
+	// Cap is the most messages that a channel keeps, give or take a batch. Default 50,000,
+	// never less than MaxLen.
+	Cap int
 	// TTL is how long a channel is kept after its last message. Default 1 h, at least 1 s.
 	TTL time.Duration
 	// BatchSize is the most messages that are written at once. Default 100, at most 10,000.
@@ -165,6 +173,9 @@ type StreamConfig struct {
 
 // Defaults of what the packages under this one do not know.
 const (
+	// windowMargin is for names, handshakes and the timers of a page in the background.
+	windowMargin = 15 * time.Second
+
 	defaultPrefix          = "sse:stream:"
 	defaultMaxMessageBytes = 1 << 20
 )
@@ -389,8 +400,15 @@ func (c *Config) history() rstore.Config {
 	h := c.History
 	cfg := rstore.Config{
 		Prefix: c.Feed.Prefix, Instance: c.Feed.Instance, MaxLen: h.MaxLen, TTL: h.TTL,
+		Window: h.Window, Cap: h.Cap,
 		BatchSize: h.BatchSize, FlushInterval: h.FlushInterval, GapWait: h.GapWait,
 		Logger: c.Logger,
+	}
+	switch {
+	case h.Window == 0:
+		cfg.Window = c.engine().LongestReturn() + windowMargin
+	case h.Window < 0:
+		cfg.Window = 0
 	}
 	if c.Redis != nil {
 		cfg.Client = *c.Redis

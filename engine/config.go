@@ -160,6 +160,14 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
+// LongestReturn is how long a client whose stream this engine ends may take to come
+// back, but for its own delays: it is told to wait up to RetryMax, and a draining engine
+// spreads the returns over Drain.
+func (cfg Config) LongestReturn() time.Duration {
+	cfg = cfg.withDefaults()
+	return cfg.RetryMax + cfg.Drain
+}
+
 func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

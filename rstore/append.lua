@@ -1,26 +1,33 @@
 -- Adds a batch to the history and moves the watermark, or does nothing.
 -- KEYS: clock, lease, holes, gaps, then the stream of each message.
 -- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
---       lease ttl ms, most holes, most markers, then head and data of each message.
+--       lease ttl ms, most holes, most markers, window ms, most entries of a
+--       stream, then head and data of each message.
 --       A head is the id, or for few messages: id, retry ms, publisher's id and
 --       event type with a space between two; retry and publisher's id may be empty.
--- Answer: status, epoch, watermark, holder, last writer, added, refused, error.
+-- Answer: status, epoch, watermark, holder, last writer, added, refused, error,
+--         how many streams lost entries of the window to the most a stream may have.
 local epoch, mark, writer = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 if epoch == '' or epoch ~= ARGV[1] then
-  return {'epoch', epoch, mark, holder, writer, 0, 0, ''}
+  return {'epoch', epoch, mark, holder, writer, 0, 0, '', 0}
 end
 if mark ~= ARGV[2] then
-  return {'stale', epoch, mark, holder, writer, 0, 0, ''}
+  return {'stale', epoch, mark, holder, writer, 0, 0, '', 0}
 end
 
 -- The watermark first: with memory full Redis refuses the first write of a
 -- script and none after it. So either this fails and nothing is written, or
 -- no XADD fails for memory.
 local through, instance = ARGV[3], ARGV[6]
-local moved = redis.pcall('HSET', KEYS[1], 'watermark', through, 'writer', instance)
+local noted = {'watermark', through, 'writer', instance, 'horizon_mark', through}
+local horizon = new_horizon(KEYS[1], mark, ARGV[5])
+if horizon then
+  for _, word in ipairs({'horizon', horizon, 'ttl', ARGV[5]}) do noted[#noted + 1] = word end
+end
+local moved = redis.pcall('HSET', KEYS[1], unpack(noted))
 if type(moved) == 'table' then
-  return {'failed', epoch, mark, holder, writer, 0, 0, moved.err}
+  return {'failed', epoch, mark, holder, writer, 0, 0, moved.err, 0}
 end
 
 -- A key must outlive the IDs in it by the TTL, so that readers can judge
@@ -41,6 +48,25 @@ local function stream_refuses(err, key, id)
   return false
 end
 
+-- A stream keeps its newest messages, maxlen of them, and all that are younger than
+-- the window, but never more than most: XADD sees to the latter. Redis trims whole
+-- nodes, and none that holds what is to stay; LIMIT keeps a run short, the next one
+-- goes on.
+local maxlen, most = tonumber(ARGV[4]), tonumber(ARGV[11])
+local young = string.match(through, '^%d+') - tonumber(ARGV[10])
+young = tonumber(ARGV[10]) > 0 and string.format('%.0f-0', math.max(0, young)) or through
+local capped, failure = 0, ''
+local function trim(key)
+  local length = redis.call('XLEN', key)
+  if length > maxlen then
+    redis.call('XTRIM', key, 'MINID', '~', young, 'LIMIT', math.min(length - maxlen, 10000))
+  end
+  if length >= most then
+    local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+    if oldest and less(young, oldest[1]) then capped = capped + 1 end
+  end
+end
+
 -- Adds one message. Fields that it has not are not there.
 local function add(key, id, kind, data, publisher, retry)
   local fields = {'event_type', kind, 'data', data}
@@ -51,41 +77,51 @@ local function add(key, id, kind, data, publisher, retry)
     fields[#fields + 1] = 'retry'
     fields[#fields + 1] = retry
   end
-  return redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, unpack(fields))
+  return redis.pcall('XADD', key, 'MAXLEN', '~', most, id, unpack(fields))
 end
 
-local added, refused, failure = 0, 0, ''
-local good, touched = mark, {}
+-- What is left to do for each stream that got something.
+local touched = {}
+local function settle()
+  for key in pairs(touched) do
+    local e = redis.pcall('PEXPIRE', key, ttl)
+    if type(e) == 'table' then failure = e.err end
+    local ok, why = pcall(trim, key) -- a right may be missing: what is written counts
+    if not ok then failure = type(why) == 'table' and why.err or tostring(why) end
+  end
+end
+
+local added, refused = 0, 0
+local good = mark
 for k = 5, #KEYS do
-  local key, id, data = KEYS[k], ARGV[2 * k], ARGV[2 * k + 1]
+  local key, id, data = KEYS[k], ARGV[2 * k + 2], ARGV[2 * k + 3]
   local r
   if string.find(id, ' ', 1, true) then
     local plain, retry, publisher, kind = string.match(id, '^(%S+) (%d*) ([^ ]*) (.*)$')
     id = plain
     r = add(key, id, kind, data, publisher, retry)
   else
-    r = redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[4], id, 'event_type', 'message', 'data', data)
+    r = redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'event_type', 'message', 'data', data)
   end
   if type(r) ~= 'table' then
     added = added + 1
-    if not touched[key] then
-      touched[key] = true
-      local e = redis.pcall('PEXPIRE', key, ttl)
-      if type(e) == 'table' then failure = e.err end
-    end
+    touched[key] = true
   elseif stream_refuses(r.err, key, id) then
     refused = refused + 1
-    refuse(KEYS[3], key, mark, id)
+    refuse(KEYS[1], KEYS[3], key, mark, id)
   else
-    redis.call('HSET', KEYS[1], 'watermark', good)
-    return {'failed', epoch, good, holder, writer, added, refused, r.err}
+    redis.call('HSET', KEYS[1], 'watermark', good, 'horizon_mark', good)
+    settle()
+    return {'failed', epoch, good, holder, writer, added, refused, r.err, capped}
   end
   good = id
 end
+settle()
 
 if refused > 0 and redis.call('HLEN', KEYS[3]) > tonumber(ARGV[8]) then
-  add_marker(KEYS[4], '0-0', through, 'unavailable', instance, tonumber(ARGV[9]))
+  add_marker(KEYS[1], KEYS[4], '0-0', through, 'unavailable', instance, tonumber(ARGV[9]))
   redis.call('DEL', KEYS[3])
+  redis.call('HDEL', KEYS[1], 'holes_to')
 end
 
 if holder == instance then
@@ -94,4 +130,4 @@ elseif holder == '' then
   redis.call('SET', KEYS[2], instance, 'PX', ARGV[7])
   holder = instance
 end
-return {'ok', epoch, through, holder, writer, added, refused, failure}
+return {'ok', epoch, through, holder, writer, added, refused, failure, capped}

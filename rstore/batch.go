@@ -97,9 +97,10 @@ func appendHead(dst []byte, id sseproto.ID, m *sseproto.Message) []byte {
 func (s *Store) appendCall(epoch string, b *batch) redisconn.Call {
 	c := redisconn.Call{
 		Keys: append(make([]string, 0, 4+len(b.entries)), s.keys.Clock, s.keys.Lease, s.keys.Rejected, s.keys.Gaps),
-		Args: append(make([]string, 0, 9+2*len(b.entries)),
+		Args: append(make([]string, 0, 11+2*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
-			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers)),
+			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers),
+			strconv.FormatInt(s.cfg.Window.Milliseconds(), 10), strconv.Itoa(s.cfg.Cap)),
 	}
 	for _, e := range b.entries {
 		c.Keys = append(c.Keys, e.stream)

@@ -11,13 +11,20 @@ end
 
 -- Adds a gap marker over (from, to]. One that the newest marker covers adds
 -- nothing, so a request may be sent again. Returns how many were added.
-local function add_marker(gaps, from, to, reason, instance, cap)
+-- The clock knows up to where there are markers: should the list be evicted or
+-- deleted, readers tell the outages all the same, and the next marker brings one
+-- back that covers them.
+local function add_marker(clock, gaps, from, to, reason, instance, cap)
   local last = redis.call('LINDEX', gaps, -1)
+  local reach = redis.call('HGET', clock, 'gaps_to')
   if last then
     local f, t = string.match(last, '^(%S+) (%S+)')
     if not less(from, f) and not less(t, to) then return 0 end
+  elseif reach then
+    redis.call('RPUSH', gaps, '0-0 ' .. reach .. ' outage ' .. instance .. ' ' .. now_ms())
   end
   redis.call('RPUSH', gaps, from .. ' ' .. to .. ' ' .. reason .. ' ' .. instance .. ' ' .. now_ms())
+  if not reach or less(reach, to) then redis.call('HSET', clock, 'gaps_to', to) end
   while redis.call('LLEN', gaps) > cap do
     local af, at, rest = string.match(redis.call('LPOP', gaps), '^(%S+) (%S+) (.*)$')
     local bf, bt = string.match(redis.call('LPOP', gaps), '^(%S+) (%S+)')
@@ -29,9 +36,22 @@ local function add_marker(gaps, from, to, reason, instance, cap)
 end
 
 -- Notes that a stream refused a message: from there on up to it something is missing.
-local function refuse(holes, stream, from, id)
+-- The clock knows up to where there are such notes, should they be evicted or deleted.
+local function refuse(clock, holes, stream, from, id)
   local old = redis.call('HGET', holes, stream)
   redis.call('HSET', holes, stream, (old and string.match(old, '^%S+') or from) .. ' ' .. id)
+  local reach = redis.call('HGET', clock, 'holes_to')
+  if not reach or less(reach, id) then redis.call('HSET', clock, 'holes_to', id) end
+end
+
+-- Returns the position below which a missing stream proves nothing, for a write
+-- behind mark with this ttl: nil when it stays. It moves up to mark when what is
+-- there was written with another ttl, or by an instance that does not note its ttl:
+-- that one leaves horizon_mark behind the watermark.
+local function new_horizon(clock, mark, ttl)
+  local f = redis.call('HMGET', clock, 'ttl', 'horizon_mark', 'horizon')
+  if f[1] == ttl and f[2] == mark and f[3] then return nil end
+  return mark
 end
 
 -- Notes in the clock that an instance is there, and forgets who was not for the

@@ -25,7 +25,16 @@ type Config struct {
 	// MaxLen is how many messages a channel keeps at least, once it had them;
 	// Redis trims in whole nodes of 100. Default 100.
 	MaxLen int
-	// TTL is how long a channel is kept after its last message. Default 1h.
+	// Window: messages younger than that stay as well, however many, up to Cap.
+	// Default 0: MaxLen alone counts.
+	Window time.Duration
+	// Cap is the most messages that a channel keeps, whatever Window says, give or
+	// take a node and a batch. Default 50,000, never less than MaxLen.
+	Cap int
+	// TTL is how long a channel is kept after its last message. Default 1h. Instances
+	// may have different ones while they are replaced one after the other: who writes
+	// with another TTL than the last writer notes it, and readers tell clients of
+	// whatever may have expired (sseproto.ReasonExpired).
 	TTL time.Duration
 	// BatchSize is the most messages in one script run. Default 100.
 	BatchSize int
@@ -71,12 +80,16 @@ const (
 	// maxRejected: when more channels refused messages than this, one gap marker
 	// over all channels takes their place.
 	maxRejected = 1000
+	// defaultCap is 30 s of 1,600 messages/s; of 250 bytes each they take 15 MB of Redis.
+	defaultCap = 50_000
 	// flushTimeout bounds the last flush of a stopping writer.
 	flushTimeout = 2 * time.Second
 )
 
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxLen, 100)
+	setDefault(&c.Cap, defaultCap)
+	c.Cap = max(c.Cap, c.MaxLen)
 	setDefault(&c.TTL, time.Hour)
 	setDefault(&c.BatchSize, 100)
 	setDefault(&c.FlushInterval, 10*time.Millisecond)
@@ -106,6 +119,7 @@ func (c Config) Validate() error {
 	check.If(c.Prefix == "", "Prefix", "it is empty")
 	check.If(c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n"), "Instance", "%q is not a name without spaces", c.Instance)
 	check.If(c.MaxLen < 1, "MaxLen", "%d is less than 1", c.MaxLen)
+	check.If(c.Window < 0, "Window", "%v is negative", c.Window)
 	check.If(c.BatchSize < 1, "BatchSize", "%d is less than 1", c.BatchSize)
 	check.If(c.BatchSize > maxBatch, "BatchSize", "%d is more than %d: Redis does nothing else while it writes a batch", c.BatchSize, maxBatch)
 	check.If(c.TTL < time.Millisecond, "TTL", "%v is less than 1ms", c.TTL)

@@ -52,18 +52,27 @@
 // # Reading
 //
 // Store.Range never keeps quiet about what is missing: gap markers, entries
-// trimmed by length, streams that expired, messages a stream refused (a key of
+// trimmed by length, streams that expired or were evicted, messages a stream refused (a key of
 // another type, IDs added by hand), a watermark below the end of the range. The
 // last also uncovers a read from a replica that lags. Every pipeline asks for all of
 // that anew, with the epoch first and last: between two of them, or two commands of
 // one, Redis may lose its data or a node with less of them take over.
+//
+// A stream that still has an entry at or before a position is complete behind it, but
+// for what Redis records as trimmed or deleted. For any other the horizon decides, from
+// where on absence proves that nothing was there (judge.go): the latest time that a
+// tick or Redis has shown less the TTL, and never below the horizon in the clock. Who
+// writes with another TTL than the one noted there, or behind somebody who noted none,
+// sets that to the watermark; the tick script does the same for what was evicted.
 //
 // # Keys
 //
 // Prefix and channel name the stream of a channel, with the fields event_type
 // and data, and where a publisher gave them id and retry (ms). The control keys start
 // with "{" prefix "}:" and only the lease expires: clock (hash, shared with the tick
-// script; here watermark, writer, the offer with offer_by, offer_at, offer_mark and
+// script; here watermark, writer, ttl and horizon with horizon_mark, which tells whether
+// the last writer noted them, gaps_to and holes_to, up to where the two keys below went
+// should they be lost, the offer with offer_by, offer_at, offer_mark and
 // offered, and who is there with there_since), writer (the lease), gaps (list of at
 // most 256 markers, the oldest merged when there are more), holes (hash: streams that
 // refused messages, at most 1000). Of rsub's inbox (list of notes: what was published
@@ -75,7 +84,7 @@
 // supported: one script touches the streams of many channels and the control
 // keys, which lie in different slots there.
 //
-// Somebody who deletes a stream, or an eviction policy that does, removes
-// history without a trace: run with maxmemory-policy noeviction. When memory is
-// full under that policy the script writes nothing at all and is sent again.
+// Somebody who deletes a stream by hand removes history without a trace. Run with
+// maxmemory-policy noeviction: when memory is full under that policy the script writes
+// nothing at all and is sent again.
 package rstore

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -14,21 +14,22 @@ import (
 // This file judges what is lost. Redis may lose its data, or another node with less
 // of them be asked, between any two pipelines. So every pipeline that reads entries
 // asks for its own evidence: some of it in front of the entries, the rest behind them.
-
-// maxSlack, and 1 % of the TTL if that is less, is how long a message may
-// wait to be written while the key it goes to expires, without the loss
-// going unnoticed. See streamState.lost.
-const maxSlack = 10 * time.Second
+//
+// What is not in a stream was perhaps never there, or it expired, was evicted, trimmed
+// or deleted. The log itself says from where on absence proves that nothing was there:
+// the horizon. No clock of this process and no setting of it has a part in that.
 
 // evidence is what the control keys say around one read of the entries of some
 // channels. It is good for these entries only.
 type evidence struct {
-	ttl       time.Duration
 	markers   []gap
 	written   sseproto.ID
 	lostData  bool      // Redis lost its data between the front and the back
 	rejecting []stretch // per channel: where its stream refused messages, zero where it did not
-	now       uint64    // ms, behind all that was read
+
+	// A stream that has nothing at or before a position below one of these may have
+	// lost what was behind it.
+	expired, evicted sseproto.ID
 }
 
 // The commands of the evidence in front of the entries: what epoch and watermark
@@ -37,23 +38,36 @@ const (
 	frontClock = iota
 	frontMarkers
 	frontRejected
+	frontRejectedKey
 	frontCmds
 )
 
-// The commands behind the entries: what expired before they were read counts as
-// expired, and an epoch that has changed tells that they are of two logs.
+// The commands behind the entries, so that they know of all that went away before the
+// entries were read. The number of evicted keys is asked for behind the one that the
+// clock knows: then they differ when a key was evicted in between.
 const (
 	backTime = iota
-	backEpoch
+	backClock
+	backInfo
 	backCmds
+)
+
+// Fields of the clock, and their places in the answers.
+var (
+	frontFields = []string{"epoch", "watermark", "gaps_to", "holes_to"}
+	backFields  = []string{
+		"epoch", "watermark", "t", "ttl", "horizon", "horizon_mark",
+		"evicted", "evicted_node", "evicted_to",
+	}
 )
 
 // evidenceFront returns the commands in front of the entries of the streams.
 func (s *Store) evidenceFront(b rueidis.Builder, streams []string) rueidis.Commands {
 	return rueidis.Commands{
-		b.Hmget().Key(s.keys.Clock).Field("epoch", "watermark").Build(),
+		b.Hmget().Key(s.keys.Clock).Field(frontFields...).Build(),
 		b.Lrange().Key(s.keys.Gaps).Start(0).Stop(-1).Build(),
 		b.Hmget().Key(s.keys.Rejected).Field(streams...).Build(),
+		b.Exists().Key(s.keys.Rejected).Build(),
 	}
 }
 
@@ -61,48 +75,163 @@ func (s *Store) evidenceFront(b rueidis.Builder, streams []string) rueidis.Comma
 func (s *Store) evidenceBack(b rueidis.Builder) rueidis.Commands {
 	return rueidis.Commands{
 		b.Time().Build(),
-		b.Hget().Key(s.keys.Clock).Field("epoch").Build(),
+		b.Hmget().Key(s.keys.Clock).Field(backFields...).Build(),
+		b.Info().Section("server", "stats").Build(),
 	}
 }
 
 // parseEvidence reads the answers to both.
-func (s *Store) parseEvidence(front, back []rueidis.RedisResult) (ev evidence, err error) {
-	ev.ttl = s.cfg.TTL
-	if ev.markers, err = parseMarkers(front[frontMarkers]); err != nil {
-		return ev, err
-	}
-	clock, err := front[frontClock].AsStrSlice() // "" for what is not there
-	if err != nil || len(clock) != 2 {
-		return ev, errors.Join(errors.New("rstore: clock"), err)
-	}
-	if ev.written, err = parseWatermark(clock[1]); err != nil {
-		return ev, err
-	}
-	epoch, err := optional(back[backEpoch].ToString())
+func parseEvidence(front, back []rueidis.RedisResult) (ev evidence, err error) {
+	before, err := parseClock(front[frontClock], frontFields)
 	if err != nil {
-		return ev, fmt.Errorf("rstore: epoch: %w", err)
-	}
-	ev.lostData = epoch != clock[0]
-	if ev.rejecting, err = parseRejected(front[frontRejected]); err != nil {
 		return ev, err
 	}
-	ev.now, err = parseTime(back[backTime])
+	if ev.markers, err = parseMarkers(front[frontMarkers], before); err != nil {
+		return ev, err
+	}
+	if ev.rejecting, err = parseRejected(front[frontRejected], front[frontRejectedKey], before); err != nil {
+		return ev, err
+	}
+	if ev.written, err = before.position("watermark"); err != nil {
+		return ev, err
+	}
+	clock, err := parseClock(back[backClock], backFields)
+	if err != nil {
+		return ev, err
+	}
+	ev.lostData = clock["epoch"] != before["epoch"]
+	now, err := parseTime(back[backTime])
+	if err != nil {
+		return ev, err
+	}
+	if ev.expired, err = clock.expired(now); err != nil {
+		return ev, err
+	}
+	info, err := back[backInfo].ToString()
+	if err != nil {
+		return ev, fmt.Errorf("rstore: info: %w", err)
+	}
+	ev.evicted, err = clock.evicted(infoField(info, "run_id"), infoField(info, "evicted_keys"))
 	return ev, err
 }
 
+// clock is fields of the clock hash by name, "" for what is not there.
+type clock map[string]string
+
+func parseClock(r rueidis.RedisResult, fields []string) (clock, error) {
+	list, err := r.AsStrSlice()
+	if err != nil || len(list) != len(fields) {
+		return nil, errors.Join(errors.New("rstore: clock"), err)
+	}
+	c := make(clock, len(list))
+	for i, name := range fields {
+		c[name] = list[i]
+	}
+	return c, nil
+}
+
+// position reads a field; none stands for 0-0.
+func (c clock) position(name string) (id sseproto.ID, err error) {
+	if c[name] == "" {
+		return id, nil
+	}
+	if id, err = sseproto.ParseID(c[name]); err != nil {
+		return id, fmt.Errorf("rstore: %s of the clock: %w", name, err)
+	}
+	return id, nil
+}
+
+// number reads a field; none stands for 0.
+func (c clock) number(name string) (n uint64, err error) {
+	if c[name] == "" {
+		return 0, nil
+	}
+	if n, err = strconv.ParseUint(c[name], 10, 64); err != nil {
+		return 0, fmt.Errorf("rstore: %s of the clock: %w", name, err)
+	}
+	return n, nil
+}
+
+// expired returns the horizon: up to there messages may have expired with their key. A
+// key expires the ttl after its last message was written or later, so at a time beyond
+// the ttl after every ID in it. That time was at most the present one, or the greatest
+// t, if the clock has gone back since.
+//
+// The ttl is that of what was written above the horizon of the clock, if the writers
+// all noted theirs. One of an older version does not: then nothing is known of what
+// is written.
+func (c clock) expired(now uint64) (sseproto.ID, error) {
+	written, err1 := c.position("watermark")
+	horizon, err2 := c.position("horizon")
+	t, err3 := c.number("t")
+	ttl, err4 := c.number("ttl")
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return horizon, err
+	}
+	if c["ttl"] == "" || c["horizon_mark"] != c["watermark"] {
+		return written, nil
+	}
+	if latest := max(now, t); latest > ttl {
+		return later(horizon, sseproto.ID{Ms: latest - ttl}), nil
+	}
+	return horizon, nil
+}
+
+// evicted returns up to where keys may have been evicted. The clock knows up to the
+// last tick; if the server has evicted since, or is another one that evicts or had one
+// before it that did, it may be anything that is written.
+func (c clock) evicted(node, count string) (sseproto.ID, error) {
+	to, err := c.position("evicted_to")
+	if err != nil {
+		return to, err
+	}
+	known := c["evicted_node"] == node && c["evicted"] == count
+	never := (c["evicted"] == "" || c["evicted"] == "0") && count == "0"
+	if known || never {
+		return to, nil
+	}
+	written, err := c.position("watermark")
+	return later(to, written), err
+}
+
+// infoField takes a field out of the answer to INFO.
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimRight(value, "\r\n")
+		}
+	}
+	return ""
+}
+
+func later(a, b sseproto.ID) sseproto.ID {
+	if a.Less(b) {
+		return b
+	}
+	return a
+}
+
 // lost tells why what channel i of the read has over (after, upTo] is not whole, ""
-// when it is. St is the state of its stream, read behind its entries.
+// when it is. St is the state of its stream, read behind its entries. What was
+// trimmed comes first: it lies right behind the position, and an outage that is in
+// the range too may lie anywhere.
 func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string {
+	if st.trimmed(after) {
+		return sseproto.ReasonTrimmed
+	}
 	for _, m := range ev.markers {
 		if m.overlaps(after, upTo) {
 			return m.reason
 		}
 	}
-	if ev.rejecting[i].overlaps(after, upTo) {
+	switch {
+	case ev.rejecting[i].overlaps(after, upTo):
 		return sseproto.ReasonUnavailable
-	}
-	if reason := st.lost(after, ev.ttl, ev.now); reason != "" {
-		return reason
+	case st.wholeSince(after):
+	case after.Less(ev.expired):
+		return sseproto.ReasonExpired
+	case after.Less(ev.evicted):
+		return sseproto.ReasonEvicted
 	}
 	if ev.lostData || ev.written.Less(upTo) && upTo != sseproto.MaxID {
 		return sseproto.ReasonUnavailable
@@ -110,31 +239,11 @@ func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string 
 	return ""
 }
 
-// lost tells what may be missing right after a position. A stream that still
-// has an entry at or before it has everything since, but for what was deleted, and
-// so has one that never had an entry after it.
-//
-// A key expires the TTL after its last message was written, which is the TTL
-// after that message's ID or later. So messages after the position can have
-// expired only when the TTL has passed between the position and now, or
-// between the position and the first message of the stream that is there now.
-// That message may have waited to be written while the old key expired, hence
-// the slack.
-func (st streamState) lost(after sseproto.ID, ttl time.Duration, now uint64) string {
-	limit := uint64(max(1, ttl.Milliseconds()))
-	switch {
-	case st.trimmed(after):
-		return sseproto.ReasonTrimmed
-	case st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first)):
-		return ""
-	case st.length > 0:
-		now = min(now, st.first.Ms)
-		limit -= uint64(min(maxSlack, ttl/100).Milliseconds())
-	}
-	if now > after.Ms && now-after.Ms > limit {
-		return sseproto.ReasonExpired
-	}
-	return ""
+// wholeSince tells whether the key was never away since the position, so that the
+// stream has everything behind it but for what was trimmed or deleted: it still has an
+// entry at or before the position, or never had one behind it.
+func (st streamState) wholeSince(after sseproto.ID) bool {
+	return st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first))
 }
 
 // trimmed tells whether entries after the position were removed.
@@ -158,8 +267,10 @@ func (st streamState) oldest(after sseproto.ID) sseproto.ID {
 	return sseproto.ID{}
 }
 
-// parseMarkers reads the list of gap markers.
-func parseMarkers(r rueidis.RedisResult) ([]gap, error) {
+// parseMarkers reads the list of gap markers. The oldest one of a log begins at 0-0. If
+// it is not there, the list was evicted or deleted, and the clock knows how far the
+// markers in it went.
+func parseMarkers(r rueidis.RedisResult, c clock) ([]gap, error) {
 	list, err := r.AsStrSlice()
 	if err != nil {
 		return nil, fmt.Errorf("rstore: gap markers: %w", err)
@@ -170,22 +281,32 @@ func parseMarkers(r rueidis.RedisResult) ([]gap, error) {
 			return nil, err
 		}
 	}
-	return markers, nil
+	if len(markers) > 0 && markers[0].from.IsZero() {
+		return markers, nil
+	}
+	reach, err := c.position("gaps_to")
+	return append(markers, gap{stretch{to: reach}, sseproto.ReasonOutage}), err
 }
 
-// parseRejected reads, of each stream, where it refused messages.
-func parseRejected(r rueidis.RedisResult) ([]stretch, error) {
+// parseRejected reads, of each stream, where it refused messages. If the key of these
+// notes is not there, it was evicted or deleted, or there never was one: the clock
+// knows how far they went.
+func parseRejected(r, key rueidis.RedisResult, c clock) ([]stretch, error) {
 	list, err := r.AsStrSlice() // "" for a stream that never did
-	if err != nil {
+	there, err2 := key.AsInt64()
+	reach, err3 := c.position("holes_to")
+	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, fmt.Errorf("rstore: rejected streams: %w", err)
 	}
 	out := make([]stretch, len(list))
 	for i, text := range list {
-		if text == "" {
-			continue
-		}
-		if out[i], _, err = parseStretch(text); err != nil {
-			return nil, err
+		switch {
+		case there == 0:
+			out[i].to = reach
+		case text != "":
+			if out[i], _, err = parseStretch(text); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, nil

@@ -123,7 +123,7 @@ func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto
 	}
 	back := len(res) - backCmds
 	v = view{channels: channels, after: after, pages: res[frontCmds:back]}
-	v.ev, err = q.parseEvidence(res[:frontCmds], res[back:])
+	v.ev, err = parseEvidence(res[:frontCmds], res[back:])
 	return v, err
 }
 

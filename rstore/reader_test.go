@@ -126,8 +126,9 @@ func TestExpiredHistoryIsTold(t *testing.T) {
 	}
 	check(1_000, "none", sseproto.ReasonExpired, 0)
 	check(110_000, "none", "", 0)
-	check(1_000, "alive", sseproto.ReasonExpired, 1) // 89 s before the first there is
-	check(50_000, "alive", "", 1)
+	check(1_000, "alive", sseproto.ReasonExpired, 1)
+	check(50_000, "alive", sseproto.ReasonExpired, 1) // one before it may have expired with its key
+	check(80_000, "alive", "", 1)
 	check(91_000, "alive", "", 0)
 }
 
@@ -271,40 +272,35 @@ func TestLargePayloadsShrinkThePipeline(t *testing.T) {
 	require.Contains(t, info, "cmdstat_lrange:calls=6,")
 }
 
-func TestLostRules(t *testing.T) {
-	const ttl = 100 * time.Second
-	const now = 1_000_000
+func TestTrimmedRules(t *testing.T) {
 	at := func(ms uint64) sseproto.ID { return sseproto.ID{Ms: ms} }
-	check := func(name string, st streamState, after uint64, want string) {
+	check := func(name string, st streamState, after uint64, trimmed, whole bool) {
 		t.Helper()
-		require.Equal(t, want, st.lost(at(after), ttl, now), name)
+		require.Equal(t, trimmed, st.trimmed(at(after)), name)
+		require.Equal(t, whole, st.wholeSince(at(after)), name)
 	}
-	none := streamState{}
-	check("no stream, within the ttl", none, now-100_000, "")
-	check("no stream, beyond the ttl", none, now-100_001, sseproto.ReasonExpired)
-	check("position ahead of the clock", none, now+5, "")
-	whole := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 5}
-	check("stream goes back far enough", whole, 900_000, "")
-	check("nothing can have expired in between", whole, 801_000, "")
-	check("something can have expired in between", whole, 800_000, sseproto.ReasonExpired)
-	check("within the slack for messages that waited", whole, 800_500, sseproto.ReasonExpired)
+	check("no stream", streamState{}, 900_000, false, false)
+	all := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 5}
+	check("has the position", all, 900_000, false, true)
+	check("begins behind the position", all, 899_999, false, false)
+	check("has nothing behind the position", all, 950_000, false, true)
 	cut := streamState{exists: true, first: at(900_000), last: at(950_000), length: 5, added: 6}
-	check("trimmed", cut, 899_999, sseproto.ReasonTrimmed)
-	check("trimmed before the position", cut, 900_000, "")
+	check("trimmed", cut, 899_999, true, false)
+	check("trimmed before the position", cut, 900_000, false, true)
 	emptied := streamState{exists: true, last: at(950_000), added: 3}
-	check("emptied by hand", emptied, 949_999, sseproto.ReasonTrimmed)
-	check("emptied by hand, had all", emptied, 950_000, "")
+	check("emptied by hand", emptied, 949_999, true, false)
+	check("emptied by hand, had all", emptied, 950_000, false, true)
 	deleted := streamState{exists: true, last: at(950_000), deleted: at(950_000)}
-	check("deleted", deleted, 949_999, sseproto.ReasonTrimmed)
-	check("deleted, had all", deleted, 950_000, "")
+	check("deleted", deleted, 949_999, true, false)
+	check("deleted, had all", deleted, 950_000, false, true)
 	grown := streamState{exists: true, deleted: at(950_000), first: at(960_000), last: at(970_000), length: 2, added: 2}
-	check("deleted, with messages since", grown, 949_999, sseproto.ReasonTrimmed)
-	check("had all that was deleted", grown, 950_000, "")
+	check("deleted, with messages since", grown, 949_999, true, false)
+	check("had all that was deleted", grown, 950_000, false, false)
 	grown.added = 3
-	check("had all that was deleted, trimmed since", grown, 950_000, sseproto.ReasonTrimmed)
+	check("had all that was deleted, trimmed since", grown, 950_000, true, false)
 	holed := streamState{exists: true, first: at(900_000), last: at(950_000), deleted: at(920_000), length: 4, added: 5}
-	check("one deleted by hand in the middle", holed, 910_000, sseproto.ReasonTrimmed)
-	check("one deleted by hand before the position", holed, 920_000, "")
+	check("one deleted by hand in the middle", holed, 910_000, true, true)
+	check("one deleted by hand before the position", holed, 920_000, false, true)
 }
 
 func FuzzParseMarker(f *testing.F) {

@@ -49,6 +49,7 @@ type answer struct {
 	n         int64
 	refused   int64
 	failure   string // error answer that ended the script early
+	capped    int64  // append: streams that Config.Cap kept from holding all of Config.Window
 
 	err error // no answer; whether the script ran is unknown unless Redis said so
 }
@@ -91,7 +92,7 @@ func parseAnswer(r rueidis.RedisResult) (a answer) {
 	if err != nil {
 		return answer{err: err}
 	}
-	if len(f) != 8 {
+	if len(f) < 8 {
 		return answer{err: fmt.Errorf("%w: %d fields", errAnswer, len(f))}
 	}
 	text := func(i int) (s string) {
@@ -105,6 +106,9 @@ func parseAnswer(r rueidis.RedisResult) (a answer) {
 		return n
 	}
 	a = answer{status: text(0), epoch: text(1), holder: text(3), writer: text(4), n: number(5), refused: number(6), failure: text(7)}
+	if len(f) > 8 {
+		a.capped = number(8)
+	}
 	watermark, e := sseproto.ParseID(text(2))
 	a.watermark = watermark
 	if err = errors.Join(err, e); err != nil {

@@ -5,7 +5,7 @@
 -- ARGV: epoch, expected watermark, offered position, instance, wait ms,
 --       lease ttl ms, reason, most markers, how long an instance counts as
 --       there (ms), how long after an outage it is known who is there (ms),
---       stream prefix, maxlen, ttl ms.
+--       stream prefix, most entries of a stream, ttl ms.
 -- Answer: as append.lua; for 'wait' the sixth is the ms left, else how many
 --         messages of the stretch the inbox still had.
 local epoch, mark, writer = state(KEYS[1])
@@ -49,8 +49,10 @@ if left > 0 and not (all and by == instance) then
   return {'wait', epoch, mark, holder, writer, left, 0, ''}
 end
 
+local horizon = new_horizon(KEYS[1], mark, ARGV[13])
+
 -- The marker first: should the rest fail, a marker too many is no loss.
-add_marker(KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
+add_marker(KEYS[1], KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
 
 -- What came through the inbox (inbox.lua of rsub) is there until the watermark has
 -- passed it, and a note tells its position: into its stream with it. Nothing in a
@@ -73,7 +75,7 @@ local function save(key, id, at)
     end
   end
   local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, unpack(message))
-  if type(added) == 'table' then return refuse(KEYS[5], stream, mark, at) end
+  if type(added) == 'table' then return refuse(KEYS[1], KEYS[5], stream, mark, at) end
   redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
   saved = saved + 1
 end
@@ -84,7 +86,8 @@ for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
     if less(mark, at) and not less(low, at) then save(key, id, at) end
   end
 end
-redis.call('HSET', KEYS[1], 'watermark', low, 'writer', instance)
+redis.call('HSET', KEYS[1], 'watermark', low, 'writer', instance, 'horizon_mark', low, 'ttl', ARGV[13])
+if horizon then redis.call('HSET', KEYS[1], 'horizon', horizon) end
 redis.call('HDEL', KEYS[1], 'offer', 'offer_by', 'offer_at', 'offer_mark', 'offered')
 redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])
 return {'ok', epoch, low, instance, writer, saved, 0, ''}

@@ -21,6 +21,8 @@ type Stats struct {
 	RefusedMessages uint64
 	// GapMarkers written by this instance, Invalidations among them.
 	GapMarkers, Invalidations uint64
+	// Capped: how often a stream lost messages younger than Config.Window to Config.Cap.
+	Capped uint64
 	// Deleted messages, by Delete on this instance.
 	Deleted uint64
 	// SavedMessages of stretches that were given up went into the history
@@ -69,9 +71,9 @@ type ErrorCounts struct {
 
 // counters is what Stats is made of; all fields are atomic.
 type counters struct {
-	appended, batches, advances, stale, epoch, refused atomic.Uint64
-	gaps, invalidations, saved, takeOvers, deleted     atomic.Uint64
-	errLink, errMemory, errReadOnly, errOther          atomic.Uint64
+	appended, batches, advances, stale, epoch, refused     atomic.Uint64
+	gaps, invalidations, saved, takeOvers, deleted, capped atomic.Uint64
+	errLink, errMemory, errReadOnly, errOther              atomic.Uint64
 
 	sizes        [len(SizeBounds) + 1]atomic.Uint64
 	sizeSum      atomic.Uint64
@@ -90,7 +92,7 @@ func (s *Store) Stats() Stats {
 		Appended: c.appended.Load(), Batches: c.batches.Load(), Advances: c.advances.Load(),
 		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedMessages: c.refused.Load(),
 		GapMarkers: c.gaps.Load(), Invalidations: c.invalidations.Load(), SavedMessages: c.saved.Load(),
-		TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(),
+		TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(), Capped: c.capped.Load(),
 		Errors: ErrorCounts{
 			Link: c.errLink.Load(), Memory: c.errMemory.Load(),
 			ReadOnly: c.errReadOnly.Load(), Other: c.errOther.Load(),

@@ -304,6 +304,7 @@ func (w *writer) acknowledge(a answer, b *batch) (o outcome, ok bool) {
 	}
 	w.adopt(a)
 	w.count.appended.Add(uint64(a.n))
+	w.count.capped.Add(uint64(a.capped))
 	if a.refused > 0 {
 		w.count.refused.Add(uint64(a.refused))
 		w.rejected.tell(w.log, a.refused)

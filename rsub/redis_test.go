@@ -557,3 +557,59 @@ func TestCommitNowCommitsWhatWasPublished(t *testing.T) {
 		})
 	}
 }
+
+// What the server has evicted since the last tick may have been history: the clock says
+// up to where.
+func TestTicksTellUpToWhereKeysWereEvicted(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	field := func(name string) any { return do(t, s, "HGET", in.keys.Clock, name) }
+	eventually(t, func() bool { return field("evicted") == "0" }, "no tick has looked")
+	require.Nil(t, field("evicted_to"))
+	do(t, s, "HSET", in.keys.Clock, "watermark", "7-0")
+	evictOthers(t, s)
+	eventually(t, func() bool { return field("evicted_to") == "7-0" }, "no tick tells of it")
+	// The count stands still now: the position stays.
+	do(t, s, "CONFIG", "SET", "maxmemory", "0")
+	eventually(t, func() bool { return strings.Contains(info(t, s), fmt.Sprintf("evicted_keys:%s\r", field("evicted"))) }, "not counted")
+	do(t, s, "HSET", in.keys.Clock, "watermark", "9-0")
+	_, _, before := in.sink.counts()
+	eventually(t, func() bool { _, _, n := in.sink.counts(); return n > before+3 }, "no ticks")
+	require.Equal(t, "7-0", field("evicted_to"))
+}
+
+// Another server does not count what the one before it has evicted.
+func TestAnotherServerMayHaveEvicted(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "yes")
+	do(t, s, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+	do(t, s, "CONFIG", "SET", "maxmemory", "1gb")
+	in := start(t, s.URL(), "a")
+	waitSynced(t, in)
+	field := func(name string) any { return do(t, s, "HGET", in.keys.Clock, name) }
+	eventually(t, func() bool { return field("evicted") == "0" }, "no tick has looked")
+	do(t, s, "HSET", in.keys.Clock, "watermark", "7-0", "evicted_node", "0123")
+	eventually(t, func() bool { return field("evicted_to") == "7-0" }, "it has the same settings")
+	do(t, s, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+	do(t, s, "HSET", in.keys.Clock, "watermark", "9-0", "evicted_node", "0123")
+	eventually(t, func() bool { return field("evicted_node") != "0123" }, "no tick has looked")
+	require.Equal(t, "7-0", field("evicted_to"))
+}
+
+func info(t *testing.T, s *redistest.Server) string {
+	t.Helper()
+	text, ok := do(t, s, "INFO", "stats").(string)
+	require.True(t, ok)
+	return text
+}
+
+// evictOthers fills the memory of a server until it evicts keys that have an expiry.
+func evictOthers(t *testing.T, s *redistest.Server) {
+	t.Helper()
+	do(t, s, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+	do(t, s, "CONFIG", "SET", "maxmemory", "3mb")
+	for i := 0; strings.Contains(info(t, s), "evicted_keys:0\r"); i++ {
+		require.Less(t, i, 100_000, "nothing was evicted")
+		do(t, s, "SET", fmt.Sprint("other", i), strings.Repeat("x", 10_000), "EX", "3600")
+	}
+}

@@ -24,7 +24,7 @@
 -- has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until',
-  'inbox_node', 'inbox_base', 'inbox_since')
+  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
@@ -47,7 +47,8 @@ if f[4] and f[4] ~= ARGV[6] and ends + tonumber(ARGV[11]) > now then
 end
 local stored = tonumber(f[1]) or 0
 local free = leader == caller or ends <= now
-local node = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local info = redis.call('INFO', 'server', 'stats')
+local node, evicted = string.match(info, 'run_id:(%x+)'), string.match(info, 'evicted_keys:(%d+)') or '0'
 
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
@@ -95,6 +96,21 @@ if free then
   redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends))
 end
 redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
+
+-- Up to the watermark the history may have been evicted, if the server has evicted
+-- keys since the last tick. Of another server it is not known what it did before it
+-- went away: then it counts that this one, with the same settings, would evict.
+local function may_have_evicted()
+  if f[12] == node then return f[11] ~= evicted end
+  if evicted ~= '0' or (f[11] or '0') ~= '0' then return true end
+  if not f[12] then return false end
+  local memory = redis.call('INFO', 'memory')
+  return string.match(memory, 'maxmemory:(%d+)') ~= '0' and string.match(memory, 'maxmemory_policy:(%S+)') ~= 'noeviction'
+end
+if f[12] ~= node or f[11] ~= evicted then
+  if may_have_evicted() then redis.call('HSET', KEYS[1], 'evicted_to', watermark) end
+  redis.call('HSET', KEYS[1], 'evicted', evicted, 'evicted_node', node)
+end
 
 local answer = {'tick', t, text(now), leader, node, failed_reclaim}
 local batch, report = {}, nil

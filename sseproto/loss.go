@@ -8,6 +8,9 @@ const (
 	ReasonTrimmed = "trimmed"
 	// ReasonExpired: messages after the Last-Event-ID may have expired by their TTL.
 	ReasonExpired = "expired"
+	// ReasonEvicted: messages after the Last-Event-ID may have been evicted by Redis, whose
+	// memory was full.
+	ReasonEvicted = "evicted"
 	// ReasonOutage: the range overlaps a stretch that no instance saw.
 	ReasonOutage = "outage"
 	// ReasonUnavailable: the history could not be read, or was not written in time.

@@ -25,7 +25,7 @@ export type Message = {
  */
 export type Gap = {
     /**
-     * "unknown-id", "trimmed", "expired", "outage", "unavailable", or one to come.
+     * "unknown-id", "trimmed", "expired", "evicted", "outage", "unavailable", or one to come.
      */
     reason: string;
     /**

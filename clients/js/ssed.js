@@ -14,7 +14,7 @@
 /**
  * Messages are missing, or may be. Load the current state from your backend.
  * @typedef {object} Gap
- * @property {string} reason "unknown-id", "trimmed", "expired", "outage", "unavailable", or one to come.
+ * @property {string} reason "unknown-id", "trimmed", "expired", "evicted", "outage", "unavailable", or one to come.
  * @property {string} [channel] Absent: all channels of the stream.
  * @property {string} [requested] The id that was asked for.
  * @property {string} [oldest] The first position that is left.

@@ -79,6 +79,8 @@ func (f *flags) gatewayConfig(p *problems) ssed.Config {
 		},
 		History: &ssed.HistoryConfig{
 			MaxLen:        p.count("--history-max", f.HistoryMax),
+			Window:        p.window(f.HistoryWindow),
+			Cap:           p.count("--history-cap", f.HistoryCap),
 			TTL:           p.positive("--history-ttl", f.HistoryTTL),
 			BatchSize:     p.count("--batch-size", f.BatchSize),
 			FlushInterval: p.positive("--flush-interval", f.FlushInterval),
@@ -140,6 +142,8 @@ var flagOfField = map[string]string{
 	"Feed.Inbox":               "--inbox",
 	"Feed.ClockOffset":         "--test-clock-offset",
 	"History.MaxLen":           "--history-max",
+	"History.Window":           "--history-window",
+	"History.Cap":              "--history-cap",
 	"History.TTL":              "--history-ttl",
 	"History.BatchSize":        "--batch-size",
 	"History.FlushInterval":    "--flush-interval",
@@ -292,6 +296,14 @@ func (p *problems) durationOrOff(flag, text string) time.Duration {
 		return -1
 	}
 	return d
+}
+
+// window reads --history-window.
+func (p *problems) window(text string) time.Duration {
+	if text == "auto" {
+		return 0
+	}
+	return p.durationOrOff("--history-window", text)
 }
 
 // retry reads "2s-5s", or "2s" for no spread.

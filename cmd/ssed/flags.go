@@ -61,7 +61,9 @@ type flags struct {
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
 	Inbox          string `group:"history" default:"sse:inbox" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance. off turns it off; it takes --history=on."`
-	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel, approximately (MAXLEN ~)."`
+	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100."`
+	HistoryWindow  string `group:"history" default:"auto" placeholder:"TIME" help:"Messages younger than that are kept as well, up to --history-cap, so that clients who change to another instance miss nothing. auto: the longest time of --retry, --drain and 15s. 0: --history-max alone counts."`
+	HistoryCap     string `group:"history" default:"50000" placeholder:"N" help:"Most messages kept per channel, whatever --history-window says."`
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"A channel's history is deleted after so long without a message."`
 	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Most messages written to Redis at once."`
 	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"Over how long the writer spreads what it has to write, in small batches, while it keeps up."`

@@ -282,6 +282,7 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedStale, "reason", "stale")
 	ch.counter("ssed_history_refused_batches_total", "Batches that did nothing, by reason.", s.RefusedEpoch, "reason", "epoch")
 	ch.counter("ssed_history_refused_messages_total", "Messages that their stream did not take.", s.RefusedMessages)
+	ch.counter("ssed_history_capped_total", "Times that --history-cap took messages younger than --history-window from a channel.", s.Capped)
 	ch.counter("ssed_history_deleted_messages_total", "Messages deleted by DELETE /api/history here.", s.Deleted)
 	ch.counter("ssed_history_gaps_total", "Gap markers written: stretches that no instance saw.", s.GapMarkers)
 	ch.counter("ssed_history_disputes_total", "Gap markers about a stretch that another instance may have written.", s.Invalidations)

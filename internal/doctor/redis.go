@@ -128,8 +128,11 @@ func (d *redisDoctor) memoryOfRedis() {
 		d.skip(check, "INFO does not tell")
 	case most == 0:
 		d.ok(check, size(used)+" used, no maxmemory")
+	case strings.HasPrefix(policy, "volatile-"):
+		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories first when memory is full: they have an expiry; %s evicted so far; clients who come back get a gap", policy, d.info["evicted_keys"]),
+			"CONFIG SET maxmemory-policy noeviction")
 	case policy != "noeviction":
-		d.warn(check, fmt.Sprintf("maxmemory-policy %s may evict histories and the clock; clients are told of a gap then", policy),
+		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories, gap markers and the clock when memory is full; %s evicted so far; clients who come back get a gap", policy, d.info["evicted_keys"]),
 			"CONFIG SET maxmemory-policy noeviction")
 	case used > most/10*9:
 		d.warn(check, fmt.Sprintf("%s of %s used: at the limit nothing is written to the history", size(used), size(most)), "more maxmemory, or a smaller --history-max or --history-ttl")

@@ -199,6 +199,7 @@ func TestSettingsOfRedisAreJudged(t *testing.T) {
 	}
 	f("redis memory", OK, "no maxmemory", "maxmemory-policy", "allkeys-lru")
 	f("redis memory", Warn, "allkeys-lru", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb")
+	f("redis memory", Warn, "removes histories first", "maxmemory-policy", "volatile-lru", "maxmemory", "100mb")
 	f("redis memory", OK, "noeviction", "maxmemory-policy", "noeviction", "maxmemory", "100mb")
 	f("redis persistence", OK, "keeps the history", "appendonly", "yes")
 	f("redis client-output-buffer-limit", Warn, "1 MiB", "client-output-buffer-limit", "pubsub 1mb 1mb 10")
