@@ -144,7 +144,7 @@ func forget(t *testing.T, in *instance, r *redistest.Server, p *publisher) {
 // the ID of the first.
 func leaveBehind(t *testing.T, n int, historyMax string) (in *instance, p *publisher, from string) {
 	r := redistest.Start(t)
-	in = startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", historyMax)
+	in = startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--history-max", historyMax, "--history-window", "0")
 	p = newPublisher(t, r)
 	s := connect(t, in, "", "a")
 	p.numbers("a", 0, n)
