@@ -363,7 +363,7 @@ func (p *problems) networks(flag string, list []string) []netip.Prefix {
 			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
 		if err != nil {
-			p.add(flag, "%q is not a network or an address such as 10.0.0.0/8 or 192.0.2.1", text)
+			p.add(flag, "%q is not a network or an address such as 192.0.2.1 or 192.0.2.0/24", text)
 			continue
 		}
 		all = append(all, prefix.Masked())
