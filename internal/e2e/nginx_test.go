@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -74,11 +75,18 @@ func runNginx(t testing.TB, plain, secure string, c *certificate, pairs []string
 	waitForAnswer(t, plain)
 }
 
+// toldNotFollowed is for clients that shall get redirects as they are.
+func toldNotFollowed(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 func waitForAnswer(t testing.TB, host string) {
 	t.Helper()
+	client := &http.Client{Transport: httpClient.Transport, CheckRedirect: toldNotFollowed}
 	eventually(t, "an answer from "+host, func() bool {
-		status, _ := get(t, "http://"+host+"/")
-		return status != 0
+		resp, err := client.Get("http://" + host + "/")
+		if err != nil {
+			return false
+		}
+		return resp.Body.Close() == nil
 	})
 }
 

@@ -70,10 +70,7 @@ func (c *certificate) client(t testing.TB, from string, http2 bool) *http.Client
 		TLSClientConfig: &tls.Config{RootCAs: c.roots},
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return &http.Client{Transport: transport, CheckRedirect: toldNotFollowed}
 }
 
 // secureProxy is a proxy with the shipped file, TLS and all.
