@@ -27,7 +27,6 @@ const (
 // Pairs are further replacements.
 func startHAProxy(t testing.TB, one, other string, pairs ...string) (host string) {
 	t.Helper()
-	tested.add("HAProxy", strings.Fields(versionOf(t, "haproxy", "-v"))[2])
 	host = freeHost(t)
 	runHAProxy(t, host, "127.0.0.1:0", newCertificate(t), append([]string{haproxyRedirect, "", "127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
 	return host
@@ -38,14 +37,15 @@ const haproxyRedirect = "    http-request redirect scheme https code 308 unless 
 
 func runHAProxy(t testing.TB, plain, secure string, c *certificate, pairs []string) {
 	t.Helper()
-	path := render(t, haproxyFile, append([]string{"bind :80", "bind " + plain, "bind :443", "bind " + secure, "/etc/haproxy/ssed.pem", c.both}, pairs...)...)
+	tested.add("HAProxy", strings.Fields(versionOf(t, "haproxy", "-v"))[2])
+	path := render(t, haproxyFile, append([]string{"bind :80", "bind " + plain, "bind :443", "bind " + secure, "/etc/haproxy/ssed.pem", c.Both}, pairs...)...)
 	// -db: in the foreground.
 	spawn(t, nil, "haproxy", "-db", "-f", path)
 	waitForAnswer(t, plain)
 }
 
 func TestHAProxyTakesTheShippedFiles(t *testing.T) {
-	for _, file := range []string{render(t, haproxyFile, "/etc/haproxy/ssed.pem", newCertificate(t).both), haproxyComposeFile} {
+	for _, file := range []string{render(t, haproxyFile, "/etc/haproxy/ssed.pem", newCertificate(t).Both), haproxyComposeFile} {
 		out, err := exec.Command("haproxy", "-c", "-f", file).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		require.NotContains(t, string(out), "WARNING")

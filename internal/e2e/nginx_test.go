@@ -69,7 +69,7 @@ func runNginx(t testing.TB, plain, secure string, c *certificate, pairs []string
 	tested.add("nginx", version)
 	path := render(t, nginxFile, append([]string{
 		"listen 80;", "listen " + plain + ";", "listen 443 ", "listen " + secure + " ",
-		"/etc/ssl/ssed/fullchain.pem", c.cert, "/etc/ssl/ssed/key.pem", c.key,
+		"/etc/ssl/ssed/fullchain.pem", c.Cert, "/etc/ssl/ssed/key.pem", c.Key,
 	}, pairs...)...)
 	spawn(t, nil, "nginx", append(nginxPlace(t), "-c", path, "-e", "stderr")...)
 	waitForAnswer(t, plain)
@@ -92,7 +92,7 @@ func waitForAnswer(t testing.TB, host string) {
 
 func TestNginxTakesTheShippedFile(t *testing.T) {
 	c := newCertificate(t)
-	pairs := []string{"/etc/ssl/ssed/fullchain.pem", c.cert, "/etc/ssl/ssed/key.pem", c.key}
+	pairs := []string{"/etc/ssl/ssed/fullchain.pem", c.Cert, "/etc/ssl/ssed/key.pem", c.Key}
 	if os.Geteuid() != 0 { // nginx tries to bind
 		pairs = append(pairs, "listen 80;", "listen 8080;", "listen 443", "listen 8443")
 	}
