@@ -28,7 +28,7 @@ const (
 func startHAProxy(t testing.TB, one, other string, pairs ...string) (host string) {
 	t.Helper()
 	host = freeHost(t)
-	runHAProxy(t, host, "127.0.0.1:0", newCertificate(t), append([]string{haproxyRedirect, "", "127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
+	runHAProxy(t, host, freeHost(t), newCertificate(t), append([]string{haproxyRedirect, "", "127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
 	return host
 }
 
