@@ -197,7 +197,7 @@ func TestRenewedCertificateIsTakenWithoutARestart(t *testing.T) {
 	}
 	write(other.Issue("ssed"))
 	in := start(t, "--redis-url", "rediss://localhost:"+port, "--redis-ca", a.CA, "--redis-cert", cert, "--redis-key", key)
-	in.eventually("a refused connection", func() bool { return strings.Contains(in.Log(), "link lost") })
+	in.eventually("a refused connection", func() bool { return strings.Contains(in.Log(), "tls: ") })
 	require.False(t, in.isReady())
 	write(a.Issue("ssed"))
 	in.waitReady()
