@@ -88,7 +88,7 @@ func (g *Gateway) openRedis(history *lateHistory) (err error) {
 	}
 	g.fleet = fleet.New(fleet.Config{
 		Client: *g.cfg.Redis, Prefix: g.cfg.Feed.Prefix, Instance: g.cfg.Feed.Instance, Logger: g.cfg.Logger,
-		Report: g.status, Subscribers: g.subscribers,
+		Report: g.status, Subscribers: g.subscribers, Close: g.closeByOrder, Revoked: g.keepOut,
 		Notify: func(ctx context.Context, words ...string) error { return g.feed.Notify(ctx, words...) },
 	})
 	feed.OnNotice = g.fleet.Notice

@@ -23,7 +23,7 @@ func (s *server) openAdmin() (err error) {
 }
 
 func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
-	view := inspector{s.Engine}
+	view := inspector{s.Engine, s.gateway}
 	cfg := admin.Config{
 		Stats:           s.snapshot,
 		Gaps:            view.gaps,

@@ -48,8 +48,8 @@ func (v fleetView) Subscribers(ctx context.Context, channel string) (admin.Sprea
 	found, err := v.Fleet.Subscribers(ctx, channel)
 	out := admin.Spread{Asked: found.Asked, Answered: len(found.Shares)}
 	for _, share := range found.Shares {
-		out.Subscribers += share.Subscribers
-		out.Instances = append(out.Instances, admin.InstanceShare{Instance: share.Instance, Subscribers: share.Subscribers})
+		out.Subscribers += share.Streams
+		out.Instances = append(out.Instances, admin.InstanceShare{Instance: share.Instance, Subscribers: share.Streams})
 	}
 	return out, err
 }

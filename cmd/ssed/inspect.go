@@ -6,18 +6,22 @@ import (
 	"net/http"
 	"time"
 
+	"ssed"
 	"ssed/engine"
 	"ssed/internal/admin"
 )
 
 // inspector is the engine for the admin listener.
-type inspector struct{ engine *engine.Engine }
+type inspector struct {
+	engine  *engine.Engine
+	gateway *ssed.Gateway
+}
 
 var errCursor = admin.Refuse(http.StatusBadRequest, "after must be the next of another page")
 
 // Connections implements admin.Connections.
-func (i inspector) Connections(ctx context.Context, channel, after string, limit int) ([]admin.Connection, string, error) {
-	found, next, err := i.engine.Connections(ctx, engine.Match{Channel: channel}, after, limit)
+func (i inspector) Connections(ctx context.Context, who admin.Clients, after string, limit int) ([]admin.Connection, string, error) {
+	found, next, err := i.engine.Connections(ctx, matchOf(who), after, limit)
 	if errors.Is(err, engine.ErrBadCursor) {
 		err = errCursor
 	}
@@ -34,6 +38,20 @@ func (i inspector) Connections(ctx context.Context, channel, after string, limit
 // CloseConnection implements admin.Connections.
 func (i inspector) CloseConnection(ctx context.Context, id string) (found bool, err error) {
 	return i.engine.CloseConnection(ctx, id)
+}
+
+// CloseConnections implements admin.Connections.
+func (i inspector) CloseConnections(ctx context.Context, who admin.Clients, keepOut time.Duration) (admin.Closed, error) {
+	d, err := i.gateway.Disconnect(ctx, matchOf(who), keepOut)
+	closed := admin.Closed{Connections: d.Streams, Asked: d.Asked, Answered: len(d.Instances)}
+	for _, at := range d.Instances {
+		closed.Instances = append(closed.Instances, admin.ClosedShare{Instance: at.Instance, Connections: at.Streams})
+	}
+	return closed, err
+}
+
+func matchOf(who admin.Clients) ssed.Match {
+	return ssed.Match{Subject: who.Subject, Token: who.Token, Channel: who.Channel}
 }
 
 // TopChannels implements admin.Channels.

@@ -266,6 +266,7 @@ func (ch scrape) fleet(s *fleet.Stats) {
 	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.AnswerErrors, "reason", "error")
 	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.Dropped, "reason", "dropped")
 	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.Busy, "reason", "busy")
+	ch.counter("ssed_fleet_revoked_errors_total", "Times that the list of who is kept out could not be read; it is read again with the next report.", s.LearnErrors)
 }
 
 func (ch scrape) history(s *rstore.Stats) {

@@ -27,6 +27,7 @@ type eventStream struct {
 	messages chan message // closed at the end of the stream
 	retry    atomic.Int64 // ms; -1: none came
 	lastID   string       // of the last message taken by next
+	place    string       // from where a browser would go on; set before messages is closed
 }
 
 // connect opens a stream for channels that goes on from lastID ("": from now).
@@ -41,6 +42,12 @@ func connect(t testing.TB, in *instance, lastID string, channels ...string) *eve
 
 func tryConnect(t testing.TB, in *instance, lastID string, channels ...string) (*eventStream, *http.Response, error) {
 	t.Helper()
+	return tryConnectAs(t, in, "", lastID, channels...)
+}
+
+// tryConnectAs is tryConnect with a token ("": none).
+func tryConnectAs(t testing.TB, in *instance, token, lastID string, channels ...string) (*eventStream, *http.Response, error) {
+	t.Helper()
 	query := url.Values{"channel_id": channels}
 	ctx, cancel := context.WithCancel(context.Background())
 	req, err := http.NewRequestWithContext(ctx, "GET", in.public+"/sse/connect?"+query.Encode(), nil)
@@ -48,6 +55,9 @@ func tryConnect(t testing.TB, in *instance, lastID string, channels ...string) (
 	req.Header.Set("Accept", "text/event-stream")
 	if lastID != "" {
 		req.Header.Set("Last-Event-ID", lastID)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := httpClient.Do(req)
 	if err != nil {
@@ -92,6 +102,7 @@ func (s *eventStream) read(ctx context.Context, body io.ReadCloser) {
 			storeRetry()
 		}
 		if err != nil {
+			s.place = string(decoder.LastEventID())
 			return
 		}
 	}

@@ -115,6 +115,7 @@ func (a *API) routes(mux *http.ServeMux) {
 	mux.Handle("GET /api/connections", a.reading(a.private(http.HandlerFunc(a.connections))))
 	mux.Handle("GET /api/history/{channel}", a.reading(a.private(http.HandlerFunc(a.history))))
 
+	mux.Handle("DELETE /api/connections", a.changing(a.closeConnections))
 	mux.Handle("DELETE /api/connections/{id}", a.changing(a.closeConnection))
 	mux.Handle("DELETE /api/history/{channel}", a.changing(a.deleteHistory))
 

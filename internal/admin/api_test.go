@@ -20,6 +20,8 @@ type world struct {
 	order          ChannelOrder
 	limit          int
 	closed         []string
+	who            Clients
+	keepOut        time.Duration
 	deleted        []string
 
 	err      error
@@ -28,9 +30,9 @@ type world struct {
 	from     sseproto.ID
 }
 
-func (w *world) Connections(_ context.Context, channel, after string, limit int) ([]Connection, string, error) {
-	w.channel, w.after, w.limit = channel, after, limit
-	if channel == "empty" {
+func (w *world) Connections(_ context.Context, who Clients, after string, limit int) ([]Connection, string, error) {
+	w.channel, w.who, w.after, w.limit = who.Channel, who, after, limit
+	if who.Channel == "empty" {
 		return nil, "", w.err
 	}
 	opened := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -40,6 +42,11 @@ func (w *world) Connections(_ context.Context, channel, after string, limit int)
 func (w *world) CloseConnection(_ context.Context, id string) (bool, error) {
 	w.closed = append(w.closed, id)
 	return id == "0-7", w.err
+}
+
+func (w *world) CloseConnections(_ context.Context, who Clients, keepOut time.Duration) (Closed, error) {
+	w.who, w.keepOut = who, keepOut
+	return Closed{Connections: 3, Asked: 2, Answered: 1, Instances: []ClosedShare{{"one", 3}}}, w.err
 }
 
 func (w *world) TopChannels(_ context.Context, order ChannelOrder, limit int) ([]Channel, error) {
@@ -133,7 +140,7 @@ func TestConnectionsAreListedAndClosed(t *testing.T) {
 	w, ask := newWorld(t, nil)
 	status, body := ask("GET", "/api/connections?channel_id=a%2Fb&after=0-3&limit=5")
 	require.Equal(t, 200, status)
-	require.Equal(t, world{channel: "a/b", after: "0-3", limit: 5}, *w)
+	require.Equal(t, world{channel: "a/b", after: "0-3", who: Clients{Channel: "a/b"}, limit: 5}, *w)
 	require.JSONEq(t, `{"connections":[{"id":"0-7","client":"192.0.2.1","channels":["a"],"position":"5-1","blocked":false,
 		"opened":"2026-01-02T03:04:05Z"}],"next":"0-7"}`, body)
 	status, _ = ask("GET", "/api/connections?channel_id=")
@@ -234,7 +241,7 @@ func TestForeignPagesCannotChangeAnything(t *testing.T) {
 	h, last := handler(t, func(cfg *Config) { cfg.Connections, cfg.History = w, w })
 	for method, paths := range map[string][]string{
 		"POST":   {"/publish?channel_id=a", "/api/send", "/api/batch"},
-		"DELETE": {"/api/connections/0-7", "/api/history/a"},
+		"DELETE": {"/api/connections/0-7", "/api/connections?sub=a", "/api/history/a"},
 	} {
 		for _, path := range paths {
 			require.Equal(t, 403, do(h, method, path, "{}", "Origin", "https://evil.example").StatusCode, path)
@@ -255,7 +262,7 @@ func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
 			"/api/history/a", "/api/connections",
 			"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/goroutine", "/debug/pprof/profile", "/debug/pprof/trace?seconds=0.001",
 		},
-		"DELETE": {"/api/history/a", "/api/connections/0-7"},
+		"DELETE": {"/api/history/a", "/api/connections/0-7", "/api/connections?sub=a"},
 	}
 	require.NoError(t, pprof.StartCPUProfile(io.Discard)) // there is one at a time: others end at once
 	defer pprof.StopCPUProfile()
@@ -296,4 +303,41 @@ func TestHeadAsksForTheHeadAlone(t *testing.T) {
 	r := do(h, "HEAD", "/api/live", "")
 	require.Equal(t, 200, r.StatusCode)
 	require.Equal(t, "text/event-stream", r.Header.Get("Content-Type"))
+}
+
+func TestConnectionsAreClosedByWhoTheyBelongTo(t *testing.T) {
+	w, ask := newWorld(t, nil)
+	f := func(query string, who Clients, keepOut time.Duration) {
+		t.Helper()
+		status, body := ask("DELETE", "/api/connections?"+query)
+		require.Equal(t, 200, status, body)
+		require.JSONEq(t, `{"closed":3,"asked":2,"answered":1,"instances":[{"instance":"one","closed":3}]}`, body)
+		require.Equal(t, who, w.who)
+		require.Equal(t, keepOut, w.keepOut)
+	}
+	f("sub=J%C3%B6rg+%26+Co", Clients{Subject: "Jörg & Co"}, 0)
+	f("token=9f3a&for=10m", Clients{Token: "9f3a"}, 10*time.Minute)
+	f("sub=a&for=720h", Clients{Subject: "a"}, 720*time.Hour)
+	f("channel=%FF&sub=a&token=b", Clients{Subject: "a", Token: "b", Channel: "\xff"}, 0)
+
+	w.who = Clients{}
+	for _, query := range []string{
+		"", "for=10m", "sub=", "sub=%00", "sub=" + strings.Repeat("a", 256), "sub=a&sub=b", "token=a&token=",
+		"sub=a&for=", "sub=a&for=10", "sub=a&for=-1m", "sub=a&for=1ms", "sub=a&for=721h", "sub=a&token=b&for=10m", "channel=a&for=10m",
+		// A slip of the pen must not close more than was meant.
+		"sub=a&channel_id=b", "sub=a&Channel=b", "sub=a&s%75b=b", "sub=a&x", "subject=a",
+	} {
+		status, body := ask("DELETE", "/api/connections?"+query)
+		require.Equal(t, 400, status, "%s: %s", query, body)
+	}
+	require.Zero(t, w.who)
+	w.err = errors.New("no Redis")
+	status, body := ask("DELETE", "/api/connections?sub=a")
+	require.Equal(t, 503, status)
+	require.JSONEq(t, `{"error":"no Redis"}`, body)
+
+	w.err = nil
+	status, _ = ask("GET", "/api/connections?sub=anna&token=9&channel_id=c")
+	require.Equal(t, 200, status)
+	require.Equal(t, Clients{Subject: "anna", Token: "9", Channel: "c"}, w.who)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"ssed/sseproto"
 )
@@ -66,11 +67,14 @@ type Config struct {
 
 // Connections lists and closes streams.
 type Connections interface {
-	// Connections returns up to limit streams of a channel ("": all), from behind
+	// Connections returns up to limit streams that match (none set: all), from behind
 	// the one at which the last page ended. Next is where this one ends, "" at the end.
-	Connections(ctx context.Context, channel, after string, limit int) (list []Connection, next string, err error)
+	Connections(ctx context.Context, who Clients, after string, limit int) (list []Connection, next string, err error)
 	// CloseConnection closes a stream, unless it has gone.
 	CloseConnection(ctx context.Context, id string) (found bool, err error)
+	// CloseConnections closes streams of all instances. With keepOut, the subject or the
+	// token gets no stream for so long.
+	CloseConnections(ctx context.Context, who Clients, keepOut time.Duration) (Closed, error)
 }
 
 // Channels tells about channels.

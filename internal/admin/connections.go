@@ -21,7 +21,7 @@ const maxConnectionID = 64
 
 func (a *API) connections(w http.ResponseWriter, r *http.Request) {
 	q := queryOf(r)
-	limit, channel := q.limit(defaultConnections), q.channel()
+	limit, who := q.limit(defaultConnections), Clients{Channel: q.channel(), Subject: q.bearer("sub"), Token: q.bearer("token")}
 	after, _ := q.get("after")
 	if len(after) > maxConnectionID {
 		q.bad("after", "must be the next of another page")
@@ -30,7 +30,7 @@ func (a *API) connections(w http.ResponseWriter, r *http.Request) {
 		fail(w, q.err)
 		return
 	}
-	list, next, err := a.cfg.Connections.Connections(r.Context(), channel, after, limit)
+	list, next, err := a.cfg.Connections.Connections(r.Context(), who, after, limit)
 	if err != nil {
 		fail(w, err)
 		return

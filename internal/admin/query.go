@@ -91,6 +91,16 @@ func (q *query) get(name string) (value string, ok bool) {
 	return string(text), ok
 }
 
+// count returns how often a parameter is there.
+func (q *query) count(name string) (n int) {
+	for key := range sseproto.QueryParams(q.raw) {
+		if string(sseproto.AppendUnescaped(nil, key)) == name {
+			n++
+		}
+	}
+	return n
+}
+
 // channel reads channel_id, which may be absent: "".
 func (q *query) channel() string {
 	name, ok := q.get(sseproto.ParamChannelID)

@@ -39,6 +39,7 @@ var everything = []struct {
 	{RolePublish, "POST", "/api/send", `{"channel_id":"a","data":"x"}`},
 	{RolePublish, "POST", "/api/batch", `{"channel_id":"a","data":"x"}`},
 	{RoleAll, "DELETE", "/api/connections/0-7", ""},
+	{RoleAll, "DELETE", "/api/connections?sub=anna", ""},
 	{RoleAll, "DELETE", "/api/history/a", ""},
 	{RoleAll, "GET", "/debug/pprof/", ""},
 	{RoleAll, "GET", "/debug/pprof/cmdline", ""},

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,6 +22,8 @@ const (
 	// askTimeout is how long answers are waited for: more than a round trip between
 	// instances and Redis anywhere, less than an operator minds.
 	askTimeout = 500 * time.Millisecond
+	// closeTimeout is how long an instance may take to close streams: 2 ms for 256.
+	closeTimeout = 5 * time.Second
 	// replyTTL is how long answers are kept, in case their asker has gone.
 	replyTTL = 5 * time.Second
 	// Answers are looked for often at first: most are there after a round trip.
@@ -28,17 +31,26 @@ const (
 	// maxAsking is how many questions of this instance may be under way. Every one
 	// costs every instance two commands.
 	maxAsking = 8
-	// maxQuestions is how many questions of others may wait for their answer here.
+	// maxQuestions is how many questions of others, of a kind, may wait here.
 	maxQuestions = 64
 	// nonceBytes make two questions at a time distinct.
 	nonceBytes = 8
 )
 
-// noticeAsk is the first word of a question: "ask <nonce> <asker> <channel, hexadecimal>".
-const noticeAsk = "ask"
+// The first words of questions: "ask <nonce> <asker> <channel>" and "close <nonce>
+// <asker> <order>", the last word in hexadecimal.
+const (
+	noticeAsk   = "ask"
+	noticeClose = "close"
+)
 
-// maxWord bounds the words of a question: a channel of 255 bytes in hexadecimal.
-const maxWord = 512
+// Bounds of the last word, in hexadecimal: a channel of 255 bytes; an order to close with
+// a channel, a subject and a token of 255 bytes each, which are six times as long in JSON
+// at worst.
+const (
+	maxAskWord   = 512
+	maxCloseWord = 10_000
+)
 
 // ErrBusy is returned when too many questions are under way.
 var ErrBusy = errors.New("fleet: too many questions at once")
@@ -51,53 +63,92 @@ var (
 
 // Share is the answer of one instance.
 type Share struct {
-	Instance    string
-	Subscribers int64
+	Instance string
+	Streams  int64
 }
 
-// Spread tells how many streams a channel has on the instances.
+// Spread tells of how many streams the instances speak.
 type Spread struct {
 	Shares []Share // by name
 	// Asked is how many instances are there; those without a share did not answer in time.
 	Asked int
 }
 
+// kind is a kind of question.
+type kind struct {
+	// fixed after construction
+	notice  string
+	maxWord int
+	timeout time.Duration
+	isOrder bool // done even when its asker has given up
+	decide  func(ctx context.Context, payload []byte) (int64, error)
+
+	questions chan question // bounded: what does not fit is dropped
+}
+
 // question is one that another instance asks.
 type question struct {
-	nonce, channel string // both hexadecimal
+	nonce, payload string // both hexadecimal
 	came           time.Time
 }
 
 // Notice takes the words of a control message. It does not block: it is meant for a
 // read loop.
 func (f *Fleet) Notice(words []string) {
-	if len(words) != 4 || words[0] != noticeAsk || words[2] == f.cfg.Instance {
+	if len(words) != 4 || words[2] == f.cfg.Instance {
 		return
 	}
-	if len(words[1]) != 2*nonceBytes || len(words[3]) > maxWord {
+	for _, k := range f.kinds {
+		if words[0] == k.notice {
+			f.take(k, words[1], words[3])
+		}
+	}
+}
+
+func (f *Fleet) take(k *kind, nonce, payload string) {
+	if len(nonce) != 2*nonceBytes || len(payload) > k.maxWord {
 		return
 	}
-	nonce, err := strconv.ParseUint(words[1], 16, 64)
-	if err != nil || f.lastAsked.Swap(nonce) == nonce {
+	n, err := strconv.ParseUint(nonce, 16, 64)
+	if err != nil || !f.nonces.isNew(n) {
 		return // malformed, or it came by the other link already
 	}
 	select {
-	case f.questions <- question{words[1], words[3], time.Now()}:
+	case k.questions <- question{nonce, payload, time.Now()}:
 	default:
 		f.counters.dropped.Add(1)
 	}
 }
 
+// nonces are those of the last questions of others.
+type nonces struct {
+	mu   sync.Mutex
+	last [2 * maxQuestions]uint64 // guarded by mu
+	next int                      // guarded by mu
+}
+
+// isNew reports whether a nonce is not among them, and adds it.
+func (n *nonces) isNew(nonce uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if slices.Contains(n.last[:], nonce) {
+		return false
+	}
+	n.last[n.next] = nonce
+	n.next = (n.next + 1) % len(n.last)
+	return true
+}
+
 // answer answers the questions of others, but for those whose asker has given up: Redis
 // may have stalled.
-func (f *Fleet) answer(ctx context.Context) {
+func (f *Fleet) answer(ctx context.Context, k *kind) {
 	for {
 		select {
-		case q := <-f.questions:
+		case q := <-k.questions:
 			switch {
-			case time.Since(q.came) > askTimeout:
+			case !k.isOrder && time.Since(q.came) > k.timeout:
 				f.counters.dropped.Add(1)
-			case f.tell(ctx, q) != nil:
+			case f.tell(ctx, k, q) != nil:
 				f.counters.answerErrors.Add(1)
 			default:
 				f.counters.answers.Add(1)
@@ -109,14 +160,14 @@ func (f *Fleet) answer(ctx context.Context) {
 }
 
 // tell answers one question. The asker does not wait longer either.
-func (f *Fleet) tell(ctx context.Context, q question) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+func (f *Fleet) tell(ctx context.Context, k *kind, q question) error {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
-	channel, err := hex.DecodeString(q.channel)
+	payload, err := hex.DecodeString(q.payload)
 	if err != nil {
 		return err
 	}
-	n, err := f.cfg.Subscribers(ctx, string(channel))
+	n, err := k.decide(ctx, payload)
 	if err != nil {
 		return err
 	}
@@ -135,6 +186,18 @@ func (f *Fleet) tell(ctx context.Context, q question) error {
 // Subscribers asks all instances how many streams a channel has. It takes half a second
 // at most when an instance does not answer, else a round trip or two.
 func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error) {
+	return f.ask(ctx, f.asks, []byte(channel))
+}
+
+// Close has all instances close streams, by Config.Close with the order. It takes some
+// seconds at most when an instance does not answer. With an error the order may have been
+// followed by some.
+func (f *Fleet) Close(ctx context.Context, order []byte) (Spread, error) {
+	return f.ask(ctx, f.closes, order)
+}
+
+// ask asks all instances, this one among them.
+func (f *Fleet) ask(ctx context.Context, k *kind, payload []byte) (Spread, error) {
 	select {
 	case f.asking <- struct{}{}:
 		defer func() { <-f.asking }()
@@ -142,7 +205,7 @@ func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error)
 		f.counters.busy.Add(1)
 		return Spread{}, ErrBusy
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
 	members, err := f.Members(ctx)
 	if err != nil {
@@ -152,11 +215,18 @@ func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error)
 	for _, m := range members {
 		asked[m.Name] = true
 	}
-	own, err := f.cfg.Subscribers(ctx, channel)
+	nonce := newNonce()
+	if len(asked) > 1 {
+		f.counters.asked.Add(1)
+		if err := f.cfg.Notify(ctx, k.notice, nonce, f.cfg.Instance, hex.EncodeToString(payload)); err != nil {
+			return Spread{}, err
+		}
+	}
+	own, err := k.decide(ctx, payload) // while the others do the same
 	if err != nil {
 		return Spread{}, err
 	}
-	answers, err := f.ask(ctx, channel, asked)
+	answers, err := f.collect(ctx, nonce, asked)
 	if err != nil {
 		return Spread{}, err
 	}
@@ -164,18 +234,14 @@ func (f *Fleet) Subscribers(ctx context.Context, channel string) (Spread, error)
 	return spreadOf(asked, answers), nil
 }
 
-// ask sends a question and collects answers until all others have given theirs, or ctx ends.
-func (f *Fleet) ask(ctx context.Context, channel string, asked map[string]bool) (map[string]int64, error) {
-	if len(asked) == 1 {
-		return map[string]int64{}, nil
-	}
+func newNonce() string {
 	var random [nonceBytes]byte
 	_, _ = rand.Read(random[:])
-	nonce := hex.EncodeToString(random[:])
-	f.counters.asked.Add(1)
-	if err := f.cfg.Notify(ctx, noticeAsk, nonce, f.cfg.Instance, hex.EncodeToString([]byte(channel))); err != nil {
-		return nil, err
-	}
+	return hex.EncodeToString(random[:])
+}
+
+// collect looks for answers until all others have given theirs, or ctx ends.
+func (f *Fleet) collect(ctx context.Context, nonce string, asked map[string]bool) (map[string]int64, error) {
 	answers := map[string]int64{}
 	for pause := firstLook; !f.complete(asked, answers); pause = min(2*pause, lastLook) {
 		timer := time.NewTimer(pause)
@@ -185,7 +251,7 @@ func (f *Fleet) ask(ctx context.Context, channel string, asked map[string]bool) 
 			timer.Stop()
 			return answers, nil
 		}
-		got, err := f.collect(ctx, nonce)
+		got, err := f.answersTo(ctx, nonce)
 		if ctx.Err() != nil {
 			return answers, nil
 		}
@@ -208,8 +274,8 @@ func (f *Fleet) complete(asked map[string]bool, answers map[string]int64) bool {
 	return true
 }
 
-// collect reads the answers so far.
-func (f *Fleet) collect(ctx context.Context, nonce string) (map[string]int64, error) {
+// answersTo reads the answers so far.
+func (f *Fleet) answersTo(ctx context.Context, nonce string) (map[string]int64, error) {
 	client, err := f.current()
 	if err != nil {
 		return nil, err

@@ -6,6 +6,10 @@
 //
 // Any instance can ask all of them how many streams a channel has: a notice on the
 // control channel, to which each adds its answer in a hash that expires. Who does not
-// answer in half a second is left out, and the asker is told that. Nothing here is
-// needed for the delivery of messages, and nothing here holds it up.
+// answer in half a second is left out, and the asker is told that. In the same way it has
+// all of them close streams.
+//
+// Subjects and tokens that are kept out for a while are in a hash that expires. Every
+// report looks whether it has changed, so an instance that missed the notice, or has just
+// begun, knows it within an interval. Nothing here is needed for the delivery of messages, and nothing here holds it up.
 package fleet

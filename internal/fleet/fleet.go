@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -28,6 +27,12 @@ type Config struct {
 	Report func() []byte
 	// Subscribers counts the streams of a channel on this instance.
 	Subscribers func(ctx context.Context, channel string) (int64, error)
+	// Close closes streams of this instance by an order that Fleet.Close was given on some
+	// instance, and counts them. Nil: none.
+	Close func(ctx context.Context, order []byte) (int64, error)
+	// Revoked is told of each bearer that Fleet.Revoke keeps out, and for how long still,
+	// one after the other. Nil: nobody is.
+	Revoked func(ctx context.Context, bearer string, left time.Duration)
 	// Notify sends words to all instances, where they come to Notice.
 	Notify func(ctx context.Context, words ...string) error
 	// Interval is the time between two reports. 0 is 2 s.
@@ -58,15 +63,22 @@ var (
 // Fleet is one instance's view of all. Make it with New, run it once.
 type Fleet struct {
 	// Fixed after construction.
-	cfg       Config
-	keys      redisconn.Keys
-	questions chan question // bounded: what does not fit is dropped
-	asking    chan struct{} // one element per question under way
+	cfg      Config
+	keys     redisconn.Keys
+	asks     *kind
+	closes   *kind
+	kinds    []*kind       // both
+	asking   chan struct{} // one element per question under way
+	versions chan string   // of the list of revoked bearers, as reports meet it: the last one
 
-	client    *redisconn.Client // made by Run
-	lastAsked atomic.Uint64     // nonce of the last question of another
-	counters  counters
-	outage    throttle.Outage // for the log
+	client   *redisconn.Client // made by Run
+	nonces   nonces
+	counters counters
+	outage   throttle.Outage // for the log
+
+	// Owned by the goroutine of learn.
+	version string            // of what is known
+	revoked map[string]string // until when each bearer is kept out
 }
 
 // New does not need Redis yet.
@@ -80,17 +92,33 @@ func New(cfg Config) *Fleet {
 	option := redisconn.Options(cfg.Client)
 	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
 	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
-	return &Fleet{
+	f := &Fleet{
 		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix), client: redisconn.New(option),
-		questions: make(chan question, maxQuestions), asking: make(chan struct{}, maxAsking),
+		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1),
 	}
+	f.asks = &kind{
+		notice: noticeAsk, maxWord: maxAskWord, timeout: askTimeout, questions: make(chan question, maxQuestions),
+		decide: func(ctx context.Context, channel []byte) (int64, error) { return cfg.Subscribers(ctx, string(channel)) },
+	}
+	f.closes = &kind{
+		notice: noticeClose, maxWord: maxCloseWord, timeout: closeTimeout, isOrder: true, questions: make(chan question, maxQuestions),
+		decide: cfg.Close,
+	}
+	f.kinds = []*kind{f.asks}
+	if cfg.Close != nil {
+		f.kinds = append(f.kinds, f.closes)
+	}
+	return f
 }
 
 // Run says that the instance is there and answers questions until ctx ends, and then
 // says that it leaves. Redis may be absent or go away.
 func (f *Fleet) Run(ctx context.Context) {
 	var answers sync.WaitGroup
-	answers.Go(func() { f.answer(ctx) })
+	for _, k := range f.kinds {
+		answers.Go(func() { f.answer(ctx, k) })
+	}
+	answers.Go(func() { f.learn(ctx) })
 	ticker := time.NewTicker(f.cfg.Interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -130,10 +158,10 @@ func (f *Fleet) beat(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
-	err = beatScript.Run(ctx, client, []string{f.keys.Instances, f.keys.Instance(f.cfg.Instance)},
-		[]string{f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report())}).Error()
-	if rueidis.IsRedisNil(err) {
-		return nil // the script returns nothing
+	version, err := beatScript.Run(ctx, client, []string{f.keys.Instances, f.keys.Instance(f.cfg.Instance), f.keys.Revoked},
+		[]string{f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report())}).ToString()
+	if rueidis.IsRedisNil(err) { // nobody is kept out
+		version, err = "", nil
 	}
 	if err != nil {
 		if redisconn.Code(err) != "" {
@@ -141,6 +169,11 @@ func (f *Fleet) beat(ctx context.Context) error {
 		}
 		return fmt.Errorf("fleet: report: %w", err)
 	}
+	select {
+	case <-f.versions: // not looked at yet, and older
+	default:
+	}
+	f.versions <- version
 	return nil
 }
 

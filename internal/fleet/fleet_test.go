@@ -307,8 +307,8 @@ func TestOldQuestionsAreDropped(t *testing.T) {
 	})
 	w.sees(a, "a")
 	now := time.Now()
-	a.questions <- question{"0123456789abcdef", "78", now.Add(-2 * askTimeout)}
-	a.questions <- question{"fedcba9876543210", "78", now.Add(time.Hour)} // not old, however long it waits
+	a.asks.questions <- question{"0123456789abcdef", "78", now.Add(-2 * askTimeout)}
+	a.asks.questions <- question{"fedcba9876543210", "78", now.Add(time.Hour)} // not old, however long it waits
 	require.Eventually(t, func() bool { return a.Stats().Answers == 1 }, patience, 5*time.Millisecond)
 	require.EqualValues(t, 1, a.Stats().Dropped)
 	require.Len(t, asked, 1)

@@ -9,10 +9,11 @@ type Stats struct {
 	Busy                  uint64 // questions of this instance that were not asked: too many at once
 	Answers, AnswerErrors uint64 // questions of others that were answered, and not
 	Dropped               uint64 // questions of others beyond the bound, or too old
+	LearnErrors           uint64 // lists of who is kept out that could not be read
 }
 
 type counters struct {
-	beats, beatErrors, asked, busy, answers, answerErrors, dropped atomic.Uint64
+	beats, beatErrors, asked, busy, answers, answerErrors, dropped, learnErrors atomic.Uint64
 }
 
 // Stats returns the counters. Safe for concurrent use.
@@ -21,5 +22,6 @@ func (f *Fleet) Stats() Stats {
 	return Stats{
 		Beats: c.beats.Load(), BeatErrors: c.beatErrors.Load(), Asked: c.asked.Load(), Busy: c.busy.Load(),
 		Answers: c.answers.Load(), AnswerErrors: c.answerErrors.Load(), Dropped: c.dropped.Load(),
+		LearnErrors: c.learnErrors.Load(),
 	}
 }

@@ -9,6 +9,7 @@ type Keys struct {
 	Rejected   string // hash: stream key → stretch in which the stream refused messages
 	InboxNotes string // list: what was published of the inbox and where, see notes.lua of redislua
 	Instances  string // sorted set: names of the instances, by expiry
+	Revoked    string // hash: subject or token → until when it is kept out, see revoke.lua of fleet
 	Control    string // Pub/Sub channel of the ticks
 	tag        string
 }
@@ -24,6 +25,7 @@ func MakeKeys(prefix string) Keys {
 		Rejected:   tag + ":holes",
 		InboxNotes: tag + ":inbox",
 		Instances:  tag + ":instances",
+		Revoked:    tag + ":revoked",
 		Control:    "__ssed:" + tag,
 		tag:        tag,
 	}

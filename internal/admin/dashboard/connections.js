@@ -49,7 +49,7 @@ function connectionList(host, pagerHost, channelOf) {
     label: "Connections",
     key: (c) => c.id,
     columns: [
-      { label: "Client", class: "name lead", fill: (td, c) => td.append(make("span", { class: "mono" }, c.client || "unix socket"), c.blocked ? tag("socket full", "warn") : "") },
+      { label: "Client", class: "name lead", fill: (td, c) => td.append(make("span", { class: "mono" }, c.client || "unix socket"), c.subject ? tag(visible(c.subject)) : "", c.blocked ? tag("socket full", "warn") : "") },
       { label: "Channels", class: "name", fill: fillChannels },
       { label: "Delivered up to", class: "nowrap full", fill: (td, c) => td.append(make("span", { class: "mono muted" }, c.position || "–")) },
       { label: "Open for", class: "right full", fill: (td, c) => td.append(c.openFor) },
@@ -65,7 +65,7 @@ function connectionList(host, pagerHost, channelOf) {
   }
 
   async function close(c) {
-    const text = `${c.client || "A client"} on ${c.channels.slice(0, 3).map(visible).join(", ")}${c.channels.length > 3 ? " and more" : ""}. ` +
+    const text = `${c.subject ? visible(c.subject) + ", " : ""}${c.client || "A client"} on ${c.channels.slice(0, 3).map(visible).join(", ")}${c.channels.length > 3 ? " and more" : ""}. ` +
       "It is told when to come back, and a browser does so by itself.";
     if (!await confirmed("Close this connection?", text, "Close it")) return;
     try {
