@@ -14,6 +14,10 @@ type caller struct {
 	addr netip.Addr   // of the peer, or whom its PROXY header names; zero for a unix socket
 	peer uint32       // handle of the address in Front.peers; 0: not counted
 	over RefuseReason // the limit that the address exceeds; notRefused: none
+	// proxied: a PROXY header came, and its word counts, also where it names nobody. What
+	// X-Forwarded-For says then comes from the client: a proxy that sends the header may
+	// pass the rest on unread.
+	proxied bool
 }
 
 // verdict is what judge says of a request for a stream.

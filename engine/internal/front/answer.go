@@ -103,7 +103,10 @@ func (f *Front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afte
 // appendStream answers a request for a stream. If it can be had, nothing is written: who
 // takes the stream sends the head.
 func (f *Front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([]byte, afterAnswer) {
-	client := f.clients.clientOf(h.from.addr, req)
+	client := h.from.addr
+	if !h.from.proxied {
+		client = f.clients.clientOf(client, req)
+	}
 	switch v := f.judge(req, &h.from, client); {
 	case v.err != nil:
 		return f.appendText(dst, req, sseproto.StatusOf(v.err), textOf(v.err))

@@ -238,6 +238,7 @@ func (h *handshake) readProxyHeader(data []byte, out *bytebufferpool.ByteBuffer)
 		return 0
 	}
 	h.phase = phaseReading
+	h.from.proxied = true
 	if !source.IsValid() {
 		return n // the proxy speaks for itself
 	}

@@ -1,7 +1,9 @@
 package front
 
 import (
+	"context"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -148,11 +150,6 @@ func TestProxyProtocol(t *testing.T) {
 	require.Equal(t, 200, stream(byV2).StatusCode)
 	require.Equal(t, 2, s.front.Stats().Addresses)
 
-	// The header names a proxy, which names its client in turn.
-	chained := s.dialFrom("").Send("PROXY TCP4 10.0.0.7 10.0.0.1 4096 80\r\n" + forwardedFor("192.0.2.9"))
-	require.Equal(t, 200, stream(chained).StatusCode)
-	require.Equal(t, 3, s.front.Stats().Addresses)
-
 	for _, local := range []string{"PROXY UNKNOWN\r\n", proxyV2(0, 0, ""), proxyV2(1, 0x31, strings.Repeat("\x00", 216))} {
 		w := s.dialFrom("").Send(local + getHealth + getHealth)
 		for range 2 {
@@ -178,6 +175,36 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	status, _, _ := s.dialFrom("127.0.0.2").Send(getHealth).Whole()
 	require.Equal(t, 200, status)
+}
+
+// authorizerFunc is a function that decides.
+type authorizerFunc func(*AuthRequest) (Grant, error)
+
+func (f authorizerFunc) Authorize(_ context.Context, r *AuthRequest) (Grant, error) { return f(r) }
+
+// TestProxyHeaderWinsOverForwardedFor: a proxy of TCP connections passes on what the
+// client wrote, so with an unknown address, or that of another proxy, the client could
+// choose its own.
+func TestProxyHeaderWinsOverForwardedFor(t *testing.T) {
+	clients := make(chan netip.Addr, 1)
+	decide := authorizerFunc(func(r *AuthRequest) (Grant, error) {
+		clients <- r.Client
+		return Grant{Channels: r.Channels}, nil
+	})
+	s := serve(t, Config{ProxyProtocol: true, TrustedProxies: networks("127.0.0.1/32", "10.0.0.0/8"), Authorizer: decide})
+	f := func(header, want string) {
+		t.Helper()
+		w := s.dialFrom("").Send(header + forwardedFor("192.0.2.9"))
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
+		require.Equal(t, netip.MustParseAddr(want), <-clients)
+	}
+	f("PROXY TCP4 192.0.2.1 10.0.0.1 4096 80\r\n", "192.0.2.1")
+	f("PROXY TCP4 10.0.0.7 10.0.0.1 4096 80\r\n", "10.0.0.7")
+	f("PROXY UNKNOWN\r\n", "127.0.0.1")
+	f(proxyV2(1, 0x11, block4), "192.0.2.1")
+	f(proxyV2(0, 0, ""), "127.0.0.1")
+	f(proxyV2(1, 0, ""), "127.0.0.1")
+	f(proxyV2(1, 0x31, strings.Repeat("\x00", 216)), "127.0.0.1")
 }
 
 // A unix socket has no address to trust; the rights of its file say who can be a
