@@ -164,6 +164,9 @@ type StreamConfig struct {
 	RetryMin, RetryMax time.Duration
 	// Drain is the window over which Run closes the streams at its end. Default 10 s.
 	Drain time.Duration
+	// Hosts are the names by which streams may be asked for, such as "sse.example.com" or
+	// an address, without ports. Others get 421. Default: any.
+	Hosts []string
 	// CORSOrigins are the web origins that may read: "*", or a list such as
 	// "https://app.example.com". Default "*".
 	CORSOrigins []string
@@ -371,7 +374,7 @@ func (c *Config) engine() engine.Config {
 		MaxChannels: s.MaxChannels, BroadcastChannel: s.BroadcastChannel,
 		Heartbeat: s.Heartbeat, HeartbeatEvent: s.HeartbeatEvent,
 		RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
-		CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,
+		Hosts: s.Hosts, CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,
 		Logger: c.Logger,
 	}
 	if c.History != nil {

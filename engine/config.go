@@ -98,6 +98,8 @@ type Config struct {
 	RetryMin, RetryMax time.Duration
 	// Drain is the window over which Run closes its streams at the end. Default 10 s.
 	Drain time.Duration
+	// Hosts are the names by which streams may be asked for, without ports. Default: any.
+	Hosts []string
 	// CORSOrigins are the origins that may read: "*", or a list of origins as browsers send them. Default "*".
 	CORSOrigins []string
 	// CORSCredentials allows cookies cross-origin: the origin is echoed, even with "*".
@@ -195,6 +197,7 @@ func (cfg Config) Validate() error {
 		bad("MaxConnections", "%d is more than the limit of open files, %d", cfg.MaxConnections, limit)
 	}
 	validateListen(cfg.Listen, bad)
+	front.CheckHosts(cfg.Hosts, bad)
 	front.CheckOrigins(cfg.CORSOrigins, bad)
 	cfg.validateClients(bad)
 	cfg.validateStreams(bad)

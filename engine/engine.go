@@ -80,7 +80,7 @@ func frontConfig(cfg *Config) front.Config {
 		Authorizer: cfg.Authorizer, AuthTimeout: cfg.AuthTimeout,
 		MaxChannels: cfg.MaxChannels,
 		RetryMin:    cfg.RetryMin, RetryMax: cfg.RetryMax,
-		CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
+		Hosts: cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
 		Logger: cfg.Logger,
 	}
 }

@@ -61,6 +61,8 @@ var (
 	ErrBadTransferEncoding = refusal(http.StatusBadRequest, "malformed or misplaced Transfer-Encoding")
 	// ErrTransferCoding: a coding before chunked (RFC 9112 §6.1).
 	ErrTransferCoding = refusal(http.StatusNotImplemented, "transfer coding not supported")
+	// ErrMisdirected: a Host by which this server is not to be asked (RFC 9110 §15.5.20).
+	ErrMisdirected = refusal(http.StatusMisdirectedRequest, "not served by this host name")
 	// ErrExpectation: an Expect other than 100-continue (RFC 9110 §10.1.1).
 	ErrExpectation = refusal(http.StatusExpectationFailed, "expectation not supported")
 )

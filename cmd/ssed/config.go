@@ -119,6 +119,7 @@ func (f *flags) streamConfig(p *problems) ssed.StreamConfig {
 		RetryMin:         retryMin,
 		RetryMax:         retryMax,
 		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // zero is the default
+		Hosts:            f.Hosts,
 		CORSOrigins:      given(f.CORSOrigins),
 		CORSCredentials:  p.toggle("--cors-credentials", f.CORSCredentials),
 	}
@@ -172,6 +173,7 @@ var flagOfField = map[string]string{
 	"Streams.RetryMin":         "--retry",
 	"Streams.RetryMax":         "--retry",
 	"Streams.Drain":            "--drain",
+	"Streams.Hosts":            "--hosts",
 	"Streams.CORSOrigins":      "--cors-origins",
 	"Streams.CORSCredentials":  "--cors-credentials",
 }

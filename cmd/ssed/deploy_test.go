@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"ssed/internal/redistest"
 )
 
 // TestDeployNamesOnlyVariablesThatExist: a variable that ssed does not know is ignored,
@@ -122,4 +126,56 @@ func TestReleaseRefusesWhatIsNotCommitted(t *testing.T) {
 	out, err = command("deploy/release.sh")
 	require.Error(t, err)
 	require.Contains(t, out, "not committed")
+}
+
+// TestInternetProfileHolds starts the shipped file, with addresses and secrets of the test.
+func TestInternetProfileHolds(t *testing.T) {
+	const file, token = "../../deploy/internet.yaml", "0123456789abcdef"
+	r := redistest.Start(t)
+	in := start(t, "--config", file, "--redis-url", r.URL(), "--admin-token-file", writeFile(t, "token", token), "--pprof=false")
+	in.waitReady()
+	ask := func(client string, change func(*http.Request)) *http.Response {
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.public+"/sse/connect?channel_id=a", nil)
+		require.NoError(t, err)
+		req.Host = "sse.example.com"
+		req.Header.Set("X-Forwarded-For", client)
+		if change != nil {
+			change(req)
+		}
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	// Host names.
+	require.Equal(t, 421, ask("192.0.2.1", func(r *http.Request) { r.Host = "evil.example" }).StatusCode)
+	// Origins.
+	for origin, want := range map[string]string{"https://app.example.com": "https://app.example.com", "https://evil.example": ""} {
+		resp := ask("192.0.2.2", func(r *http.Request) { r.Header.Set("Origin", origin) })
+		require.Equal(t, want, resp.Header.Get("Access-Control-Allow-Origin"))
+	}
+	// Channels.
+	require.Equal(t, 400, ask("192.0.2.3", func(r *http.Request) {
+		r.URL.RawQuery = "channel_id=1&channel_id=2&channel_id=3&channel_id=4&channel_id=5&channel_id=6&channel_id=7&channel_id=8&channel_id=9&channel_id=10&channel_id=11"
+	}).StatusCode)
+	require.Equal(t, 403, ask("192.0.2.3", func(r *http.Request) { r.URL.RawQuery = "channel_id=internal:x" }).StatusCode)
+	// An address, as the proxy names it.
+	statuses := map[int]int{}
+	for range 101 {
+		statuses[ask("192.0.2.4", nil).StatusCode]++
+	}
+	require.Equal(t, map[int]int{200: 100, 429: 1}, statuses)
+	require.Equal(t, 200, ask("192.0.2.5", nil).StatusCode)
+	// The admin listener.
+	status, _ := in.get(in.admin + "/api/stats")
+	require.Equal(t, 401, status)
+	require.Contains(t, in.metricsWith(token), `ssed_refused_total{reason="address"} 1`)
+	// What takes too long to try.
+	code, stdout, stderr := runProgram(t, nil, "config", "--config", file, "--redis-url", r.URL(), "--admin-token", token)
+	require.Equal(t, exitOK, code, stderr)
+	for _, want := range []string{"max-age: 1h ", "handshake-timeout: 5s ", "connect-rate-per-ip: 10:100 ", "admin: 127.0.0.1:9090 "} {
+		require.Contains(t, stdout, "\n"+want)
+	}
 }

@@ -43,6 +43,9 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if c.over != notRefused && !f.chargeAgain(c) {
 		return verdict{reason: c.over, why: whyRefused(c.over)}
 	}
+	if !f.hosts.allows(req.Host) {
+		return verdict{err: sseproto.ErrMisdirected}
+	}
 	since := f.host.Standing()
 	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
 	if err != nil {

@@ -21,6 +21,7 @@ type Front struct {
 	// fixed after construction
 	cfg       Config
 	host      Host
+	hosts     hostList
 	cors      corsPolicy
 	clients   clientRules
 	peers     *peers
@@ -55,6 +56,7 @@ func New(cfg Config, host Host) (*Front, error) {
 	f := &Front{
 		cfg:     cfg,
 		host:    host,
+		hosts:   newHostList(cfg.Hosts),
 		cors:    newCORSPolicy(cfg.CORSOrigins, cfg.CORSCredentials),
 		clients: clientRules{trusted: cfg.TrustedProxies, limitsLoopback: cfg.limitsLoopback},
 		peers:   newPeers(cfg.MaxPerAddress, cfg.ConnectRate, cfg.ConnectBurst),

@@ -64,6 +64,7 @@ type Config struct {
 	AuthTimeout               time.Duration
 	MaxChannels               int
 	RetryMin, RetryMax        time.Duration
+	Hosts                     []string
 	CORSOrigins               []string
 	CORSCredentials           bool
 	Logger                    *slog.Logger
