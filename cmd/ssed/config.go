@@ -12,13 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"ssed"
 	"ssed/internal/admin"
 	"ssed/internal/auth"
 	"ssed/internal/invalid"
-	"ssed/internal/redisconn"
 )
 
 // config is the checked command line.
@@ -65,7 +62,7 @@ func (f *flags) config() (config, error) {
 func (f *flags) gatewayConfig(p *problems) ssed.Config {
 	return ssed.Config{
 		Listen: given(f.Listen),
-		Redis:  p.optionalRedis(f.RedisURL, f.RedisURLFile),
+		Redis:  p.optionalRedis(f.redis()),
 		Feed: ssed.FeedConfig{
 			Patterns:      given(f.Patterns),
 			Prefix:        p.notEmpty("--stream-prefix", f.StreamPrefix),
@@ -365,7 +362,7 @@ func (p *problems) networks(flag string, list []string) []netip.Prefix {
 			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
 		if err != nil {
-			p.add(flag, "%q is not a network or an address such as 10.0.0.0/8 or 192.0.2.1", text)
+			p.add(flag, "%q is not a network or an address such as 192.0.2.1 or 192.0.2.0/24", text)
 			continue
 		}
 		all = append(all, prefix.Masked())
@@ -525,52 +522,4 @@ func (p *problems) inbox(text, history string) string {
 		p.add("--inbox", "it takes --history=on: entries are kept until the history has them")
 	}
 	return ""
-}
-
-// optionalRedis is redis with nil for none.
-func (p *problems) optionalRedis(text, path string) *rueidis.ClientOption {
-	if option, ok := p.redis(text, path); ok {
-		return &option
-	}
-	return nil
-}
-
-// redis reads the URL; false: there is none, or it is unusable. The text of a
-// URL is never echoed, nor the parser's error: both can hold the password.
-func (p *problems) redis(text, path string) (rueidis.ClientOption, bool) {
-	flag := "--redis-url"
-	if path != "" {
-		if text != "" {
-			p.add("--redis-url-file", "only one of it and --redis-url can be given")
-			return rueidis.ClientOption{}, false
-		}
-		flag = "--redis-url-file"
-		content, err := os.ReadFile(path)
-		if err != nil {
-			p.add(flag, "%w", err)
-			return rueidis.ClientOption{}, false
-		}
-		if text = strings.TrimSpace(string(content)); text == "" {
-			p.add(flag, "%s is empty", path)
-			return rueidis.ClientOption{}, false
-		}
-	}
-	if text == "" {
-		return rueidis.ClientOption{}, false
-	}
-	option, err := rueidis.ParseURL(text)
-	if err != nil {
-		p.add(flag, "not a URL such as redis://user:password@host:6379/0 "+
-			"(not shown here, it may hold a password; special characters in a password must be percent-encoded)")
-		return rueidis.ClientOption{}, false
-	}
-	if option.Password == hidden || option.Password == "" && option.Username == hidden {
-		p.add(flag, "the password is left out, as in the output of ssed config: put it in")
-		return rueidis.ClientOption{}, false
-	}
-	unusable := redisconn.Check(option)
-	for _, err := range unusable {
-		p.add(flag, "%w", err)
-	}
-	return option, len(unusable) == 0
 }

@@ -87,10 +87,135 @@ func TestExampleSecretsAreRefused(t *testing.T) {
 		require.NoError(t, err)
 		maps.Copy(values, secret.StringData)
 	}
-	code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + values["url"], "SSED_ADMIN_TOKEN=" + values["token"]}, "config")
+	code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + values["url"]}, "config")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--redis-url: the password is left out")
-	require.Contains(t, stderr, "--admin-token: ")
+	code, _, stderr = runProgram(t, nil, "config", "--admin-token-file", writeFile(t, "tokens", values["tokens"]))
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--admin-token-file: ")
+	require.Equal(t, "HIDDEN", values["prometheus"])
+}
+
+// readYAML reads the first document of a file of deploy.
+func readYAML(t *testing.T, file string, to any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../deploy", file))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(text, to), file)
+}
+
+// TestComposeTrustsTheProxyAlone: whoever is in a trusted network says who its client is,
+// and the gateway of the bridge stands for every program of the machine.
+func TestComposeTrustsTheProxyAlone(t *testing.T) {
+	var file struct {
+		Services map[string]struct {
+			Environment map[string]string
+			Networks    map[string]struct {
+				Address string `yaml:"ipv4_address"`
+			}
+		}
+	}
+	readYAML(t, "compose.yaml", &file)
+	proxy := file.Services["haproxy"].Networks["default"].Address
+	require.NotEmpty(t, proxy)
+	for _, name := range []string{"ssed1", "ssed2"} {
+		require.Equal(t, proxy, file.Services[name].Environment["SSED_TRUSTED_PROXIES"])
+	}
+}
+
+// TestShippedFilesTrustNoNetwork: each proxy is named by its address.
+func TestShippedFilesTrustNoNetwork(t *testing.T) {
+	setting := regexp.MustCompile(`(?m)(?:SSED_TRUSTED_PROXIES: *|trusted-proxies[:=] *)([^\n]*)`)
+	seen := 0
+	err := filepath.WalkDir("../../deploy", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) == ".1" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, m := range setting.FindAllStringSubmatch(string(text), -1) {
+			require.NotContains(t, m[1], "/", path)
+			seen++
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, seen, 4)
+}
+
+// TestComposeAndKubernetesStartWithAToken: their admin listeners are reachable from
+// other machines.
+func TestComposeAndKubernetesStartWithAToken(t *testing.T) {
+	var compose struct {
+		Services map[string]struct{ Environment map[string]string }
+	}
+	readYAML(t, "compose.yaml", &compose)
+	require.Regexp(t, `^\$\{SSED_ADMIN_TOKEN:\?`, compose.Services["ssed1"].Environment["SSED_ADMIN_TOKEN"], "compose refuses to start without one")
+
+	container := podOf(t).Containers[0]
+	for _, e := range container.Env {
+		if e.Name != "SSED_ADMIN_TOKEN_FILE" {
+			continue
+		}
+		dir, key := filepath.Split(e.Value)
+		for _, mount := range container.VolumeMounts {
+			if mount.MountPath != filepath.Clean(dir) {
+				continue
+			}
+			for _, v := range podOf(t).Volumes {
+				if v.Name == mount.Name {
+					require.False(t, v.Secret.Optional)
+					require.Equal(t, key, v.Secret.Items[0].Path)
+					return
+				}
+			}
+		}
+	}
+	t.Fatal("no SSED_ADMIN_TOKEN_FILE from a Secret")
+}
+
+// TestProbesUseTheAdminPort: a flood of connections on the public one must not take the
+// pod out of the Service, or restart it.
+func TestProbesUseTheAdminPort(t *testing.T) {
+	c := podOf(t).Containers[0]
+	require.Equal(t, "admin", c.ReadinessProbe.HTTPGet.Port)
+	require.Equal(t, "/ready", c.ReadinessProbe.HTTPGet.Path)
+	require.Equal(t, "admin", c.LivenessProbe.HTTPGet.Port)
+	require.Equal(t, "/health", c.LivenessProbe.HTTPGet.Path)
+}
+
+// pod is what the tests look at of the pod of Kubernetes.
+type pod struct {
+	Containers []struct {
+		Env          []struct{ Name, Value string }
+		VolumeMounts []struct {
+			Name      string
+			MountPath string `yaml:"mountPath"`
+		} `yaml:"volumeMounts"`
+		ReadinessProbe probe `yaml:"readinessProbe"`
+		LivenessProbe  probe `yaml:"livenessProbe"`
+	}
+	Volumes []struct {
+		Name   string
+		Secret struct {
+			Optional bool
+			Items    []struct{ Path string }
+		}
+	}
+}
+
+type probe struct {
+	HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
+}
+
+func podOf(t *testing.T) pod {
+	t.Helper()
+	var deployment struct {
+		Spec struct{ Template struct{ Spec pod } }
+	}
+	readYAML(t, "kubernetes/deployment.yaml", &deployment)
+	require.Len(t, deployment.Spec.Template.Spec.Containers, 1)
+	return deployment.Spec.Template.Spec
 }
 
 // TestReleaseRefusesWhatIsNotCommitted: files that git does not know are compiled too.

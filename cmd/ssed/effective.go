@@ -101,7 +101,7 @@ func withoutSecrets(name, value string) string {
 	isURL := strings.HasSuffix(name, "-url")
 	u, err := url.Parse(value)
 	switch {
-	case isURL && (err != nil || hasStrayAt(*u)):
+	case isURL && isTornURL(value):
 		return hidden
 	case !isURL && (err != nil || u.User == nil):
 		return value

@@ -37,6 +37,9 @@ type pubCommand struct {
 	Redirects      bool   `name:"follow-redirects" env:"-" help:"Go where an answer of the admin listener redirects, with the message. Default: an error that names the place."`
 	RedisURL       string `name:"redis-url" placeholder:"URL" help:"Publish on this Redis instead."`
 	RedisURLFile   string `name:"redis-url-file" placeholder:"PATH" help:"File that holds the URL."`
+	RedisCA        string `name:"redis-ca" placeholder:"PATH" help:"As for ssed serve."`
+	RedisCert      string `placeholder:"PATH" help:"As for ssed serve."`
+	RedisKey       string `placeholder:"PATH" help:"As for ssed serve."`
 	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
 
 	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file of \"ssed serve\", of which the values of these flags are taken."`
@@ -134,7 +137,7 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 	direct := false
 	// Who names the admin listener here means it, whatever Redis the environment has.
 	if inv.origin("admin-url") != fromFlag || inv.origin("redis-url") == fromFlag || inv.origin("redis-url-file") == fromFlag {
-		option, direct = p.redis(c.RedisURL, c.RedisURLFile)
+		option, direct = p.redis(c.redis())
 	}
 	var base *url.URL
 	var token string

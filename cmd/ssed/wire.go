@@ -105,6 +105,9 @@ func (s *server) logStart() {
 			"prefix", s.Config.Feed.Prefix, "history", s.Store != nil)
 	}
 	s.log.Info("ssed: serving", mode...)
+	if r := s.Config.Redis; r != nil && r.TLSConfig != nil && r.TLSConfig.InsecureSkipVerify {
+		s.log.Warn("ssed: --redis-url has skip_verify=true: whoever is on the way to Redis can read and change everything; --redis-ca verifies a certificate of your own")
+	}
 	streams := &s.Config.Streams
 	if streams.CORSCredentials && streams.CORSOrigins[0] == "*" {
 		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page may read streams as the user who has it open")

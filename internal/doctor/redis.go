@@ -60,12 +60,25 @@ func (d *doctor) redis(ctx context.Context) {
 		d.fail(check, fmt.Sprintf("%s does not answer: %v", where, err), connectFix(err))
 		return
 	}
-	d.ok(check, fmt.Sprintf("%s answers within %v", where, time.Since(begin).Round(100*time.Microsecond)))
+	d.ok(check, fmt.Sprintf("%s answers within %v", where, time.Since(begin).Round(time.Microsecond)))
+	d.transport()
 	r.server(ctx)
 	r.rights(ctx)
 	r.settings(ctx)
 	r.clockDifference(ctx)
 	r.fleet(ctx)
+}
+
+// transport tells of TLS that protects from nobody.
+func (d *doctor) transport() {
+	const check = "redis TLS"
+	switch config := d.Redis.Client.TLSConfig; {
+	case config == nil:
+	case config.InsecureSkipVerify:
+		d.warn(check, "skip_verify=true: whoever is on the way can read and change everything", "--redis-ca with the certificate of the authority, and no skip_verify")
+	default:
+		d.ok(check, "the certificate of the server was verified")
+	}
 }
 
 func connectFix(err error) string {

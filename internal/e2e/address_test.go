@@ -73,7 +73,7 @@ func TestAddressOfTheClient(t *testing.T) {
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
 		f("HAProxy by "+version, append(trusted, "--proxy-protocol"), true, func(in *instance) string {
 			return startHAProxy(in.t, in.public, in.public,
-				"    option forwardfor\n", "", "default-server inter", "default-server "+version+" inter")
+				"    http-request set-header X-Forwarded-For %[src]\n", "", "default-server inter", "default-server "+version+" inter")
 		})
 	}
 }

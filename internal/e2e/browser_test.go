@@ -384,7 +384,8 @@ func browserHoldsManyStreamsOverHTTP2(t *testing.T, b *browser) {
 	const streams = 30
 	r := redistest.Start(t)
 	in := startReady(t, r)
-	host := startNginxTLS(t, in.public)
+	host := freeHost(t)
+	runNginx(t, freeHost(t), host, newCertificate(t), []string{"127.0.0.1:8080", in.public, "127.0.0.1:8081", in.public})
 	p := b.open(t, servePages(t))
 	for range streams {
 		p.listen(strings.Replace(streamURL(host, "a"), "http:", "https:", 1), false)

@@ -27,27 +27,32 @@ const (
 // Pairs are further replacements.
 func startHAProxy(t testing.TB, one, other string, pairs ...string) (host string) {
 	t.Helper()
-	tested.add("HAProxy", strings.Fields(versionOf(t, "haproxy", "-v"))[2])
 	host = freeHost(t)
-	path := render(t, haproxyFile, append([]string{
-		"bind :80", "bind " + host,
-		"127.0.0.1:8080", one, "127.0.0.1:8081", other,
-	}, pairs...)...)
-	// -db: in the foreground.
-	spawn(t, nil, "haproxy", "-db", "-f", path)
-	waitForAnswer(t, host)
+	runHAProxy(t, host, freeHost(t), newCertificate(t), append([]string{haproxyRedirect, "", "127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
 	return host
 }
 
+// haproxyRedirect sends plain HTTP to TLS.
+const haproxyRedirect = "    http-request redirect scheme https code 308 unless { ssl_fc }\n"
+
+func runHAProxy(t testing.TB, plain, secure string, c *certificate, pairs []string) {
+	t.Helper()
+	tested.add("HAProxy", strings.Fields(versionOf(t, "haproxy", "-v"))[2])
+	path := render(t, haproxyFile, append([]string{"bind :80", "bind " + plain, "bind :443", "bind " + secure, "/etc/haproxy/ssed.pem", c.Both}, pairs...)...)
+	// -db: in the foreground.
+	spawn(t, nil, "haproxy", "-db", "-f", path)
+	waitForAnswer(t, plain)
+}
+
 func TestHAProxyTakesTheShippedFiles(t *testing.T) {
-	for _, file := range []string{haproxyFile, haproxyComposeFile} {
+	for _, file := range []string{render(t, haproxyFile, "/etc/haproxy/ssed.pem", newCertificate(t).Both), haproxyComposeFile} {
 		out, err := exec.Command("haproxy", "-c", "-f", file).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		require.NotContains(t, string(out), "WARNING")
 	}
 }
 
-// TestHAProxyOfComposeIsTheOneThatIsTested but for the names of the servers.
+// TestHAProxyOfComposeIsTheOneThatIsTested but for TLS and the names of the servers.
 func TestHAProxyOfComposeIsTheOneThatIsTested(t *testing.T) {
 	settings := func(file string, pairs ...string) string {
 		raw, err := os.ReadFile(render(t, file, pairs...))
@@ -55,7 +60,8 @@ func TestHAProxyOfComposeIsTheOneThatIsTested(t *testing.T) {
 		return string(raw[strings.Index(string(raw), "\ndefaults"):])
 	}
 	require.Equal(t,
-		settings(haproxyFile, "127.0.0.1:8080", "ssed1:8080", "127.0.0.1:8081", "ssed2:8080"),
+		settings(haproxyFile, "127.0.0.1:8080", "ssed1:8080", "127.0.0.1:8081", "ssed2:8080",
+			"    bind :443 ssl crt /etc/haproxy/ssed.pem alpn h2,http/1.1\n"+haproxyRedirect, ""),
 		settings(haproxyComposeFile, "resolvers docker init-addr none ", ""))
 }
 
@@ -151,7 +157,8 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	address := freeHost(t)
 	first := startReady(t, r, append(args, "--listen", address)...)
 	second := startReady(t, r, args...)
-	host := startHAProxy(t, address, second.public)
+	// All clients are on one address.
+	host := startHAProxy(t, address, second.public, "sc0_conn_cur gt 100", "sc0_conn_cur gt 10000", "sc0_http_req_rate gt 200", "sc0_http_req_rate gt 100000")
 
 	channels := []string{"north", "east", "south", "west"}
 	clients := make([]*reader, restartClients)

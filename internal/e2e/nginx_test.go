@@ -3,8 +3,8 @@
 package e2e
 
 import (
+	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -55,47 +55,48 @@ func nginxPlace(t testing.TB) []string {
 func startNginx(t testing.TB, one, other string, pairs ...string) (host string) {
 	t.Helper()
 	host = freeHost(t)
-	runNginx(t, host, "", append([]string{"127.0.0.1:8080", one, "127.0.0.1:8081", other}, pairs...))
+	runNginx(t, freeHost(t), freeHost(t), newCertificate(t), append([]string{
+		"127.0.0.1:8080", one, "127.0.0.1:8081", other,
+		"ssl_protocols", "listen " + host + "; ssl_protocols", // beside TLS
+	}, pairs...))
+	waitForAnswer(t, host)
 	return host
 }
 
-// startNginxTLS is startNginx with HTTP/2 for browsers and one instance.
-func startNginxTLS(t testing.TB, server string) (host string) {
-	t.Helper()
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-		"-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", cert).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	host = freeHost(t)
-	runNginx(t, host, " ssl http2; ssl_certificate "+cert+"; ssl_certificate_key "+key,
-		[]string{"127.0.0.1:8080", server, "127.0.0.1:8081", server})
-	return host
-}
-
-func runNginx(t testing.TB, host, listenOptions string, pairs []string) {
+func runNginx(t testing.TB, plain, secure string, c *certificate, pairs []string) {
 	t.Helper()
 	_, version, _ := strings.Cut(versionOf(t, "nginx", "-v"), "nginx/")
 	tested.add("nginx", version)
-	path := render(t, nginxFile, append([]string{"listen 80;", "listen " + host + listenOptions + ";"}, pairs...)...)
+	path := render(t, nginxFile, append([]string{
+		"listen 80;", "listen " + plain + ";", "listen 443 ", "listen " + secure + " ",
+		"/etc/ssl/ssed/fullchain.pem", c.Cert, "/etc/ssl/ssed/key.pem", c.Key,
+	}, pairs...)...)
 	spawn(t, nil, "nginx", append(nginxPlace(t), "-c", path, "-e", "stderr")...)
-	waitForAnswer(t, host)
+	waitForAnswer(t, plain)
 }
+
+// toldNotFollowed is for clients that shall get redirects as they are.
+func toldNotFollowed(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func waitForAnswer(t testing.TB, host string) {
 	t.Helper()
+	client := &http.Client{Transport: httpClient.Transport, CheckRedirect: toldNotFollowed}
 	eventually(t, "an answer from "+host, func() bool {
-		status, _ := get(t, "http://"+host+"/")
-		return status != 0
+		resp, err := client.Get("http://" + host + "/")
+		if err != nil {
+			return false
+		}
+		return resp.Body.Close() == nil
 	})
 }
 
 func TestNginxTakesTheShippedFile(t *testing.T) {
-	path, err := filepath.Abs(nginxFile)
-	require.NoError(t, err)
-	if os.Geteuid() != 0 {
-		path = render(t, nginxFile, "listen 80;", "listen 8080;") // nginx tries to bind
+	c := newCertificate(t)
+	pairs := []string{"/etc/ssl/ssed/fullchain.pem", c.Cert, "/etc/ssl/ssed/key.pem", c.Key}
+	if os.Geteuid() != 0 { // nginx tries to bind
+		pairs = append(pairs, "listen 80;", "listen 8080;", "listen 443", "listen 8443")
 	}
+	path := render(t, nginxFile, pairs...)
 	p := spawn(t, nil, "nginx", append(nginxPlace(t), "-t", "-c", path, "-e", "stderr")...)
 	require.Zero(t, p.wait(t), p.logText())
 }

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/certtest"
+	"ssed/internal/redistest"
+)
+
+// TestTornRedisURLIsRefused: an unescaped character in the password made a host of a part
+// of it, which stood in the log and went to DNS. ssed config hides such a URL as well.
+func TestTornRedisURLIsRefused(t *testing.T) {
+	for _, url := range []string{
+		"redis://s3cret#s3cret@127.0.0.1:6379",
+		"redis://:12#s3cret@127.0.0.1:6379",
+		"redis://user:12/s3cret@127.0.0.1:6379",
+		"redis://user:12?s3cret@127.0.0.1:6379",
+		"redis://user:12#s3cret",
+		"redis://s3cret/@127.0.0.1",
+		"rediss://s3cret?x=@127.0.0.1:6379/0",
+		"redis://127.0.0.1:6379?addr=user:s3cret@127.0.0.1:6380&master_set=a",
+	} {
+		for _, command := range []string{"serve", "config", "doctor"} {
+			code, stdout, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, command)
+			require.Equal(t, exitUsage, code, "%s %s", command, url)
+			require.Contains(t, stderr, "--redis-url: not a URL such as")
+			require.NotContains(t, stdout+stderr, "s3cret", url)
+		}
+	}
+	// Escaped, or where it does no harm, it is one password.
+	for _, url := range []string{"redis://user:p%40s%23s%2Fw%3F@127.0.0.1:6379/0", "redis://user:p@ss@127.0.0.1:6379"} {
+		code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, "config")
+		require.Equal(t, exitOK, code, stderr)
+	}
+}
+
+func TestRedisCertificatesAreChecked(t *testing.T) {
+	a := certtest.New(t)
+	pair := a.Issue("127.0.0.1")
+	missing := filepath.Join(t.TempDir(), "missing")
+	f := func(url string, flags []string, want ...string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, append([]string{"config"}, flags...)...)
+		for _, name := range want {
+			require.Contains(t, stderr, "ssed: "+name+": ")
+		}
+		require.Equal(t, len(want) > 0, code == exitUsage, stderr)
+	}
+	const url = "rediss://127.0.0.1:6379"
+	all := []string{"--redis-ca", a.CA, "--redis-cert", pair.Cert, "--redis-key", pair.Key}
+	f(url, all)
+	f("redis://127.0.0.1:6379", all, "--redis-ca", "--redis-cert", "--redis-key")
+	f(url, []string{"--redis-ca", missing, "--redis-cert", missing, "--redis-key", missing}, "--redis-ca", "--redis-cert")
+	f(url, []string{"--redis-ca", pair.Key}, "--redis-ca")
+	f(url, []string{"--redis-cert", pair.Cert}, "--redis-cert")
+	f(url, []string{"--redis-key", pair.Key}, "--redis-cert")
+	f(url+"?skip_verify=true", all, "--redis-ca")
+}
+
+// secureRedis is a redis-server that speaks TLS too and demands a certificate of clients.
+func secureRedis(t *testing.T, a *certtest.Authority) (r *redistest.Server, port string) {
+	t.Helper()
+	n, err := redistest.FreePort()
+	require.NoError(t, err)
+	pair := a.Issue("localhost", "127.0.0.1")
+	port = strconv.Itoa(n)
+	r = redistest.Start(t, "--tls-port", port, "--tls-cert-file", pair.Cert, "--tls-key-file", pair.Key,
+		"--tls-ca-cert-file", a.CA, "--tls-auth-clients", "yes")
+	return r, port
+}
+
+func TestRedisByTLS(t *testing.T) {
+	a, other := certtest.New(t), certtest.New(t)
+	mine, foreign := a.Issue("ssed"), other.Issue("ssed")
+	r, port := secureRedis(t, a)
+	url := "rediss://localhost:" + port
+	trusted, own := []string{"--redis-ca", a.CA}, []string{"--redis-cert", mine.Cert, "--redis-key", mine.Key}
+
+	works := func(url string, flags ...string) *instance {
+		t.Helper()
+		in := start(t, append([]string{"--redis-url", url}, flags...)...)
+		in.waitReady()
+		c := connect(t, in, "", "a")
+		code, _, stderr := runProgram(t, nil, append([]string{"pub", "--redis-url", url, "a", "by TLS"}, flags...)...)
+		require.Equal(t, exitOK, code, stderr)
+		c.want("by TLS")
+		return in
+	}
+	fails := func(url, reason string, flags ...string) {
+		t.Helper()
+		in := start(t, append([]string{"--redis-url", url}, flags...)...)
+		in.eventually("the reason: "+reason, func() bool {
+			status, body := in.get(in.admin + "/ready")
+			return status == http.StatusServiceUnavailable && regexp.MustCompile(reason).MatchString(body)
+		})
+	}
+	in := works(url, append(trusted, own...)...)
+	require.NotContains(t, in.Log(), "skip_verify")
+	works("rediss://127.0.0.1:"+port, append(trusted, own...)...)
+	in = works(url+"?skip_verify=true", own...)
+	require.Contains(t, in.Log(), "skip_verify=true")
+	_, stdout, _ := runProgram(t, nil, append([]string{"doctor", "--redis-url", url + "?skip_verify=true"}, own...)...)
+	require.Contains(t, stdout, "warn  redis TLS: skip_verify=true")
+	_, stdout, _ = runProgram(t, nil, append([]string{"doctor", "--redis-url", url}, append(trusted, own...)...)...)
+	require.Contains(t, stdout, "ok    redis TLS: ")
+	require.NotContains(t, stdout, "answers within 0s")
+
+	fails(url, "certificate signed by unknown authority", own...)
+	fails(url, "certificate signed by unknown authority", append([]string{"--redis-ca", other.CA}, own...)...)
+	fails(url, "certificate required|closed|EOF|reset", trusted...)
+	fails(url, "unknown certificate authority|bad certificate|closed|EOF|reset", "--redis-ca", a.CA, "--redis-cert", foreign.Cert, "--redis-key", foreign.Key)
+	require.NotZero(t, r.Pid())
+}
+
+// TestRedisIsToldTheNameOfEachServer: SNI is what a proxy in front of many servers goes
+// by, and the certificate is checked against it.
+func TestRedisIsToldTheNameOfEachServer(t *testing.T) {
+	a := certtest.New(t)
+	r := redistest.Start(t)
+	pair := a.Issue("localhost")
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	require.NoError(t, err)
+	names := make(chan string, 100)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			names <- hello.ServerName
+			return &cert, nil
+		},
+	})
+	require.NoError(t, err)
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { relay(client, r.Addr()) })
+		}
+	})
+	t.Cleanup(conns.Wait)
+	t.Cleanup(func() { listener.Close() })
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	code, stdout, stderr := runProgram(t, nil, "pub", "--redis-url", "rediss://localhost:"+port, "--redis-ca", a.CA, "a", "x")
+	require.Equal(t, exitFailed, code, stderr) // nobody is subscribed
+	require.Equal(t, "receivers: 0\n", stdout)
+	require.Equal(t, "localhost", <-names)
+	code, _, stderr = runProgram(t, nil, "pub", "--redis-url", "rediss://127.0.0.1:"+port, "--redis-ca", a.CA, "a", "x")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "127.0.0.1", "the certificate is for localhost")
+}
+
+// relay passes on what comes in either direction, until one side ends.
+func relay(client net.Conn, to string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	var up sync.WaitGroup
+	up.Go(func() {
+		_, _ = io.Copy(server, bufio.NewReader(client))
+		_ = server.Close()
+	})
+	_, _ = io.Copy(client, server)
+	_ = client.Close()
+	up.Wait()
+}
+
+// TestRenewedCertificateIsTakenWithoutARestart: it is read for each connection.
+func TestRenewedCertificateIsTakenWithoutARestart(t *testing.T) {
+	a, other := certtest.New(t), certtest.New(t)
+	r, port := secureRedis(t, a)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	write := func(pair certtest.Pair) {
+		for from, to := range map[string]string{pair.Cert: cert, pair.Key: key} {
+			text, err := os.ReadFile(from)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(to, text, 0o600))
+		}
+	}
+	write(other.Issue("ssed"))
+	in := start(t, "--redis-url", "rediss://localhost:"+port, "--redis-ca", a.CA, "--redis-cert", cert, "--redis-key", key)
+	in.eventually("a refused connection", func() bool { return strings.Contains(in.Log(), "tls: ") })
+	require.False(t, in.isReady())
+	write(a.Issue("ssed"))
+	in.waitReady()
+	require.NotZero(t, r.Pid())
+}
