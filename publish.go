@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -101,7 +100,7 @@ func (g *Gateway) payload(m OutMessage) (payload string, err error) {
 	typed := m.Event != "" || m.ID != "" || m.Retry != 0
 	payload = m.Data
 	switch {
-	case m.Channel == "" || len(m.Channel) > sseproto.MaxChannelBytes || strings.ContainsRune(m.Channel, 0):
+	case !sseproto.IsChannel(m.Channel):
 		return "", ErrChannel
 	case rsub.Reserved(m.Channel):
 		return "", ErrReserved

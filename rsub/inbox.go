@@ -38,8 +38,6 @@ const (
 	inboxMemory = 1 << 14
 	// reclaimEntries bounds the entries of one call's reclaims, as inboxBatch does.
 	reclaimEntries = inboxBatch
-	// maxChannelBytes is the longest channel that a client can ask for.
-	maxChannelBytes = 255
 )
 
 // Reasons for which entries of the inbox are refused, as they stand in the stream
@@ -240,7 +238,7 @@ func (in *inbox) verdict(channel string, hasData bool, event, id, retry string) 
 	switch {
 	case channel == "" || !hasData:
 		return refusedFields
-	case len(channel) > maxChannelBytes || Reserved(channel) || !in.feed.patterns.match(channel):
+	case !sseproto.IsChannel(channel) || Reserved(channel) || !in.feed.patterns.match(channel):
 		return refusedChannel
 	case event == "" && id == "" && retry == "":
 		return ""

@@ -307,18 +307,18 @@ func claimant(t *testing.T, feeds int) (*Feed, []*subscription) {
 	for _, l := range f.subscriptions {
 		l.node, l.ready = "n1", make(chan struct{})
 		l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
-		l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
-		l.tickNow(10)
+		s.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
+		s.tickNow(10)
 	}
 	return f, f.subscriptions
 }
 
-func (l *subscription) tickNow(t uint64) {
-	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, l.feed.fingerprint, l.node)))
+func (s *subscription) tickNow(t uint64) {
+	s.onMessage(pubsub("", s.feed.keys.Control, fmt.Sprintf("tick %d e 0-0 %s %s - x", t, s.feed.fingerprint, s.node)))
 }
 
-func (l *subscription) sent(caller string, p *publishBatch, node string) {
-	l.onMessage(pubsub("", l.feed.keys.Control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
+func (s *subscription) sent(caller string, p *publishBatch, node string) {
+	s.onMessage(pubsub("", s.feed.keys.Control, fmt.Sprintf("sent %s %s %s", caller, p.name(), node)))
 }
 
 func isClosed(c chan struct{}) bool {

@@ -14,6 +14,7 @@ import (
 
 	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
+	"ssed/sseproto"
 )
 
 func TestAllInstancesGetTheSameSequence(t *testing.T) {
@@ -103,6 +104,24 @@ func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
 	require.Equal(t, want, small.sink.all(), "the same IDs for the rest")
 	require.Equal(t, uint64(9), small.Stats().Oversize)
 	require.Equal(t, uint64(12), small.Stats().Delivered)
+}
+
+// TestChannelNobodyCanAskForTakesItsNumberAndIsLeftOut: no client can name it, so nothing
+// is to be kept of it.
+func TestChannelNobodyCanAskForTakesItsNumberAndIsLeftOut(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in")
+	waitSynced(t, in)
+	longest := strings.Repeat("x", sseproto.MaxChannelBytes)
+	do(t, s, "EVAL", "for _, channel in ipairs(ARGV) do redis.call('PUBLISH', channel, 'm') end", "0", // no tick in between
+		"a", longest+"x", "a\x00b", longest)
+	flush(t, s, "end", in)
+	all := in.sink.all()
+	require.Len(t, all, 3, "and the end")
+	require.Equal(t, "a", all[0].channel)
+	require.Equal(t, longest, all[1].channel)
+	require.Equal(t, all[0].id.Seq+3, all[1].id.Seq)
+	require.EqualValues(t, 2, in.Stats().Unaskable)
 }
 
 // TestDeliveredNeverGoesBack, not even by the one message that is looked at just now.

@@ -51,6 +51,7 @@ type Stats struct {
 	Overlaps   uint64 // further copies of a message, for other patterns
 	Reserved   uint64 // on channels that begin with "__", through a pattern
 	Oversize   uint64 // numbered and left out
+	Unaskable  uint64 // numbered and left out: no client can ask for a channel of this name
 
 	TicksSeen           uint64            // accepted
 	TicksSent           uint64            // published by this instance
@@ -85,7 +86,7 @@ type Stats struct {
 // counters are the live form of Stats.
 type counters struct {
 	// A message is counted in one of these, once: no sum or snapshot goes back.
-	passed, oversize, unnumbered, overlaps, reserved atomic.Uint64
+	passed, oversize, unaskable, unnumbered, overlaps, reserved atomic.Uint64
 
 	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
 	connects, epochChanges, checksumMismatches  atomic.Uint64
@@ -110,7 +111,7 @@ func (c *counters) lag(d time.Duration) {
 
 func (c *counters) snapshot() Stats {
 	s := Stats{
-		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unnumbered: c.unnumbered.Load(),
+		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unaskable: c.unaskable.Load(), Unnumbered: c.unnumbered.Load(),
 		Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
@@ -120,7 +121,7 @@ func (c *counters) snapshot() Stats {
 		ResultsRefused: c.resultsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
-	s.Numbered = s.Delivered + s.Oversize
+	s.Numbered = s.Delivered + s.Oversize + s.Unaskable
 	for i := range c.lagCounts {
 		s.LagCounts[i] = c.lagCounts[i].Load()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/internal/redisconn"
+	"ssed/sseproto"
 )
 
 const (
@@ -339,6 +340,10 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	}
 	if s.awaited != nil {
 		s.noteOwn(id, m.Channel)
+	}
+	if !sseproto.IsChannel(m.Channel) {
+		c.unaskable.Add(1)
+		return
 	}
 	// An entry of the inbox had the limit of the instance that published it, and does
 	// not come again: it is delivered whatever the limit is here.

@@ -3,10 +3,17 @@ package sseproto
 import (
 	"bytes"
 	"iter"
+	"strings"
 )
 
 // MaxChannelBytes is the length of the longest channel name, after decoding.
 const MaxChannelBytes = 255
+
+// IsChannel reports whether a client can ask for a channel of this name: it is not
+// empty, not longer than MaxChannelBytes, and has no NUL.
+func IsChannel(name string) bool {
+	return len(name) > 0 && len(name) <= MaxChannelBytes && strings.IndexByte(name, 0) < 0
+}
 
 // The parameters of the stream path.
 const (

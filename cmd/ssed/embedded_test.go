@@ -233,12 +233,33 @@ func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
-	in := start(t, "--drain", "1m")
-	s := connect(t, in, "", "a")
+	in := start(t, "--drain", "10m")
+	var open []*eventStream
+	for range 100 { // the last of them is not closed within seconds
+		open = append(open, connect(t, in, "", "a"))
+	}
 	in.Signal(syscall.SIGTERM)
 	in.eventually("draining", func() bool { return strings.Contains(in.Log(), "draining") })
-	in.Signal(syscall.SIGINT)
+	ended := func() bool { in.Signal(syscall.SIGINT); return in.Exited() }
+	for deadline := time.Now().Add(patience); !ended() && time.Now().Before(deadline); { // not within a second
+		<-time.After(50 * time.Millisecond)
+	}
 	require.Equal(t, exitFailed, in.wait())
+	require.Contains(t, in.Log(), "second signal")
+	for _, s := range open {
+		s.wantEnd()
+	}
+}
+
+// TestSignalThatComesTwiceDrains: timeout(1) of GNU sends one to the process and one to
+// its group.
+func TestSignalThatComesTwiceDrains(t *testing.T) {
+	in := start(t, "--drain", "500ms")
+	s := connect(t, in, "", "a")
+	in.Signal(syscall.SIGTERM)
+	in.Signal(syscall.SIGINT)
+	in.Signal(syscall.SIGTERM)
+	require.Equal(t, exitOK, in.wait())
 	s.wantEnd()
 }
 

@@ -131,8 +131,34 @@ const drainGrace = 4500 * time.Millisecond
 
 var errSignal = errors.New("signal")
 
-// serveUntilSignal serves until SIGTERM or SIGINT and then drains. A second
-// signal, or a drain that takes too long, ends the process at once.
+// sameSignal is how long after the first signal a further one is taken for the same:
+// timeout(1) of GNU signals the process and its group, supervisors may do so as well.
+const sameSignal = time.Second
+
+// waitForDrain returns true when everything is drained, false when the process is to end
+// at once: by a second signal, or because something hangs.
+func waitForDrain(served <-chan struct{}, signals <-chan os.Signal, window time.Duration, log *slog.Logger) bool {
+	began := time.Now()
+	late := time.NewTimer(window + drainGrace)
+	defer late.Stop()
+	for {
+		select {
+		case <-served:
+			return true
+		case s := <-signals:
+			if time.Since(began) < sameSignal {
+				continue
+			}
+			log.Error("ssed: second signal, ending at once", "signal", s.String())
+		case <-late.C:
+			log.Error("ssed: the drain hangs, ending at once", "window", window)
+		}
+		return false
+	}
+}
+
+// serveUntilSignal serves until SIGTERM or SIGINT and then drains. A second signal, a
+// second or more after the first, or a drain that takes too long, ends the process at once.
 func serveUntilSignal(cfg config, log *slog.Logger) error {
 	debug.FreeOSMemory() // what reading the command line and the file took: about 2 MB
 	signals := make(chan os.Signal, 2)
@@ -151,17 +177,10 @@ func serveUntilSignal(cfg config, log *slog.Logger) error {
 			log.Info("ssed: draining", "signal", s.String(), "window", cfg.gateway.Streams.Drain)
 			drain(errSignal)
 		}
-		late := time.NewTimer(cfg.gateway.Streams.Drain + drainGrace)
-		defer late.Stop()
-		select {
-		case <-served:
-			return
-		case s := <-signals:
-			log.Error("ssed: second signal, ending at once", "signal", s.String())
-		case <-late.C:
-			log.Error("ssed: the drain hangs, ending at once", "window", cfg.gateway.Streams.Drain)
+		drained := waitForDrain(served, signals, cfg.gateway.Streams.Drain, log)
+		if !drained {
+			os.Exit(exitFailed)
 		}
-		os.Exit(exitFailed)
 	}()
 	return serve(ctx, cfg, log)
 }

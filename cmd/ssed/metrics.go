@@ -196,6 +196,7 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Overlaps, "reason", "overlap")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Reserved, "reason", "reserved")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Oversize, "reason", "oversize")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unaskable, "reason", "channel")
 	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")
