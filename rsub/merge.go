@@ -9,7 +9,7 @@ import (
 
 // output takes what one subscription says. Of one only one goroutine calls at a time.
 type output interface {
-	// open begins a span of a connection to node.
+	// open begins a span of a connection to node: a run of a server in one term.
 	open(node string, low sseproto.ID)
 	append(id sseproto.ID, channel, payload string)
 	commit(id, watermark sseproto.ID)

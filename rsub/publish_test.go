@@ -299,14 +299,14 @@ func TestNumberOfADemotedPrimaryIsNotTold(t *testing.T) {
 	require.Len(t, in.sink.spans, 1)
 }
 
-// claimant is a subscription with a mark at 10-0 on node n1, whose feed does not run.
-func claimant(t *testing.T, feeds int) (*Feed, []*subscription) {
+// awaiting is a subscription with a tick at 10-0 on node n1, whose feed does not run.
+func awaiting(t *testing.T, feeds int) (*Feed, []*subscription) {
 	t.Helper()
 	f, err := New(testConfig(t, "redis://127.0.0.1:1", "me", withFeeds(feeds)), discard{})
 	require.NoError(t, err)
-	for _, l := range f.subscriptions {
-		l.node, l.ready = "n1", make(chan struct{})
-		l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
+	for _, s := range f.subscriptions {
+		s.node, s.ready = "n1", make(chan struct{})
+		s.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
 		s.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
 		s.tickNow(10)
 	}
@@ -335,7 +335,7 @@ func isClosed(c chan struct{}) bool {
 func TestNoticeAwaitsOnlyMessagesOfThisInstance(t *testing.T) {
 	f := func(name string, play func(l *subscription, p *publishBatch), want sseproto.ID, over bool) {
 		t.Run(name, func(t *testing.T) {
-			feed, subscriptions := claimant(t, 1)
+			feed, subscriptions := awaiting(t, 1)
 			p := feed.results.open(feed.patterns, []OutMessage{{"c", "mine"}}, 0)
 			play(subscriptions[0], p)
 			require.Equal(t, over, isClosed(p.done))
@@ -378,7 +378,7 @@ func TestNoticeAwaitsOnlyMessagesOfThisInstance(t *testing.T) {
 }
 
 func TestSecondFeedTellsWhatTheFirstCouldNot(t *testing.T) {
-	feed, subscriptions := claimant(t, 2)
+	feed, subscriptions := awaiting(t, 2)
 	p := feed.results.open(feed.patterns, []OutMessage{{"c", "1"}, {"c", "2"}}, 0)
 	subscriptions[0].sent("me", p, "n1")
 	subscriptions[0].onMessage(pubsub("*", "c", "1"))
@@ -394,7 +394,7 @@ func TestSecondFeedTellsWhatTheFirstCouldNot(t *testing.T) {
 }
 
 func TestAwaitedResultsAreBounded(t *testing.T) {
-	feed, subscriptions := claimant(t, 1)
+	feed, subscriptions := awaiting(t, 1)
 	out := slices.Repeat([]OutMessage{{"c", ""}}, maxAwaited)
 	full := feed.results.open(feed.patterns, out, 0)
 	require.NotEmpty(t, full.name())

@@ -129,7 +129,7 @@ func TestDeliveredNeverGoesBack(t *testing.T) {
 	f, err := New(testConfig(t, "redis://127.0.0.1:1", "x", func(c *Config) { c.MaxMessageBytes = 10 }), discard{})
 	require.NoError(t, err)
 	l := f.subscriptions[0]
-	l.seq.subscribe("n1")
+	l.seq.subscribe("n1", "")
 	l.seq.fingerprint = "f"
 	require.Equal(t, open, l.seq.tick(tickAt(10)).action)
 	var wg sync.WaitGroup
@@ -408,6 +408,26 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 	require.False(t, in.isSynced())
 	do(t, old, "REPLICAOF", "NO", "ONE")
 	waitSynced(t, in)
+}
+
+// TestServerThatWasDemotedMeanwhileBeginsANewSpan: it is a primary again, the same process,
+// before a tick of another one could come.
+func TestServerThatWasDemotedMeanwhileBeginsANewSpan(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			s := redistest.Start(t)
+			in := start(t, s.URL(), "in", withFeeds(feeds))
+			waitSynced(t, in)
+			flush(t, s, "before", in)
+			do(t, s, "REPLICAOF", "127.0.0.1", "1") // nobody is there
+			do(t, s, "REPLICAOF", "NO", "ONE")
+			eventually(t, func() bool { spans, _, _ := in.sink.counts(); return spans == 2 && in.isSynced() }, "the span goes on")
+			in.sink.mu.Lock()
+			defer in.sink.mu.Unlock()
+			first := in.sink.spans[0]
+			require.Equal(t, append([]sseproto.ID{first.low}, first.commits...)[len(first.commits)], first.through)
+		})
+	}
 }
 
 // TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode: what came after the last

@@ -41,6 +41,7 @@ type sequencer struct {
 
 	state state
 	node  string      // run_id of the server that the connection hangs on
+	term  string      // of that server, see tick; "" when not known
 	epoch string      // of the last tick
 	last  sseproto.ID // position reached; its Ms is the last good tick
 	now   interval    // since the last good tick
@@ -49,8 +50,8 @@ type sequencer struct {
 
 // subscribe tells that the connection to node has everything subscribed: what
 // comes from now on is in order and complete.
-func (s *sequencer) subscribe(node string) {
-	s.state, s.node = unsynced, node
+func (s *sequencer) subscribe(node, term string) {
+	s.state, s.node, s.term = unsynced, node, term
 }
 
 // message gives the next message its position. False: it has none.
@@ -71,6 +72,10 @@ func (s *sequencer) tick(t tick) step {
 	case t.fingerprint != s.fingerprint:
 		return step{action: refuse, cause: CauseConfigMismatch}
 	case t.node != s.node:
+		return s.stop(CauseNode, true)
+	case t.term != "" && s.term != "" && t.term != s.term:
+		// The same server, but it was demoted and promoted since: what came meanwhile
+		// came by replication, with holes, and no tick of the other primary need have.
 		return s.stop(CauseNode, true)
 	case t.t <= s.last.Ms:
 		// The clock key was tampered with, or is new and its maker had not seen

@@ -20,7 +20,7 @@ func TestMessagesBeforeTheFirstTickHaveNoNumber(t *testing.T) {
 	_, ok := s.message("c", "early")
 	require.False(t, ok)
 	require.Equal(t, ignore, s.tick(tickAt(5)).action, "a tick before all is subscribed is no mark")
-	s.subscribe("n1")
+	s.subscribe("n1", "")
 	_, ok = s.message("c", "before the tick")
 	require.False(t, ok)
 	require.Equal(t, step{action: open, id: id(10, 0)}, s.tick(tickAt(10)))
@@ -39,7 +39,7 @@ func TestMessagesBeforeTheFirstTickHaveNoNumber(t *testing.T) {
 // synchronised returns a sequencer at 10-2.
 func synchronised() *sequencer {
 	s := newSequencer()
-	s.subscribe("n1")
+	s.subscribe("n1", "")
 	s.tick(tickAt(10))
 	s.message("c", "1")
 	s.message("c", "2")
@@ -85,7 +85,7 @@ func TestDisconnectKeepsWhatCameAndPositionsNeverGoBack(t *testing.T) {
 	require.Equal(t, refuse, s.stop(CauseDisconnect, false).action, "nothing to end any more")
 	_, ok := s.message("c", "x")
 	require.False(t, ok)
-	s.subscribe("n3")
+	s.subscribe("n3", "")
 	tk := tickAt(10)
 	tk.node = "n3"
 	require.Equal(t, step{action: refuse, cause: CauseOrder}, s.tick(tk), "its IDs would repeat")
@@ -93,9 +93,33 @@ func TestDisconnectKeepsWhatCameAndPositionsNeverGoBack(t *testing.T) {
 	require.Equal(t, step{action: open, id: id(11, 0)}, s.tick(tk))
 }
 
+// TestServerThatWasDemotedMeanwhileIsAnother, even if no tick of the other primary came.
+func TestServerThatWasDemotedMeanwhileIsAnother(t *testing.T) {
+	f := func(own, told string, want action) {
+		t.Helper()
+		s := &sequencer{fingerprint: "f"}
+		s.subscribe("n1", own)
+		require.Equal(t, open, s.tick(tickAt(10)).action)
+		s.message("c", "m")
+		tk := tickAt(20)
+		tk.term = told
+		st := s.tick(tk)
+		require.Equal(t, want, st.action)
+		if want == end {
+			require.Equal(t, CauseNode, st.cause)
+			require.Equal(t, id(10, 0), st.id, "what came since the last good tick does not count")
+		}
+	}
+	f("0", "0", commit)
+	f("0", "a", end)
+	f("a", "b", end)
+	f("a", "", commit) // of a version before terms
+	f("", "a", commit)
+}
+
 func TestTickOfAnotherNodeWhileUnsyncedIsRefused(t *testing.T) {
 	s := newSequencer()
-	s.subscribe("replica")
+	s.subscribe("replica", "")
 	require.Equal(t, step{action: refuse, cause: CauseNode}, s.tick(tickAt(10)))
 	require.Equal(t, down, s.state)
 }
@@ -105,7 +129,7 @@ func TestChecksumFindsAMissingAChangedAndASwappedMessage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := newSequencer(), newSequencer()
 			for _, s := range []*sequencer{a, b} {
-				s.subscribe("n1")
+				s.subscribe("n1", "")
 				s.tick(tickAt(10))
 			}
 			a.message("c", "hello 1")
@@ -139,7 +163,7 @@ func TestChecksumIsOfThePresentConnectionOnly(t *testing.T) {
 	old := s.past.last()
 	require.Equal(t, uint64(10), old.start)
 	s.stop(CauseNode, true)
-	s.subscribe("n1")
+	s.subscribe("n1", "")
 	s.tick(tickAt(30))
 	tk := tickAt(40)
 	tk.checksum = interval{start: 10, count: 99}
@@ -154,7 +178,14 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 	}
 	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and more")
 	require.NoError(t, err)
-	require.Equal(t, tick{12, "e", id(5, 6), "fp", "node", interval{3, 2, 10}, "caller", "7-0,7-1"}, got)
+	require.Equal(t, tick{12, "e", id(5, 6), "fp", "node", interval{3, 2, 10}, "caller", "7-0,7-1", "and"}, got)
+	got, err = parseTick("tick 12 e 5-6 fp node - caller  term")
+	require.NoError(t, err)
+	require.Equal(t, tick{t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", caller: "caller", term: "term"}, got)
+	require.Zero(t, got.entries())
+	got, err = parseTick("tick 12 e 5-6 fp node - caller") // of a version before terms
+	require.NoError(t, err)
+	require.Empty(t, got.term)
 	for _, bad := range []string{"", "tick", "tick 0 e 5-6 fp n - c", "tick x e 5-6 fp n - c", "tick 1 e 5_6 fp n - c", "tick 1 e 5-6 fp n 1:2 c", "tick 1 e 5-6 fp n 0:2:3 c", "tack 1 e 5-6 fp n - c"} {
 		_, err := parseTick(bad)
 		require.Error(t, err, bad)
@@ -205,7 +236,7 @@ func modelRun(t *testing.T, r *rand.Rand) {
 			instances[r.IntN(3)].stop(CauseDisconnect, false)
 		case k < 7:
 			if s := instances[r.IntN(3)]; s.state == down {
-				s.subscribe("n1")
+				s.subscribe("n1", "")
 			}
 		default:
 			for _, s := range instances {
@@ -236,7 +267,7 @@ func TestMessagePathAllocatesNothing(t *testing.T) {
 		f, err := New(cfg, discard{})
 		require.NoError(t, err)
 		l := f.subscriptions[0]
-		l.seq.subscribe("n1")
+		l.seq.subscribe("n1", "")
 		l.seq.fingerprint = "f"
 		require.Equal(t, open, l.seq.tick(tickAt(10)).action)
 		m := pubsub(f.patterns[0], "channel:1", "a payload of some length")
@@ -250,7 +281,7 @@ func BenchmarkMessage(b *testing.B) {
 	f, err := New(testConfig(b, "redis://127.0.0.1:1", "x"), discard{})
 	require.NoError(b, err)
 	l := f.subscriptions[0]
-	l.seq.subscribe("n1")
+	l.seq.subscribe("n1", "")
 	l.seq.fingerprint = "f"
 	l.seq.tick(tickAt(10))
 	m := pubsub("*", "channel:1", "a payload of some length")

@@ -45,7 +45,8 @@ type subscription struct {
 
 	// Owned by the read loop of the connection while hooks are set, else by run.
 	seq       sequencer
-	node      string        // run_id of the connection
+	node      string        // run_id of the connection's server
+	term      string        // and its master_replid2 when the connection was made
 	confirmed int           // subscriptions so far
 	ready     chan struct{} // closed when all are there
 	awaited   *publishBatch // of our own messages that come next; nil: none
@@ -173,7 +174,7 @@ func (h *hooks) close() {
 // subscribe learns the node of the connection and subscribes to everything. The
 // channel tells of the end of the connection.
 func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClient, h *hooks) (<-chan error, error) {
-	info, err := conn.Do(ctx, conn.B().Info().Section("server").Build()).ToString()
+	info, err := conn.Do(ctx, conn.B().Info().Section("server", "replication").Build()).ToString()
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 	case <-s.disconnects: // meant for an earlier connection
 	default:
 	}
-	s.node, s.confirmed, s.ready = server.RunID(), 0, make(chan struct{})
+	s.node, s.term, s.confirmed, s.ready = server.RunID(), server.Term(), 0, make(chan struct{})
 	s.wanted.Store(0)
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
 	for _, res := range conn.DoMulti(ctx,
@@ -308,7 +309,7 @@ func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
 	switch m.Kind {
 	case "subscribe", "psubscribe":
 		if s.confirmed++; s.confirmed == 1+len(s.feed.patterns) {
-			s.seq.subscribe(s.node)
+			s.seq.subscribe(s.node, s.term)
 			close(s.ready)
 		}
 	default:
@@ -384,7 +385,7 @@ func (s *subscription) onTick(t tick) {
 	switch st.action {
 	case open:
 		s.good(t, st)
-		s.out.open(s.node, st.id)
+		s.out.open(s.node+":"+s.term, st.id)
 		s.synced.Store(true)
 		s.feed.everSynced.Store(true)
 	case commit:

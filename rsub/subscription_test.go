@@ -19,7 +19,7 @@ func TestOnlyMessagesForUsKeepALateSubscription(t *testing.T) {
 	f := func(name, pattern, channel string, want time.Duration) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				feed, subscriptions := claimant(t, 1)
+				feed, subscriptions := awaiting(t, 1)
 				l := subscriptions[0]
 				l.expect(20)
 				began := time.Now()
@@ -108,7 +108,7 @@ func TestStuckLogHoldsUpNoMessages(t *testing.T) {
 // TestClosedHooksAreNotUnderWayNorCalledAgain: the span of a lost connection is ended
 // while its read loop may still be in a hook.
 func TestClosedHooksAreNotUnderWayNorCalledAgain(t *testing.T) {
-	feed, subscriptions := claimant(t, 1)
+	feed, subscriptions := awaiting(t, 1)
 	h := &hooks{subscription: subscriptions[0]}
 	calls := 0
 	feed.cfg.OnLeaseReleased = func() {

@@ -32,6 +32,7 @@ type tick struct {
 	checksum    interval
 	caller      string
 	batch       string // ids of the entries of the inbox right behind it, with commas between
+	term        string // master_replid2 of the server: another one with each promotion. "" from earlier versions
 }
 
 // entries returns how many messages right behind the tick are of the inbox.
@@ -44,9 +45,9 @@ func (t *tick) entries() uint64 {
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch>]
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term>]]
 //
-// Further words are left for later versions.
+// The batch is empty, between two spaces, when a term but no batch follows. Further words are left for later versions.
 func parseTick(s string) (tick, error) {
 	w := strings.Split(s, " ")
 	if len(w) < 8 || w[0] != wordTick {
@@ -58,9 +59,6 @@ func parseTick(s string) (tick, error) {
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
-	batch := ""
-	if len(w) > 8 {
-		batch = w[8]
-	}
-	return tick{t, w[2], watermark, w[4], w[5], checksum, w[7], batch}, nil
+	w = append(w, "", "")
+	return tick{t, w[2], watermark, w[4], w[5], checksum, w[7], w[8], w[9]}, nil
 }

@@ -47,8 +47,9 @@ if f[4] and f[4] ~= ARGV[6] and ends + tonumber(ARGV[11]) > now then
 end
 local stored = tonumber(f[1]) or 0
 local free = leader == caller or ends <= now
-local info = redis.call('INFO', 'server', 'stats')
+local info = redis.call('INFO', 'server', 'stats', 'replication')
 local node, evicted = string.match(info, 'run_id:(%x+)'), string.match(info, 'evicted_keys:(%d+)') or '0'
+local term = string.match(info, 'master_replid2:(%x+)')
 
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
@@ -124,8 +125,7 @@ if inbox and leader == caller then
   if inbox.failure then report.failure = text_of(inbox.failure) end
 end
 
-local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller}
-if #batch > 0 then words[#words + 1] = report.ids end
+local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term}
 local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end

@@ -35,6 +35,10 @@ func ParseInfo(text string) Server {
 // RunID names this run of the server. Another one is a restart or another server.
 func (s Server) RunID() string { return s["run_id"] }
 
+// Term is another one with each promotion of the server: the replication ID of the
+// primary that it was promoted from. "" when it is not told.
+func (s Server) Term() string { return s["master_replid2"] }
+
 // Check returns why ssed cannot work with the server, or nil. A version that cannot be
 // read passes: forks count by themselves.
 func (s Server) Check() error {
