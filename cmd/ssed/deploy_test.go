@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,13 +14,16 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	"ssed/engine"
 	"ssed/internal/redistest"
+	"ssed/sseproto"
 )
 
 // TestDeployNamesOnlyVariablesThatExist: a variable that ssed does not know is ignored,
@@ -303,4 +307,42 @@ func TestInternetProfileHolds(t *testing.T) {
 	for _, want := range []string{"max-age: 1h ", "handshake-timeout: 5s ", "connect-rate-per-ip: 10:100 ", "admin: 127.0.0.1:9090 "} {
 		require.Contains(t, stdout, "\n"+want)
 	}
+}
+
+// TestSecurityTellsTheDefaultsOfLimits: a row of the table that names a flag has its
+// default, "none" for 0, or the words of its help where the process finds it out.
+func TestSecurityTellsTheDefaultsOfLimits(t *testing.T) {
+	text, err := os.ReadFile("../../SECURITY.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(text), "| limit | default | protects against |\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	defaults := map[string]string{}
+	for _, f := range allFlags(t) {
+		defaults["--"+f.Name] = f.Default
+	}
+	flagName, seen := regexp.MustCompile("`(--[a-z-]+)`"), 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, " | ")
+		names := flagName.FindAllStringSubmatch(cells[0], -1)
+		if len(names) == 0 {
+			continue
+		}
+		values := strings.Split(cells[1], ", ")
+		require.Len(t, values, len(names), line)
+		for i, name := range names {
+			value, known := defaults[name[1]]
+			require.True(t, known, name[1])
+			switch value {
+			case "", "0":
+				require.Contains(t, []string{"none", "limit of open files less 256"}, values[i], name[1])
+			default:
+				require.Equal(t, value, values[i], name[1])
+			}
+			seen++
+		}
+	}
+	require.GreaterOrEqual(t, seen, 12)
+	require.Contains(t, table, fmt.Sprintf("| request head | %d KiB, %d fields |", sseproto.DefaultMaxHeadBytes>>10, sseproto.DefaultMaxFields))
+	require.Equal(t, 256, engine.ReservedFiles)
 }
