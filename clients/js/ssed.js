@@ -1,138 +1,331 @@
 // @ts-check
-// What EventSource leaves to the page: it notices that a stream has gone silent, comes
-// back where an EventSource gives up for good, and keeps the last id across all of it.
+// A stream of ssed for pages and programs. It shares one connection between all tabs of a
+// page, comes back by itself, notices a dead connection, and fetches a new token.
 // One file, no dependencies, no build step. Types are in ssed.d.ts.
 
-/**
- * One event.
- * @typedef {object} Message
- * @property {string} type "message", or one of Options.types.
- * @property {string} id The position, with the publisher's id behind it if there is one: "1795431293042-7/order-17".
- * @property {string} data
- */
+/** @typedef {import("./ssed.d.ts").Options} Options */
+/** @typedef {{id: string, type?: string, data?: string}} Event Without type: only the position moved. */
+/** @typedef {{opened: (open: boolean) => void, heard: () => void, take: (event: Event) => void, position: () => string}} Sink */
 
-/**
- * Messages are missing, or may be. Load the current state from your backend.
- * @typedef {object} Gap
- * @property {string} reason "unknown-id", "trimmed", "expired", "evicted", "outage", "unavailable", or one to come.
- * @property {string} [channel] Absent: all channels of the stream.
- * @property {string} [requested] The id that was asked for.
- * @property {string} [oldest] The first position that is left.
- */
-
-/**
- * @typedef {object} Options
- * @property {(message: Message) => void} onMessage
- * @property {(gap: Gap) => void} onGap
- * @property {string[]} [types] Event types beside "message" that go to onMessage.
- * @property {string} [lastEventId] Where to go on, for a page that has kept it. Default: from now.
- * @property {string} [heartbeatEvent] The --heartbeat-event of the server. Without it silence is not noticed.
- * @property {number} [silence] After so many ms without any event the stream is opened anew. Longer than
- *   the --heartbeat of the server, and than its --retry: a longer one is cut short. Default: 45000.
- * @property {(open: boolean) => void} [onState] The stream was opened, or is not open any more.
- * @property {(retryIn: number) => void} [onRefused] The server, or a proxy, has answered something that an
- *   EventSource takes as final, such as 401 or 503. It is tried again in so many ms, unless close is called.
- * @property {boolean} [withCredentials] Send cookies to another origin.
- * @property {typeof globalThis.EventSource} [EventSource] Another implementation, for programs.
- */
-
-/**
- * @typedef {object} Stream
- * @property {string} lastEventId Of the newest event; "" before the first.
- * @property {() => void} close
- */
-
-/** The delay after the first refusal, and the longest, in ms; it doubles between them. */
+/** The delay after the first refusal or failure, and the longest, in ms. It doubles between them. */
 const firstDelay = 1000;
 const longestDelay = 30000;
 
-/**
- * Opens a stream of channels and keeps it open until close is called.
- * @param {string | URL} url Such as "https://example.com/sse/connect".
- * @param {string[]} channels
- * @param {Options} options
- * @returns {Stream}
- */
+/** So many ids are remembered to tell an event that came twice from one that was missed. */
+const remembered = 4096;
+
+/** @type {typeof import("./ssed.d.ts").subscribe} */
 export function subscribe(url, channels, options) {
-  const { silence = 45000, heartbeatEvent } = options;
-  const Source = options.EventSource ?? globalThis.EventSource;
-  const stream = { lastEventId: options.lastEventId ?? "", close };
-  /** @type {EventSource | undefined} */
-  let source;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer; // of the watchdog while the stream is open or being opened, of the next try after a refusal
-  let heard = 0; // when something came last
-  let refusals = 0;
+  const target = new URL(url, globalThis.location?.href);
+  for (const channel of channels) target.searchParams.append("channel_id", channel);
+  const ending = new AbortController();
+  const stream = { lastEventId: options.lastEventId ?? "", close: () => ending.abort() };
 
-  function open() {
-    const target = new URL(url, globalThis.location?.href);
-    for (const channel of channels) target.searchParams.append("channel_id", channel);
-    if (stream.lastEventId) target.searchParams.set("last_event_id", stream.lastEventId);
-    const own = (source = new Source(target.href, { withCredentials: options.withCredentials ?? false }));
-    heard = Date.now();
-    if (heartbeatEvent) watch(silence); // a proxy may take the request and never answer
+  let isOpen = false;
+  /** @type {Sink} */
+  const page = {
+    position: () => stream.lastEventId,
+    heard() {},
+    opened(open) {
+      if (open === isOpen) return;
+      isOpen = open;
+      if (!ending.signal.aborted) call(() => options.onState?.(open));
+    },
+    take({ id, type, data }) {
+      if (ending.signal.aborted) return;
+      if (id) stream.lastEventId = id;
+      if (data === undefined || type === undefined || type === options.heartbeatEvent) return;
+      if (type === "gap") call(() => options.onGap(JSON.parse(data)));
+      else call(() => options.onMessage({ type, id, data }));
+    },
+  };
 
-    /** @param {(e: MessageEvent) => void} handle @returns {(e: Event) => void} */
-    const hear = (handle) => (e) => {
-      if (own !== source) return; // closed; this one was still on its way
-      heard = Date.now();
-      const event = /** @type {MessageEvent} */ (e);
-      if (event.lastEventId) stream.lastEventId = event.lastEventId;
-      handle(event);
-    };
-    const message = hear((e) => options.onMessage({ type: e.type, id: e.lastEventId, data: e.data }));
-    for (const type of new Set(["message", ...(options.types ?? [])])) own.addEventListener(type, message);
-    own.addEventListener("gap", hear((e) => options.onGap(JSON.parse(e.data))));
-    if (heartbeatEvent) own.addEventListener(heartbeatEvent, hear(() => {}));
-    own.addEventListener("open", () => {
-      if (own !== source) return;
-      refusals = 0;
-      heard = Date.now();
-      if (heartbeatEvent) watch(silence);
-      options.onState?.(true);
-    });
-    own.addEventListener("error", () => {
-      if (own !== source) return;
-      // It comes back by itself. That request, too, a proxy may take and never answer.
-      heard = Date.now();
-      if (heartbeatEvent) watch(silence);
-      options.onState?.(false);
-      if (own === source && own.readyState === Source.CLOSED) refused();
-    });
-  }
-
-  /** Looks again after ms whether something was heard. @param {number} ms */
-  function watch(ms) {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      const left = heard + silence - Date.now();
-      if (left > 0) return watch(left);
-      end();
-      options.onState?.(false);
-      if (!closed) open();
-    }, ms);
-  }
-
-  function refused() {
-    end();
-    // Half of it is drawn, so that pages do not come back all at once.
-    const delay = Math.min(longestDelay, firstDelay * 2 ** refusals++) * (0.5 + Math.random() / 2);
-    timer = setTimeout(open, delay);
-    options.onRefused?.(delay);
-  }
-
-  function end() {
-    clearTimeout(timer);
-    source?.close();
-    source = undefined;
-  }
-
-  let closed = false;
-  function close() {
-    closed = true;
-    end();
-  }
-
-  open();
+  const canShare = globalThis.document && navigator.locks && globalThis.BroadcastChannel;
+  if (options.share !== false && canShare) share(target, options, page, ending.signal);
+  else void read(target, options, page, ending.signal);
   return stream;
+}
+
+/**
+ * Calls a function of the page. What it throws is reported, as errors in listeners of an
+ * EventSource are, and does not end the stream.
+ * @param {() => void} fn
+ */
+function call(fn) {
+  try {
+    fn();
+  } catch (error) {
+    setTimeout(() => {
+      throw error;
+    });
+  }
+}
+
+/**
+ * Shares one connection between all tabs that ask for the same URL. The tab that holds the
+ * lock reads the stream and tells the others. When it is closed or killed the browser gives
+ * the lock to the next tab, which goes on at its own last id.
+ *
+ * Each event names the id before it. So a tab knows whether the event is the next one, one
+ * that it has already, or whether it missed something. Then it reads the stream by itself
+ * until it is where the others are.
+ * @param {URL} target
+ * @param {Options} options
+ * @param {Sink} page
+ * @param {AbortSignal} signal
+ */
+function share(target, options, page, signal) {
+  const { silence = 45000 } = options;
+  const name = `ssed ${options.withCredentials ? "with credentials " : ""}${target.href}`;
+  const bus = new BroadcastChannel(name);
+  let leads = false;
+  let isOpen = false;
+  /** @type {AbortController | undefined} */
+  let turn; // of this tab: a request for the lock, or the reading while it holds it
+  /** @type {AbortController | undefined} */
+  let catchingUp; // the reading of a tab that missed something
+  let latest = ""; // the id that the leader told last
+  /** @type {Set<string>} */
+  const seen = new Set();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let watchdog;
+
+  /** @param {Event} event */
+  const show = (event) => {
+    seen.add(event.id);
+    if (seen.size > remembered) seen.delete(/** @type {string} */ (seen.values().next().value));
+    page.take(event);
+  };
+
+  /** @param {Event} event @param {string} before */
+  const follow = (event, before) => {
+    latest = event.id;
+    const here = page.position();
+    if (!here || here === before) {
+      rejoin();
+      show(event);
+    } else if (!catchingUp && !seen.has(event.id)) {
+      const own = (catchingUp = new AbortController());
+      const take = (/** @type {Event} */ next) => {
+        if (own !== catchingUp) return;
+        show(next);
+        if (next.id === latest) rejoin();
+      };
+      void read(target, options, { ...page, take }, own.signal);
+    }
+  };
+  const rejoin = () => {
+    catchingUp?.abort();
+    catchingUp = undefined;
+  };
+
+  // A leader that is frozen holds the lock and says nothing.
+  const watch = () => {
+    clearTimeout(watchdog);
+    if (!leads) watchdog = setTimeout(() => lead(true), silence * (1 + Math.random()));
+  };
+
+  bus.onmessage = ({ data: said }) => {
+    if (signal.aborted) return;
+    watch();
+    if (said.event) {
+      follow(said.event, said.before);
+    } else if (said.open !== undefined) {
+      page.opened(said.open);
+    } else if (said.joined && leads) {
+      bus.postMessage({ open: isOpen });
+      const id = page.position();
+      if (id) bus.postMessage({ event: { id }, before: id });
+    }
+  };
+
+  /** @param {boolean} steal From a leader that says nothing any more. */
+  const lead = (steal) => {
+    turn?.abort();
+    const own = (turn = new AbortController());
+    const leading = async () => {
+      leads = true;
+      clearTimeout(watchdog);
+      rejoin();
+      let last = page.position();
+      await read(target, options, {
+        position: page.position,
+        heard: () => bus.postMessage({}),
+        opened(open) {
+          isOpen = open;
+          bus.postMessage({ open });
+          page.opened(open);
+        },
+        take(event) {
+          const before = last;
+          last = event.id;
+          bus.postMessage({ event, before });
+          follow(event, before);
+        },
+      }, own.signal);
+    };
+    navigator.locks.request(name, steal ? { steal } : { signal: own.signal }, leading).catch(() => {
+      own.abort();
+      if (own !== turn || signal.aborted) return;
+      // Another tab has taken the lock, since this one was frozen. It follows again.
+      leads = false;
+      lead(false);
+      watch();
+    });
+  };
+
+  signal.addEventListener("abort", () => {
+    clearTimeout(watchdog);
+    rejoin();
+    turn?.abort();
+    bus.close();
+  });
+  lead(false);
+  watch();
+  bus.postMessage({ joined: true });
+}
+
+/**
+ * Reads the stream until signal is aborted. It opens it anew after its end, a failure or silence.
+ * @param {URL} target
+ * @param {Options} options
+ * @param {Sink} sink
+ * @param {AbortSignal} signal
+ */
+async function read(target, options, sink, signal) {
+  const { silence = 45000 } = options;
+  let retry = 3000;
+  let failures = 0;
+  while (!signal.aborted) {
+    const attempt = new AbortController();
+    const abort = () => attempt.abort();
+    signal.addEventListener("abort", abort);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let watchdog;
+    let silent = false;
+    const heard = () => {
+      clearTimeout(watchdog);
+      watchdog = setTimeout(() => {
+        silent = true;
+        abort();
+      }, silence);
+    };
+    let open = false;
+    let status = 0;
+    try {
+      heard();
+      sink.heard();
+      const token = await options.token?.();
+      const url = new URL(target);
+      if (sink.position()) url.searchParams.set("last_event_id", sink.position());
+      else url.searchParams.set("start", "id");
+      const answer = await fetch(url, {
+        headers: { Accept: "text/event-stream", ...(token && { Authorization: `Bearer ${token}` }) },
+        credentials: options.withCredentials ? "include" : "same-origin",
+        cache: "no-store",
+        signal: attempt.signal,
+      });
+      status = answer.status;
+      if (status === 200 && answer.body && answer.headers.get("content-type")?.startsWith("text/event-stream")) {
+        open = true;
+        sink.opened(true);
+        const decode = decoder(sink, (ms) => (retry = ms));
+        const text = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+        for (;;) {
+          const { done, value } = await text.read();
+          if (done || signal.aborted) break;
+          failures = 0;
+          heard();
+          if (!decode(value)) sink.heard();
+        }
+      }
+    } catch {
+      // The network failed, nothing came, or the stream was closed: what follows is the same.
+    }
+    clearTimeout(watchdog);
+    signal.removeEventListener("abort", abort);
+    abort();
+    if (signal.aborted) return;
+    sink.opened(false);
+    if (silent) continue;
+    let delay = retry;
+    if (!open) {
+      // Half of it is drawn, so that pages do not come back all at once.
+      delay = Math.min(longestDelay, firstDelay * 2 ** failures++) * (0.5 + Math.random() / 2);
+      if (status) call(() => options.onRefused?.(delay, status));
+    }
+    await sleep(delay, signal);
+  }
+}
+
+/**
+ * Ends sooner when signal is aborted, or when the network is back.
+ * @param {number} ms
+ * @param {AbortSignal} signal
+ * @returns {Promise<void>}
+ */
+function sleep(ms, signal) {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      globalThis.removeEventListener?.("online", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+    globalThis.addEventListener?.("online", done);
+    if (signal.aborted) done();
+  });
+}
+
+/**
+ * Takes an event stream apart (HTML standard, section 9.2.6). The function that it returns
+ * takes the next piece of text, and tells whether that completed an event.
+ * @param {Sink} sink
+ * @param {(ms: number) => void} onRetry
+ * @returns {(text: string) => boolean}
+ */
+function decoder(sink, onRetry) {
+  let line = "";
+  let afterCR = false;
+  let id = sink.position();
+  let type = "";
+  /** @type {string[]} */
+  let data = [];
+
+  /** @returns {boolean} */
+  const endBlock = () => {
+    const moved = id !== sink.position();
+    const complete = data.length > 0;
+    if (complete) sink.take({ id, type: type || "message", data: data.join("\n") });
+    else if (moved) sink.take({ id });
+    type = "";
+    data = [];
+    return complete || moved;
+  };
+  /** @param {string} name @param {string} value */
+  const field = (name, value) => {
+    if (name === "data") data.push(value);
+    else if (name === "event") type = value;
+    else if (name === "id" && !value.includes("\0")) id = value;
+    else if (name === "retry" && /^\d+$/.test(value)) onRetry(Number(value));
+  };
+
+  return (text) => {
+    if (afterCR && text.startsWith("\n")) text = text.slice(1);
+    afterCR = text.endsWith("\r");
+    let told = false;
+    const parts = text.split(/\r\n|\n|\r/);
+    for (const [i, part] of parts.entries()) {
+      line += part;
+      if (i === parts.length - 1) break; // goes on with the next piece
+      const colon = line.indexOf(":");
+      if (line === "") told = endBlock() || told;
+      else if (colon < 0) field(line, "");
+      else if (colon > 0) field(line.slice(0, colon), line.slice(colon + 1).replace(/^ /, ""));
+      line = "";
+    }
+    return told;
+  };
 }

@@ -13,9 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
@@ -44,6 +47,22 @@ async function listenByHelper(url, options) {
 		onState: (open) => seen.push({Event: open ? "open" : "error", State: open ? 1 : 0}),
 		onRefused: () => seen.push({Event: "error", State: 2}),
 	});
+	return stream;
+}
+let tokens = 0;
+function listenWithTokens(url) { listenByHelper(url, {token: () => "token-" + ++tokens}); }
+// Pages that are opened again keep the last ID, as after a reload.
+async function listenFromLastID(url) {
+	const stream = await listenByHelper(url, {lastEventId: sessionStorage.lastID ?? ""});
+	addEventListener("pagehide", () => { sessionStorage.lastID = stream.lastEventId; });
+}
+async function installWorker() {
+	await navigator.serviceWorker.register("/worker.js");
+	await navigator.serviceWorker.ready;
+	if (!navigator.serviceWorker.controller) {
+		await new Promise((done) => navigator.serviceWorker.addEventListener("controllerchange", done));
+	}
+	seen.push({Event: "worker", State: 0});
 }
 function setCookie(pair) { document.cookie = pair; }
 async function listenByFetch(url) {
@@ -56,6 +75,13 @@ async function listenByFetch(url) {
 	});
 }
 </script>`
+
+// passThroughWorker is a service worker that answers every request of the page by fetch.
+const passThroughWorker = `
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (e) => e.waitUntil(self.clients.claim()));
+self.addEventListener("fetch", (e) => e.respondWith(fetch(e.request)));
+`
 
 // readyState of a closed EventSource.
 const stateClosed = 2
@@ -78,6 +104,10 @@ func servePages(t testing.TB) (origin string) {
 	mux.HandleFunc("GET /fetch-event-source/", func(w http.ResponseWriter, req *http.Request) {
 		http.ServeFile(w, req, "clients/node_modules/@microsoft/fetch-event-source/lib/esm/"+path.Base(req.URL.Path)+".js")
 	})
+	mux.HandleFunc("GET /worker.js", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/javascript")
+		fmt.Fprint(w, passThroughWorker)
+	})
 	mux.HandleFunc("GET /ssed.js", func(w http.ResponseWriter, req *http.Request) {
 		http.ServeFile(w, req, helperFile)
 	})
@@ -97,6 +127,8 @@ func startBrowser(t testing.TB) *browser {
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
+		// Each tab has a process, so that one of them can be killed.
+		chromedp.Flag("disable-features", "Translate,BlinkGenPropertyTrees,ProcessPerSiteUpToMainFrameThreshold"),
 		chromedp.Flag("ignore-certificate-errors", true),
 		chromedp.WSURLReadTimeout(patience),
 	)
@@ -116,6 +148,9 @@ type tab struct {
 	ctx context.Context
 	collector
 
+	killed atomic.Bool
+	moving sync.Mutex // held while the tab navigates, or its notes are taken
+
 	mu      sync.Mutex
 	changes []sighting // guarded by mu: open and error
 }
@@ -124,17 +159,44 @@ type tab struct {
 func (b *browser) open(t testing.TB, origin string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)
-	t.Cleanup(cancel)
 	p := &tab{t: t, ctx: ctx}
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(origin+"/")))
-	background(t, p.fetch)
+	fetching, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.fetch(fetching) })
+	t.Cleanup(func() {
+		stop()
+		cancel() // before the wait: a page that was killed answers nothing
+		wg.Wait()
+	})
 	return p
+}
+
+// navigate replaces the page of the tab.
+func (p *tab) navigate(url string) {
+	p.t.Helper()
+	p.moving.Lock()
+	defer p.moving.Unlock()
+	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.Navigate(url)))
+}
+
+// kill ends the process of the tab's page: no handler of it runs.
+func (p *tab) kill() {
+	p.t.Helper()
+	p.killed.Store(true)
+	// Nothing answers the command, nor what the test waits for of this page.
+	go func() {
+		_ = chromedp.Do(p.ctx, chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+			_, err := cdp.Call(ctx, t, cdppage.Crash, cdp.Empty{})
+			return err
+		}))
+	}()
 }
 
 // run runs a function of the page.
 func (p *tab) run(function string, args ...any) {
 	p.t.Helper()
-	list, err := json.Marshal(args)
+	list, err := json.Marshal(append([]any{}, args...))
 	require.NoError(p.t, err)
 	script := fmt.Sprintf("void %s(...%s); true", function, list)
 	_, err = chromedp.Run(p.ctx, chromedp.Evaluate[bool](script))
@@ -150,9 +212,11 @@ func (p *tab) listen(url string, withCredentials bool) {
 // fetch takes the page's notes until the test ends.
 func (p *tab) fetch(ctx context.Context) {
 	for ctx.Err() == nil {
-		notes, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]sighting](`seen.splice(0)`))
+		p.moving.Lock()
+		notes, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]sighting](`typeof seen === "undefined" ? [] : seen.splice(0)`))
+		p.moving.Unlock()
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !p.killed.Load() {
 				p.t.Error(err)
 			}
 			return
@@ -168,7 +232,7 @@ func (p *tab) fetch(ctx context.Context) {
 }
 
 func (p *tab) note(n sighting) {
-	if n.Event != "open" && n.Event != "error" {
+	if n.Event != "open" && n.Event != "error" && n.Event != "worker" {
 		p.show(n.event)
 		return
 	}
@@ -187,6 +251,19 @@ func (p *tab) count(kind string, state int) (n int) {
 		}
 	}
 	return n
+}
+
+// wantNoMore: nothing has come beside what the test took, so nothing twice.
+func (p *tab) wantNoMore() {
+	p.t.Helper()
+	require.Equal(p.t, p.collector.next, p.received())
+}
+
+// received counts the events that have come.
+func (p *tab) received() int {
+	p.collector.mu.Lock()
+	defer p.collector.mu.Unlock()
+	return len(p.events)
 }
 
 func (p *tab) waitOpen() {
@@ -221,6 +298,13 @@ func TestBrowser(t *testing.T) {
 		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
 		{"HelperNoticesNoAnswerToAReconnect", browserHelperNoticesNoAnswerToAReconnect},
 		{"HelperComesBackAfterRefusals", browserHelperComesBackAfterRefusals},
+		{"HelperAsksForATokenAgain", browserHelperAsksForATokenAgain},
+		{"HelperResumesBehindAServiceWorker", browserHelperResumesBehindAServiceWorker},
+		{"HelperComesBackWithTheNetwork", browserHelperComesBackWithTheNetwork},
+		{"TabsShareAStream", browserTabsShareAStream},
+		{"TabsGoOnWhenTheLeaderIsKilled", browserTabsGoOnWhenTheLeaderIsKilled},
+		{"TabsGoOnWhenTheLeaderIsFrozen", browserTabsGoOnWhenTheLeaderIsFrozen},
+		{"ReloadedTabsCatchUp", browserReloadedTabsCatchUp},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
 	}
@@ -295,15 +379,10 @@ func browserMissesNothingOverCuts(t *testing.T, b *browser) {
 	p.listen(streamURL(l.host(), "a"), false)
 	p.waitOpen()
 	numbers := startNumbers(t, r, 5*time.Millisecond, "a")
-	received := func() int {
-		p.collector.mu.Lock()
-		defer p.collector.mu.Unlock()
-		return len(p.events)
-	}
 	const cuts = 8
 	for i := range cuts {
-		target := received() + 50
-		eventually(t, "messages between cuts", func() bool { return received() >= target })
+		target := p.received() + 50
+		eventually(t, "messages between cuts", func() bool { return p.received() >= target })
 		begun := l.count(&l.streams)
 		l.cut(i%2 == 0)
 		l.waitStreams(begun + 1)
@@ -315,7 +394,7 @@ func browserMissesNothingOverCuts(t *testing.T, b *browser) {
 	for i := range n {
 		p.want(strconv.Itoa(i))
 	}
-	require.Equal(t, n, received(), "nothing twice")
+	require.Equal(t, n, p.received(), "nothing twice")
 	tested.add("Chromium over cuts", fmt.Sprintf("%d cuts, %d messages, each once", cuts, n))
 }
 

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bytes"
+	"compress/gzip"
 	"io"
 	"log"
 	"net/http"
@@ -12,9 +14,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
+	"github.com/chromedp/cdproto/network"
 	"github.com/stretchr/testify/require"
 
 	"ssed/internal/redistest"
@@ -30,10 +34,10 @@ func browserRunsTheHelper(t *testing.T, b *browser) {
 }
 
 // browserHelperNoticesSilence: the connection stands and nothing comes out of it, which
-// an EventSource does not notice.
+// an EventSource does not notice. Heartbeats are comments here, and events in the tests below.
 func browserHelperNoticesSilence(t *testing.T, b *browser) {
 	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s", "--heartbeat-event", "ping")
+	in := startReady(t, r, "--heartbeat", "1s")
 	l := newLink(t, in.public)
 	p := b.open(t, servePages(t))
 	p.run("listenByHelper", streamURL(l.host(), "a"), watchful)
@@ -61,6 +65,7 @@ func browserHelperNoticesSilence(t *testing.T, b *browser) {
 type oddProxy struct {
 	*httptest.Server
 	requests atomic.Int32
+	pick     func(*http.Request) http.HandlerFunc // set before requests come; nil, or nil from it: none
 }
 
 func newOddProxy(t testing.TB, in *instance, odd map[int32]http.HandlerFunc) *oddProxy {
@@ -72,7 +77,11 @@ func newOddProxy(t testing.TB, in *instance, odd map[int32]http.HandlerFunc) *od
 	proxy.ErrorLog = log.New(io.Discard, "", 0) // connections that the test cuts
 	p := &oddProxy{}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if answer, found := odd[p.requests.Add(1)]; found {
+		answer := odd[p.requests.Add(1)]
+		if p.pick != nil {
+			answer = p.pick(req)
+		}
+		if answer != nil {
 			answer(w, req)
 			return
 		}
@@ -87,7 +96,13 @@ func (p *oddProxy) stream() string { return streamURL(p.Listener.Addr().String()
 
 func answersNever(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() }
 
-func refuses(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+// refuses answers as a proxy, so that a page of another origin may see the status.
+func refuses(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.WriteHeader(status)
+	}
+}
 
 // watchful are options with which the helper notices silence, sooner than pages would.
 var watchful = map[string]any{"heartbeatEvent": "ping", "silence": 3000}
@@ -109,7 +124,7 @@ func browserHelperNoticesNoAnswerToAReconnect(t *testing.T, b *browser) {
 }
 
 func TestHelperNoticesNoAnswerToAReconnect(t *testing.T) {
-	tryReconnectWithoutAnswer(t, subject{"ssed.js with npm eventsource", node("ssed.js", watchful)})
+	tryReconnectWithoutAnswer(t, subject{"ssed.js in Node", node("ssed.js", watchful)})
 }
 
 // tryReconnectWithoutAnswer: the connection breaks, the EventSource comes back by
@@ -134,7 +149,7 @@ func tryReconnectWithoutAnswer(t *testing.T, s subject) {
 func browserHelperComesBackAfterRefusals(t *testing.T, b *browser) {
 	r := redistest.Start(t)
 	in := startReady(t, r)
-	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{1: refuses, 2: refuses})
+	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{1: refuses(503), 2: refuses(503)})
 	p := b.open(t, servePages(t))
 	p.run("listenByHelper", proxy.stream(), map[string]any{})
 	p.waitOpen()
@@ -143,18 +158,118 @@ func browserHelperComesBackAfterRefusals(t *testing.T, b *browser) {
 	p.want("at last")
 }
 
-// TestHelperHasItsTypes: ssed.d.ts is what TypeScript makes of ssed.js, which it takes
-// without a complaint.
+// browserHelperAsksForATokenAgain: each connection has the token of its time, the one after
+// a 401 too.
+func browserHelperAsksForATokenAgain(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	proxy := newOddProxy(t, in, map[int32]http.HandlerFunc{})
+	proxy.pick = func(req *http.Request) http.HandlerFunc {
+		if req.Method == http.MethodGet && req.Header.Get("Authorization") == "Bearer token-1" {
+			return refuses(http.StatusUnauthorized)
+		}
+		return nil
+	}
+	p := b.open(t, servePages(t))
+	p.run("listenWithTokens", proxy.stream())
+	p.waitOpen()
+	require.Equal(t, 1, p.count("error", stateClosed))
+	publish(t, r, "a", "with a fresh token")
+	p.want("with a fresh token")
+}
+
+// browserHelperResumesBehindAServiceWorker: Chromium sends no Last-Event-ID for the
+// reconnects of an EventSource whose page has a worker that passes requests on. The
+// helper has the position in the query.
+func browserHelperResumesBehindAServiceWorker(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	l := newLink(t, in.public)
+	p := b.open(t, servePages(t))
+	p.run("installWorker")
+	eventually(t, "the worker", func() bool { return p.count("worker", 0) > 0 })
+	p.run("listenByHelper", streamURL(l.host(), "a"), map[string]any{})
+	p.waitOpen()
+	publish(t, r, "a", "1")
+	p.want("1")
+	for i := range 3 {
+		begun := l.count(&l.streams)
+		l.cut(false)
+		missed := "missed " + strconv.Itoa(i)
+		publish(t, r, "a", missed)
+		l.waitStreams(begun + 1)
+		p.want(missed)
+	}
+}
+
+// browserHelperComesBackWithTheNetwork: the browser is offline, as after a laptop slept.
+func browserHelperComesBackWithTheNetwork(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s")
+	l := newLink(t, in.public)
+	p := b.open(t, servePages(t))
+	p.run("listenByHelper", streamURL(l.host(), "a"), watchful)
+	p.waitOpen()
+	publish(t, r, "a", "before")
+	p.want("before")
+	call(p, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
+		MatchedNetworkConditions: []*network.Conditions{{Offline: true, DownloadThroughput: -1, UploadThroughput: -1}},
+	})
+	l.swallow()
+	for i := range 5 {
+		publish(t, r, "a", strconv.Itoa(i))
+	}
+	eventually(t, "two tries without a network", func() bool { return p.count("error", 0) >= 1 })
+	call(p, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
+		MatchedNetworkConditions: []*network.Conditions{},
+	})
+	p.want("0", "1", "2", "3", "4")
+}
+
+// TestHelperHasItsTypes: TypeScript takes ssed.js with the types of ssed.d.ts, and a page
+// of an application too.
 func TestHelperHasItsTypes(t *testing.T) {
 	const compiler = "clients/node_modules/typescript/bin/tsc"
-	out := t.TempDir()
 	said, err := exec.Command("node", script(t, "../"+compiler, compiler), "--allowJs", "--checkJs", "--strict",
-		"--target", "es2022", "--module", "es2022", "--lib", "es2022,dom",
-		"--declaration", "--emitDeclarationOnly", "--outDir", out, helperFile).CombinedOutput()
+		"--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "--allowImportingTsExtensions",
+		"--lib", "es2022,dom", "--noEmit", helperFile).CombinedOutput()
 	require.NoError(t, err, "%s", said)
-	made, err := os.ReadFile(filepath.Join(out, "ssed.d.ts"))
+}
+
+// TestHelperIsSmall: a page pays for every byte of it.
+func TestHelperIsSmall(t *testing.T) {
+	text, err := os.ReadFile(helperFile)
 	require.NoError(t, err)
-	shipped, err := os.ReadFile("../../clients/js/ssed.d.ts")
+	var packed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
 	require.NoError(t, err)
-	require.Equal(t, string(made), string(shipped))
+	_, err = w.Write(text)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.LessOrEqual(t, packed.Len(), 4096)
+	tested.add("ssed.js", strconv.Itoa(packed.Len())+" bytes with gzip")
+}
+
+// TestHelperIsPackedForNPM: "npm pack" has what package.json promises, and Node imports it.
+func TestHelperIsPackedForNPM(t *testing.T) {
+	dir := t.TempDir()
+	source, err := filepath.Abs(filepath.Dir(helperFile))
+	require.NoError(t, err)
+	npm := func(args ...string) {
+		cmd := exec.Command("npm", append(args, "--no-audit", "--no-fund", "--offline")...)
+		cmd.Dir = dir
+		said, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", said)
+	}
+	npm("pack", source)
+	archives, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
+	require.NoError(t, err)
+	require.Len(t, archives, 1)
+	npm("install", archives[0])
+	run := exec.Command("node", "--input-type=module", "-e", `import { subscribe } from "ssed-client"; console.log(typeof subscribe)`)
+	run.Dir = dir
+	said, err := run.CombinedOutput()
+	require.NoError(t, err, "%s", said)
+	require.Equal(t, "function\n", string(said))
+	require.FileExists(t, filepath.Join(dir, "node_modules/ssed-client/ssed.d.ts"))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -230,4 +231,16 @@ func (l *link) lastGet() (line string, header textproto.MIMEHeader) {
 	}
 	l.t.Fatal("no GET")
 	return "", nil
+}
+
+// lastID is where the last GET goes on: its Last-Event-ID, else the one in its query.
+func (l *link) lastID() string {
+	l.t.Helper()
+	line, header := l.lastGet()
+	if id := header.Get("Last-Event-ID"); id != "" {
+		return id
+	}
+	target, err := url.ParseRequestURI(strings.Fields(line)[1])
+	require.NoError(l.t, err)
+	return target.Query().Get("last_event_id")
 }

@@ -11,12 +11,10 @@ const versionOf = (pkg) =>
   JSON.parse(readFileSync(new URL(`node_modules/${pkg}/package.json`, import.meta.url))).version;
 
 if (name === "ssed.js") {
-  const { EventSource } = await import("eventsource");
   const { subscribe } = await import("../../../clients/js/ssed.js");
-  print({ version: `${versionOf("eventsource")}, node ${process.version}` });
+  print({ version: `node ${process.version}` });
   const stream = subscribe(url, [], {
     ...JSON.parse(options),
-    EventSource,
     onMessage: ({ type, id, data }) => print({ event: type, id, data }),
     onGap: (gap) => print({ event: "gap", id: stream.lastEventId, data: JSON.stringify(gap) }),
   });
