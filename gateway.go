@@ -61,7 +61,7 @@ func New(cfg Config) (*Gateway, error) {
 // store, and the store is the engine's history: hence the late one.
 func (g *Gateway) open() (err error) {
 	cfg := g.cfg.engine()
-	cfg.Ready = g.Ready
+	cfg.Ready = g.readyForClients
 	var history lateHistory
 	if g.cfg.Redis != nil && g.cfg.History != nil {
 		cfg.History = &history
@@ -136,7 +136,8 @@ func (g *Gateway) subscribers(ctx context.Context, channel string) (int64, error
 func (g *Gateway) Addrs() []net.Addr { return g.engine.Addrs() }
 
 // Ready reports whether the gateway gets messages and takes clients, or in a few words why
-// not. Clients get the same at /ready of its addresses.
+// not. The reason may hold the address of Redis; clients, at /ready of the public
+// addresses, are told less.
 func (g *Gateway) Ready() (ok bool, reason string) {
 	switch {
 	case g.draining.Load():
@@ -145,6 +146,14 @@ func (g *Gateway) Ready() (ok bool, reason string) {
 		return g.feed.State()
 	}
 	return true, ""
+}
+
+// readyForClients is Ready with what everybody may know of the reason.
+func (g *Gateway) readyForClients() (ok bool, reason string) {
+	if ok, reason = g.Ready(); !ok && !g.draining.Load() {
+		reason = "not linked to Redis"
+	}
+	return ok, reason
 }
 
 // Run serves until ctx ends and everything is drained, or something fails. When ctx ends
@@ -167,7 +176,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stopFeed()
 	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
 
-	var feed, store sync.WaitGroup
+	var feed, store, ready sync.WaitGroup
+	readyCtx, stopReady := context.WithCancel(ctx)
+	ready.Go(func() { g.logReadiness(readyCtx) })
+	defer ready.Wait()
+	defer stopReady()
 	var feedErr error // read after the wait
 	if g.feed != nil {
 		feed.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -18,7 +19,9 @@ type commandLine struct {
 	Pub    pubCommand    `cmd:"" help:"Publish at a terminal."`
 	Config configCommand `cmd:"" help:"Print the effective configuration as a file, and where each value comes from."`
 
-	Version bool `help:"Print the version and exit." env:"-"`
+	Version struct{} `cmd:"" help:"Print the version."`
+
+	ShowVersion bool `name:"version" help:"Print the version and exit." env:"-"`
 }
 
 const description = `Delivers what backends PUBLISH on Redis to browsers as Server-Sent Events. Without --redis-url it keeps messages in memory and takes them by POST /publish on the admin listener.`
@@ -36,6 +39,7 @@ type invocation struct {
 	node    *kong.Node
 	known   map[string]*kong.Flag // flags of serve: what the configuration file may have
 	origins map[string]origin     // by the name of a flag of node; absent: its default
+	unknown []string              // variables that look like those of flags, and are not
 }
 
 // origin tells where the value of a flag comes from.
@@ -110,7 +114,32 @@ func (c *commandLine) parse(args []string, stdout io.Writer) (*invocation, error
 	if err != nil {
 		return nil, err
 	}
-	return newInvocation(parser, ctx), nil
+	inv := newInvocation(parser, ctx)
+	inv.unknown = unknownVariables(parser)
+	return inv, nil
+}
+
+// unknownVariables are the names in the environment that begin like those of flags and
+// belong to none: a typing error, or what Kubernetes sets for a Service named ssed.
+func unknownVariables(parser *kong.Kong) []string {
+	known := map[string]bool{envJWTSecret: true, envToken: true}
+	_ = kong.Visit(parser.Model.Node, func(v kong.Visitable, next kong.Next) error {
+		if flag, ok := v.(*kong.Flag); ok {
+			for _, env := range flag.Tag.Envs {
+				known[env] = true
+			}
+		}
+		return next(nil)
+	})
+	var unknown []string
+	for _, pair := range os.Environ() {
+		name, _, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(name, "SSED_") && !known[name] {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown
 }
 
 // unsetEmpty is there because kong takes an empty variable for a value, which in a

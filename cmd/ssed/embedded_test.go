@@ -46,7 +46,7 @@ func TestStartTellsThatKeepAliveProbesRun(t *testing.T) {
 		{[]string{"--heartbeat=0", "--peer-timeout=0"}, false},
 	} {
 		in := start(t, c.args...)
-		in.eventually("serving", func() bool { return strings.Contains(in.Log(), "ssed: serving") })
+		in.eventually("the start", func() bool { return strings.Contains(in.Log(), "ssed: started") })
 		in.Signal(syscall.SIGTERM)
 		require.Equal(t, exitOK, in.wait())
 		require.Equal(t, c.told, strings.Contains(in.Log(), "the kernel probes every silent connection"), "%v", c.args)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/alecthomas/kong"
@@ -254,6 +255,9 @@ func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	code, stdout, _ := runProgram(t, nil, "--version")
 	require.Equal(t, exitOK, code)
 	require.Regexp(t, `^ssed v0\.0\.0-test go1\.\S+ \w+/\w+\n$`, stdout)
+	code, again, _ := runProgram(t, nil, "version")
+	require.Equal(t, exitOK, code)
+	require.Equal(t, stdout, again)
 	code, stdout, _ = runProgram(t, nil, "--help")
 	require.Equal(t, exitOK, code)
 	for _, command := range commands(t) {
@@ -393,4 +397,26 @@ func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
 			require.True(t, slices.Contains(names, name[1]), "%s: %s", path, name[1])
 		}
 	}
+}
+
+// TestUnknownVariablesAreNamed: a typing error would be ignored in silence. Values may be
+// secrets.
+func TestUnknownVariablesAreNamed(t *testing.T) {
+	env := []string{"SSED_DRIAN=s3cret", "SSED_PORT_8080_TCP=tcp://10.0.0.1:8080", "SSED_DRAIN=1s", "SSED_TOKEN=x", "SSED_PUBLIC_URL=http://x", "OTHER=x"}
+	code, stdout, stderr := runProgram(t, env, "config")
+	require.Equal(t, exitOK, code, "Kubernetes sets some for a Service of that name")
+	require.Equal(t, "ssed: no flag has these variables, they are ignored: SSED_DRIAN, SSED_PORT_8080_TCP\n", stderr)
+	require.NotContains(t, stdout+stderr, "s3cret")
+	t.Setenv("SSED_DRIAN", "s3cret")
+	in := start(t)
+	require.Contains(t, in.Log(), `"names":["SSED_DRIAN"]`)
+	require.NotContains(t, in.Log(), "s3cret")
+}
+
+// TestDurationsCanBeReadInJSON: they were numbers of nanoseconds.
+func TestDurationsCanBeReadInJSON(t *testing.T) {
+	in := start(t, "--drain", "1500ms")
+	in.Signal(syscall.SIGTERM)
+	in.wait()
+	require.Contains(t, in.Log(), `"window":"1.5s"`)
 }

@@ -41,7 +41,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return usageError(stderr, err)
 	}
-	if c.Version {
+	if c.ShowVersion || inv.command == "version" {
 		fmt.Fprintln(stdout, "ssed", versionText())
 		return exitOK
 	}
@@ -73,6 +73,9 @@ func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
 	}
 	log := newLogger(cfg, stderr)
 	slog.SetDefault(log) // for what libraries say
+	if len(inv.unknown) > 0 {
+		log.Warn("ssed: no flag has these variables, they are ignored", "names", inv.unknown)
+	}
 	if err := serveUntilSignal(cfg, log); err != nil {
 		log.Error("ssed: ended", "error", err)
 		return exitFailed
@@ -84,6 +87,9 @@ func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
 func (c *configCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	_, err := c.load(inv)
 	printConfig(stdout, inv)
+	if len(inv.unknown) > 0 {
+		fmt.Fprintln(stderr, "ssed: no flag has these variables, they are ignored:", strings.Join(inv.unknown, ", "))
+	}
 	if err != nil {
 		return usageError(stderr, inv.located(err))
 	}
@@ -116,8 +122,16 @@ func buildVersion() string {
 	return info.Main.Version
 }
 
+// readableTime writes durations as 1.5s in JSON too, where they would be nanoseconds.
+func readableTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
 func newLogger(cfg config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	options := &slog.HandlerOptions{Level: cfg.logLevel, ReplaceAttr: readableTime}
 	var lines slog.Handler = slog.NewTextHandler(w, options)
 	if cfg.logJSON {
 		lines = slog.NewJSONHandler(w, options)

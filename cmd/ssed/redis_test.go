@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -277,13 +278,18 @@ func TestLateRedisIsWaitedFor(t *testing.T) {
 	in := start(t, "--redis-url", r.URL(), "--retry", "2s-5s")
 	status, _ := in.get(in.public + "/health")
 	require.Equal(t, 200, status)
-	for _, base := range []string{in.public, in.admin} {
-		in.eventually("the reason", func() bool {
-			status, body := in.get(base + "/ready")
-			require.Equal(t, 503, status)
-			return strings.Contains(body, "redis") || strings.Contains(body, "tick")
-		})
-	}
+	status, body := in.get(in.public + "/ready")
+	require.Equal(t, 503, status)
+	require.Equal(t, "not linked to Redis\n", body, "its address is not for everybody")
+	in.eventually("the reason", func() bool {
+		status, body := in.get(in.admin + "/ready")
+		require.Equal(t, 503, status)
+		return strings.Contains(body, r.Addr())
+	})
+	in.eventually("the reason in the log", func() bool {
+		return strings.Contains(in.Log(), `"msg":"ssed: not ready","reason":"redis: dial tcp `+r.Addr())
+	})
+	require.NotContains(t, in.Log(), `"ssed: ready"`)
 	early := connect(t, in, "", "a")
 	early.wantEnd()
 	require.GreaterOrEqual(t, early.retry.Load(), int64(2000))
@@ -297,6 +303,8 @@ func TestLateRedisIsWaitedFor(t *testing.T) {
 	s := connect(t, in, "", "a")
 	newPublisher(t, r).publish("a", "at last")
 	s.want("at last")
+	told := regexp.MustCompile(`"msg":"ssed: ready","after":"[0-9.]+m?s"`)
+	in.eventually("the end of it in the log", func() bool { return told.MatchString(in.Log()) })
 }
 
 // TestRedisRestartsUnderOpenStreams: streams stay open, are told of the stretch

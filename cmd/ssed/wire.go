@@ -104,7 +104,7 @@ func (s *server) logStart() {
 		mode = append(mode[:len(mode)-1], "redis", "addr", r.InitAddress, "patterns", s.Config.Feed.Patterns,
 			"prefix", s.Config.Feed.Prefix, "history", s.Store != nil)
 	}
-	s.log.Info("ssed: serving", mode...)
+	s.log.Info("ssed: started", mode...)
 	if r := s.Config.Redis; r != nil && r.TLSConfig != nil && r.TLSConfig.InsecureSkipVerify {
 		s.log.Warn("ssed: --redis-url has skip_verify=true: whoever is on the way to Redis can read and change everything; --redis-ca verifies a certificate of your own")
 	}

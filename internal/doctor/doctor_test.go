@@ -117,6 +117,8 @@ func TestOpenFilesAreComparedWithConnections(t *testing.T) {
 		require.Contains(t, r.Fix, fix)
 	}
 	f(0, 1024, Warn, "ssed takes 768 connections", "LimitNOFILE=262144")
+	f(0, 511, Fail, "ssed takes 255 connections", "LimitNOFILE=262144")
+	f(0, 300, Fail, "ssed takes 44 connections", "LimitNOFILE=262144")
 	f(0, 262144, OK, "ssed takes 261888 connections", "")
 	f(1000, 1255, Fail, "1000 connections need 1256", "LimitNOFILE=1256")
 	f(1000, 1256, OK, "enough for 1000", "")

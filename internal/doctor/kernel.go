@@ -7,8 +7,12 @@ import (
 	"syscall"
 )
 
-// fewFiles is a limit that somebody forgot: the usual default is 1024.
-const fewFiles = 4096
+const (
+	// fewFiles is a limit that somebody forgot: the usual default is 1024.
+	fewFiles = 4096
+	// leastConnections is what a service for browsers cannot do with less.
+	leastConnections = 256
+)
 
 // files compares the limit of open files with the connections, and settles how many
 // connections the other checks are about.
@@ -30,11 +34,14 @@ func (d *doctor) files() {
 	case d.MaxConnections == 0:
 		d.MaxConnections = max(int(min(hard, 1<<30))-d.ReservedFiles, 16)
 		text := fmt.Sprintf("the hard limit is %d, so ssed takes %d connections%s", hard, d.MaxConnections, note)
-		if hard < fewFiles {
+		switch {
+		case d.MaxConnections < leastConnections:
+			d.fail(check, text, fmt.Sprintf(fix, 262144))
+		case hard < fewFiles:
 			d.warn(check, text, fmt.Sprintf(fix, 262144))
-			return
+		default:
+			d.ok(check, text)
 		}
-		d.ok(check, text)
 	case hard < need:
 		d.fail(check, fmt.Sprintf("the hard limit is %d, %d connections need %d%s", hard, d.MaxConnections, need, note), fmt.Sprintf(fix, need))
 	default:

@@ -57,7 +57,7 @@ func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([
 	case !isKnownMethod(method):
 		return f.appendText(dst, req, http.StatusNotImplemented, "method not implemented")
 	case !isKnown:
-		return f.appendText(dst, req, http.StatusNotFound, "no such path")
+		return f.appendText(dst, req, http.StatusNotFound, "no such path: "+hintStream)
 	case method == http.MethodOptions:
 		return f.appendOptions(dst, req)
 	case method != http.MethodGet && method != http.MethodHead:
@@ -233,11 +233,17 @@ func jitter(low, high time.Duration) time.Duration {
 // textOf is the text of a refusal, for the client.
 func textOf(err error) string {
 	var refused *sseproto.ProtocolError
-	if errors.As(err, &refused) {
+	switch {
+	case errors.Is(err, sseproto.ErrNoChannel):
+		return sseproto.ErrNoChannel.(*sseproto.ProtocolError).Text() + ": " + hintStream
+	case errors.As(err, &refused):
 		return refused.Text()
 	}
 	return "internal error"
 }
+
+// hintStream is for who tries it for the first time.
+const hintStream = "try " + pathStream + "?" + sseproto.ParamChannelID + "=NAME"
 
 // wantsEventStream reports whether Accept names event streams, as every EventSource
 // does (HTML §9.2.2). "*/*" does not: that is what programs send.
