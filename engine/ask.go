@@ -24,13 +24,18 @@ const (
 	askFound = 100
 )
 
+// waitingAsk is a question that is answered when all connections that came before it have
+// a slot, so that it finds them.
+type waitingAsk struct {
+	ask
+	behind uint64 // shard.arrived when it came
+}
+
 // answerAsks answers what was asked since the last pass.
 func (s *shard) answerAsks() {
-	for k, a := range s.asks {
-		a.answer(s)
-		s.asks[k] = nil
+	for !s.asks.empty() && s.asks.first().behind+uint64(s.arrivals.len()) <= s.arrived {
+		s.asks.pop().answer(s)
 	}
-	s.asks = s.asks[:0]
 }
 
 // put asks a shard and waits for the answer on reply, which must have room for it:
@@ -143,7 +148,7 @@ func (a *listAsk) walk(s *shard, sel selection) (l listed) {
 	for looks := 0; i < s.slots.used && looks < askLooks && len(l.found) < a.limit; i++ {
 		looks++
 		c := s.slots.at(i)
-		if c.fd < 0 {
+		if c.phase == phaseFree {
 			continue
 		}
 		ok, seen := s.selects(sel, i, c)
@@ -172,9 +177,9 @@ func (s *shard) subscribes(c *slot, ch uint32) (ok bool, looks int) {
 func (s *shard) describe(i uint32) foundSlot {
 	c := s.slots.at(i)
 	f := foundSlot{
-		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(c), opened: c.opened,
+		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(i), opened: c.opened,
 		subject: s.engine.front.SubjectName(s.credentials.get(i).subject),
-		started: c.state&(slotPending|slotResuming) == 0, blocked: c.state&slotBlocked != 0,
+		started: c.hasPlace(), blocked: c.phase == phaseBlocked,
 	}
 	slices.Reverse(f.channels) // as they were asked for
 	f.client = s.engine.front.ClientName(sock.PeerOf(int(c.fd)), c.peer)
@@ -193,7 +198,7 @@ func (a *closeAsk) answer(s *shard) {
 		return
 	}
 	i := a.to.slot
-	if i == 0 || i >= s.slots.used || s.slots.at(i).gen != a.to.gen || s.slots.at(i).fd < 0 {
+	if i == 0 || i >= s.slots.used || s.slots.at(i).gen != a.to.gen || s.slots.at(i).phase == phaseFree {
 		a.reply <- false
 		return
 	}

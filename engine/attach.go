@@ -11,23 +11,38 @@ import (
 	"ssed/sseproto"
 )
 
-// waiting is a slot whose Last-Event-ID lies ahead of the log: another instance
-// was quicker, or the log has not begun. It starts when the log gets there.
-type waiting struct {
-	ref
-	from resumePoint
-}
-
 // maxAhead is how far ahead of both the log and the clock an ID may lie to be
 // believed. What is further ahead was never given out, and counts as "now".
 const maxAhead = time.Minute
 
+// newcomer is a slot that is subscribed and not yet answered.
+type newcomer struct {
+	ref
+	from attachment
+}
+
+// maxNewcomers bounds the slots that are subscribed and not yet answered.
+const maxNewcomers = 256
+
+// admitSome gives new connections a slot. It comes before the pass opens its view:
+// directory numbers given out now are not met in it with an older meaning.
+func (s *shard) admitSome() {
+	s.budget.begin(s.shares.admit)
+	for !s.arrivals.empty() && s.newcomers.len() < maxNewcomers {
+		s.admit(s.arrivals.pop())
+		if s.budget.spent() {
+			return
+		}
+	}
+}
+
 // admit gives a new connection a slot, parks its descriptor and subscribes it.
-// The answer follows in answerArrivals.
+// The answer follows in sendHead.
 func (s *shard) admit(a *front.Stream) {
 	i, c := s.newSlot(a.FD)
 	c.peer = a.Peer
 	s.credentials.set(i, a)
+	s.budget.calls++
 	if err := s.poller.park(a.FD, i, c.gen); err != nil {
 		s.closeSlot(i, CloseNoMemory)
 		return
@@ -35,7 +50,7 @@ func (s *shard) admit(a *front.Stream) {
 	c.pos = a.Since.Position
 	resume := resumePointOf(a)
 	if resume.kind == resumeNone {
-		c.state |= slotNoID
+		c.flags |= slotNoID
 	}
 	c.expires = s.engine.second(a.Expires)
 	c.idle = uint8(s.rng.UintN(sweepsPerBeat)) // spreads the heartbeats of a storm of connects
@@ -46,51 +61,64 @@ func (s *shard) admit(a *front.Stream) {
 		s.subscribe(i, all)
 	}
 	if s.subs.at(c.sub).sibling != 0 {
-		c.state |= slotMany
+		c.flags |= slotMany
 	}
 	s.count.attached.Add(1)
-	s.arrivals = append(s.arrivals, attachment{a, resume})
-	s.newcomers = append(s.newcomers, ref{i, c.gen})
+	s.newcomers.push(newcomer{ref{i, c.gen}, attachment{a, resume}})
 }
 
-// answerArrivals answers the connections and takes the histories that came in this pass.
-func (s *shard) answerArrivals(v *view) {
-	for k, r := range s.newcomers {
-		s.sendHead(v, r.slot, s.slots.at(r.slot), &s.arrivals[k])
-		s.arrivals[k] = attachment{}
+// answerSome answers those who came.
+func (s *shard) answerSome(v *view) {
+	s.budget.begin(s.shares.answer)
+	for !s.newcomers.empty() {
+		n := s.newcomers.pop()
+		if c := s.slots.at(n.slot); c.gen == n.gen {
+			s.sendHead(v, n.slot, c, &n.from)
+		}
+		if s.budget.spent() {
+			return
+		}
 	}
-	s.arrivals, s.newcomers = s.arrivals[:0], s.newcomers[:0]
-	for k, l := range s.pages {
-		s.takePage(v, l.to, l.page)
-		s.pages[k] = command{}
-	}
-	s.pages = s.pages[:0]
-	s.lookAhead(v)
 }
 
-// sendHead writes the response head and what the ring has for the client, in one
-// system call if the socket takes it.
+// takePages goes on with those whose history was read.
+func (s *shard) takePages(v *view) {
+	s.budget.begin(s.shares.pages)
+	for !s.pages.empty() {
+		p := s.pages.pop()
+		s.takePage(v, p.to, p.page)
+		if s.budget.spent() {
+			return
+		}
+	}
+}
+
+// sendHead writes the response head and what the ring has for the client.
 func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 	buf := bytebufferpool.Get()
 	defer bytebufferpool.Put(buf)
 	buf.B = append(buf.B, a.Head...)
 	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
 	buf.B = s.appendStart(buf.B, v, c, a)
-	n, res := s.writeBytes(c, buf.B)
-	if res == ioFailed {
-		s.closeSlot(i, CloseError)
-		return
-	}
-	if n < len(buf.B) {
-		s.keepPending(i, c, buf.B[n:], a.resume)
-		s.block(c)
-		return
-	}
-	if a.resume.kind == resumeID {
+	if s.writeWhole(i, c, buf.B, a.resume) {
 		s.resumeFrom(v, i, c, a.resume)
-		return
 	}
-	s.catchUp(v, i, c)
+}
+
+// writeWhole writes bytes outside the ring. Not ok: the slot is closed, or what its socket
+// did not take is pending, to go on with then.
+func (s *shard) writeWhole(i uint32, c *slot, b []byte, then resumePoint) (ok bool) {
+	n, res := s.writeBytes(c, b)
+	switch {
+	case res == ioFailed:
+		s.closeSlot(i, CloseError)
+		return false
+	case n < len(b):
+		s.keepPending(i, b[n:], then)
+		s.block(c)
+		return false
+	}
+	return true
 }
 
 // appendStart settles where a new slot starts, and extends dst with a gap event where
@@ -163,15 +191,15 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	cov := s.coverage(v)
 	switch {
 	case cov.from == sseproto.MaxID, !cov.backfilling && !p.id.Less(cov.from) && last.Less(p.id):
-		c.state |= slotResuming
-		s.ahead = append(s.ahead, waiting{ref{i, c.gen}, p})
+		s.enter(c, phaseAhead)
+		s.ahead.push(waiting{ref{i, c.gen}, p})
 	case !cov.backfilling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)
 		s.catchUp(v, i, c)
 	case s.engine.replayer != nil:
 		s.count.resumedHist.Add(1)
-		c.state |= slotResuming
+		s.enter(c, phaseResuming)
 		s.engine.replayer.request(s, ref{i, c.gen}, s.namesOf(c), p)
 	default:
 		s.resumeWithGap(v, i, c, p, cov)
@@ -190,29 +218,6 @@ func (s *shard) coverage(v *view) *coverage {
 	}
 }
 
-// lookAhead starts the slots that the log has caught up with.
-func (s *shard) lookAhead(v *view) {
-	if len(s.ahead) == 0 {
-		return
-	}
-	cov, last := s.log.cover.Load(), s.log.last()
-	unopened := cov.from == sseproto.MaxID || cov.backfilling
-	kept := s.ahead[:0]
-	for _, w := range s.ahead {
-		c := s.slots.at(w.slot)
-		if c.gen != w.gen {
-			continue
-		}
-		if unopened || last.Less(w.from.id) {
-			kept = append(kept, w)
-			continue
-		}
-		c.state &^= slotResuming
-		s.resumeFrom(v, w.slot, c, w.from)
-	}
-	s.ahead = kept
-}
-
 // resumeWithGap serves all that the ring still has behind the ID, without a
 // history to ask.
 func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *coverage) {
@@ -222,8 +227,9 @@ func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *co
 		from = cov.from // nothing is left before: who resumes from here is not told again
 	}
 	buf := s.appendGap(nil, from, sseproto.ReasonTrimmed, p.raw, cov.from)
-	s.keepPending(i, c, buf, resumePoint{})
-	s.proceed(v, i, c)
+	if s.writeWhole(i, c, buf, resumePoint{}) {
+		s.catchUp(v, i, c)
+	}
 }
 
 // namesOf returns the channels of a slot.
@@ -244,7 +250,6 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	if c.gen != to.gen {
 		return
 	}
-	c.state &^= slotResuming
 	if r.err != nil {
 		s.closeSlot(i, CloseHistory)
 		return
@@ -252,7 +257,7 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	n, res := 0, ioOK
 	if len(r.page.buf) > 0 {
 		n, res = s.writeBytes(c, r.page.buf)
-		c.state &^= slotNoID
+		c.flags &^= slotNoID
 	}
 	if res == ioFailed {
 		s.closeSlot(i, CloseError)
@@ -266,7 +271,7 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 			s.closeSlot(i, CloseSlow)
 			return
 		}
-		s.keepPending(i, c, missing, resumePoint{kind: resumeID, id: id})
+		s.keepPending(i, missing, resumePoint{kind: resumeID, id: id})
 		s.block(c)
 		return
 	}

@@ -27,12 +27,10 @@ func (l *Log) barrierLocked(after, low sseproto.ID) {
 	l.wake = ^uint64(0)
 }
 
-// barrierSlots bounds the streams that are closed at a barrier in one pass: some 2 ms.
-const barrierSlots = 256
-
-// passBarriers closes the streams from before the log's barriers, some in each pass, one barrier
-// after the other. Until all are, nothing behind a barrier may be scanned. It looks for the
-// next one last: what the view has grown by before is not behind an unknown one.
+// passBarriers closes the streams from before the log's barriers, as many as the budget
+// allows, one barrier after the other. Until all are, nothing behind a barrier may be
+// scanned. It looks for the next one last: what the view has grown by before is not behind
+// an unknown one.
 func (s *shard) passBarriers() (done bool) {
 	for {
 		if s.barrierNext == 0 {
@@ -42,26 +40,29 @@ func (s *shard) passBarriers() (done bool) {
 			}
 			s.barrier, s.barrierNext = next, 1
 		}
-		end := min(s.barrierNext+barrierSlots, s.slots.used)
-		for ; s.barrierNext < end; s.barrierNext++ {
-			if c := s.slots.at(s.barrierNext); s.isBefore(c, s.barrierNext, s.barrier) {
-				s.disconnect(s.barrierNext, c, CloseHistory)
-			}
-		}
-		if s.barrierNext < s.slots.used {
+		if !s.walk(&s.barrierNext, s.stopAtBarrier) {
 			return false
 		}
-		s.barrierNext = 0
+	}
+}
+
+// stopAtBarrier disconnects a slot that is before the barrier.
+func (s *shard) stopAtBarrier(i uint32, c *slot) {
+	if s.isBefore(i, s.barrier) {
+		s.disconnect(i, c, CloseHistory)
 	}
 }
 
 // isBefore reports whether a slot would be led over the barrier. One that waits for the
-// history, or will, goes through it anyway.
-func (s *shard) isBefore(c *slot, i uint32, at *barrier) bool {
-	if c.fd < 0 || c.pos >= at.pos || c.state&slotResuming != 0 {
+// history, or will, goes through it anyway; so does one that is not answered yet, when
+// something is missing since its request was read.
+func (s *shard) isBefore(i uint32, at *barrier) bool {
+	c := s.slots.at(i)
+	switch {
+	case c.pos >= at.pos, c.phase == phaseArriving, c.phase == phaseAhead, c.phase == phaseResuming:
 		return false
 	}
-	return c.state&slotPending == 0 || s.pending[i].then.kind != resumeID
+	return !c.has(slotPending) || s.pending[i].then.kind != resumeID
 }
 
 // disconnect closes a stream that is to go on somewhere else, or later, and tells its
@@ -69,10 +70,10 @@ func (s *shard) isBefore(c *slot, i uint32, at *barrier) bool {
 // an ID yet is told from where too: it would start at "now" and miss what comes
 // meanwhile. Some clients show that as an empty event, so nobody else gets it.
 func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
-	if c.state&slotNotLive == 0 {
+	if c.phase == phaseLive {
 		line := sseproto.AppendRetry(nil, s.retryDelay())
-		if c.state&slotNoID != 0 {
-			line = s.appendPlace(line, c)
+		if c.has(slotNoID) {
+			line = s.appendPlace(line, i)
 		}
 		_, _ = s.writeBytes(c, line)
 	}
@@ -80,8 +81,8 @@ func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
 }
 
 // appendPlace extends dst with the position up to which a slot was given all.
-func (s *shard) appendPlace(dst []byte, c *slot) []byte {
-	pos := s.upTo(c)
+func (s *shard) appendPlace(dst []byte, i uint32) []byte {
+	pos := s.upTo(i)
 	id, known := s.log.idAt(pos)
 	if s.barrierNext != 0 && pos+1 == s.barrier.pos && id.Less(s.barrier.after) {
 		id, known = s.barrier.after, true
@@ -90,19 +91,4 @@ func (s *shard) appendPlace(dst []byte, c *slot) []byte {
 		return dst
 	}
 	return sseproto.AppendPosition(dst, id)
-}
-
-// upTo is the position up to which a slot was given all that is meant for it. One that
-// is live has what was scanned, but for the jobs at hand.
-func (s *shard) upTo(c *slot) uint64 {
-	if c.state&slotNotLive != 0 {
-		return c.pos
-	}
-	pos := s.reader.cursor.Load() - 1
-	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		if job := s.members[s.subs.at(n).ch].job; job != 0 {
-			pos = min(pos, s.jobs[job-1].from-1)
-		}
-	}
-	return max(pos, c.pos)
 }

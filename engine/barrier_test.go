@@ -24,13 +24,16 @@ func outage(e *Engine, h *memoryHistory, n int) {
 	e.log.Commit(sseproto.ID{Ms: 2100}, sseproto.ID{Ms: 2000})
 }
 
+// manySlots is more than one pass closes.
+const manySlots = 300
+
 func TestLossLargerThanTheRingIsResumedPageByPage(t *testing.T) {
 	const lost = 1000 // 1 MB; the ring has a quarter of it
 	h := newMemoryHistory()
 	e := startEngine(t, withHistory(h, minRingBytes))
 	startFeed(e, 1000)
 	var all []*testClient
-	for range barrierSlots { // over two shards
+	for range manySlots { // over two shards
 		all = append(all, joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "quiet"))
 	}
 	e.log.Append(sseproto.ID{Ms: 1000, Seq: 1}, "a", "before")
@@ -116,19 +119,18 @@ func TestWhoWaitsForTheHistoryIsNotClosedAtACut(t *testing.T) {
 func TestNothingIsDeliveredOverACut(t *testing.T) {
 	h := shardByHand(t, nil)
 	var all []*testClient
-	for range barrierSlots + 20 {
+	for range manySlots {
 		all = append(all, h.arrive(t, resumePoint{}, "a"))
 	}
 	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.f.publish("a", "behind")
 	h.pass()
-	require.Equal(t, 20, h.open)
-	require.True(t, h.busy())
-	h.pass()
-	require.Zero(t, h.open)
+	require.Less(t, h.open, manySlots)
+	require.Positive(t, h.open, "more than one pass may close")
 	for h.busy() {
 		h.pass()
 	}
+	require.Zero(t, h.open)
 	for _, c := range all {
 		require.Empty(t, c.ended())
 	}
@@ -182,14 +184,14 @@ func (h byHand) breakOff(after, low sseproto.ID, meanwhile func()) {
 // twice, sent back to where the others are.
 func TestWhoResumedBehindABarrierStaysOpen(t *testing.T) {
 	h := shardByHand(t, nil)
-	for range barrierSlots + 20 {
+	for range manySlots {
 		h.arrive(t, resumePoint{}, "a")
 	}
 	resumed := h.arrive(t, after(sseproto.ID{Ms: 2000}), "a") // waits for the log
 	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
-	require.Equal(t, 21, h.open, "the loop is not through yet")
-	require.Empty(t, h.ahead)
+	require.Greater(t, h.open, 1, "the loop is not through yet")
+	require.Empty(t, h.ahead.list)
 	for h.busy() {
 		h.pass()
 	}
@@ -233,7 +235,7 @@ func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
 func TestQuietClientHasAPlaceToGoOnFrom(t *testing.T) {
 	h := shardByHand(t, nil)
 	quiet := h.arrive(t, resumePoint{}, "quiet")
-	h.outlivePlaces(t)
+	h.outlivePlaces()
 	end := sseproto.ID{Ms: h.f.t, Seq: 1}
 	h.breakOff(end, sseproto.ID{Ms: h.f.t + 1000}, func() { h.f.publish("quiet", "behind") })
 	h.pass()
@@ -266,8 +268,7 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 	v := h.reader.open()
 	require.Less(t, h.reader.cursor.Load(), v.tail)
 	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, func() { h.f.publish("a", "behind") })
-	h.scan(&v)
-	h.serveSmall(&v)
+	h.fanOut(&v)
 	v.close()
 	for h.busy() {
 		h.pass()

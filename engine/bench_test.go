@@ -25,9 +25,11 @@ type nullShard struct {
 	null *os.File
 }
 
-func newNullShard(b *testing.B) *nullShard {
+func newNullShard(b testing.TB) *nullShard { return newNullShardOf(b, 64<<20) }
+
+func newNullShardOf(b testing.TB, ring int64) *nullShard {
 	e, err := New(Config{
-		Listen: []string{"127.0.0.1:0"}, Shards: 1, RingBytes: 64 << 20,
+		Listen: []string{"127.0.0.1:0"}, Shards: 1, RingBytes: ring,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	require.NoError(b, err)
@@ -61,7 +63,7 @@ func writeNull(fd int, vec []iovec) (int, ioResult) {
 func (s *nullShard) fill(n int, channel func(i int) string) {
 	for i := range n {
 		slot, c := s.newSlot(int(s.null.Fd()))
-		c.pos = s.log.Position()
+		c.pos, c.phase = s.log.Position(), phaseLive
 		s.subscribe(slot, channel(i))
 	}
 }
@@ -70,8 +72,10 @@ func (s *nullShard) fill(n int, channel func(i int) string) {
 func (s *nullShard) pass() {
 	for s.busy() {
 		v := s.reader.open()
-		s.retry(&v)
 		s.fanOut(&v)
+		s.takeTurns(&v, &s.merges, s.shares.merge)
+		s.takeTurns(&v, &s.late, s.shares.late)
+		s.serveLarge(&v)
 		v.close()
 	}
 }
@@ -124,7 +128,7 @@ func BenchmarkBroadcastChannelNull(b *testing.B) {
 	before := heapBytes()
 	for i := range slots {
 		slot, c := s.newSlot(int(s.null.Fd()))
-		c.pos, c.state = s.log.Position(), slotMany
+		c.pos, c.phase, c.flags = s.log.Position(), phaseLive, slotMany
 		s.subscribe(slot, fmt.Sprint("own", i))
 		s.subscribe(slot, "all")
 	}
@@ -225,7 +229,7 @@ func BenchmarkFanOutSocketpairs(b *testing.B) {
 	for range clients {
 		fd, conn := socketPair(b)
 		slot, c := s.newSlot(fd)
-		c.pos = s.log.Position()
+		c.pos, c.phase = s.log.Position(), phaseLive
 		s.subscribe(slot, "all")
 		e.conns.Add(1)
 		buf := make([]byte, 4096)

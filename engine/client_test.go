@@ -33,7 +33,10 @@ type testClient struct {
 }
 
 // startEngine runs an engine until the test ends.
-func startEngine(t testing.TB, change func(*Config)) *Engine {
+func startEngine(t testing.TB, change func(*Config)) *Engine { return startTuned(t, change, nil) }
+
+// startTuned is startEngine with a change of the engine before it runs.
+func startTuned(t testing.TB, change func(*Config), tune func(*Engine)) *Engine {
 	cfg := Config{
 		Listen: []string{"127.0.0.1:0"}, Shards: 2, RingBytes: 4 << 20, Drain: time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -43,6 +46,9 @@ func startEngine(t testing.TB, change func(*Config)) *Engine {
 	}
 	e, err := New(cfg)
 	require.NoError(t, err)
+	if tune != nil {
+		tune(e)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { require.NoError(t, e.Run(ctx)) })

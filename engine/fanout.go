@@ -2,16 +2,21 @@ package engine
 
 import "time"
 
-// A job brings the new messages of one channel to its members in this shard. It
-// lives over several passes when there are many members.
+// A job brings new messages of one channel to its members in this shard. It lives over
+// several passes when there are many members, or many jobs.
+//
+// It may outlive its members: they leave one by one (leave), and the job ends when it is
+// its turn and nobody is left to serve. The channel's index may have another name by
+// then, but only after its messages have left the ring; so a job that finds its messages
+// gone brings nothing to anybody.
 type job struct {
 	ch       uint32
 	next     uint32 // subscription to serve next; 0: all served
-	from, to uint64 // positions of the first and last message that it brings
-	started  bool
-	again    bool   // newer messages were scanned after it started
-	came     moment // before which none of them was in the log
-	later    moment // the same for the newer ones
+	from, to uint64 // positions of the first message that it brings, and of the last or behind it
+	more     uint64 // position of the first one that is left for another job; 0: none
+	started  bool   // to is fixed, and newer messages are more
+	came     moment // before which none of its messages was in the log
+	moreCame moment // the same for the others
 }
 
 // leave keeps the job's place when subscription n goes away.
@@ -21,50 +26,104 @@ func (j *job) leave(n, next uint32) {
 	}
 }
 
+// add gives the job a newer message of its channel.
+func (j *job) add(pos uint64, came moment) {
+	switch {
+	case !j.started && j.more == 0:
+		j.to = pos
+	case j.more == 0:
+		j.more, j.moreCame = pos, came
+	}
+}
+
+// has reports whether the job, or what is left for the one after it, has a message beyond
+// after and up to end.
+func (j *job) has(after, end uint64) bool {
+	return j.from <= end && j.to > after || j.more != 0 && j.more <= end
+}
+
 const (
-	// smallChannel: up to this many members a channel is served at once, ahead of
-	// large ones: at about 5 µs a write that is a third of a millisecond.
+	// smallChannel: up to this many members a channel is served ahead of large ones: at
+	// about 5 µs a write that is a third of a millisecond.
 	smallChannel = 64
-	// sliceWrites bounds the writes for a large channel before the shard looks at
-	// new messages, small channels and events again: about half a millisecond.
-	sliceWrites = 96
+	// sliceMembers is how many members of a large channel are served before it is the
+	// turn of another one.
+	sliceMembers = 96
 	// scanEntries bounds the messages looked at in one pass, so that a burst
 	// becomes few large writes but does not keep the sockets waiting.
 	scanEntries = 4096
-	// catchUpBytes bounds what one connection gets in one turn when it is behind.
-	catchUpBytes = 1 << 20
 )
 
-// fanOut brings new messages to their subscribers, as many as one pass may, and
-// notes how long the messages had waited when they were written.
+// overrun is what is left to do because messages left the ring before this shard scanned
+// them: every slot that is live has to go from the place up to which it is complete, which
+// is not pos for who had nothing to get for long. Nothing is scanned before all are looked at.
+type overrun struct {
+	from uint64 // up to here, exclusively, the loop had scanned
+	next uint32 // slot to look at next; 0: there is no overrun
+}
+
+// fanOut looks at new messages and brings those of small channels to their subscribers.
 func (s *shard) fanOut(v *view) {
-	if !s.passBarriers() {
+	if !s.mayScan(v) {
 		return
 	}
 	s.clock.advance(s.reader.cursor.Load(), v.head, s.engine.moment(s.began))
 	s.scan(v)
-	start := s.count.delivered.Load()
 	s.serveSmall(v)
-	small := s.count.delivered.Load()
-	came := s.serveLarge(v)
-	if end := s.count.delivered.Load(); end > start {
-		now := s.engine.moment(time.Now())
-		s.count.lag.observe(now-s.clock.came, small-start)
-		s.count.lag.observe(now-came, end-small)
+}
+
+// mayScan reports whether the shard may go on from its cursor: no slot is before a
+// barrier, and none of what lies before it is left undone.
+func (s *shard) mayScan(v *view) bool {
+	s.budget.begin(s.shares.walk)
+	for {
+		if !s.passBarriers() { // after each look at the slots: the view may have grown
+			return false
+		}
+		if s.overrun.next == 0 {
+			cursor := s.reader.cursor.Load()
+			if cursor >= v.tail {
+				return true
+			}
+			s.overrun = overrun{from: cursor, next: 1}
+			s.reader.cursor.Store(v.tail)
+		}
+		if !s.walk(&s.overrun.next, s.afterOverrun) {
+			return false
+		}
 	}
+}
+
+// afterOverrun lets a live slot catch up from where it is complete.
+func (s *shard) afterOverrun(i uint32, c *slot) {
+	if c.phase == phaseLive {
+		s.queueLive(i)
+		s.later(i)
+	}
+}
+
+// walk visits the open slots from next on, as many as the budget allows. Done: all, and
+// next is 0.
+func (s *shard) walk(next *uint32, visit func(i uint32, c *slot)) (done bool) {
+	for *next < s.slots.used {
+		s.budget.slots++
+		if c := s.slots.at(*next); c.phase != phaseFree {
+			visit(*next, c)
+		}
+		*next++ // behind the visit: until then the slot is one that is not looked at, see upTo
+		if s.budget.spent() && *next < s.slots.used {
+			return false
+		}
+	}
+	*next = 0
+	return true
 }
 
 // scan looks at new messages and makes or extends jobs for channels with members.
 func (s *shard) scan(v *view) {
 	cursor := s.reader.cursor.Load()
-	for cursor < v.tail { // again if the ring turns on while the slots are looked at
-		s.overrun(v)
-		if !s.passBarriers() { // the view has grown
-			return
-		}
-		cursor = s.reader.cursor.Load()
-	}
 	end := min(v.head, cursor+scanEntries)
+	s.budget.looks += int64(end - min(cursor, end))
 	for cursor < end {
 		seg, first, stop := v.run(cursor, end)
 		for ; cursor < stop; cursor++ {
@@ -81,20 +140,14 @@ func (s *shard) scan(v *view) {
 func (s *shard) assign(ch uint32, pos uint64) {
 	m := &s.members[ch]
 	if m.job != 0 {
-		j := &s.jobs[m.job-1]
-		switch {
-		case j.started && !j.again:
-			j.again, j.later = true, s.clock.came
-		case !j.started:
-			j.to = pos
-		}
+		s.jobs[m.job-1].add(pos, s.clock.came)
 		return
 	}
 	n := s.takeJob()
 	s.jobs[n] = job{ch: ch, from: pos, to: pos, came: s.clock.came}
 	m.job = n + 1
 	if m.count <= smallChannel {
-		s.small = append(s.small, n)
+		s.small.push(n)
 	} else {
 		s.large.push(n)
 	}
@@ -110,38 +163,43 @@ func (s *shard) takeJob() uint32 {
 	return uint32(len(s.jobs) - 1)
 }
 
-// serveSmall finishes all jobs of small channels.
+// serveSmall does the jobs of small channels, in the order in which they came.
 func (s *shard) serveSmall(v *view) {
-	for i := 0; i < len(s.small); i++ { // jobs that go again are added behind
-		n := s.small[i]
-		for !s.serve(v, n, sliceWrites) {
+	s.budget.begin(s.shares.small)
+	for !s.small.empty() {
+		if n := s.small.first(); s.serve(v, n, smallChannel) {
+			s.small.pop()
+			if s.finish(n) {
+				s.small.push(n)
+			}
 		}
-		if s.finish(n) {
-			s.small = append(s.small, n)
+		if s.budget.spent() {
+			break
 		}
 	}
-	s.small = s.small[:0]
+	s.noteLags()
 }
 
-// serveLarge does a slice of the large job that waits longest, and returns when its
-// messages came.
-func (s *shard) serveLarge(v *view) (came moment) {
-	n, ok := s.large.pop()
-	if !ok {
-		return 0
+// serveLarge does a slice of each large job, in turn.
+func (s *shard) serveLarge(v *view) {
+	s.budget.begin(s.shares.large)
+	for n := s.large.len(); n > 0; n-- {
+		j := s.large.pop()
+		if !s.serve(v, j, sliceMembers) || s.finish(j) {
+			s.large.push(j)
+		}
+		if s.budget.spent() {
+			break
+		}
 	}
-	came = s.jobs[n].came
-	if !s.serve(v, n, sliceWrites) || s.finish(n) {
-		s.large.push(n)
-	}
-	return came
+	s.noteLags()
 }
 
 // finish ends a job whose members are all served, unless there is more for them.
 func (s *shard) finish(n uint32) (again bool) {
 	j := &s.jobs[n]
-	if m := &s.members[j.ch]; j.again && m.count > 0 {
-		*j = job{ch: j.ch, from: j.to + 1, to: s.reader.cursor.Load() - 1, came: j.later}
+	if m := &s.members[j.ch]; j.more != 0 && m.count > 0 {
+		*j = job{ch: j.ch, from: j.more, to: s.reader.cursor.Load() - 1, came: j.moreCame}
 		return true
 	}
 	s.members[j.ch].job = 0
@@ -149,43 +207,53 @@ func (s *shard) finish(n uint32) (again bool) {
 	return false
 }
 
-// serve writes the job's messages to up to limit members and reports whether
-// all are served.
+// serve writes the job's messages to up to limit members, fewer when the budget is spent,
+// and reports whether all are served.
 func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	j := &s.jobs[n]
+	delivered := s.count.delivered.Load()
+	s.batch.gather(v, j)
 	if !j.started {
 		j.started = true
 		j.next = s.members[j.ch].first
 	}
-	b := &s.batch
-	b.gather(v, j)
 	for ; j.next != 0 && limit > 0; limit-- {
 		sub := s.subs.at(j.next)
 		i := sub.slot
 		j.next = sub.next // before the write: a failed one removes the slot
-		s.deliver(v, i, j, b)
+		s.deliver(i, j)
+		if s.budget.spent() {
+			break
+		}
 	}
+	s.addLag(j.came, s.count.delivered.Load()-delivered)
 	return j.next == 0
 }
 
 // deliver brings one member up to the end of the job.
-func (s *shard) deliver(v *view, i uint32, j *job, b *batch) {
+func (s *shard) deliver(i uint32, j *job) {
 	c := s.slots.at(i)
+	s.budget.slots++
 	switch {
-	case c.state&slotNotLive != 0 || c.pos >= j.to:
-	case c.pos < j.from && b.whole && (c.state&slotMany == 0 || s.isQuietBeside(c, j.ch)):
-		s.writeBatch(i, c, b, j.to)
+	case c.phase != phaseLive || c.pos >= j.to:
+	case c.pos < j.from && s.batch.whole && (!c.has(slotMany) || s.isQuietBeside(c, j)):
+		s.writeBatch(i, c, j.to)
 	default:
-		s.catchUp(v, i, c)
+		s.mergeSoon(i, j.came)
 	}
 }
 
-// isQuietBeside reports whether a slot that subscribes to several channels misses
-// nothing of the others. What is added to them meanwhile comes later in the log than
-// all that was scanned.
-func (s *shard) isQuietBeside(c *slot, ch uint32) bool {
+// isQuietBeside reports whether a live slot that subscribes to several channels misses
+// nothing of the others up to the end of the job: what it misses are messages of jobs.
+// O(1) while there is one job, else O(n) for n channels.
+func (s *shard) isQuietBeside(c *slot, j *job) bool {
+	if len(s.jobs)-len(s.freeJobs) == 1 {
+		return true
+	}
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		if other := s.subs.at(n).ch; other != ch && s.log.dir.at(other).last.Load() > c.pos {
+		sub := s.subs.at(n)
+		s.budget.looks++
+		if other := s.members[sub.ch].job; other != 0 && sub.ch != j.ch && s.jobs[other-1].has(c.pos, j.to) {
 			return false
 		}
 	}
@@ -228,30 +296,36 @@ func (b *batch) add(pos uint64, frame []byte, skip uint32) (full bool) {
 	return false
 }
 
-// gather collects the job's messages. If some have left the ring, or they are
-// too many for one write, the batch is not whole.
+// gather collects the job's messages. When they are too many for one write, the rest is
+// left for another job. The batch is not whole when the first has left the ring.
 func (b *batch) gather(v *view, j *job) {
 	b.reset()
-	pos, lost := v.follow(j.ch, j.from-1)
-	if lost {
+	if j.from < v.tail {
 		return
 	}
-	for pos != 0 && pos <= j.to {
+	b.whole = true
+	for pos := j.from; ; {
 		e, seg := v.at(pos)
-		if b.bytes > catchUpBytes || b.add(pos, seg.frame(e), 0) {
+		if b.bytes >= turnBytes || len(b.frames) == turnMessages || b.add(pos, seg.frame(e), 0) {
+			j.split(b.frames[len(b.frames)-1].pos, pos)
 			return
 		}
 		d := uint64(e.next.Load())
-		if d == 0 {
-			break
+		if d == 0 || pos+d > j.to {
+			return
 		}
 		pos += d
 	}
-	b.whole = b.bytes > 0
+}
+
+// split ends a job at last and leaves what begins at more for another one.
+func (j *job) split(last, more uint64) {
+	j.to, j.more, j.moreCame = last, more, j.came
 }
 
 // writeBatch writes a whole batch to a live member.
-func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
+func (s *shard) writeBatch(i uint32, c *slot, to uint64) {
+	b := &s.batch
 	n, res := s.write(c, b.vec)
 	if res == ioFailed {
 		s.closeSlot(i, CloseError)
@@ -259,7 +333,7 @@ func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
 	}
 	if n == b.bytes {
 		c.pos = to
-		c.state &^= slotNoID
+		c.flags &^= slotNoID
 		s.count.delivered.Add(uint64(len(b.frames)))
 		return
 	}
@@ -267,7 +341,8 @@ func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
 	s.block(c)
 }
 
-// advance moves a slot over n bytes written of the frames.
+// advance moves a slot over n bytes written of the frames, to right before the first one
+// that is not written whole.
 func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 	for k, f := range frames {
 		if n < int(f.size) {
@@ -275,11 +350,12 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 				c.off = 0
 			}
 			c.off += uint32(n)
+			c.pos = f.pos - 1
 			return
 		}
 		n -= int(f.size)
 		c.pos = f.pos
-		c.state &^= slotNoID
+		c.flags &^= slotNoID
 		s.count.delivered.Add(1)
 	}
 	c.off = 0
@@ -287,18 +363,10 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 
 // block marks a slot whose socket is full.
 func (s *shard) block(c *slot) {
-	if c.state&slotBlocked == 0 {
-		c.state |= slotBlocked
-		s.count.slow.Add(1)
-	}
+	s.enter(c, phaseBlocked)
 	s.count.blocked.Add(1)
-}
-
-// unmarkBlocked is the opposite of block, when its socket has room or goes away.
-func (s *shard) unmarkBlocked(c *slot) {
-	if c.state&slotBlocked != 0 {
-		c.state &^= slotBlocked
-		s.count.slow.Add(-1)
+	if s.starved {
+		c.flags |= slotStarved
 	}
 }
 
@@ -306,8 +374,11 @@ func (s *shard) unmarkBlocked(c *slot) {
 func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
 	n, res := s.send(int(c.fd), vec)
 	s.count.writes.Add(1)
+	s.budget.calls++
+	s.starved = res == ioStarved
 	if n > 0 {
 		c.idle = 0
+		s.budget.bytes += int64(n)
 		s.count.sentBytes.Add(uint64(n))
 	}
 	return n, res
@@ -319,139 +390,32 @@ func (s *shard) writeBytes(c *slot, b []byte) (int, ioResult) {
 	return s.write(c, s.single[:])
 }
 
-// catchUp writes what a slot has not received yet of the messages that the shard
-// has scanned, from the ring alone.
-func (s *shard) catchUp(v *view, i uint32, c *slot) {
-	target := s.reader.cursor.Load() - 1
-	for spent := 0; c.pos < target; {
-		b := &s.own
-		if !s.gatherOwn(v, c, target) {
-			s.fellBehind(v, i, c)
-			return
-		}
-		if len(b.frames) == 0 {
-			c.pos = target
-			return
-		}
-		n, res := s.write(c, b.vec)
-		if res == ioFailed {
-			s.closeSlot(i, CloseError)
-			return
-		}
-		s.advance(c, b.frames, n)
-		if n < b.bytes {
-			s.block(c)
-			return
-		}
-		if spent += n; spent >= catchUpBytes {
-			s.later(i, c)
-			return
-		}
-	}
+// lagSample tells that a number of messages was delivered which came after a moment.
+type lagSample struct {
+	came moment
+	n    uint64
 }
 
-// later gives the slot another turn in the next pass.
-func (s *shard) later(i uint32, c *slot) {
-	c.state |= slotQueued
-	s.late = append(s.late, ref{i, c.gen})
-}
-
-// gatherOwn collects a slot's next messages over all its channels in the order
-// of the log. Not ok: some of them have left the ring.
-func (s *shard) gatherOwn(v *view, c *slot, target uint64) (ok bool) {
-	b := &s.own
-	b.reset()
-	heads := s.heads[:0]
-	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		pos, lost := v.follow(s.subs.at(n).ch, c.pos)
-		if lost {
-			return false
-		}
-		if pos != 0 {
-			heads = append(heads, pos)
-		}
-	}
-	s.heads = heads
-	skip := c.off
-	for b.bytes < catchUpBytes {
-		k := -1
-		for h, pos := range heads {
-			if pos != 0 && (k < 0 || pos < heads[k]) {
-				k = h
-			}
-		}
-		if k < 0 || heads[k] > target {
-			return true
-		}
-		pos := heads[k]
-		if pos < v.tail {
-			return false
-		}
-		e, seg := v.at(pos)
-		if b.add(pos, seg.frame(e), skip) {
-			return true
-		}
-		skip = 0
-		heads[k] = 0
-		if d := uint64(e.next.Load()); d != 0 {
-			heads[k] = pos + d
-		}
-	}
-	return true
-}
-
-// fellBehind deals with a slot whose next messages have left the ring. A reader
-// with a full socket is too slow: it is closed and comes back with its
-// Last-Event-ID. One that only its shard kept waiting goes through the history.
-func (s *shard) fellBehind(v *view, i uint32, c *slot) {
-	id, known := s.log.idAt(c.pos)
-	if c.off > 0 || c.state&slotBlocked != 0 || !known {
-		s.closeSlot(i, CloseSlow)
+// addLag notes deliveries of a job.
+func (s *shard) addLag(came moment, n uint64) {
+	if k := len(s.lags) - 1; k >= 0 && s.lags[k].came == came {
+		s.lags[k].n += n
 		return
 	}
-	s.count.reattached.Add(1)
-	s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: id})
-}
-
-// overrun deals with messages that left the ring before this shard scanned
-// them: every member of a channel that lost some goes through catchUp. Before that, all
-// get the place up to which they are complete: that of one that had nothing to get for
-// long is forgotten, or far in the past.
-func (s *shard) overrun(v *view) {
-	s.eachLive(func(_ uint32, c *slot) { c.pos = s.upTo(c) })
-	s.reader.cursor.Store(v.tail)
-	s.eachLive(func(i uint32, c *slot) { s.catchUp(v, i, c) })
-}
-
-// eachLive visits the slots that get new messages straight away.
-func (s *shard) eachLive(visit func(i uint32, c *slot)) {
-	for i := uint32(1); i < s.slots.used; i++ {
-		if c := s.slots.at(i); c.fd >= 0 && c.state&slotNotLive == 0 {
-			visit(i, c)
-		}
+	if n > 0 {
+		s.lags = append(s.lags, lagSample{came, n})
 	}
 }
 
-// queue is a first-in, first-out list of jobs.
-type queue struct {
-	items []uint32
-	head  int
-}
-
-func (q *queue) push(n uint32) {
-	if q.head > 64 && q.head*2 > len(q.items) {
-		q.items = append(q.items[:0], q.items[q.head:]...)
-		q.head = 0
+// noteLags observes how long the messages of a stage had waited when they were written,
+// by one look at the clock.
+func (s *shard) noteLags() {
+	if len(s.lags) == 0 {
+		return
 	}
-	q.items = append(q.items, n)
-}
-
-func (q *queue) pop() (uint32, bool) {
-	if q.head == len(q.items) {
-		return 0, false
+	now := s.engine.moment(time.Now())
+	for _, l := range s.lags {
+		s.count.lag.observe(now-l.came, l.n)
 	}
-	q.head++
-	return q.items[q.head-1], true
+	s.lags = s.lags[:0]
 }
-
-func (q *queue) empty() bool { return q.head == len(q.items) }

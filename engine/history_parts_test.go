@@ -116,7 +116,7 @@ func (h byHand) takeLarge(slot uint32) {
 	r.arrange()
 	r.refs.Store(1)
 	c := h.slots.at(slot)
-	c.state |= slotResuming
+	h.enter(c, phaseResuming)
 	h.post(command{page: r, to: ref{slot, c.gen}})
 	h.pass()
 }

@@ -72,7 +72,7 @@ func TestLagOfALoopAtWorkCountsFromThePassBefore(t *testing.T) {
 	h := shardByHand(t, nil)
 	h.engine.started = time.Now().Add(-time.Hour)
 	h.arrive(t, resumePoint{}, "a")
-	h.shard.pass(0, time.Now().Add(-3*time.Second))
+	h.shard.pass(time.Now().Add(-3 * time.Second))
 	h.f.publish("a", "x")
 	require.InDelta(t, 3*time.Second, h.lagOf(h.pass), float64(time.Second))
 	h.f.publish("a", "x")
@@ -83,13 +83,13 @@ func TestLagOfABacklogCountsFromWhenItCame(t *testing.T) {
 	h := shardByHand(t, func(cfg *Config) { cfg.RingBytes, cfg.SegmentBytes = 4<<20, 1<<20 })
 	h.engine.started = time.Now().Add(-time.Hour)
 	h.arrive(t, resumePoint{}, "a")
-	h.shard.pass(0, time.Now().Add(-9*time.Second))
+	h.shard.pass(time.Now().Add(-9 * time.Second))
 	for range 2 * scanEntries {
 		h.f.publish("nobody", "x")
 	}
 	h.f.publish("a", "x")
-	h.shard.pass(0, time.Now().Add(-6*time.Second))
-	h.shard.pass(0, time.Now().Add(-3*time.Second))
+	h.shard.pass(time.Now().Add(-6 * time.Second))
+	h.shard.pass(time.Now().Add(-3 * time.Second))
 	require.Zero(t, h.count.delivered.Load())
 	require.Greater(t, h.lagOf(h.pass), 5*time.Second)
 }

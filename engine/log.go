@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,12 @@ const (
 )
 
 // entry is the index record of one frame. All but next is fixed once published.
+//
+// The messages of a channel are a list in both directions. Besides, each leads further
+// back by skip: the list is a row of trees as in a skew-binary number, a message is the
+// root of its tree (rank 0: alone, rank r+1: itself on two trees of rank r), and skip
+// leads to the root of the next tree. So the first message behind a position is found in
+// O(log n) steps, and a message is added in O(1).
 type entry struct {
 	id   sseproto.ID
 	off  uint32        // where the frame starts in its segment
@@ -28,8 +35,11 @@ type entry struct {
 	raw  uint32        // bytes of the data behind the frame; 0 when the frame tells them exactly
 	ch   uint32        // directory index
 	prev uint32        // distance back to the channel's message before; 0: none known
+	skip uint32        // distance back to the next tree; 0: none known
 	next atomic.Uint32 // distance to the channel's next message; 0: none yet
 	kind entryKind
+	rank uint8 // of its tree
+	then uint8 // rank of the next tree, where skip leads
 }
 
 const entryBytes = int(unsafe.Sizeof(entry{}))
@@ -249,25 +259,46 @@ func (l *Log) publishLocked(seg *segment, kind entryKind, id sseproto.ID, name s
 	pos := l.head.Load()
 	index := l.dir.touch(name)
 	ch := l.dir.at(index)
-	last := ch.last.Load()
 
 	e := &seg.entries[seg.n]
 	e.id, e.off, e.size, e.raw, e.ch, e.kind = id, uint32(seg.used), uint32(size), uint32(raw), index, kind
 	seg.n++
 	seg.used += size + raw
-	e.prev = 0
-	e.next.Store(0)
-	if last != 0 {
-		e.prev = uint32(min(pos-last, 1<<32-1))
-		if last >= l.tail.Load() {
-			l.entryLocked(last).next.Store(e.prev)
-		}
-	}
-	l.positions.note(pos, id)
+	l.linkLocked(e, pos, ch.last.Load())
 	ch.last.Store(pos)
 	l.head.Store(pos + 1)
 	l.wake |= ch.shards.Load()
 	return pos
+}
+
+// linkLocked links a new message at pos to those of its channel before, the last of which
+// is at last; 0: there is none.
+func (l *Log) linkLocked(e *entry, pos, last uint64) {
+	e.prev, e.skip, e.rank, e.then = 0, 0, 0, 0
+	e.next.Store(0)
+	if last == 0 {
+		return
+	}
+	e.prev = uint32(min(pos-last, math.MaxUint32))
+	tail := l.tail.Load()
+	if last < tail {
+		return
+	}
+	before := l.entryLocked(last)
+	before.next.Store(e.prev)
+	e.skip, e.then = e.prev, before.rank
+	if before.then != before.rank || before.skip == 0 {
+		return
+	}
+	root := last - uint64(before.skip) // of the second of two trees of one rank: both are one now
+	if root < tail {
+		return
+	}
+	second := l.entryLocked(root)
+	e.rank, e.skip, e.then = before.rank+1, 0, 0
+	if second.skip != 0 && pos-root+uint64(second.skip) <= math.MaxUint32 {
+		e.skip, e.then = uint32(pos-root)+second.skip, second.then
+	}
 }
 
 // skipLocked publishes a position without a message. The index 0 is no channel's.
@@ -278,7 +309,6 @@ func (l *Log) skipLocked(id sseproto.ID) {
 	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind = id, uint32(seg.used), 0, 0, noChannel, 0, kindBarrier
 	e.next.Store(0)
 	seg.n++
-	l.positions.note(pos, id)
 	l.head.Store(pos + 1)
 }
 
@@ -374,6 +404,7 @@ func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 		for i := range ref.seg.n {
 			e := &ref.seg.entries[i]
 			last = e.id
+			l.positions.note(ref.first+uint64(i), last)
 			if l.dir.at(e.ch).last.Load() == ref.first+uint64(i) {
 				l.dir.evicted(e.ch)
 			}

@@ -79,7 +79,7 @@ func (a *matchAsk) answer(s *shard) {
 	for looks := 0; i < s.slots.used && looks < askLooks && done.streams < closesPerAsk; i++ {
 		looks++
 		c := s.slots.at(i)
-		if c.fd < 0 {
+		if c.phase == phaseFree {
 			continue
 		}
 		ok, seen := s.selects(sel, i, c)

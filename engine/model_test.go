@@ -253,15 +253,27 @@ func (m *model) done(c *modelClient) bool {
 	return true
 }
 
+// tune makes every second run one in which each stage of a pass does one thing and leaves
+// the rest to the next pass, or a few.
+func (m *model) tune(e *Engine) {
+	if m.rng.IntN(2) == 0 {
+		return
+	}
+	for _, s := range e.shards {
+		few := func() cost { return 1 + cost(m.rng.IntN(3))*5000 }
+		s.shares = shares{few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few()}
+	}
+}
+
 func runModel(t *testing.T, world modelWorld, seed uint64) {
 	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), h: newMemoryHistory(), linked: true, modelWorld: world}
-	m.e = startEngine(t, func(cfg *Config) {
+	m.e = startTuned(t, func(cfg *Config) {
 		cfg.RingBytes, cfg.SegmentBytes, cfg.Envelope = world.ring, world.segment, true
 		cfg.Heartbeat = 2 * time.Second // so that frozen clients make room soon
 		if !world.alone {
 			cfg.History = m.h
 		}
-	})
+	}, m.tune)
 	m.f = startFeed(m.e, 1000)
 	m.written = sseproto.ID{Ms: 1000}
 	for range 4000 {

@@ -21,6 +21,7 @@ type (
 const (
 	ioOK      = sock.OK
 	ioAgain   = sock.Again
+	ioStarved = sock.Starved
 	ioFailed  = sock.Failed
 	maxIovecs = sock.MaxIovecs
 )

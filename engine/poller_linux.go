@@ -12,6 +12,8 @@ type poller struct {
 	epfd   int
 	evfd   int
 	events []unix.EpollEvent
+	n      int // events of the last wait
+	taken  int // of them, by next
 }
 
 // pollBatch is the number of events taken from the kernel at once: enough that a
@@ -48,18 +50,23 @@ func (p *poller) park(fd int, slot, gen uint32) error {
 	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
 }
 
-// wait returns the number of events after at most timeoutMs (-1: no limit, 0: at once).
-func (p *poller) wait(timeoutMs int) int {
+// wait takes events from the kernel, after at most timeoutMs (-1: no limit, 0: at once).
+// Those of the last wait must have been taken.
+func (p *poller) wait(timeoutMs int) {
 	n, err := unix.EpollWait(p.epfd, p.events, timeoutMs)
 	if err != nil {
-		return 0 // EINTR; anything else would be a closed epoll, which only the shard closes
+		n = 0 // EINTR; anything else would be a closed epoll, which only the shard closes
 	}
-	return n
+	p.n, p.taken = n, 0
 }
 
-// event decodes the i-th event of the last wait.
-func (p *poller) event(i int) readiness {
-	ev := &p.events[i]
+// hasEvents reports whether events of the last wait are left.
+func (p *poller) hasEvents() bool { return p.taken < p.n }
+
+// next takes the next event of the last wait.
+func (p *poller) next() readiness {
+	ev := &p.events[p.taken]
+	p.taken++
 	return readiness{
 		slot:       uint32(ev.Fd),
 		gen:        uint32(ev.Pad),

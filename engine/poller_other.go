@@ -15,8 +15,9 @@ type poller struct{}
 func newPoller() (*poller, error) { return nil, errLinux }
 
 func (*poller) park(int, uint32, uint32) error { return errLinux }
-func (*poller) wait(int) int                   { return 0 }
-func (*poller) event(int) readiness            { return readiness{} }
+func (*poller) wait(int)                       {}
+func (*poller) hasEvents() bool                { return false }
+func (*poller) next() readiness                { return readiness{} }
 func (*poller) wake()                          {}
 func (*poller) close()                         {}
 

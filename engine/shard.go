@@ -3,7 +3,6 @@ package engine
 import (
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,10 +47,12 @@ type shard struct {
 	send       func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
 	sharesBit  bool                                      // another shard has the same bit
 	maxPending int64                                     // how much of pendingSize keeps further events of the history out
+	shares     shares                                    // of the stages of a pass
 	firstGen   uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
 	ended      chan struct{}                             // closed at the end of the loop
 
 	// owned by the loop
+	budget      *budget   // of the reader: what the loop has done, and what the stage of the pass may still do
 	began       time.Time // when the pass began
 	clock       loopClock
 	slots       table[slot]
@@ -63,28 +64,36 @@ type shard struct {
 	members     []members
 	jobs        []job
 	freeJobs    []uint32
-	small       []uint32 // jobs of this pass, all served in it
-	large       queue    // jobs served in slices
-	batch       batch    // scratch: one job's messages
-	own         batch    // scratch: one slot's messages
-	heads       []uint64 // scratch of gatherOwn
-	single      [1]iovec // scratch of writeBytes
-	arrivals    []attachment
-	newcomers   []ref     // subscribed in this pass, not yet answered
-	barrier     *barrier  // the newest that the loop has come to; at first one before all
-	barrierNext uint32    // slot to look at next for it; 0: it is done
-	pages       []command // histories that came in this pass
-	asks        []ask     // questions that came in this pass
-	ahead       []waiting
+	small       queue[uint32]        // jobs of small channels
+	large       queue[uint32]        // jobs of large channels
+	merges      queue[queuedSlot]    // slots that get messages of several channels
+	late        queue[queuedSlot]    // slots that are behind
+	arrivals    queue[*front.Stream] // not admitted yet
+	arrived     uint64               // how many came, ever
+	newcomers   queue[newcomer]      // subscribed, not yet answered
+	pages       queue[command]       // histories that were read
+	ahead       waitingHeap
+	barrier     *barrier // the newest that the loop has come to; at first one before all
+	// barrierNext is the slot to look at next for the barrier; 0: none is before it.
+	barrierNext uint32
+	overrun     overrun
+	asks        queue[waitingAsk] // questions
 	pending     map[uint32]*pendingBytes
 	pendingSize int64 // bytes in pending
-	late        []ref // slots to be tried again, in turn
 	rng         *rand.Rand
 	sweeper     sweeper
 	drained     sync.Once // tells the engine that nothing is open any more
 	stopping    bool
-	discarded   []byte // scratch: what clients send after their request
+	starved     bool // the last write found no memory in the kernel
 	count       counters
+
+	// scratch of the loop
+	batch     batch    // one job's messages
+	own       batch    // one slot's messages
+	heads     []uint64 // the next messages of one slot, see findHeads
+	lags      []lagSample
+	single    [1]iovec
+	discarded []byte // what clients send after their request
 
 	// shared
 	asleep atomic.Bool  // the loop is in, or on its way into, a wait
@@ -105,6 +114,8 @@ func newShard(e *Engine, n int) (*shard, error) {
 		engine:     e,
 		log:        e.log,
 		reader:     e.log.readers[n],
+		budget:     &e.log.readers[n].budget,
+		shares:     defaultShares,
 		poller:     p,
 		send:       sendFd,
 		number:     n,
@@ -156,13 +167,15 @@ func (s *shard) run() {
 		} else {
 			s.fallAsleep()
 		}
-		events := s.poller.wait(wait)
+		if !s.poller.hasEvents() {
+			s.poller.wait(wait)
+		}
 		s.asleep.Store(false)
 		now := time.Now()
 		s.wakeUp(wait != 0, now)
-		s.pass(events, now)
-		s.gauge.Store(int64(s.open))
-		if s.sweeper.draining() && s.open == 0 {
+		s.pass(now)
+		s.gauge.Store(int64(s.open + s.arrivals.len()))
+		if s.sweeper.draining() && s.open+s.arrivals.len() == 0 {
 			s.drained.Do(s.engine.drained.Done)
 		}
 		if s.stopping {
@@ -172,15 +185,21 @@ func (s *shard) run() {
 	}
 }
 
-// pass does what is to be done now, with one view of the log.
-func (s *shard) pass(events int, now time.Time) {
+// pass does what is to be done now, with one view of the log: each stage as much as its
+// share of the budget allows.
+func (s *shard) pass(now time.Time) {
 	s.began = now
 	s.readInbox()
+	s.admitSome()
 	v := s.reader.open()
-	s.answerArrivals(&v)
-	s.handle(&v, events)
-	s.retry(&v)
 	s.fanOut(&v)
+	s.takeTurns(&v, &s.merges, s.shares.merge)
+	s.answerSome(&v)
+	s.takePages(&v)
+	s.lookAhead(&v)
+	s.handle(&v)
+	s.takeTurns(&v, &s.late, s.shares.late)
+	s.serveLarge(&v)
 	s.answerAsks()
 	s.sweep(&v, now)
 	v.close()
@@ -191,9 +210,13 @@ func (s *shard) pass(events int, now time.Time) {
 // closeAll closes what is left at the end.
 func (s *shard) closeAll() {
 	for i := uint32(1); i < s.slots.used; i++ {
-		if s.slots.at(i).fd >= 0 {
+		if s.slots.at(i).phase != phaseFree {
 			s.closeSlot(i, CloseDrain)
 		}
+	}
+	for !s.arrivals.empty() {
+		a := s.arrivals.pop()
+		s.closeFd(a.FD, a.Peer, a.Subject, CloseDrain)
 	}
 	s.gauge.Store(0)
 }
@@ -218,7 +241,7 @@ func (s *shard) pollTimeout() int {
 }
 
 func (s *shard) busy() bool {
-	if len(s.late) > 0 || s.sweeper.isOwed() || s.barrierNext != 0 || !s.large.empty() || s.reader.cursor.Load() < s.log.head.Load() {
+	if s.hasWork() || s.reader.cursor.Load() < s.log.head.Load() {
 		return true
 	}
 	s.mu.Lock()
@@ -226,9 +249,14 @@ func (s *shard) busy() bool {
 	return len(s.inbox) > 0
 }
 
-// readInbox takes the commands. New connections are subscribed here, before the
-// pass opens its view: directory numbers given out now are not met in it with an
-// older meaning.
+// hasWork reports whether a stage has something left to do.
+func (s *shard) hasWork() bool {
+	return s.poller.hasEvents() || !s.small.empty() || !s.large.empty() || !s.merges.empty() || !s.late.empty() ||
+		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || s.ahead.isDue ||
+		s.barrierNext != 0 || s.overrun.next != 0 || s.sweeper.isOwed()
+}
+
+// readInbox takes the commands, and leaves them to the stages.
 func (s *shard) readInbox() {
 	s.mu.Lock()
 	commands := s.inbox
@@ -237,11 +265,12 @@ func (s *shard) readInbox() {
 	for k := range commands {
 		switch c := &commands[k]; {
 		case c.attach != nil:
-			s.admit(c.attach)
+			s.arrivals.push(c.attach)
+			s.arrived++
 		case c.page != nil:
-			s.pages = append(s.pages, *c)
+			s.pages.push(*c)
 		case c.ask != nil:
-			s.asks = append(s.asks, c.ask)
+			s.asks.push(waitingAsk{c.ask, s.arrived})
 		case c.order == orderStop:
 			s.stopping = true
 		case c.order == orderDrain:
@@ -253,41 +282,48 @@ func (s *shard) readInbox() {
 }
 
 // handle deals with what the kernel tells about parked descriptors.
-func (s *shard) handle(v *view, events int) {
-	for k := range events {
-		ev := s.poller.event(k)
-		if ev.slot == wakeSlot || ev.slot >= s.slots.used {
-			continue
-		}
-		c := s.slots.at(ev.slot)
-		if c.gen != ev.gen || c.fd < 0 {
-			continue
-		}
-		switch {
-		case ev.hadError: // first: a reset and a timeout hang up as well
-			s.closeSlot(ev.slot, CloseError)
-			continue
-		case ev.peerClosed:
-			s.closeSlot(ev.slot, CloseClient)
-			continue
-		case ev.readable && !s.discardInput(ev.slot, c):
-			continue
-		}
-		if ev.writable && c.state&slotBlocked != 0 {
-			s.unblock(v, ev.slot, c)
+func (s *shard) handle(v *view) {
+	s.budget.begin(s.shares.events)
+	for s.poller.hasEvents() {
+		s.handleEvent(v, s.poller.next())
+		s.budget.slots++
+		if s.budget.spent() {
+			return
 		}
 	}
 }
 
-// unblock goes on with a slot whose socket has room again, unless it took so
-// long that its next message is gone.
+func (s *shard) handleEvent(v *view, ev readiness) {
+	if ev.slot == wakeSlot || ev.slot >= s.slots.used {
+		return
+	}
+	c := s.slots.at(ev.slot)
+	if c.gen != ev.gen || c.phase == phaseFree {
+		return
+	}
+	switch {
+	case ev.hadError: // first: a reset and a timeout hang up as well
+		s.closeSlot(ev.slot, CloseError)
+		return
+	case ev.peerClosed:
+		s.closeSlot(ev.slot, CloseClient)
+		return
+	case ev.readable && !s.discardInput(ev.slot, c):
+		return
+	}
+	if ev.writable && c.phase == phaseBlocked {
+		s.unblock(v, ev.slot, c)
+	}
+}
+
+// unblock gives a slot whose socket has room again a turn, unless it took so long that
+// its next message is gone.
 func (s *shard) unblock(v *view, i uint32, c *slot) {
-	if s.lostTouch(v, c) {
+	if s.lostTouch(v, i) {
 		s.closeSlot(i, CloseSlow)
 		return
 	}
-	s.unmarkBlocked(c)
-	s.proceed(v, i, c)
+	s.later(i)
 }
 
 const (
@@ -301,8 +337,9 @@ const (
 // sends much, or often, is closed; so is one that is gone.
 func (s *shard) discardInput(i uint32, c *slot) (ok bool) {
 	n, res := readFd(int(c.fd), s.discarded)
+	s.budget.calls++
 	switch {
-	case res == ioAgain:
+	case res == ioAgain || res == ioStarved:
 		return true
 	case res == ioFailed:
 		s.closeSlot(i, CloseError)
@@ -317,89 +354,45 @@ func (s *shard) discardInput(i uint32, c *slot) (ok bool) {
 	return false
 }
 
-// retryBytes bounds what all slots that could not finish get in one pass: four of them,
-// if each takes what it may (catchUpBytes). There may be as many as the shard has.
-const retryBytes = 4 * catchUpBytes
-
-// retry gives slots that could not finish another turn, as many as one pass may, in the
-// order in which they came. Who does not finish again comes behind the others.
-func (s *shard) retry(v *view) {
-	limit := s.count.sentBytes.Load() + retryBytes
-	k, turns := 0, 0
-	for end := len(s.late); k < end && turns < sliceWrites && s.count.sentBytes.Load() < limit; k++ {
-		r := s.late[k]
-		if c := s.slots.at(r.slot); c.gen == r.gen && c.state&slotQueued != 0 {
-			c.state &^= slotQueued
-			s.proceed(v, r.slot, c)
-			turns++
-		}
-	}
-	s.late = slices.Delete(s.late, 0, k)
-}
-
-// proceed goes on writing to a slot: what is pending, then the ring.
-func (s *shard) proceed(v *view, i uint32, c *slot) {
-	if c.state&slotPending != 0 && !s.writePending(v, i, c) {
-		return
-	}
-	if c.state&slotNotLive == 0 {
-		s.catchUp(v, i, c)
-	}
-}
-
-// writePending writes a slot's pending bytes and reports whether it may go on
-// with the ring.
-func (s *shard) writePending(v *view, i uint32, c *slot) (ok bool) {
-	p := s.pending[i]
-	if len(p.rest) > 0 {
-		n, res := s.writeBytes(c, p.rest)
-		if res == ioFailed {
-			s.closeSlot(i, CloseError)
-			return false
-		}
-		if p.rest = p.rest[n:]; len(p.rest) > 0 {
-			s.block(c)
-			return false
-		}
-	}
-	then := p.then
-	s.dropPending(i, c)
-	if then.kind != resumeNone {
-		s.resumeFrom(v, i, c, then)
-		return false
-	}
-	return true
-}
-
-func (s *shard) dropPending(i uint32, c *slot) {
-	if c.state&slotPending == 0 {
+func (s *shard) dropPending(i uint32) {
+	c := s.slots.at(i)
+	if !c.has(slotPending) {
 		return
 	}
 	buf := s.pending[i].buf
 	s.pendingSize -= int64(buf.Len())
 	bytebufferpool.Put(buf)
 	delete(s.pending, i)
-	c.state &^= slotPending
+	c.flags &^= slotPending
 }
 
 // keepPending makes a copy of b the pending bytes of a slot.
-func (s *shard) keepPending(i uint32, c *slot, b []byte, then resumePoint) {
+func (s *shard) keepPending(i uint32, b []byte, then resumePoint) {
 	buf := bytebufferpool.Get()
 	_, _ = buf.Write(b)
 	s.pendingSize += int64(len(b))
 	s.pending[i] = &pendingBytes{buf: buf, rest: buf.B, then: then}
-	c.state |= slotPending
+	s.slots.at(i).flags |= slotPending
 }
 
-// closeSlot ends a connection: the one place where a shard closes a descriptor.
+// closeSlot ends a connection.
 func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	c := s.slots.at(i)
 	s.unsubscribeAll(i)
-	s.dropPending(i, c)
-	s.unmarkBlocked(c)
+	s.dropPending(i)
+	if c.phase == phaseAhead {
+		s.ahead.leave(s)
+	}
+	s.enter(c, phaseFree)
 	fd, peer, subject := int(c.fd), c.peer, s.credentials.get(i).subject
 	s.credentials.clear(i)
 	s.dropSlot(i)
+	s.closeFd(fd, peer, subject, reason)
+}
+
+// closeFd is the one place where a shard closes a descriptor.
+func (s *shard) closeFd(fd int, peer, subject uint32, reason CloseReason) {
+	s.budget.calls++
 	s.count.closed[reason].Add(1)
 	closeFd(fd)
 	s.engine.closed(peer, subject)

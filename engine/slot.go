@@ -2,25 +2,61 @@ package engine
 
 import "github.com/valyala/bytebufferpool"
 
-// slotState is a set of reasons why a slot is not simply live.
-type slotState uint8
+// slotPhase says what a slot waits for. It is in exactly one:
+//
+//	           admit            sendHead                  job: written whole
+//	(free) ──────────▶ arriving ──────────▶ live ◀────────────────────────┐
+//	                    │  │  │               │ job: messages of several   │
+//	                    │  │  │               ▼ channels, or behind        │
+//	                    │  │  │            queued ──── all written ────────┘
+//	                    │  │  │             │  ▲
+//	   ID ahead of the  │  │  │ socket full │  │ the kernel has room again
+//	   log              │  │  └───────────▶ ▼  │
+//	        ┌───────────┘  │              blocked        (live, too, when its socket is full)
+//	        ▼              ▼
+//	      ahead ──────▶ resuming ── page written: resumes again, from its end
+//
+// From each phase but arriving closeSlot leads to free. Ahead, resuming and blocked slots
+// whose pending bytes are written resume, which leads to live, queued, blocked, ahead or
+// resuming (shard.resumeFrom).
+type slotPhase uint8
 
 const (
-	slotBlocked  slotState = 1 << iota // the socket is full: waits for the edge
-	slotResuming                       // the history is being read for it, or its ID is still ahead of the log
-	slotPending                        // bytes outside the ring come first, see shard.pending
-	slotMany                           // subscribes to more than one channel
-	slotQueued                         // in shard.late
-	slotNoID                           // its client got no event yet and came without an ID: live all the same
-
-	// slotNotLive: new messages do not go straight to the socket.
-	slotNotLive = slotBlocked | slotResuming | slotPending | slotQueued
+	phaseFree     slotPhase = iota // no connection
+	phaseArriving                  // subscribed; its head is not written
+	phaseLive                      // gets new messages straight away, from the jobs of its channels
+	phaseQueued                    // in shard.merges or shard.late: has messages to get, or pending bytes to write, when it is its turn
+	phaseBlocked                   // its socket is full: waits for the edge of epoll
+	phaseAhead                     // in shard.ahead: its ID lies ahead of the log
+	phaseResuming                  // the history is being read for it
 )
 
-// slot is one parked connection. It owns its descriptor, no buffer and no
-// goroutine. The position is all there is to know about what it has received.
+// slotFlags are facts that do not depend on the phase, but for slotPending.
+type slotFlags uint8
+
+const (
+	slotPending slotFlags = 1 << iota // queued or blocked, and bytes outside the ring come first: see shard.pending
+	slotMany                          // subscribes to more than one channel
+	slotNoID                          // its client got no event yet and came without an ID
+	slotStarved                       // blocked, but the kernel had no memory: no edge may follow
+)
+
+// slot is one parked connection. It owns its descriptor, no buffer and no goroutine.
+//
+// A method of shard that takes a slot by number and pointer, (i uint32, c *slot), may
+// close it: whoever called does not look at c afterwards. One that takes only the number
+// or only the pointer does not close it.
 type slot struct {
-	pos     uint64    // all messages of its channels up to here are written
+	// pos is a position up to which all messages of its channels are written. What lies
+	// behind depends on the phase:
+	//   - arriving: where the log stood when its request was read. Nothing is written.
+	//   - live: what was scanned is written too, but for the jobs at hand. So the pos of a
+	//     quiet slot may be old, also older than the ring. shard.upTo tells the newest one.
+	//   - queued, blocked: exact. Nothing behind is written but off bytes of the next
+	//     message, whichever of its channels it is from. Where the socket filled in the
+	//     middle of the ring's messages, pos+1 is that message.
+	//   - ahead, resuming, and with pending bytes that end in a resume: says nothing.
+	pos     uint64
 	fd      int32     // -1: free
 	gen     uint32    // grows when the slot is freed; events of former owners do not match
 	off     uint32    // bytes already written of the message after pos
@@ -28,10 +64,13 @@ type slot struct {
 	expires uint32    // second of the engine's life at which it is closed; 0: never
 	peer    uint32    // handle of its address in the front
 	opened  uint32    // second of the engine's life at which it came
-	state   slotState // why it is not live
-	idle    uint8     // visits of the heartbeat since the last write
+	phase   slotPhase // what it waits for
+	flags   slotFlags // what else there is to know
+	idle    uint8     // visits of the sweeper since the last write
 	inputs  uint8     // times that it sent something after its request
 }
+
+func (c *slot) has(f slotFlags) bool { return c.flags&f != 0 }
 
 // subscription links a slot into the list of one channel's members in a shard,
 // and the subscriptions of one slot with each other.
@@ -48,7 +87,7 @@ type table[T any] struct {
 	used   uint32
 }
 
-// tableChunk records make a chunk: 44 KiB of slots, so that growth is steady
+// tableChunk records make a chunk: 40 KiB of slots, so that growth is steady
 // and its waste small.
 const tableChunk = 1024
 
@@ -91,7 +130,7 @@ func (s *shard) newSlot(fd int) (uint32, *slot) {
 		s.freeSlot = s.slots.at(i).sub
 	}
 	c := s.slots.at(i)
-	*c = slot{fd: int32(fd), gen: c.gen, opened: s.engine.second(s.began)}
+	*c = slot{fd: int32(fd), gen: c.gen, opened: s.engine.second(s.began), phase: phaseArriving}
 	s.open++
 	return i, c
 }
@@ -104,8 +143,23 @@ func (s *shard) dropSlot(i uint32) {
 	s.open--
 }
 
+// enter moves a slot to another phase.
+func (s *shard) enter(c *slot, p slotPhase) {
+	switch {
+	case c.phase == p:
+		return
+	case p == phaseBlocked:
+		s.count.slow.Add(1)
+	case c.phase == phaseBlocked:
+		s.count.slow.Add(-1)
+		c.flags &^= slotStarved
+	}
+	c.phase = p
+}
+
 // subscribe adds slot i to the members of a channel.
 func (s *shard) subscribe(i uint32, name string) {
+	s.budget.looks += subscribeLooks
 	ch := s.log.dir.subscribe(name)
 	for uint32(len(s.members)) <= ch {
 		s.members = append(s.members, members{})
@@ -131,6 +185,7 @@ func (s *shard) subscribe(i uint32, name string) {
 // unsubscribeAll takes slot i out of all its channels.
 func (s *shard) unsubscribeAll(i uint32) {
 	for n := s.slots.at(i).sub; n != 0; {
+		s.budget.looks += subscribeLooks
 		sub := s.subs.at(n)
 		m := &s.members[sub.ch]
 		if m.job != 0 {
@@ -164,4 +219,9 @@ func (s *shard) lastLeft(ch uint32) {
 	if !s.sharesBit {
 		s.log.dir.at(ch).shards.And(^s.bit)
 	}
+}
+
+// hasPlace reports whether pos says something.
+func (c *slot) hasPlace() bool {
+	return !c.has(slotPending) && (c.phase == phaseLive || c.phase == phaseQueued || c.phase == phaseBlocked)
 }

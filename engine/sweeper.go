@@ -16,10 +16,6 @@ const (
 	// sweepsPerBeat is the number of times a slot is looked at in one heartbeat
 	// period: silence lasts between 7/8 of the period and the whole.
 	sweepsPerBeat = 8
-	// sweepCalls bounds the system calls of one pass for what is due, before the shard
-	// looks at new messages again: about a millisecond of heartbeats, two of ends. With
-	// 100,000 streams in a shard a sweep of heartbeats is 15 ms.
-	sweepCalls = 512
 	// stuckVisits is how long a slot may hold memory of its own, the rest of a head
 	// or of an event, without taking a byte: two heartbeat periods.
 	stuckVisits = 2 * sweepsPerBeat
@@ -37,6 +33,7 @@ type sweeper struct {
 
 	deadline time.Time // of the drain; zero: none
 	victim   uint32    // the slot to close next
+	closes   float64   // closes due, with the fraction of one
 }
 
 func (w *sweeper) init(heartbeat time.Duration) {
@@ -73,28 +70,29 @@ func (s *shard) sweep(v *view, now time.Time) {
 		slots := float64(s.slots.used)
 		w.owed = min(w.owed+slots*sweepsPerBeat*float64(elapsed)/float64(w.period), slots)
 	}
-	if w.isOwed() {
-		s.visitSome(v, now)
-	}
 	if due && w.draining() {
-		s.drainSome(now, elapsed)
+		w.closes = min(w.closes+s.drainShare(now, elapsed), float64(s.open))
 	}
+	s.budget.begin(s.shares.sweep)
+	s.drainSome()
+	s.visitSome(v, now)
 }
 
-// isOwed reports whether a slot is due to be looked at.
-func (w *sweeper) isOwed() bool { return w.owed >= 1 }
+// isOwed reports whether a slot is due to be looked at, or to be closed.
+func (w *sweeper) isOwed() bool { return w.owed >= 1 || w.closes >= 1 }
 
-// visitSome looks at the slots that are due, as many as one pass may.
+// visitSome looks at the slots that are due, as many as the budget allows.
 func (s *shard) visitSome(v *view, now time.Time) {
 	w := &s.sweeper
 	second, over := s.engine.second(now), w.over(now)
-	for calls := 0; w.isOwed() && calls < sweepCalls; w.owed-- {
+	for ; w.owed >= 1 && !s.budget.spent(); w.owed-- {
+		s.budget.slots++
 		if w.next++; w.next >= s.slots.used {
 			w.next = 0
 			continue
 		}
-		if c := s.slots.at(w.next); c.fd >= 0 {
-			calls += s.visit(v, w.next, c, second, over)
+		if c := s.slots.at(w.next); c.phase != phaseFree && c.phase != phaseArriving {
+			s.visit(v, w.next, c, second, over)
 		}
 	}
 }
@@ -107,36 +105,26 @@ func (w *sweeper) over(now time.Time) uint32 {
 	return wallSecond(now.Add(untilNext))
 }
 
-// visit looks after one connection and returns the system calls that it took.
-func (s *shard) visit(v *view, i uint32, c *slot, second, over uint32) (calls int) {
+// visit looks after one connection.
+func (s *shard) visit(v *view, i uint32, c *slot, second, over uint32) {
 	if c.idle < 255 {
 		c.idle++
 	}
 	switch {
 	case c.expires != 0 && c.expires <= second, s.credentials.isOver(i, over):
 		s.disconnect(i, c, CloseExpired)
-		return 2
-	case c.state&slotPending != 0 && c.idle > stuckVisits, c.state&slotBlocked != 0 && s.lostTouch(v, c):
+	case c.has(slotPending) && c.idle > stuckVisits, c.phase == phaseBlocked && s.lostTouch(v, i):
 		s.closeSlot(i, CloseSlow)
-		return 1
-	case c.state&slotNotLive&^slotResuming == 0 && c.idle >= sweepsPerBeat && !s.sweeper.silent:
+	case c.has(slotStarved):
+		s.later(i)
+	case c.takesHeartbeats() && c.idle >= sweepsPerBeat && !s.sweeper.silent:
 		s.heartbeat(i, c)
-		return 1
 	}
-	return 0
 }
 
-// lostTouch reports whether a slot's next message has left the ring.
-func (s *shard) lostTouch(v *view, c *slot) bool {
-	if c.state&(slotPending|slotResuming) != 0 {
-		return false // its position is not set yet
-	}
-	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		if _, lost := v.follow(s.subs.at(n).ch, c.pos); lost {
-			return true
-		}
-	}
-	return false
+// takesHeartbeats: nothing is written to it half, and no turn of it is due.
+func (c *slot) takesHeartbeats() bool {
+	return c.phase == phaseLive || c.phase == phaseAhead || c.phase == phaseResuming
 }
 
 // heartbeatOf is what is sent on a silent stream: a comment, or an event of the
@@ -155,35 +143,45 @@ func (s *shard) heartbeat(i uint32, c *slot) {
 	case res == ioFailed:
 		s.closeSlot(i, CloseError)
 		return
-	case n < len(heartbeat) && c.state&slotResuming != 0: // what it waits for must not come in between
+	case n < len(heartbeat) && c.phase != phaseLive: // what it waits for must not come in between
 		s.closeSlot(i, CloseSlow)
 		return
-	case n == 0:
-		s.block(c)
 	case n < len(heartbeat):
-		s.keepPending(i, c, heartbeat[n:], resumePoint{})
+		c.pos = s.upTo(i)
+		if n > 0 {
+			s.keepPending(i, heartbeat[n:], resumePoint{})
+		}
 		s.block(c)
 	}
 	s.count.heartbeats.Add(1)
 }
 
-// drainSome closes as many connections as keep the pace to the deadline, each
-// with a new reconnect delay.
-func (s *shard) drainSome(now time.Time, elapsed time.Duration) {
-	w := &s.sweeper
-	left := w.deadline.Sub(now)
-	quota := s.open
-	if left > elapsed {
-		quota = int(float64(s.open)*float64(elapsed)/float64(left)) + 1
+// drainShare is how many connections to close keeps the pace to the deadline.
+func (s *shard) drainShare(now time.Time, elapsed time.Duration) float64 {
+	left := s.sweeper.deadline.Sub(now)
+	if left <= elapsed {
+		return float64(s.open)
 	}
-	for visited := uint32(0); quota > 0 && visited < s.slots.used; visited++ {
+	return float64(s.open)*float64(elapsed)/float64(left) + 1
+}
+
+// drainSome closes the connections that are due, as many as the budget allows, each with
+// a new reconnect delay. Who is not answered yet is left for later.
+func (s *shard) drainSome() {
+	w := &s.sweeper
+	for visited := uint32(0); w.closes >= 1 && visited < s.slots.used; visited++ {
+		s.budget.slots++
 		if w.victim++; w.victim >= s.slots.used {
 			w.victim = 0
 			continue
 		}
-		if c := s.slots.at(w.victim); c.fd >= 0 {
+		if c := s.slots.at(w.victim); c.phase != phaseFree && c.phase != phaseArriving {
 			s.disconnect(w.victim, c, CloseDrain)
-			quota--
+			w.closes--
+		}
+		if s.budget.spent() {
+			return
 		}
 	}
+	w.closes = 0
 }

@@ -21,6 +21,8 @@ type reader struct {
 	// pin is the first position that the open view may touch, noPosition
 	// when none is open: segments from there on are not reused.
 	pin atomic.Uint64
+
+	budget budget // owned by the owner: what it has done, and may still do
 }
 
 // view is a reader's look at the ring for one pass. Frames found through it are
@@ -62,6 +64,7 @@ func (v *view) refresh() {
 
 // at returns the record at pos, tail ≤ pos, and its segment.
 func (v *view) at(pos uint64) (*entry, *segment) {
+	v.r.budget.looks++
 	if n := v.near; n < len(v.refs) && v.refs[n].first <= pos && (n+1 == len(v.refs) || pos < v.refs[n+1].first) {
 		ref := &v.refs[n]
 		return &ref.seg.entries[pos-ref.first], ref.seg
@@ -73,7 +76,12 @@ func (v *view) at(pos uint64) (*entry, *segment) {
 
 // follow returns the position of a channel's first message after pos. None: 0.
 // Lost means that such messages have left the ring.
+//
+// It costs O(1) where there is none and where pos is a message of the channel, and else
+// O(log n) of the n messages that the ring has of the channel behind pos. Who needs one
+// after the other goes on by entry.next.
 func (v *view) follow(ch uint32, pos uint64) (next uint64, lost bool) {
+	v.r.budget.looks++
 	last := v.r.log.dir.at(ch).last.Load()
 	if last <= pos {
 		return 0, false
@@ -91,13 +99,18 @@ func (v *view) follow(ch uint32, pos uint64) (next uint64, lost bool) {
 			}
 		}
 	}
+	low := max(pos+1, v.tail) // nothing before it is looked at
 	for {
 		e, _ := v.at(last)
-		d := uint64(e.prev)
-		if d == 0 || last-d <= pos {
-			return last, false
+		if d := uint64(e.skip); d != 0 && last-d >= low {
+			last -= d
+			continue
 		}
-		if last-d < v.tail {
+		d := uint64(e.prev)
+		switch {
+		case d == 0 || last-d <= pos:
+			return last, false
+		case last-d < v.tail:
 			return 0, true
 		}
 		last -= d

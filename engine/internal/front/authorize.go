@@ -153,7 +153,7 @@ func hasField(fields []sseproto.Field, name string) bool {
 
 // dismiss answers and closes a connection that has left netpoll.
 func (f *Front) dismiss(h *handshake, answer []byte) {
-	if n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(answer)}); result == sock.Again || result == sock.OK && n < len(answer) {
+	if n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(answer)}); result == sock.Again || result == sock.Starved || result == sock.OK && n < len(answer) {
 		f.counters.refused[RefuseUnread].Add(1)
 	}
 	sock.ShutdownWrite(h.from.fd)

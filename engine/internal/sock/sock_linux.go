@@ -14,17 +14,20 @@ import (
 type Result uint8
 
 const (
-	OK     Result = iota
-	Again         // the socket is full, or has nothing to read
-	Failed        // the connection is gone
+	OK      Result = iota
+	Again          // the socket is full, or has nothing to read
+	Starved        // the kernel has no memory for it. As Again, but no edge of epoll follows where nothing is in the socket
+	Failed         // the connection is gone
 )
 
 func resultOf(errno unix.Errno) Result {
 	switch errno {
 	case 0:
 		return OK
-	case unix.EAGAIN, unix.EINTR, unix.ENOBUFS:
+	case unix.EAGAIN, unix.EINTR:
 		return Again
+	case unix.ENOBUFS, unix.ENOMEM:
+		return Starved
 	}
 	return Failed
 }

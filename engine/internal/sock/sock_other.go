@@ -11,6 +11,7 @@ type Result uint8
 const (
 	OK Result = iota
 	Again
+	Starved
 	Failed
 )
 

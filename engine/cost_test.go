@@ -1,0 +1,354 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// The tests in this file count what a loop does (budget.work): the counts are the same on
+// every machine. Each takes an input once, four times and sixteen times.
+var sizes = []int{1, 4, 16}
+
+// counting returns what a shard does during f.
+func (s *shard) counting(f func()) work {
+	before := s.budget.work
+	f()
+	now := s.budget.work
+	return work{now.calls - before.calls, now.bytes - before.bytes, now.looks - before.looks, now.slots - before.slots}
+}
+
+// settle does passes until nothing is left to do, and returns the cost of the dearest.
+func (s *nullShard) settle() (dearest cost) {
+	for s.busy() {
+		w := s.counting(func() { s.shard.pass(s.began) })
+		dearest = max(dearest, w.cost())
+	}
+	return dearest
+}
+
+// all is what the stages of a pass may do together.
+func (sh *shares) all() cost {
+	return sh.admit + sh.walk + sh.small + sh.merge + sh.answer + sh.pages + sh.ahead + sh.events + sh.late + sh.large + sh.sweep
+}
+
+// aTurn is the dearest single thing that a stage does: a write of 1 MiB, of as many
+// messages as one may have, over as many channels as a slot may have.
+const aTurn = callCost + turnBytes/bytesPerCost + (turnMessages+20*1024)*lookCost
+
+// notReading makes all sockets of a shard full.
+func (s *nullShard) notReading() {
+	s.send = func(int, []iovec) (int, ioResult) { return 0, ioAgain }
+}
+
+// sweepOnce lets the sweeper look at every slot.
+func (s *nullShard) sweepOnce() work {
+	return s.counting(func() {
+		s.sweeper.owed = float64(s.slots.used)
+		for s.sweeper.isOwed() {
+			s.shard.pass(s.began)
+		}
+	})
+}
+
+// fillWith adds n slots that subscribe to all of the channels.
+func (s *nullShard) fillWith(n int, channels ...string) {
+	for range n {
+		slot, c := s.newSlot(int(s.null.Fd()))
+		c.pos, c.phase = s.log.Position(), phaseLive
+		for _, name := range channels {
+			s.subscribe(slot, name)
+		}
+		if len(channels) > 1 {
+			c.flags |= slotMany
+		}
+	}
+}
+
+func names(prefix string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprint(prefix, i)
+	}
+	return all
+}
+
+// TestReadersThatDoNotReadCostTheSameHoweverMuchTheyMiss: on two of two hot channels, which
+// is what a look at the next message of each once was dear for.
+func TestReadersThatDoNotReadCostTheSameHoweverMuchTheyMiss(t *testing.T) {
+	const slots = 100
+	for _, size := range sizes {
+		s := newNullShard(t)
+		s.notReading()
+		s.fillWith(slots, "hot0", "hot1")
+		for i := range 10_000 * size {
+			s.feed.publish(fmt.Sprint("hot", i%2), "x")
+			if i%1000 == 0 {
+				s.settle()
+			}
+		}
+		s.settle()
+		require.EqualValues(t, slots, s.count.slow.Load())
+		w := s.sweepOnce()
+		t.Logf("%d messages missed: %+v", 10_000*size, w)
+		require.LessOrEqual(t, w.looks, int64(4*slots))
+		require.LessOrEqual(t, w.slots, int64(4*slots))
+	}
+}
+
+// TestReadersWhosePositionHasLeftTheRingCostTheSameHoweverLargeItIs: their sockets filled
+// with something that is not of the ring, long before their next message came.
+func TestReadersWhosePositionHasLeftTheRingCostTheSameHoweverLargeItIs(t *testing.T) {
+	const slots = 100
+	for _, size := range sizes {
+		s := newNullShardOf(t, int64(size)*(1<<20))
+		s.notReading()
+		s.fillWith(slots, "hot0", "hot1")
+		for i := range s.slots.used {
+			if c := s.slots.at(i); c.phase == phaseLive {
+				s.heartbeat(i, c)
+			}
+		}
+		require.EqualValues(t, slots, s.count.slow.Load())
+		pos := s.slots.at(1).pos
+		for s.log.tail.Load() <= pos+1 {
+			s.feed.publish("noise", strings.Repeat("x", 1000))
+		}
+		messages := 5000 * size
+		for i := range messages {
+			s.feed.publish(fmt.Sprint("hot", i%2), "x")
+		}
+		s.settle()
+		first, second := s.sweepOnce(), s.sweepOnce()
+		t.Logf("%d messages missed: first look %+v, second %+v", messages, first, second)
+		require.LessOrEqual(t, first.looks, int64(slots*2*40), "a few steps for each channel, as many as there are binary digits")
+		require.LessOrEqual(t, second.looks, int64(2*slots))
+		require.Zero(t, s.count.closed[CloseSlow].Load())
+	}
+}
+
+// TestResumeOverManyChannelsCostsByItsMessages: a ring full of one-byte messages over 64
+// channels, of which the client has 32.
+func TestResumeOverManyChannelsCostsByItsMessages(t *testing.T) {
+	for _, size := range sizes {
+		s := newNullShard(t)
+		messages := 8000 * size
+		from := s.feed.publish("c0", "before")
+		for i := range messages {
+			s.feed.publish(fmt.Sprint("c", i%64), "x")
+		}
+		s.settle()
+		var channels []string
+		for i := range 32 {
+			channels = append(channels, fmt.Sprint("c", 2*i)) // no two messages lie side by side
+		}
+		s.fillWith(1, channels...)
+		s.slots.at(1).pos, _ = s.log.Position()-uint64(messages), from
+		s.later(1)
+		var dearest cost
+		w := s.counting(func() { dearest = s.settle() })
+		require.EqualValues(t, messages/2, s.count.delivered.Load())
+		t.Logf("%d messages: %+v, dearest pass %v", messages, w, dearest)
+		require.Less(t, w.looks, int64(4*messages))
+		require.Less(t, dearest, s.shares.all()+aTurn)
+	}
+}
+
+// TestBurstOverManyChannelsOfASlotCostsByItsMessages: two messages for each channel.
+func TestBurstOverManyChannelsOfASlotCostsByItsMessages(t *testing.T) {
+	const slots = 100
+	for _, size := range sizes {
+		s := newNullShard(t)
+		channels := names("c", 64*size)
+		s.fillWith(slots, channels...)
+		for range 2 {
+			for _, name := range channels {
+				s.feed.publish(name, "x")
+			}
+		}
+		var dearest cost
+		w := s.counting(func() { dearest = s.settle() })
+		deliveries := int64(2 * slots * len(channels))
+		require.EqualValues(t, deliveries, s.count.delivered.Load())
+		t.Logf("%d channels: %+v, %.1f looks a delivery, dearest pass %v", len(channels), w, float64(w.looks)/float64(deliveries), dearest)
+		require.Less(t, w.looks, 8*deliveries)
+		require.Less(t, w.slots, 8*deliveries)
+		require.LessOrEqual(t, w.calls, int64(2*slots))
+		require.Less(t, dearest, s.shares.all()+aTurn)
+	}
+}
+
+// TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber: while nothing else is there to
+// be delivered, nobody looks at the other channels of a slot.
+func TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber(t *testing.T) {
+	const slots, messages = 100, 50
+	for _, size := range sizes {
+		s := newNullShard(t)
+		channels := names("c", 64*size)
+		s.fillWith(slots, channels...)
+		w := s.counting(func() {
+			for i := range messages {
+				s.feed.publish(channels[i*7%len(channels)], "x")
+				s.settle()
+			}
+		})
+		require.EqualValues(t, slots*messages, s.count.delivered.Load())
+		require.Less(t, w.looks, int64(2*slots*messages))
+	}
+}
+
+// TestPassDoesNotGrowWithWhatThereIsToDo: everything comes at once, and the message of a
+// small channel is delivered in the first pass.
+func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
+	for _, size := range sizes {
+		s := newNullShard(t)
+		for i := range 20 * size { // the slots of the canary's size, and hostile ones
+			s.fillWith(5, fmt.Sprint("small", i))
+		}
+		s.fillWith(1, "canary")
+		canary := s.slots.used - 1
+		s.fillWith(100*size, "large")
+		s.fillWith(10*size, names("many", 256)...)
+		for i := range s.slots.used { // behind
+			if c := s.slots.at(i); c.phase == phaseLive && i%3 == 0 && i != canary {
+				s.queueLive(i)
+				s.later(i)
+			}
+		}
+		s.feed.publish("canary", "first")
+		for i := range 500 * size {
+			s.feed.publish("large", "x")
+			s.feed.publish(fmt.Sprint("many", i%256), "x")
+			s.feed.publish(fmt.Sprint("small", i%(20*size)), "x")
+		}
+		for i := range 1000 * size {
+			s.ahead.push(waiting{ref{slot: 1, gen: s.slots.at(1).gen + 1}, resumePoint{kind: resumeID, id: sseproto.ID{Ms: 500, Seq: uint64(i)}}})
+		}
+		s.sweeper.owed = float64(s.slots.used)
+		first := s.counting(func() { s.shard.pass(s.began) })
+		require.Equal(t, uint64(1), s.slots.at(canary).pos, "in the first pass")
+		dearest := s.settle()
+		t.Logf("size %d: first pass %v, dearest later %v", size, first.cost(), dearest)
+		require.Less(t, max(first.cost(), dearest), s.shares.all()+8*aTurn/10)
+	}
+}
+
+// TestWaitersForTheLogCostNothing: however many there are.
+func TestWaitersForTheLogCostNothing(t *testing.T) {
+	for _, size := range sizes {
+		s := newNullShard(t)
+		s.fillWith(1000*size, "a")
+		for i := uint32(1); i < s.slots.used; i++ {
+			s.enter(s.slots.at(i), phaseAhead)
+			s.ahead.push(waiting{ref{i, s.slots.at(i).gen}, resumePoint{kind: resumeID, id: sseproto.ID{Ms: 1000, Seq: 1000 + uint64(i)}}})
+		}
+		w := s.counting(func() {
+			for range 100 {
+				s.feed.publish("b", "x")
+				s.shard.pass(s.began)
+			}
+		})
+		require.Zero(t, w.calls)
+		require.LessOrEqual(t, w.slots, int64(100))
+	}
+}
+
+// TestWaitersThatLeaveAreForgotten: a client that comes with an ID ahead of the log and
+// leaves, over and over, keeps no memory.
+func TestWaitersThatLeaveAreForgotten(t *testing.T) {
+	h := shardByHand(t, nil)
+	stays := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 2}), "a")
+	for range 1000 {
+		c := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 5}), "a")
+		require.NoError(t, c.conn.Close())
+		h.watch()
+	}
+	require.Equal(t, 1, h.open)
+	require.LessOrEqual(t, len(h.ahead.list), 130)
+	h.f.publish("a", "one")
+	h.f.publish("a", "two")
+	h.f.publish("a", "three")
+	h.pass()
+	require.Equal(t, []string{"three"}, datas(stays.next(1)))
+}
+
+// TestStarvedSocketIsTriedAgain: where nothing is in the socket, no edge of epoll follows.
+func TestStarvedSocketIsTriedAgain(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Heartbeat = time.Hour })
+	c := h.arrive(t, resumePoint{}, "a")
+	h.watch() // the first edge, of the descriptor that is new
+	send := h.send
+	h.send = func(int, []iovec) (int, ioResult) { return 0, ioStarved }
+	h.f.publish("a", "x")
+	h.pass()
+	h.send = send
+	h.watch()
+	require.Equal(t, phaseBlocked, h.slots.at(1).phase)
+	h.sweeper.owed = float64(h.slots.used)
+	h.pass()
+	h.pass()
+	require.Equal(t, []string{"x"}, datas(c.next(1)))
+	require.Zero(t, h.count.slow.Load())
+}
+
+// TestPositionsOfTheWholeRingAreKnown: also without Redis, where a message a millisecond
+// has a clock of its own each.
+func TestPositionsOfTheWholeRingAreKnown(t *testing.T) {
+	l := newLog(8<<20, maxSegmentBytes, 0, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	for ms := uint64(1001); l.Stats().Evicted < 2*maxPositions; ms++ {
+		l.Append(sseproto.ID{Ms: ms, Seq: 1}, "a", "x")
+	}
+	oldest := l.tail.Load() - maxPositions/2
+	for pos := oldest; pos < l.head.Load(); pos++ {
+		id, known := l.idAt(pos)
+		require.True(t, known, pos)
+		require.Equal(t, sseproto.ID{Ms: 1000 + pos, Seq: 1}, id)
+	}
+}
+
+// TestFollowFindsWhatAWalkFinds: the way by trees and the way by every message agree.
+func TestFollowFindsWhatAWalkFinds(t *testing.T) {
+	s := newNullShardOf(t, 1<<20)
+	for i := range 30_000 {
+		s.feed.publish(fmt.Sprint("c", (i*i+i/7)%13), "x")
+		if i%977 != 0 {
+			continue
+		}
+		v := s.reader.open()
+		for k := range 13 {
+			ch, ok := s.log.dir.find(fmt.Sprint("c", k))
+			if !ok {
+				continue
+			}
+			for pos := max(v.tail, 3) - 3; pos < v.head; pos += 1 + pos%11 {
+				next, lost := v.follow(ch, pos)
+				wantNext, wantLost := v.walkTo(ch, pos)
+				require.Equal(t, wantLost, lost, "%d after %d", k, pos)
+				require.Equal(t, wantNext, next, "%d after %d", k, pos)
+			}
+		}
+		v.close()
+	}
+}
+
+// walkTo is follow, message by message.
+func (v *view) walkTo(ch uint32, pos uint64) (next uint64, lost bool) {
+	last := v.r.log.dir.at(ch).last.Load()
+	if last <= pos {
+		return 0, false
+	}
+	for last >= v.tail {
+		e, _ := v.at(last)
+		if e.prev == 0 || last-uint64(e.prev) <= pos {
+			return last, false
+		}
+		last -= uint64(e.prev)
+	}
+	return 0, true
+}
