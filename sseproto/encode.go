@@ -87,30 +87,50 @@ func isOneLine(s string) bool {
 	return strings.IndexByte(s, '\n') < 0 && strings.IndexByte(s, '\r') < 0
 }
 
-// appendLines writes a data line for each line of s. It goes from LF to LF and
-// looks for CR inside: looking for both from each line's start would read data of
-// many LF and no CR once per line.
+// appendLines writes a data line for each line of s. It looks for LF and CR apart and
+// keeps what it has found of both, so that each byte is looked at once for either. Lines
+// without a byte are told by their first one: data may be a million line ends.
 func appendLines(dst []byte, s string) []byte {
-	for {
-		line, rest, more := strings.Cut(s, "\n")
-		if more {
-			line = strings.TrimSuffix(line, "\r")
+	valid := utf8.ValidString(s) // lines end at ASCII bytes, so each is valid then
+	lf, cr := -1, -1             // the next ones from i on, as far as they are known
+	dst = append(dst, fieldData...)
+	for i := 0; ; {
+		if i == len(s) {
+			return append(dst, '\n')
 		}
-		for {
-			part, after, hasCR := strings.Cut(line, "\r")
-			dst = append(dst, fieldData...)
-			dst = appendValidUTF8(dst, part)
-			dst = append(dst, '\n')
-			if !hasCR {
-				break
+		if c := s[i]; c != '\n' && c != '\r' {
+			lf, cr = nextByte(s, i, lf, '\n'), nextByte(s, i, cr, '\r')
+			end := min(lf, cr)
+			dst = appendPart(dst, s[i:end], valid)
+			if i = end; i == len(s) {
+				return append(dst, '\n')
 			}
-			line = after
 		}
-		if !more {
-			return dst
+		if s[i] == '\r' && i+1 < len(s) && s[i+1] == '\n' {
+			i++
 		}
-		s = rest
+		i++
+		dst = append(dst, "\n"+fieldData...)
 	}
+}
+
+// nextByte returns where c comes in s from i on, len(s) if it does not. Known is such a
+// place that was found before, for a lower i.
+func nextByte(s string, i, known int, c byte) int {
+	if known >= i {
+		return known
+	}
+	if n := strings.IndexByte(s[i:], c); n >= 0 {
+		return i + n
+	}
+	return len(s)
+}
+
+func appendPart(dst []byte, s string, valid bool) []byte {
+	if valid {
+		return append(dst, s...)
+	}
+	return appendValidUTF8(dst, s)
 }
 
 // appendEventType writes the event line; a line end or NUL in it could start
@@ -137,33 +157,32 @@ func appendValidUTF8(dst []byte, s string) []byte {
 	if utf8.ValidString(s) {
 		return append(dst, s...)
 	}
-	for {
-		n := validPrefix(s)
-		dst = append(dst, s[:n]...)
-		if n == len(s) {
-			return dst
-		}
-		dst = append(dst, replacement...)
-		s = s[n+illFormedLen(s[n:]):]
-	}
-}
-
-// validPrefix returns the length of the longest prefix of s that is valid UTF-8.
-func validPrefix(s string) int {
-	i := 0
-	for i < len(s) {
-		if s[i] < utf8.RuneSelf {
+	start := 0 // of what is valid and not written yet
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
 			i++
 			continue
 		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 {
-			break
+		n := 1 // of what one U+FFFD stands for
+		if isLead(c) {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r != utf8.RuneError || size != 1 {
+				i += size
+				continue
+			}
+			n = illFormedLen(s[i:])
 		}
+		dst = append(dst, s[start:i]...)
+		dst = append(dst, replacement...)
 		i += n
+		start = i
 	}
-	return i
+	return append(dst, s[start:]...)
 }
+
+// isLead reports whether a sequence of several bytes may begin with c.
+func isLead(c byte) bool { return c >= 0xC2 && c <= 0xF4 }
 
 // illFormedLen returns how many bytes at the start of s one U+FFFD stands for. s
 // starts with an ill-formed sequence. The ranges are those of Unicode, table 3-7.

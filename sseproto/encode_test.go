@@ -237,3 +237,18 @@ func BenchmarkAppendEvent(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkAppendEventOfLineEnds is a message of 1 MiB of what takes the most work: each
+// line end becomes a line, each byte that is no UTF-8 a character of three bytes.
+func BenchmarkAppendEventOfLineEnds(b *testing.B) {
+	for _, piece := range []string{"\n", "\r", "\r\n", "a\n", "\xff", "\xe2\x82", "é\n", "plain text\n"} {
+		b.Run(fmt.Sprintf("piece=%q", piece), func(b *testing.B) {
+			m := Message{Data: strings.Repeat(piece, 1<<20/len(piece))}
+			dst := AppendEvent(nil, testID, m)
+			b.SetBytes(int64(len(m.Data)))
+			for b.Loop() {
+				dst = AppendEvent(dst[:0], testID, m)
+			}
+		})
+	}
+}
