@@ -38,7 +38,7 @@ func (w *writer) take(ctx context.Context) outcome {
 func (w *writer) tookOver(a answer) {
 	if a.writer != "" && a.writer != w.cfg.Instance {
 		w.count.takeOvers.Add(1)
-		w.log.Info("rstore: writing the history instead of another instance", "other", a.writer, "watermark", a.watermark)
+		w.log.Info("history: this instance writes it instead of another", "other", a.writer, "watermark", a.watermark)
 	}
 }
 

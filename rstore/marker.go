@@ -61,10 +61,11 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 func (w *writer) marked(g gap) {
 	w.count.gaps.Add(1)
 	if g.reason == startReason {
-		w.log.Info("rstore: history starts", "to", g.to)
+		w.log.Info("history: it starts", "to", g.to)
 		return
 	}
-	w.log.Error("rstore: gap in the history", "after", g.from, "to", g.to, "reason", g.reason)
+	// No error of this instance: a single one that restarts leaves a gap too.
+	w.log.Warn("history: gap, messages may be missing", "after", g.from, "to", g.to, "reason", g.reason)
 }
 
 func (w *writer) skipReason() string {

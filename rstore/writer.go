@@ -338,7 +338,7 @@ type rejections struct {
 func (r *rejections) tell(log *slog.Logger, n int64) {
 	r.untold += n
 	if _, ok := r.line.Allow(); ok {
-		log.Warn("rstore: streams refused messages: another type, or higher ids added by hand", "messages", r.untold)
+		log.Warn("history: streams refused messages: another type, or higher ids added by hand", "messages", r.untold)
 		r.untold = 0
 	}
 }
@@ -399,7 +399,7 @@ func (w *writer) failed(text, code string) outcome {
 		return after(0)
 	}
 	if failures, tell := w.outage.Failed(); tell {
-		w.log.Error("rstore: history is not written", "error", text, "failures", failures)
+		w.log.Error("history: it is not written", "error", text, "failures", failures)
 	}
 	return after(min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10)))
 }
@@ -407,7 +407,7 @@ func (w *writer) failed(text, code string) outcome {
 func (w *writer) recovered() {
 	w.failures = 0
 	if w.outage.Worked() {
-		w.log.Info("rstore: history is written again")
+		w.log.Info("history: it is written again")
 	}
 }
 

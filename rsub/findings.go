@@ -69,19 +69,19 @@ type mismatch struct {
 func (f *Feed) tell() {
 	log := f.cfg.Logger
 	if epoch, dropped, ok := f.found.epochs.take(); ok {
-		log.Warn("rsub: Redis lost its data, the order goes on", "epoch", epoch, "dropped", dropped)
+		log.Warn("redis: it lost its data, IDs go on ascending", "epoch", epoch, "dropped", dropped)
 	}
 	if r, dropped, ok := f.found.refused.take(); ok {
 		t := r.tick
-		log.Error("rsub: tick refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
+		log.Error("redis: tick refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
 			"ours", f.fingerprint, "node", t.node, "subscribedTo", r.subscribedTo, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.oversize.take(); ok {
-		log.Warn("rsub: message over the limit dropped", "id", m.id, "bytes", m.bytes,
+		log.Warn("redis: message over the limit dropped", "id", m.id, "bytes", m.bytes,
 			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.mismatches.take(); ok {
-		log.Error("rsub: instances saw different messages, this is a bug", "caller", m.tick.caller,
+		log.Error("redis: instances saw different messages, this is a bug", "caller", m.tick.caller,
 			"theirs", m.tick.checksum, "ours", m.own, "dropped", dropped)
 	}
 }

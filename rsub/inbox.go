@@ -286,7 +286,7 @@ func (in *inbox) failed(text string) {
 	in.idle()
 	in.counts.failures.Add(1)
 	if dropped, ok := in.logFail.Allow(); ok {
-		in.feed.cfg.Logger.Error("rsub: the inbox cannot be worked on", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)
+		in.feed.cfg.Logger.Error("inbox: Redis refuses to work on it", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)
 	}
 }
 
@@ -294,7 +294,7 @@ func (in *inbox) tellRefused(reasons []string) {
 	for _, reason := range reasons {
 		in.counts.refuse(reason)
 		if dropped, ok := in.logEntry.Allow(); ok {
-			in.feed.cfg.Logger.Warn("rsub: entry of the inbox refused", "kept", redisconn.Refused(in.feed.cfg.Inbox), "reason", reason, "dropped", dropped)
+			in.feed.cfg.Logger.Warn("inbox: entry set aside", "kept", redisconn.Refused(in.feed.cfg.Inbox), "reason", reason, "dropped", dropped)
 		}
 	}
 }
