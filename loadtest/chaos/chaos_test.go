@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"ssed/internal/redistest"
 )
 
 func TestMain(m *testing.M) {
@@ -78,4 +82,32 @@ func TestFaultsHaveNamesOfTheirOwn(t *testing.T) {
 			about[f.name] = f.about
 		}
 	}
+}
+
+func TestClockOfRedisIsAsFarAheadAsIsSaid(t *testing.T) {
+	dir := t.TempDir()
+	b, err := bendTime(dir)
+	require.NoError(t, err)
+	defer b.close()
+	r, err := redistest.RunProgram(b.server, dir, 0)
+	require.NoError(t, err)
+	defer r.Kill()
+	ahead := func() time.Duration {
+		t.Helper()
+		reply, err := r.Do("TIME")
+		require.NoError(t, err)
+		seconds, err := strconv.ParseInt(reply.([]any)[0].(string), 10, 64)
+		require.NoError(t, err)
+		return time.Until(time.Unix(seconds, 0)).Round(time.Hour)
+	}
+	require.Zero(t, ahead())
+	_, err = r.Do("SET", "k", "v", "EX", "600")
+	require.NoError(t, err)
+	require.NoError(t, b.set(24*time.Hour))
+	require.Eventually(t, func() bool { return ahead() == 24*time.Hour }, startTimeout, time.Millisecond)
+	reply, err := r.Do("GET", "k")
+	require.NoError(t, err)
+	require.Nil(t, reply, "it has expired")
+	require.NoError(t, b.set(0))
+	require.Eventually(t, func() bool { return ahead() == 0 }, startTimeout, time.Millisecond)
 }

@@ -47,8 +47,9 @@ type record struct {
 type client struct {
 	index    int
 	channels []int
-	settled  bool // stays for long, so that open streams go through the faults
-	home     int  // the instance that it stays on for good; anywhere for others
+	settled  bool          // stays for long, so that open streams go through the faults
+	home     int           // the instance that it stays on for good; anywhere for others
+	away     time.Duration // between two streams, in the mean
 	rng      *rand.Rand
 	clock    clock
 	fleet    *fleet
@@ -113,10 +114,15 @@ func (c *client) done() bool {
 }
 
 func (c *client) pause(ctx context.Context) {
-	t := time.NewTimer(time.Duration(c.rng.ExpFloat64() * float64(pauseMean)))
+	away, begun := c.away, c.final.begun.Done()
+	if c.final.begun.Err() != nil {
+		away, begun = pauseMean, nil
+	}
+	t := time.NewTimer(time.Duration(c.rng.ExpFloat64() * float64(away)))
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-begun:
 	case <-ctx.Done():
 	}
 }

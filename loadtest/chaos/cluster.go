@@ -43,7 +43,13 @@ type setup struct {
 	sentinel  bool   // a replica, and a sentinel that tells who is the primary
 	inbox     bool   // half of the publishers add to the inbox
 	joiner    bool   // one more instance, down at first
+	old       bool   // the program of an earlier commit at first
+	bent      bool   // the clock of Redis can be set
 	ring      string // memory of every instance; empty: a different one for each
+	// ttl is how long a channel's history outlives its last message; 0: longer than the
+	// scenario. Otherwise most channels are quiet for longer than that, and clients stay
+	// away for so long.
+	ttl time.Duration
 	// historyMax is per channel; above what a scenario publishes, so that trimming
 	// is not what limits.
 	historyMax int
@@ -59,6 +65,8 @@ type cluster struct {
 	sentPort int
 	proxies  []*toxiproxy.Proxy
 	fleet    *fleet
+	bin, old string    // the program, and that of the earlier commit
+	bent     *bentTime // nil unless the clock of Redis can be set
 }
 
 // fleet is the ssed processes and what is measured at them.
@@ -96,7 +104,7 @@ func (f *fleet) running() (list []*instance) {
 }
 
 func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
-	c = &cluster{dir: dir, setup: s}
+	c = &cluster{dir: dir, setup: s, bin: o.SsedBin, old: o.OldBin}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -111,7 +119,14 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		// while an fsync runs.
 		args = append(args, "--appendfsync", "always")
 	}
-	if c.redis, err = redistest.Run(dir, 0, args...); err != nil {
+	server := "redis-server"
+	if s.bent {
+		if c.bent, err = bendTime(dir); err != nil {
+			return nil, err
+		}
+		server = c.bent.server
+	}
+	if c.redis, err = redistest.RunProgram(server, dir, 0, args...); err != nil {
 		return nil, err
 	}
 	if s.sentinel {
@@ -125,7 +140,7 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 	}
 	c.fleet = &fleet{streams: make([]atomic.Int64, n)}
 	for i := range n {
-		if err := c.addInstance(o, i, longest); err != nil {
+		if err := c.addInstance(i, longest); err != nil {
 			return nil, err
 		}
 	}
@@ -188,8 +203,11 @@ func poll(ctx context.Context, atMost time.Duration, try func() error) error {
 // from the history.
 var ringBytes = []string{"256KiB", "64MiB", "1MiB", "8MiB"}
 
-func (c *cluster) addInstance(o *options, i int, longest time.Duration) error {
-	in := &instance{index: i, bin: o.SsedBin, dir: c.dir}
+func (c *cluster) addInstance(i int, longest time.Duration) error {
+	in := &instance{index: i, bin: c.bin, dir: c.dir}
+	if c.setup.old {
+		in.bin = c.old
+	}
 	addr, err := c.redisAddrFor(i)
 	if err != nil {
 		return err
@@ -210,6 +228,9 @@ func (c *cluster) addInstance(o *options, i int, longest time.Duration) error {
 		"--history-max", strconv.Itoa(c.setup.historyMax),
 		"--ring-bytes", ring,
 		"--retry", "20ms-60ms", "--drain", "300ms",
+	}
+	if c.setup.ttl > 0 {
+		in.args = append(in.args, "--history-ttl", c.setup.ttl.String())
 	}
 	c.fleet.instances = append(c.fleet.instances, in)
 	c.fleet.lines = append(c.fleet.lines, newTimeline(longest))
@@ -324,6 +345,9 @@ func (c *cluster) close() error {
 	}
 	if c.redis != nil {
 		c.redis.Kill()
+	}
+	if c.bent != nil {
+		errs = append(errs, c.bent.close())
 	}
 	return errors.Join(errs...)
 }

@@ -34,6 +34,7 @@ type damage struct {
 
 	hit      []int         // instances that were hit
 	answered time.Duration // when Redis answered again; 0: it always did
+	note     string        // for the reader
 }
 
 func (d *damage) hits(in *instance) *instance {

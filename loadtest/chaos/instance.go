@@ -18,13 +18,13 @@ import (
 type instance struct {
 	// Fixed after construction.
 	index  int
-	bin    string
 	dir    string
 	args   []string
 	public atomic.Pointer[string] // address of the streams; nil while down
 
 	mu    sync.Mutex
 	proc  *ssedtest.Instance // guarded by mu; nil while down
+	bin   string             // guarded by mu: the program of the next start
 	extra []string           // guarded by mu: arguments of the next start
 	runs  int                // guarded by mu
 }
@@ -89,6 +89,34 @@ func (in *instance) restart(sig syscall.Signal, extra ...string) error {
 	in.extra = extra
 	in.mu.Unlock()
 	return in.start()
+}
+
+// replace starts another program in the place of the one that runs.
+func (in *instance) replace(bin string) error {
+	if err := in.end(syscall.SIGTERM); err != nil {
+		return err
+	}
+	in.mu.Lock()
+	in.bin = bin
+	in.mu.Unlock()
+	return in.start()
+}
+
+// program is what runs, or ran last.
+func (in *instance) program() string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.bin
+}
+
+// pid of the process, 0 while it is down.
+func (in *instance) pid() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.proc == nil {
+		return 0
+	}
+	return in.proc.Pid()
 }
 
 // signal freezes or wakes the process.

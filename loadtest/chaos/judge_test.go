@@ -285,6 +285,19 @@ func TestWhatIsToldIsNoMistake(t *testing.T) {
 
 // TestClientWithoutAPositionIsNoWitness: nothing is promised to it, and it shows
 // nothing either.
+// TestHistoryMayForgetWhatClientsHave: what has expired is no mistake of the history, and
+// no excuse for what a client lacks.
+func TestHistoryMayForgetWhatClientsHave(t *testing.T) {
+	w := newWorld()
+	w.forgets = true
+	w.history.channels = make([][]entry, 3)
+	require.Zero(t, passJudgement(w.evidence).wrong())
+	w.a.remove(w.a.find(12), 1)
+	v := passJudgement(w.evidence)
+	require.Equal(t, 1, v.SilentlyMissing)
+	require.Equal(t, 1, v.wrong())
+}
+
 func TestClientWithoutAPositionIsNoWitness(t *testing.T) {
 	w := newWorld()
 	w.b.records = []record{{kind: recordOpened}, {kind: recordClosed, at: at(30)}, {kind: recordOpened, at: at(31)}}

@@ -27,6 +27,7 @@ type options struct {
 	Publishers int      `help:"Publishers at work at once." default:"8"`
 	Rate       int      `help:"Messages per second of all publishers." default:"1000"`
 	SsedBin    string   `help:"The ssed program; default: built from this module." placeholder:"FILE" type:"path"`
+	OldBin     string   `help:"The earlier ssed program of the scenario upgrade; default: built from its commit with git." placeholder:"FILE" type:"path"`
 	Bounds     bool     `help:"Also measure commands per message, ticks and the resync of 20,000 channels." default:"true" negatable:""`
 	JSON       string   `help:"Write everything as JSON." name:"json" placeholder:"FILE" type:"path"`
 	Markdown   string   `help:"Put the tables between the markers of a document." placeholder:"FILE" type:"path"`
@@ -118,6 +119,11 @@ func (o *options) runAll(ctx context.Context, stderr io.Writer) (*report, error)
 	if o.SsedBin == "" {
 		o.SsedBin = filepath.Join(dir, "ssed")
 		if err := ssedtest.Build(o.SsedBin); err != nil {
+			return nil, err
+		}
+	}
+	if o.OldBin == "" && slices.ContainsFunc(o.plan(), func(s scenario) bool { return s.setup.old }) {
+		if o.OldBin, err = buildOld(ctx, dir); err != nil {
 			return nil, err
 		}
 	}

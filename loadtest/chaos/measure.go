@@ -137,7 +137,7 @@ func (r *runner) measureCost(ctx context.Context) (*cost, error) {
 	defer stop()
 	var publishers sync.WaitGroup
 	for _, p := range r.publishers {
-		publishers.Go(func() { p.run(publishCtx, r.every(), r.channels()) })
+		publishers.Go(func() { p.run(publishCtx, r.every(), r.pickChannel) })
 	}
 	publishers.Wait()
 	took := (r.clock.now() - began).Seconds()

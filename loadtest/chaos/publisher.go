@@ -140,7 +140,7 @@ func (p *publisher) close() {
 
 // run publishes at a steady rate until ctx ends. What Redis did not take in time
 // is not caught up with.
-func (p *publisher) run(ctx context.Context, every time.Duration, channels int) {
+func (p *publisher) run(ctx context.Context, every time.Duration, pick func(*rand.Rand) int) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -148,7 +148,7 @@ func (p *publisher) run(ctx context.Context, every time.Duration, channels int) 
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			p.publish(p.rng.IntN(channels))
+			p.publish(pick(p.rng))
 		}
 	}
 }

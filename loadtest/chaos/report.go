@@ -110,7 +110,7 @@ func (r *report) faultLines() (lines []*faultLine) {
 			if row.Settled == row.Ended || s.Name == wideName {
 				continue // among others, or a bound of its own
 			}
-			i := slices.IndexFunc(lines, func(l *faultLine) bool { return l.fault == row.Fault })
+			i := slices.IndexFunc(lines, func(l *faultLine) bool { return l.fault == row.Fault && l.lossless == row.Lossless })
 			if i < 0 {
 				i, lines = len(lines), append(lines, &faultLine{fault: row.Fault, lossless: row.Lossless})
 			}

@@ -34,6 +34,7 @@ type row struct {
 	// the last instance.
 	AfterAnswer time.Duration `json:"afterAnswer"`
 	Gaps        int           `json:"gaps"` // gap events until the next fault
+	Note        string        `json:"note,omitempty"`
 	Error       string        `json:"error,omitempty"`
 }
 
@@ -169,6 +170,8 @@ func (s setup) text() string {
 		{s.sentinel, "replica and sentinel"},
 		{s.joiner, "one joiner"},
 		{s.inbox, "half by the inbox"},
+		{s.old, "of an earlier commit at first"},
+		{s.ttl > 0, "history of " + s.ttl.String()},
 		{s.ring != "", "rings of " + s.ring},
 	} {
 		if w.is {
@@ -241,7 +244,7 @@ func (r *runner) attend(ctx context.Context) error {
 		})
 	}
 	for _, p := range r.publishers {
-		publishers.Go(func() { p.run(publishCtx, r.every(), r.channels()) })
+		publishers.Go(func() { p.run(publishCtx, r.every(), r.pickChannel) })
 	}
 	err := r.faults(ctx)
 	stopPublishers()
@@ -257,6 +260,21 @@ func (r *runner) attend(ctx context.Context) error {
 		return err
 	}
 	return r.verdict(int(unfinished.Load()))
+}
+
+// quietTurns is how many groups of channels get messages in turns, where most channels
+// are to be quiet.
+const quietTurns = 10
+
+// pickChannel is the channel of the next message.
+func (r *runner) pickChannel(rng *rand.Rand) int {
+	ttl := r.scenario.setup.ttl
+	if ttl == 0 {
+		return rng.IntN(r.channels())
+	}
+	turn := ttl / 3 // so that a channel is quiet for three times its history's life
+	group := int(r.clock.now()/turn) % quietTurns
+	return group + quietTurns*rng.IntN(r.channels()/quietTurns)
 }
 
 // end publishes the last messages and waits until every client has its own.
@@ -310,7 +328,7 @@ func (r *runner) emptyInbox(ctx context.Context) error {
 }
 
 func (r *runner) verdict(unfinished int) error {
-	e := evidence{channels: r.channels(), clients: r.clients}
+	e := evidence{channels: r.channels(), clients: r.clients, forgets: r.scenario.setup.ttl > 0}
 	primary, _ := r.cluster.primary()
 	var err error
 	if e.history, err = readHistory(primary, r.channels()); err != nil {
@@ -347,7 +365,10 @@ func (r *runner) makeClients(final *finale) {
 	}
 	for i := range n {
 		rng := r.fork()
-		c := &client{index: i, settled: i%2 == 0, home: anywhere, rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final}
+		c := &client{index: i, settled: i%2 == 0, home: anywhere, away: pauseMean, rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final}
+		if !c.settled && r.scenario.setup.ttl > 0 {
+			c.away = r.scenario.setup.ttl
+		}
 		if r.scenario.wide {
 			c.home = i % r.scenario.setup.instances
 			for ch := range widePerClient {
@@ -427,11 +448,11 @@ func (r *runner) pause(ctx context.Context, t time.Duration) error {
 // inject does one fault and measures until everything is well again.
 func (r *runner) inject(ctx context.Context, f fault, rng *rand.Rand) error {
 	d := &damage{cluster: r.cluster, rng: rng, clock: r.clock}
-	w := row{Scenario: r.scenario.name, Fault: f.name, Lossless: f.lossless, Began: r.clock.now()}
+	w := row{Scenario: r.scenario.name, Fault: f.name, Lossless: f.lossless && r.scenario.setup.ttl == 0, Began: r.clock.now()}
 	if err := f.inject(ctx, d); err != nil {
 		w.Error = err.Error()
 	}
-	w.Ended, w.Hit = r.clock.now(), d.hit
+	w.Ended, w.Hit, w.Note = r.clock.now(), d.hit, d.note
 	if err := r.cluster.awaitReady(ctx); err != nil {
 		return fmt.Errorf("after %s: %w", f.name, err)
 	}
@@ -441,8 +462,10 @@ func (r *runner) inject(ctx context.Context, f fault, rng *rand.Rand) error {
 	w.Settled = r.clock.now()
 	r.measure(&w, d.answered)
 	r.say("%-32s %5.1f s  silent: hit %v, others %v, history %v", f.name, (w.Settled - w.Began).Seconds(), w.HitSilent, w.OthersSilent, w.HistorySilent)
-	if w.Error != "" {
-		r.say("  %s", w.Error)
+	for _, text := range []string{w.Note, w.Error} {
+		if text != "" {
+			r.say("  %s", text)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -96,6 +96,33 @@ func scenarios() []scenario {
 			rounds: 2,
 		},
 		{
+			// The last fault keeps what the finale sends.
+			name: "retention",
+			setup: with(func(s *setup) {
+				s.ttl, s.bent, s.historyMax, s.ring = 2*time.Second, true, 100, "256KiB"
+			}),
+			faults: []fault{
+				killWriter, ttlLonger, clockAhead, ttlShorter, writesRefused, evictLRU, fewerKept, killAllLinks, evictVolatile, moreKept,
+				clockAhead, gapsDeleted, evictAny, killWriter, ttlLonger,
+			},
+			rounds: 1,
+		},
+		{
+			name:   "hostile",
+			setup:  with(func(s *setup) { s.ring = "8MiB" }),
+			faults: []fault{largeHistories, abandonedResumes, neverReading, resetting, halfHeads, freshNames},
+			rounds: 2,
+		},
+		{
+			name:  "upgrade",
+			setup: with(func(s *setup) { s.old, s.inbox, s.persist = true, true, true }),
+			faults: []fault{
+				killWriter, upgradeHalf, killWriter, killLink, freezeWriter, killAllLinks, upgradeRest, killWriter,
+				downgradeHalf, killWriter, killLink, killAllLinks, downgradeRest, killWriter, upgradeHalf, upgradeRest,
+			},
+			rounds: 1,
+		},
+		{
 			name:  "mixed",
 			setup: with(func(s *setup) { s.proxied, s.persist, s.joiner = true, true, true }),
 			faults: []fault{

@@ -101,14 +101,19 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 		_, _ = io.Copy(io.Discard, in) // any end will do
 		cancel()
 	}()
-	p := &player{Spec: spec}
-	ready := func() error { return enc.Encode(Result{Ready: true, Opened: p.opened.Load()}) }
-	if err := p.play(ctx, ready); err != nil {
+	r, err := Play(ctx, spec, func() error { return enc.Encode(Result{Ready: true}) })
+	if err != nil {
 		return errors.Join(err, enc.Encode(Result{Error: err.Error()}))
 	}
-	return enc.Encode(Result{
-		Opened: p.opened.Load(), Done: p.done.Load(), Failed: p.failed.Load(), Missed: p.missed.Load(),
-	})
+	return enc.Encode(r)
+}
+
+// Play is the neighbour in this process, until ctx ends. Ready is called when all
+// connections stand.
+func Play(ctx context.Context, spec Spec, ready func() error) (Result, error) {
+	p := &player{Spec: spec}
+	err := p.play(ctx, ready)
+	return Result{Opened: p.opened.Load(), Done: p.done.Load(), Failed: p.failed.Load(), Missed: p.missed.Load()}, err
 }
 
 // player is a neighbour at work.
