@@ -3,6 +3,10 @@
 package bench
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +20,8 @@ import (
 const (
 	maxIdleBytes = 256
 	maxOwnBytes  = 512
+	// maxSubjectBytes is what a subject of its own may cost on top, with its name.
+	maxSubjectBytes = 64
 )
 
 // BenchmarkIdleConnectionMemory opens 10,000 connections to the real program and
@@ -25,6 +31,30 @@ const (
 func BenchmarkIdleConnectionMemory(b *testing.B) {
 	b.Run("channels=1", func(b *testing.B) { idleMemory(b, maxIdleBytes, func(int) int { return 1 }) })
 	b.Run("channels=conns", func(b *testing.B) { idleMemory(b, maxOwnBytes, func(conns int) int { return conns }) })
+	for _, streamsEach := range []int{0, 100, 1} {
+		name, limit := fmt.Sprintf("subjects=conns/%d", streamsEach), maxIdleBytes+maxSubjectBytes
+		if streamsEach == 0 {
+			name, limit = "subjects=0", maxIdleBytes
+		}
+		b.Run("channels=1/"+name, func(b *testing.B) {
+			service := namesSubjects(b, streamsEach)
+			idleMemory(b, float64(limit), func(int) int { return 1 }, "--auth-url", service, "--auth-cache-ttl", "0")
+		})
+	}
+}
+
+// namesSubjects is a service for --auth-url that admits everyone and gives so many a
+// subject; 0: nobody. It returns its URL.
+func namesSubjects(b *testing.B, streamsEach int) string {
+	var asked atomic.Int64
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if n := int(asked.Add(1)); streamsEach > 0 {
+			w.Header().Set("X-SSE-Subject", fmt.Sprintf("user:%09d", n/streamsEach)) // 14 bytes
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	b.Cleanup(service.Close)
+	return service.URL
 }
 
 // warmStorms times 200 connects are more than those after which the engine gives
@@ -32,10 +62,10 @@ func BenchmarkIdleConnectionMemory(b *testing.B) {
 // before, and be missing in the growth.
 const warmStorms = 6
 
-func idleMemory(b *testing.B, limit float64, channels func(conns int) int) {
+func idleMemory(b *testing.B, limit float64, channels func(conns int) int, args ...string) {
 	conns := min(10_000, fileLimit()-500)
 	for b.Loop() {
-		s := startServer(b)
+		s := startServer(b, args...)
 		warm := connect(b, s.addr, "warm-", 200, 1, false)
 		for range warmStorms - 1 {
 			warm.Close()
