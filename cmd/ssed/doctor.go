@@ -104,6 +104,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 		HeartbeatEvent: serve.gateway.Streams.HeartbeatEvent,
 		PeerTimeout:    serve.gateway.Streams.PeerTimeout,
 		RingBytes:      serve.gateway.Streams.RingBytes,
+		TrustedProxies: serve.gateway.Streams.TrustedProxies,
 	}
 	done = func() {}
 	if r := serve.gateway.Redis; r != nil {

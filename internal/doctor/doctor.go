@@ -11,6 +11,7 @@ package doctor
 import (
 	"context"
 	"io/fs"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -47,6 +48,8 @@ type Config struct {
 	HeartbeatEvent string
 	// RingBytes is --ring-bytes.
 	RingBytes int64
+	// TrustedProxies is --trusted-proxies.
+	TrustedProxies []netip.Prefix
 	// System is the root of the file system, for /proc and /sys. Nil: the real one.
 	System fs.FS
 	// FileLimit is the hard limit of open files. 0: that of this process.
@@ -65,6 +68,7 @@ func Run(ctx context.Context, cfg Config, report func(Result)) {
 	d.files()
 	d.kernel()
 	d.memory()
+	d.trust()
 	if cfg.Redis != nil {
 		d.redis(ctx)
 	} else {

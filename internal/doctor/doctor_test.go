@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -122,6 +123,24 @@ func TestOpenFilesAreComparedWithConnections(t *testing.T) {
 	f(0, 262144, OK, "ssed takes 261888 connections", "")
 	f(1000, 1255, Fail, "1000 connections need 1256", "LimitNOFILE=1256")
 	f(1000, 1256, OK, "enough for 1000", "")
+}
+
+func TestNetworksThatHoldMoreThanProxiesAreNamed(t *testing.T) {
+	f := func(want Status, text string, networks ...string) {
+		t.Helper()
+		cfg := prepared()
+		for _, network := range networks {
+			cfg.TrustedProxies = append(cfg.TrustedProxies, netip.MustParsePrefix(network))
+		}
+		r, checked := run(t, cfg)["trusted proxies"]
+		require.Equal(t, len(networks) > 0, checked)
+		require.Equal(t, want, r.Status)
+		require.Contains(t, r.Text, text)
+	}
+	f("", "")
+	f(OK, "192.0.2.1/32", "192.0.2.1/32", "2001:db8::1/128", "192.0.2.0/24", "2001:db8::/64")
+	f(Warn, "10.0.0.0/8", "10.0.0.0/8")
+	f(Warn, "fd00::/8", "192.0.2.1/32", "fd00::/8")
 }
 
 func TestHeartbeatsThatAreTooRareAreNamed(t *testing.T) {
