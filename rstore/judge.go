@@ -178,15 +178,15 @@ func (c clock) expired(now uint64) (sseproto.ID, error) {
 }
 
 // evicted returns up to where keys may have been evicted. The clock knows up to the
-// last tick; if the server has evicted since, or is another one that evicts or had one
-// before it that did, it may be anything that is written.
+// last tick. If the server has evicted since, it may be anything that is written; so if it
+// is another one than at that tick, as it does not know what the other one did since.
 func (c clock) evicted(node, count string) (sseproto.ID, error) {
 	to, err := c.position("evicted_to")
 	if err != nil {
 		return to, err
 	}
 	known := c["evicted_node"] == node && c["evicted"] == count
-	never := (c["evicted"] == "" || c["evicted"] == "0") && count == "0"
+	never := c["evicted_node"] == "" && count == "0" // no tick has looked yet
 	if known || never {
 		return to, nil
 	}
