@@ -27,6 +27,7 @@ type modelConn struct {
 type modelInstance struct {
 	w     *modelWorld
 	name  string
+	kind  writerKind
 	feed  *Feed
 	log   *engine.Log
 	conns []*modelConn
@@ -171,7 +172,7 @@ func (in *modelInstance) obey() {
 // tick calls the script as ticker.exec does and takes the answer.
 func (in *modelInstance) tick(join bool) {
 	lastT, check := in.feed.seen.latest()
-	words := in.w.redis.tick(join || in.join, in.name, lastT, in.feed.fingerprint, check.String(), in.feed.ticker.inbox.verdicts)
+	words := in.w.redis.tick(join || in.join, in.name, in.kind, lastT, in.feed.fingerprint, check.String(), in.feed.ticker.inbox.verdicts)
 	in.join = false
 	if in.w.rng.IntN(10) == 0 {
 		return // the answer is lost
@@ -318,7 +319,7 @@ func (in *modelInstance) write() {
 			in.adopt(r.look())
 			return
 		}
-		in.adopt(r.skip(in.name, w.epoch, w.mark, low, len(in.w.instances)))
+		in.adopt(r.skip(in.name, in.kind, w.epoch, w.mark, low, len(in.w.instances)))
 	case through == w.mark:
 		in.adopt(r.look())
 	case !w.holder:
@@ -331,10 +332,10 @@ func (in *modelInstance) write() {
 // send appends a batch; the answer is cut off now and then.
 func (in *modelInstance) send(b batch) {
 	r := in.w.redis
-	a := r.append(in.name, b, in.w.rng.IntN(4) == 0)
+	a := r.append(in.name, in.kind, b, in.w.rng.IntN(4) == 0)
 	if a.status == "stale" && in.w.plant == blindRetry {
 		b.after = a.mark
-		a = r.append(in.name, b, false)
+		a = r.append(in.name, in.kind, b, false)
 	}
 	if in.w.rng.IntN(10) > 0 {
 		in.adopt(a)

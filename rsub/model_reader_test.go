@@ -18,7 +18,13 @@ type modelReader struct {
 	waited   int
 
 	seen []message
-	gaps []stretch // what it was told may be missing
+	gaps []toldGap // what it was told may be missing
+}
+
+// toldGap is a gap event; no channel: of all.
+type toldGap struct {
+	stretch
+	channel string
 }
 
 // modelPatience is how often a resuming reader looks for the history to be written up
@@ -27,7 +33,7 @@ const modelPatience = 60
 
 // attach starts a new client at the end of what the instance has.
 func (w *modelWorld) attach(in *modelInstance) {
-	if !in.opened {
+	if !in.opened || in.kind.old {
 		return
 	}
 	r := &modelReader{at: in, live: true, pos: in.high, eventID: in.high, start: in.high}
@@ -40,7 +46,7 @@ func (w *modelWorld) attach(in *modelInstance) {
 // hop lets a client go to another instance. It stays while its instance may have
 // messages of a demoted primary: see model_test.go.
 func (w *modelWorld) hop(r *modelReader, to *modelInstance) {
-	if r.at.astray() {
+	if r.at.astray() || to.kind.old { // an old version guesses by its own TTL
 		return
 	}
 	r.at, r.live, r.pos, r.waited = to, false, r.eventID, 0
@@ -109,11 +115,19 @@ func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
 		lost = lost || g.overlaps(r.pos, upTo) && w.plant != ignoredMarkers
 	}
 	if lost {
-		r.gaps = append(r.gaps, stretch{r.pos, upTo})
+		r.gaps = append(r.gaps, toldGap{stretch{r.pos, upTo}, ""})
 	}
+	w.redis.expire()
 	var page []message
 	for _, ch := range r.channels {
-		for _, e := range w.redis.streams[ch] {
+		s := w.redis.streams[ch]
+		if s == nil {
+			s = &stream{}
+		}
+		if !s.wholeSince(r.pos) && w.absenceMayMislead(r) {
+			r.gaps = append(r.gaps, toldGap{stretch{r.pos, upTo}, ch})
+		}
+		for _, e := range s.entries {
 			if r.pos.Less(e.id) && !upTo.Less(e.id) {
 				page = append(page, message{e.id, ch, w.sent[e.n].payload})
 			}
@@ -125,6 +139,22 @@ func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
 	}
 	r.pos, r.waited = upTo, 0
 	return true
+}
+
+// wholeSince is streamState.wholeSince of rstore.
+func (s *stream) wholeSince(pos sseproto.ID) bool {
+	n := len(s.entries)
+	return n > 0 && (!pos.Less(s.entries[n-1].id) || !pos.Less(s.entries[0].id))
+}
+
+// absenceMayMislead reports whether a stream that does not go back to a reader's
+// position may have lost something.
+func (w *modelWorld) absenceMayMislead(r *modelReader) bool {
+	if w.plant == ownTTL {
+		ttl := r.at.kind.ttl
+		return w.redis.now > ttl && r.pos.Less(sseproto.ID{Ms: w.redis.now - ttl}) || r.pos.Less(w.redis.evictedUpTo())
+	}
+	return r.pos.Less(w.redis.expiredTo()) || r.pos.Less(w.redis.evictedUpTo())
 }
 
 // beforeSpan is called before the ring changes under the clients of an instance:
@@ -181,7 +211,7 @@ func (w *modelWorld) checkReader(r *modelReader) {
 		if got[n] || !r.start.Less(m.id) || r.pos.Less(m.id) || !slices.Contains(r.channels, m.channel) {
 			continue
 		}
-		if !slices.ContainsFunc(r.gaps, func(g stretch) bool { return g.has(m.id) }) {
+		if !slices.ContainsFunc(r.gaps, func(g toldGap) bool { return g.has(m.id) && (g.channel == "" || g.channel == m.channel) }) {
 			w.problem("reader: message %d at %v is silently missing", n, m.id)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 
 // What Redis does in the model, restated from tick.lua and from the scripts of
 // rstore (append, lease, skip, invalidate). Each method is one script and so one
-// moment. What only concerns memory, keys of a wrong type and expiry is left out:
-// the tests of rstore have it, against real servers.
+// moment. What only concerns the inbox's memory, trimming and keys of a wrong type is
+// left out: the tests of rstore have it, against real servers.
 
 // redisEvent is what subscribers of a node get, in order.
 type redisEvent struct {
@@ -21,8 +21,9 @@ type redisEvent struct {
 
 // redisNode is a server with its one order of messages.
 type redisNode struct {
-	id     string
-	events []redisEvent
+	id      string
+	events  []redisEvent
+	evicted int // keys, as INFO counts them
 }
 
 // hasTick reports whether a good tick was published since.
@@ -34,6 +35,12 @@ func (n *redisNode) hasTick(since int) bool {
 type stored struct {
 	id sseproto.ID
 	n  int
+}
+
+// stream is the key of a channel.
+type stream struct {
+	entries []stored
+	expires uint64
 }
 
 // stretch is (from, to].
@@ -88,11 +95,19 @@ type modelRedis struct {
 	until  uint64
 	offer  *offer
 
+	ttl         uint64 // 0: nobody has noted one
+	horizon     sseproto.ID
+	horizonMark sseproto.ID
+	evicted     int // as the node counted them at the last tick that looked
+	evictedNode string
+	evictedTo   sseproto.ID
+
 	holder  string // of the lease
 	expires uint64
 	gaps    []stretch
-	streams map[string][]stored
-	refused int // XADDs with an ID that is not beyond the newest
+	streams map[string]*stream
+	gone    map[int]bool // messages whose key expired or was evicted
+	refused int          // XADDs with an ID that is not beyond the newest
 
 	inbox     []inboxEntry // ascending
 	notes     []inboxNote
@@ -114,6 +129,105 @@ func (r *modelRedis) publish(e redisEvent) {
 	}
 }
 
+// expire removes the keys whose time is over.
+func (r *modelRedis) expire() {
+	for ch, s := range r.streams {
+		if s.expires < r.now {
+			r.remove(ch)
+		}
+	}
+}
+
+func (r *modelRedis) remove(channel string) {
+	for _, e := range r.streams[channel].entries {
+		r.gone[e.n] = true
+	}
+	delete(r.streams, channel)
+}
+
+// evict removes a stream to make room.
+func (r *modelRedis) evict(channel string) {
+	if r.streams[channel] != nil {
+		r.remove(channel)
+	}
+	r.primary().evicted++ // another key, if not that one
+}
+
+// add is XADD and PEXPIRE.
+func (r *modelRedis) add(channel string, e stored, expires uint64) (ok bool) {
+	s := r.streams[channel]
+	if s == nil {
+		s = &stream{}
+		r.streams[channel] = s
+	}
+	if n := len(s.entries); n > 0 && !s.entries[n-1].id.Less(e.id) {
+		return false
+	}
+	s.entries, s.expires = append(s.entries, e), expires
+	return true
+}
+
+// expiry is when a key expires that gets messages up to an ID.
+func (r *modelRedis) expiry(ttl uint64, through sseproto.ID) uint64 {
+	return max(r.now, through.Ms) + ttl
+}
+
+// note keeps the horizon for a write behind the watermark, see new_horizon in common.lua.
+func (r *modelRedis) note(by writerKind, through sseproto.ID) {
+	if by.old {
+		return
+	}
+	unknown := r.ttl == 0 || r.horizonMark != r.mark && r.plant != trustedWriter
+	if unknown || r.ttl != by.ttl && r.plant != keptHorizon {
+		r.horizon = r.mark
+	}
+	r.ttl, r.horizonMark = by.ttl, through
+}
+
+// writerKind is the settings of an instance.
+type writerKind struct {
+	ttl uint64
+	old bool // a version that does not note its TTL, and whose ticks do not look for evictions
+}
+
+// expiredTo and evictedUpTo are clock.expired and clock.evicted of rstore.
+func (r *modelRedis) expiredTo() sseproto.ID {
+	if r.ttl == 0 || r.horizonMark != r.mark && r.plant != trustedWriter {
+		return r.mark
+	}
+	latest := max(r.now, r.t)
+	if r.plant == forgottenTime {
+		latest = r.now
+	}
+	if latest > r.ttl && r.horizon.Less(sseproto.ID{Ms: latest - r.ttl}) {
+		return sseproto.ID{Ms: latest - r.ttl}
+	}
+	return r.horizon
+}
+
+func (r *modelRedis) evictedUpTo() sseproto.ID {
+	node := r.primary()
+	same := r.evictedNode == node.id || r.plant == anyServer && r.evicted == node.evicted
+	if same && r.evicted == node.evicted || r.evictedNode == "" && node.evicted == 0 || r.plant == trustingReader {
+		return r.evictedTo
+	}
+	return r.mark
+}
+
+// lookForEvictions is what a tick does about them. All servers may evict.
+func (r *modelRedis) lookForEvictions() {
+	node := r.primary()
+	same := r.evictedNode == node.id || r.plant == anyServer
+	may := r.evicted != node.evicted
+	if !same {
+		may = r.evictedNode != "" || node.evicted > 0
+	}
+	if may && r.plant != blindTick {
+		r.evictedTo = r.mark
+	}
+	r.evicted, r.evictedNode = node.evicted, node.id
+}
+
 // message publishes a message and returns its true position.
 func (r *modelRedis) message(channel, payload string) sseproto.ID {
 	r.at.Seq++
@@ -122,7 +236,7 @@ func (r *modelRedis) message(channel, payload string) sseproto.ID {
 }
 
 // tick is tick.lua.
-func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, check string, verdicts []string) []string {
+func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64, fingerprint, check string, verdicts []string) []string {
 	node := r.primary().id
 	if r.until > r.now+10*modelLead {
 		r.until = 0
@@ -138,6 +252,9 @@ func (r *modelRedis) tick(join bool, caller string, lastT uint64, fingerprint, c
 	}
 	if free {
 		r.leader, r.until = caller, r.now+modelLead
+	}
+	if !by.old {
+		r.lookForEvictions()
 	}
 	r.at = sseproto.ID{Ms: r.t}
 	r.publish(redisEvent{payload: strings.Join([]string{
@@ -220,7 +337,9 @@ func (r *modelRedis) failover() {
 func (r *modelRedis) flush() {
 	r.now = max(r.now, r.t+1)
 	r.t, r.epoch, r.mark, r.leader, r.until, r.offer = 0, "", sseproto.ID{}, "", 0, nil
-	r.holder, r.gaps, r.streams = "", nil, map[string][]stored{}
+	r.ttl, r.horizon, r.horizonMark = 0, sseproto.ID{}, sseproto.ID{}
+	r.evicted, r.evictedNode, r.evictedTo = 0, "", sseproto.ID{}
+	r.holder, r.gaps, r.streams = "", nil, map[string]*stream{}
 	r.inbox, r.notes = nil, nil
 }
 
@@ -274,8 +393,9 @@ type batch struct {
 }
 
 // append is append.lua.
-func (r *modelRedis) append(instance string, b batch, crash bool) answer {
+func (r *modelRedis) append(instance string, by writerKind, b batch, crash bool) answer {
 	a := r.answer("ok")
+	r.expire()
 	if r.epoch == "" || r.epoch != b.epoch {
 		a.status = "epoch"
 		return a
@@ -285,16 +405,14 @@ func (r *modelRedis) append(instance string, b batch, crash bool) answer {
 		return a
 	}
 	for _, m := range b.messages {
-		s := r.streams[m.channel]
-		if n := len(s); n > 0 && !s[n-1].id.Less(m.id) {
+		if !r.add(m.channel, stored{m.id, number(m.payload)}, r.expiry(by.ttl, b.through)) {
 			r.refused++
-			continue
 		}
-		r.streams[m.channel] = append(s, stored{m.id, number(m.payload)})
 	}
 	if r.plant == tornAppend && crash {
 		return a
 	}
+	r.note(by, b.through)
 	r.mark = b.through
 	if a.holder == "" || a.holder == instance {
 		r.grant(instance)
@@ -303,7 +421,7 @@ func (r *modelRedis) append(instance string, b batch, crash bool) answer {
 }
 
 // skip is skip.lua; all is how many instances are there.
-func (r *modelRedis) skip(instance, epoch string, mark, low sseproto.ID, all int) answer {
+func (r *modelRedis) skip(instance string, by writerKind, epoch string, mark, low sseproto.ID, all int) answer {
 	a := r.answer("ok")
 	switch {
 	case r.epoch == "" || r.epoch != epoch:
@@ -335,14 +453,16 @@ func (r *modelRedis) skip(instance, epoch string, mark, low sseproto.ID, all int
 	if r.plant != missingMarker {
 		r.invalidate(r.mark, low)
 	}
-	r.save(stretch{r.mark, low})
+	r.save(stretch{r.mark, low}, r.expiry(by.ttl, low))
+	r.note(by, low)
 	r.mark, r.offer = low, nil
 	r.grant(instance)
 	return r.answer("ok")
 }
 
 // save puts what the inbox has of a stretch into the streams.
-func (r *modelRedis) save(lost stretch) {
+func (r *modelRedis) save(lost stretch, expires uint64) {
+	r.expire()
 	if r.plant == lostInbox {
 		return
 	}
@@ -350,7 +470,7 @@ func (r *modelRedis) save(lost stretch) {
 		for i, e := range note.entries {
 			at := note.at(i)
 			if r.plant == wideInbox && lost.from.Less(at) || lost.has(at) {
-				r.streams[e.channel] = append(r.streams[e.channel], stored{at, e.n})
+				r.add(e.channel, stored{at, e.n}, expires)
 			}
 		}
 	}

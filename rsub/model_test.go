@@ -57,6 +57,13 @@ const (
 	unnotedInbox     mistake = "it is not noted what of the inbox was published"
 	lostInbox        mistake = "what the inbox has of a given-up stretch is not saved"
 	wideInbox        mistake = "what the inbox has beyond a given-up stretch is saved too"
+	keptHorizon      mistake = "who writes with another TTL leaves the horizon"
+	trustedWriter    mistake = "a writer that notes no TTL is taken for one that does"
+	forgottenTime    mistake = "the furthest time of a tick does not count for what expired"
+	ownTTL           mistake = "a reader takes its own TTL for that of what was written"
+	blindTick        mistake = "a tick notes the number of evicted keys and leaves the position"
+	trustingReader   mistake = "a reader does not ask for evicted keys itself"
+	anyServer        mistake = "the evicted keys of another server are taken for those of the one before"
 )
 
 var mistakes = []mistake{
@@ -64,6 +71,7 @@ var mistakes = []mistake{
 	numberedEarly, carriedCount, staleTick, anyNode, keptTail, hastyClose, hiddenHole,
 	resumedLate, resumedEarly, ignoredMarkers, impatientReplay, noBackfill,
 	hastyInbox, unnotedInbox, lostInbox, wideInbox,
+	keptHorizon, trustedWriter, forgottenTime, ownTTL, blindTick, trustingReader, anyServer,
 }
 
 var modelChannels = []string{"a", "b", "c"}
@@ -117,6 +125,7 @@ type modelWorld struct {
 	kept      map[int]bool // came by the inbox: the history must have them, gap or not
 	problems  []string
 	flushed   bool // this run may lose all data; then the clock is not set back
+	forgets   bool // in this run keys expire and are evicted
 }
 
 // zombie is a batch that was collected and is sent later.
@@ -135,6 +144,8 @@ func (f *modelFleet) run(seed uint64, plant mistake) []string {
 	w := &modelWorld{plant: plant, rng: rng, base: f.base, flushed: rng.IntN(2) == 0}
 	w.redis = &modelRedis{plant: plant, now: f.base.Ms + 1000, demoted: func() bool { return rng.IntN(3) == 0 }}
 	w.kept = map[int]bool{}
+	w.forgets = rng.IntN(2) == 0
+	w.redis.gone = map[int]bool{}
 	w.redis.published = func(n int, at sseproto.ID) {
 		if w.sent[n].id != (sseproto.ID{}) {
 			w.problem("inbox: message %d is published a second time", n)
@@ -146,6 +157,10 @@ func (f *modelFleet) run(seed uint64, plant mistake) []string {
 	logs, feeds := f.logs[rng.IntN(2)], 1+rng.IntN(2)
 	for i, log := range logs {
 		in := newModelInstance(w, fmt.Sprint("i", i), log, feeds)
+		in.kind.ttl = 1e9
+		if w.forgets {
+			in.kind = writerKind{ttl: pick(rng, []uint64{15, 60, 1e9}), old: i == 1 && rng.IntN(3) == 0}
+		}
 		w.instances = append(w.instances, in)
 		w.conns = append(w.conns, in.conns...)
 	}
@@ -224,7 +239,7 @@ func (w *modelWorld) add() {
 }
 
 func (w *modelWorld) fault(in *modelInstance, c *modelConn) {
-	switch w.rng.IntN(18) {
+	switch w.rng.IntN(22) {
 	case 0, 1, 2:
 		in.cutLink(c, CauseDisconnect)
 	case 3:
@@ -262,7 +277,50 @@ func (w *modelWorld) fault(in *modelInstance, c *modelConn) {
 		if w.rng.IntN(4) == 0 {
 			w.publish(flood)
 		}
+	case 18, 19, 20:
+		if w.forgets {
+			w.catchUp(in)
+			w.redis.evict(pick(w.rng, modelChannels))
+			if w.rng.IntN(3) == 0 {
+				w.redis.failover()
+			}
+			w.resume(in)
+		}
+	case 21:
+		if w.forgets && !w.flushed { // the clock is ahead for a tick
+			w.catchUp(in)
+			w.redis.now += 100
+			in.tick(true)
+			w.redis.expire()
+			w.redis.now -= 100
+			w.resume(in)
+		}
 	}
+}
+
+// catchUp lets the history be written, as a rule up to a tick of now.
+func (w *modelWorld) catchUp(in *modelInstance) {
+	if w.rng.IntN(3) == 0 {
+		return
+	}
+	in.tick(true)
+	w.readAll()
+	for range 4 {
+		for _, in := range w.instances {
+			in.write()
+		}
+	}
+}
+
+// resume lets a client go on from the history of an instance whose ring has turned.
+func (w *modelWorld) resume(in *modelInstance) {
+	if len(w.readers) == 0 || w.rng.IntN(3) == 0 {
+		return
+	}
+	r := pick(w.rng, w.readers)
+	w.hop(r, in)
+	in.forget(len(in.ring))
+	w.poll(r)
 }
 
 func (w *modelWorld) wakeZombies() {
@@ -338,9 +396,9 @@ func (w *modelWorld) check() {
 		w.problem("history: %d messages offered again or too late", r.refused)
 	}
 	kept := map[int]bool{}
-	for ch, entries := range r.streams {
+	for ch, s := range r.streams {
 		var last sseproto.ID
-		for _, e := range entries {
+		for _, e := range s.entries {
 			m := w.sent[e.n]
 			if !last.Less(e.id) || kept[e.n] || m.id != e.id || m.channel != ch {
 				w.problem("history: message %d at %v after %v, should be at %v", e.n, e.id, last, m.id)
@@ -353,7 +411,7 @@ func (w *modelWorld) check() {
 	}
 	var last sseproto.ID
 	for n, m := range w.sent {
-		if w.kept[n] && !kept[n] {
+		if w.kept[n] && !kept[n] && !r.gone[n] {
 			w.problem("inbox: message %d at %v is not in the history", n, m.id)
 		}
 		if w.kept[n] && !last.Less(m.id) {
@@ -365,7 +423,7 @@ func (w *modelWorld) check() {
 		if m.id == (sseproto.ID{}) {
 			continue
 		}
-		covered := kept[n]
+		covered := kept[n] || r.gone[n]
 		for _, g := range r.gaps {
 			covered = covered || g.has(m.id)
 		}
@@ -404,7 +462,7 @@ func TestRandomFaultsOnTheModelBreakNoPromise(t *testing.T) {
 
 // TestModelFindsPlantedMistakes: the test above would fail with each of them.
 func TestModelFindsPlantedMistakes(t *testing.T) {
-	const most = 1000 // interleavings until it must be found
+	const most = 4000 // interleavings until it must be found
 	f := newModelFleet(t)
 	for _, m := range mistakes {
 		t.Run(string(m), func(t *testing.T) {
