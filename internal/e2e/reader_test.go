@@ -101,7 +101,8 @@ func copyBody(to interface{ Write([]byte) (int, error) }, resp *http.Response) {
 // the stream told it, with the last ID. Its channel carries the numbers 0, 1, 2, …
 type reader struct {
 	url     string
-	decoder sseproto.Decoder // run's
+	decoder sseproto.Decoder                 // run's
+	onEvent func(id, eventType, data []byte) // nil: take
 
 	mu       sync.Mutex // guards what follows
 	numbers  []string
@@ -115,7 +116,9 @@ func newReader(host, channel string) *reader {
 }
 
 func (r *reader) run(ctx context.Context) {
-	r.decoder.OnEvent = r.take
+	if r.decoder.OnEvent = r.onEvent; r.onEvent == nil {
+		r.decoder.OnEvent = r.take
+	}
 	for ctx.Err() == nil {
 		r.connect(ctx)
 		r.decoder.Reconnected()

@@ -1,0 +1,122 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redistest"
+	"ssed/sseproto"
+)
+
+// rollingClients are as many as one busy channel has here; their addresses are one, so
+// the limits of the proxies for an address are lifted.
+const rollingClients = 300
+
+// TestRollingRestartsOfABusyChannelLoseNothing: both instances behind a shipped proxy
+// are restarted one after the other, with the flags that ssed has by default. A restarted
+// one has nothing in memory, and least-connections sends everybody to it: they resume
+// from the history, which a busy channel must not have outrun.
+func TestRollingRestartsOfABusyChannelLoseNothing(t *testing.T) {
+	proxies := map[string]func(t testing.TB, one, other string) string{
+		"haproxy": func(t testing.TB, one, other string) string {
+			return startHAProxy(t, one, other, "sc0_conn_cur gt 100", "sc0_conn_cur gt 10000", "sc0_http_req_rate gt 200", "sc0_http_req_rate gt 100000")
+		},
+		"nginx": func(t testing.TB, one, other string) string {
+			return startNginx(t, one, other, "rate=10r/s", "rate=10000r/s", "burst=100", "burst=10000", "limit_conn ssed_open 100", "limit_conn ssed_open 10000")
+		},
+	}
+	for name, start := range proxies {
+		for _, rate := range []int{50, 500} {
+			t.Run(fmt.Sprintf("%s/%d", name, rate), func(t *testing.T) { rollingRestarts(t, name, rate, start) })
+		}
+	}
+}
+
+func rollingRestarts(t *testing.T, name string, rate int, startProxy func(t testing.TB, one, other string) string) {
+	r := redistest.Start(t)
+	defaults := []string{"--retry", "2s-5s", "--drain", "10s"}
+	addresses := []string{freeHost(t), freeHost(t)}
+	var instances []*instance
+	run := func(i int) *instance { return startReady(t, r, append(defaults, "--listen", addresses[i])...) }
+	for i := range addresses {
+		instances = append(instances, run(i))
+	}
+	host := startProxy(t, addresses[0], addresses[1])
+
+	clients := make([]*tallier, rollingClients)
+	for i := range clients {
+		clients[i] = &tallier{reader: newReader(host, "busy")}
+	}
+	background(t, func(ctx context.Context) {
+		var wg sync.WaitGroup
+		for _, c := range clients {
+			wg.Go(func() { c.run(ctx) })
+		}
+		wg.Wait()
+	})
+	open := func() float64 { return instances[0].metric("ssed_streams") + instances[1].metric("ssed_streams") }
+	eventually(t, "all streams", func() bool { return open() == rollingClients })
+	numbers := startNumbers(t, r, time.Second/time.Duration(rate), "busy")
+	for _, c := range clients {
+		eventually(t, "a first message", func() bool { return c.next.Load() > 0 })
+	}
+
+	// One after the other, without a pause and with one in which everybody has moved.
+	for _, step := range []struct {
+		instance int
+		moved    bool
+	}{{0, false}, {1, true}, {0, false}, {1, false}} {
+		instances[step.instance].Signal(sigterm)
+		require.Zero(t, instances[step.instance].wait(t))
+		instances[step.instance] = run(step.instance)
+		if step.moved {
+			eventually(t, "all streams", func() bool { return open() == rollingClients })
+		}
+	}
+	n := numbers.stop()
+	for i, c := range clients {
+		eventually(t, "client "+strconv.Itoa(i), func() bool { return c.next.Load() >= int64(n) || c.failed.Load() })
+		c.mu.Lock()
+		require.Empty(t, c.problems, "client %d", i)
+		c.mu.Unlock()
+	}
+	resumed := instances[0].metric("ssed_stream_resumed_total") + instances[1].metric("ssed_stream_resumed_total")
+	tested.add("rolling restarts, "+name, fmt.Sprintf("%d clients, %d messages each; %v resumes at the last two processes", rollingClients, n, resumed))
+}
+
+// tallier is a reader that counts the numbers instead of keeping them.
+type tallier struct {
+	*reader
+	next   atomic.Int64 // expected
+	failed atomic.Bool
+
+	problems []string // guarded by mu
+}
+
+func (c *tallier) run(ctx context.Context) {
+	c.reader.onEvent = c.take
+	c.reader.run(ctx)
+}
+
+func (c *tallier) take(_, eventType, data []byte) {
+	n, err := strconv.ParseInt(string(data), 10, 64)
+	if string(eventType) == sseproto.EventMessage && err == nil && n == c.next.Load() {
+		c.next.Add(1)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed.Store(true)
+	if len(c.problems) < 5 {
+		c.problems = append(c.problems, fmt.Sprintf("%s %s instead of %d", eventType, data, c.next.Load()))
+	}
+}
