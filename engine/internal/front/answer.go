@@ -3,8 +3,10 @@ package front
 import (
 	"bytes"
 	"errors"
+	"html"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -57,7 +59,7 @@ func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([
 	case !isKnownMethod(method):
 		return f.appendText(dst, req, http.StatusNotImplemented, "method not implemented")
 	case !isKnown:
-		return f.appendText(dst, req, http.StatusNotFound, "no such path: "+hintStream)
+		return f.appendHint(dst, req, http.StatusNotFound, "no such path: "+hintStream)
 	case method == http.MethodOptions:
 		return f.appendOptions(dst, req)
 	case method != http.MethodGet && method != http.MethodHead:
@@ -109,7 +111,7 @@ func (f *Front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 	}
 	switch v := f.judge(req, &h.from, client); {
 	case v.err != nil:
-		return f.appendText(dst, req, sseproto.StatusOf(v.err), textOf(v.err))
+		return f.appendHint(dst, req, sseproto.StatusOf(v.err), textOf(v.err))
 	case v.stream == nil:
 		return f.appendUnavailable(dst, req, v.reason, v.why)
 	case f.cfg.Authorizer != nil:
@@ -192,6 +194,25 @@ func (f *Front) appendText(dst []byte, req *sseproto.Request, status int, text s
 	return f.append(dst, req, &sseproto.Response{Status: status, Body: text + "\n"})
 }
 
+// appendHint is appendText with a page for who has typed the address into a browser.
+func (f *Front) appendHint(dst []byte, req *sseproto.Request, status int, text string) ([]byte, afterAnswer) {
+	if !accepts(req, typePage) {
+		return f.appendText(dst, req, status, text)
+	}
+	return f.append(dst, req, &sseproto.Response{
+		Status: status, ContentType: typePage + "; charset=utf-8", Body: pageStart + html.EscapeString(text) + pageEnd,
+		Fields: []sseproto.Field{{Name: "Content-Security-Policy", Value: "default-src 'none'"}},
+	})
+}
+
+// The page holds nothing of the request.
+const (
+	typePage  = "text/html"
+	pageStart = "<!doctype html>\n<title>ssed</title>\n<h1>Event streams</h1>\n<p>"
+	pageEnd   = "</p>\n<p>A page reads a stream with <code>new EventSource(\"" + pathStream + "?" + sseproto.ParamChannelID + "=NAME\")</code>, " +
+		"a shell with <code>curl -N</code>. The dashboard is on the admin listener.</p>\n"
+)
+
 // append extends dst with resp as the answer to req, and says whether another
 // request may follow on the connection.
 func (f *Front) append(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
@@ -247,11 +268,14 @@ const hintStream = "try " + pathStream + "?" + sseproto.ParamChannelID + "=NAME"
 
 // wantsEventStream reports whether Accept names event streams, as every EventSource
 // does (HTML §9.2.2). "*/*" does not: that is what programs send.
-func wantsEventStream(req *sseproto.Request) bool {
+func wantsEventStream(req *sseproto.Request) bool { return accepts(req, typeEventStream) }
+
+// accepts reports whether Accept names the type, in lower case, itself.
+func accepts(req *sseproto.Request, want string) bool {
 	for accept := range req.Values("Accept") {
 		for part := range bytes.SplitSeq(accept, []byte{','}) {
 			mediaType, _, _ := bytes.Cut(part, []byte{';'})
-			if bytes.EqualFold(bytes.TrimSpace(mediaType), []byte(typeEventStream)) {
+			if strings.EqualFold(string(bytes.TrimSpace(mediaType)), want) {
 				return true
 			}
 		}
