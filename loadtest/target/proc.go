@@ -1,17 +1,17 @@
 package target
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
+
+// proc is /proc of this host.
+func proc() (procfs.FS, error) { return procfs.NewDefaultFS() }
 
 // CPU is the time that processes ran.
 type CPU struct {
@@ -54,21 +54,18 @@ func processClock(pid int) int32 {
 	return ^int32(pid)<<3 | schedClock
 }
 
-// readStat reads fields 14 and 15 of /proc/<pid>/stat, see proc(5).
+// readStat reads user and system time, in ticks, from /proc/<pid>/stat.
 func readStat(pid int) (CPU, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return CPU{}, fmt.Errorf("target: cpu time: %w", err)
 	}
-	// The command in field 2 may hold spaces and parentheses.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 13 {
-		return CPU{}, fmt.Errorf("target: cpu time: /proc/%d/stat is too short", pid)
+	stat, err := p.Stat()
+	if err != nil {
+		return CPU{}, fmt.Errorf("target: cpu time: %w", err)
 	}
-	user, err1 := strconv.ParseInt(string(fields[11]), 10, 64)
-	system, err2 := strconv.ParseInt(string(fields[12]), 10, 64)
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on all Linux ABIs
-	return CPU{User: time.Duration(user) * tick, System: time.Duration(system) * tick}, errors.Join(err1, err2)
+	return CPU{User: time.Duration(stat.UTime) * tick, System: time.Duration(stat.STime) * tick}, nil
 }
 
 // ReadThreads returns how long each thread of processes ran so far, by thread id,
@@ -76,18 +73,10 @@ func readStat(pid int) (CPU, error) {
 func ReadThreads(pids []int) map[int]time.Duration {
 	out := map[int]time.Duration{}
 	for _, pid := range pids {
-		dir := fmt.Sprintf("/proc/%d/task/", pid)
-		entries, _ := os.ReadDir(dir) // a process that is gone has no threads
-		for _, e := range entries {
-			text, err := os.ReadFile(dir + e.Name() + "/schedstat")
-			if err != nil {
-				continue // it has just ended
-			}
-			ran, _, _ := strings.Cut(string(text), " ")
-			nanos, err1 := strconv.ParseInt(ran, 10, 64)
-			tid, err2 := strconv.Atoi(e.Name())
-			if err1 == nil && err2 == nil {
-				out[tid] = time.Duration(nanos)
+		threads, _ := procfs.AllThreads(pid) // a process that is gone has no threads
+		for _, t := range threads {
+			if stat, err := t.Schedstat(); err == nil { // else it has just ended
+				out[t.PID] = time.Duration(stat.RunningNanoseconds)
 			}
 		}
 	}
@@ -97,15 +86,10 @@ func ReadThreads(pids []int) map[int]time.Duration {
 // SoftIRQThreads are the kernel's threads that do what network work was put off,
 // one per CPU; none inside a PID namespace.
 func SoftIRQThreads() (pids []int) {
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		name, _ := os.ReadFile("/proc/" + e.Name() + "/comm")
-		if bytes.HasPrefix(name, []byte("ksoftirqd/")) {
-			pids = append(pids, pid)
+	all, _ := procfs.AllProcs()
+	for _, p := range all {
+		if name, _ := p.Comm(); strings.HasPrefix(name, "ksoftirqd/") {
+			pids = append(pids, p.PID)
 		}
 	}
 	return pids
@@ -121,12 +105,16 @@ type Memory struct {
 func ReadMemory(pids []int) (Memory, error) {
 	var sum Memory
 	for _, pid := range pids {
-		fields, err := readFields(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		p, err := procfs.NewProc(pid)
 		if err != nil {
 			return sum, fmt.Errorf("target: memory: %w", err)
 		}
-		sum.RSS += fields["Rss"]
-		sum.Anonymous += fields["Anonymous"]
+		maps, err := p.ProcSMapsRollup()
+		if err != nil {
+			return sum, fmt.Errorf("target: memory: %w", err)
+		}
+		sum.RSS += int64(maps.Rss)
+		sum.Anonymous += int64(maps.Anonymous)
 	}
 	return sum, nil
 }
@@ -144,86 +132,68 @@ type Kernel struct {
 }
 
 // ReadKernel reads /proc/meminfo and /proc/net/sockstat.
-func ReadKernel() (Kernel, error) {
-	fields, err := readFields("/proc/meminfo")
-	if err != nil {
-		return Kernel{}, fmt.Errorf("target: kernel memory: %w", err)
-	}
-	k := Kernel{
-		Slab: fields["Slab"], Slack: fields["SReclaimable"],
-		Available: fields["MemAvailable"], PageTables: fields["PageTables"],
-	}
-	text, err := os.ReadFile("/proc/net/sockstat")
+func ReadKernel() (k Kernel, err error) {
+	fs, err := proc()
 	if err != nil {
 		return k, fmt.Errorf("target: kernel memory: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		words := strings.Fields(line)
-		for i := 1; len(words) > 0 && words[0] == "TCP:" && i+1 < len(words); i += 2 {
-			n, _ := strconv.ParseInt(words[i+1], 10, 64)
-			switch words[i] {
-			case "mem":
-				k.SockBufs = n * int64(os.Getpagesize())
-			case "alloc":
-				k.Sockets = n
-			case "tw":
-				k.TimeWaits = n
-			}
+	m, err := fs.Meminfo()
+	if err != nil {
+		return k, fmt.Errorf("target: kernel memory: %w", err)
+	}
+	k.Slab, k.Slack = known(m.SlabBytes), known(m.SReclaimableBytes)
+	k.Available, k.PageTables = known(m.MemAvailableBytes), known(m.PageTablesBytes)
+	sockets, err := fs.NetSockstat()
+	if err != nil {
+		return k, fmt.Errorf("target: kernel memory: %w", err)
+	}
+	for _, p := range sockets.Protocols {
+		if p.Protocol == "TCP" {
+			k.SockBufs = known(p.Mem) * int64(os.Getpagesize())
+			k.Sockets, k.TimeWaits = known(p.Alloc), known(p.TW)
 		}
 	}
 	return k, nil
+}
+
+// known is a figure, 0 where the kernel does not tell it.
+func known[N int | uint64](n *N) int64 {
+	if n == nil {
+		return 0
+	}
+	return int64(*n)
 }
 
 // ReadSlabs returns the bytes of each kernel object cache; only root may read
 // them, for others it is empty.
 func ReadSlabs() map[string]int64 {
 	out := map[string]int64{}
-	text, err := os.ReadFile("/proc/slabinfo")
+	fs, err := proc()
 	if err != nil {
 		return out
 	}
-	for line := range strings.Lines(string(text)) {
-		// name <active_objs> <num_objs> <objsize> …
-		words := strings.Fields(line)
-		if len(words) < 4 {
-			continue
-		}
-		count, err1 := strconv.ParseInt(words[2], 10, 64)
-		size, err2 := strconv.ParseInt(words[3], 10, 64)
-		if err1 == nil && err2 == nil {
-			out[words[0]] = count * size
-		}
+	info, err := fs.SlabInfo()
+	if err != nil {
+		return out
+	}
+	for _, s := range info.Slabs {
+		out[s.Name] = s.ObjNum * s.ObjSize
 	}
 	return out
-}
-
-// readFields reads lines of "Name: 123 kB".
-func readFields(path string) (map[string]int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	out := map[string]int64{}
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		name, rest, _ := strings.Cut(sc.Text(), ":")
-		words := strings.Fields(rest)
-		if len(words) == 2 && words[1] == "kB" {
-			n, _ := strconv.ParseInt(words[0], 10, 64)
-			out[name] = n << 10
-		}
-	}
-	return out, nil
 }
 
 // CountFDs returns how many descriptors processes have open.
 func CountFDs(pids []int) (n int, err error) {
 	for _, pid := range pids {
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		p, err := procfs.NewProc(pid)
 		if err != nil {
 			return n, fmt.Errorf("target: descriptors: %w", err)
 		}
-		n += len(entries)
+		open, err := p.FileDescriptorsLen()
+		if err != nil {
+			return n, fmt.Errorf("target: descriptors: %w", err)
+		}
+		n += open
 	}
 	return n, nil
 }
@@ -232,15 +202,12 @@ func CountFDs(pids []int) (n int, err error) {
 // it can not be read.
 func FileLimit(pids []int) (limit int) {
 	for _, pid := range pids {
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
-		for line := range strings.Lines(string(text)) {
-			rest, ok := strings.CutPrefix(line, "Max open files")
-			if words := strings.Fields(rest); ok && len(words) > 0 {
-				n, err := strconv.Atoi(words[0])
-				if err == nil && (limit == 0 || n < limit) {
-					limit = n
-				}
-			}
+		p, err := procfs.NewProc(pid)
+		if err != nil {
+			continue
+		}
+		if l, err := p.Limits(); err == nil && (limit == 0 || l.OpenFiles < uint64(limit)) {
+			limit = int(min(l.OpenFiles, 1<<30)) // it may be unlimited
 		}
 	}
 	return limit
