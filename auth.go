@@ -9,6 +9,9 @@ import "ssed/engine"
 // It is called on a goroutine of its own and may take its time. Ctx ends after
 // StreamConfig.AuthTimeout, or when the drain is over; it does not end when the client
 // leaves. A *Denial becomes the answer to the client; any other error becomes 503.
+//
+// An Authorizer that remembers its decisions may have a second method, Forget(), which
+// Gateway.Disconnect calls before it closes streams.
 type Authorizer = engine.Authorizer
 
 // AuthRequest is what an Authorizer may look at, until Authorize returns. Request has the

@@ -114,6 +114,7 @@ func (g *Gateway) follow(ctx context.Context, o order) (int64, error) {
 	if (m == Match{}) {
 		return 0, ErrMatchesAll
 	}
+	g.forgetGrants()
 	if o.KeepOutMs > 0 {
 		until := time.Now().Add(time.Duration(o.KeepOutMs) * time.Millisecond)
 		if err := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, until); err != nil {
@@ -124,6 +125,14 @@ func (g *Gateway) follow(ctx context.Context, o order) (int64, error) {
 	g.cfg.Logger.Info("ssed: streams were closed by an operator", "streams", n,
 		"subject", m.Subject, "token_id", m.Token, "channel", m.Channel, "kept_out", (time.Duration(o.KeepOutMs) * time.Millisecond).String())
 	return n, err
+}
+
+// forgetGrants makes an Authorizer that remembers decisions decide anew: else a client
+// could come back with one from before its access was withdrawn.
+func (g *Gateway) forgetGrants() {
+	if remembers, ok := g.cfg.Auth.(interface{ Forget() }); ok {
+		remembers.Forget()
+	}
 }
 
 // Bearers that are kept out, as they are told in Redis.
@@ -156,6 +165,7 @@ func (g *Gateway) keepOut(ctx context.Context, bearer string, left time.Duration
 	if (m == Match{}) {
 		return
 	}
+	g.forgetGrants()
 	err := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, time.Now().Add(left))
 	if err == nil {
 		_, err = g.engine.CloseStreams(ctx, m)

@@ -18,6 +18,7 @@ type Access struct {
 	chain    engine.Authorizer
 	counters counters
 	close    func()
+	forget   func()
 
 	publishers *Publishers // nil: nobody
 }
@@ -32,12 +33,12 @@ func newAccess(cfg Config, pace pace) (*Access, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	a := &Access{close: func() {}}
+	a := &Access{close: func() {}, forget: func() {}}
 	var keys keySource // of clients' tokens
 	switch {
 	case cfg.Mode == ModeForward:
 		f := newForward(&cfg, &a.counters)
-		a.chain, a.close = f, f.close
+		a.chain, a.close, a.forget = f, f.close, f.forget
 	case cfg.Mode == ModeJWT && static != nil:
 		keys = static
 	case cfg.Mode == ModeJWT:
@@ -75,6 +76,10 @@ func (a *Access) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.G
 
 // Stats returns a snapshot of the counters.
 func (a *Access) Stats() Stats { return a.counters.snapshot() }
+
+// Forget drops what the service has said, so that it is asked again: somebody's access
+// was withdrawn.
+func (a *Access) Forget() { a.forget() }
 
 // Close ends what runs in the background and waits for it. Who waits for keys is
 // refused; Authorize may still be called and serves with what there is.

@@ -128,6 +128,14 @@ func (c *cache) put(key cacheKey, a *answer) {
 	c.byKey[key] = c.oldest.PushBack(entry)
 }
 
+// clear forgets all.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.byKey)
+	c.oldest.Init()
+}
+
 func (c *cache) expire(now time.Time) {
 	for front := c.oldest.Front(); front != nil; front = c.oldest.Front() {
 		if now.Before(front.Value.(*cached).until) {

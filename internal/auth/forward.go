@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"ssed/engine"
@@ -29,8 +30,10 @@ type forward struct {
 	grants   *cache // nil: nothing is remembered
 	denials  *cache
 	needsEnd bool // every grant must have an end
-	outage   outage
-	counters *counters
+
+	forgotten atomic.Uint64 // how often forget was called
+	outage    outage
+	counters  *counters
 }
 
 func newForward(cfg *Config, counters *counters) *forward {
@@ -70,15 +73,26 @@ func (f *forward) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.
 	if err != nil {
 		return engine.Grant{}, f.counters.unavailable(RefusedQueue)
 	}
+	before := f.forgotten.Load()
 	a, err := f.ask(ctx, header, r.Channels)
 	leave()
 	if err != nil {
 		return engine.Grant{}, err
 	}
-	if f.grants != nil {
+	if f.grants != nil && f.forgotten.Load() == before {
 		f.remember(key, a)
 	}
 	return f.tell(a, r.Channels)
+}
+
+// forget has the service asked again about everyone. What it is being asked now is not
+// remembered either.
+func (f *forward) forget() {
+	f.forgotten.Add(1)
+	if f.grants != nil {
+		f.grants.clear()
+		f.denials.clear()
+	}
 }
 
 func (f *forward) remembered(key cacheKey) *answer {

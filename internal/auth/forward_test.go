@@ -595,3 +595,39 @@ func TestManyAtOnce(t *testing.T) {
 	stats := a.Stats()
 	require.EqualValues(t, 200, stats.Granted+stats.Refused[RefusedService])
 }
+
+// What was granted before somebody was put out does not let them in again.
+func TestForgottenGrantsAreAskedForAgain(t *testing.T) {
+	var status atomic.Int64
+	came, let := make(chan struct{}, 10), make(chan struct{}, 10)
+	s := newService(t, func(w http.ResponseWriter, _ *http.Request) {
+		code := int(status.Load()) // decided, and on its way
+		came <- struct{}{}
+		<-let
+		w.WriteHeader(code)
+	})
+	a := open(t, Config{URL: s.URL, CacheTTL: time.Hour})
+	r := asking(t, forNews)
+	status.Store(200)
+	let <- struct{}{}
+	admitted(t, a, r)
+	<-came
+	admitted(t, a, r) // remembered
+	status.Store(403)
+	a.Forget()
+	let <- struct{}{}
+	refused(t, a, r, 403, RefusedService)
+	<-came
+
+	status.Store(200)
+	other := asking(t, "/sse/connect?channel_id=news:other")
+	var wg sync.WaitGroup
+	wg.Go(func() { assert.Equal(t, http.StatusOK, outcome(t.Context(), a, other)) })
+	<-came
+	status.Store(403)
+	a.Forget() // while the answer is on its way
+	let <- struct{}{}
+	wg.Wait()
+	let <- struct{}{}
+	refused(t, a, other, 403, RefusedService)
+}
