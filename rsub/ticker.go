@@ -191,7 +191,8 @@ func (t *ticker) take(words []string, before time.Time) error {
 	f := t.feed
 	switch {
 	case len(words) == 3 && words[0] == "foreign":
-		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s)", ErrConfigMismatch, words[1], words[2], f.fingerprint, f.description)
+		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s): give all instances the same, or this one another prefix; to change them, stop all for %v",
+			ErrConfigMismatch, words[1], words[2], f.fingerprint, f.description, mismatchFor)
 	case len(words) < tickWords || words[0] != "tick" && words[0] != "led":
 		return errReply
 	}
