@@ -159,6 +159,9 @@ type StreamConfig struct {
 	// HeartbeatEvent is the type of the event that is sent as heartbeat, with empty data
 	// and no ID. Empty: a comment line, which clients do not see.
 	HeartbeatEvent string
+	// StartID says which new streams begin with their position, so that a client that is cut
+	// off before its first event can come back and miss nothing. Default StartIDAuto.
+	StartID StartID
 	// RetryMin and RetryMax bound the reconnection delay told to clients, drawn for each.
 	// Defaults 2 s and 5 s; RetryMax is never less than RetryMin.
 	RetryMin, RetryMax time.Duration
@@ -173,6 +176,18 @@ type StreamConfig struct {
 	// CORSCredentials allows cross-origin requests with cookies.
 	CORSCredentials bool
 }
+
+// StartID says which new streams begin with an id alone, without data. A client can ask
+// for it or refuse it by start=id and start=none in its query, whatever this says.
+type StartID = engine.StartID
+
+const (
+	// StartIDAuto: a browser's own EventSource gets it. Other clients may show it as an
+	// event without data.
+	StartIDAuto = engine.StartIDAuto
+	StartIDOn   = engine.StartIDOn  // every stream gets it
+	StartIDOff  = engine.StartIDOff // only a stream that asks
+)
 
 // Defaults of what the packages under this one do not know.
 const (
@@ -373,7 +388,7 @@ func (c *Config) engine() engine.Config {
 		Authorizer: c.Auth, AuthTimeout: s.AuthTimeout, MaxAge: s.MaxAge,
 		MaxChannels: s.MaxChannels, BroadcastChannel: s.BroadcastChannel,
 		Heartbeat: s.Heartbeat, HeartbeatEvent: s.HeartbeatEvent,
-		RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
+		StartID: s.StartID, RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
 		Hosts: s.Hosts, CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,
 		Logger: c.Logger,
 	}

@@ -1,6 +1,14 @@
 package engine
 
-import "ssed/sseproto"
+import (
+	"time"
+
+	"ssed/sseproto"
+)
+
+// aheadPoll is how often a loop with somebody who waits looks how far the log is: a tick
+// wakes nobody.
+const aheadPoll = 20 * time.Millisecond
 
 // waiting is a slot whose Last-Event-ID lies ahead of the log: another instance
 // was quicker, or the log has not begun. It starts when the log gets there.
@@ -16,6 +24,15 @@ type waitingHeap struct {
 	list  []waiting
 	gone  int  // of the list, at most
 	isDue bool // the last look left some that may start
+
+	ends   queue[waitEnd] // when each has waited for too long, in that order
+	shutAt time.Time      // when a look last found the log not open: a wait counts from then on
+}
+
+// waitEnd is when a slot has waited for too long.
+type waitEnd struct {
+	waiting
+	at time.Time
 }
 
 func (h *waitingHeap) push(w waiting) {
@@ -65,7 +82,7 @@ func (h *waitingHeap) leave(s *shard) {
 	}
 	kept := h.list[:0]
 	for _, w := range h.list {
-		if s.isWaiting(w) {
+		if s.isWaiting(w.ref) {
 			kept = append(kept, w)
 		}
 	}
@@ -76,9 +93,47 @@ func (h *waitingHeap) leave(s *shard) {
 	}
 }
 
-func (s *shard) isWaiting(w waiting) bool {
-	c := s.slots.at(w.slot)
-	return c.gen == w.gen && c.phase == phaseAhead
+func (s *shard) isWaiting(r ref) bool {
+	c := s.slots.at(r.slot)
+	return c.gen == r.gen && c.phase == phaseAhead
+}
+
+// wait lets a slot start when the log has come to its ID, or when that takes too long.
+func (s *shard) wait(i uint32, c *slot, p resumePoint) {
+	s.enter(c, phaseAhead)
+	w := waiting{ref{i, c.gen}, p}
+	s.ahead.push(w)
+	s.ahead.ends.push(waitEnd{w, s.began.Add(s.engine.cfg.HistoryWait)})
+}
+
+// startNow lets a slot start where this pass stands, and tells its client that its ID is
+// not known. To wait for an ID that no instance can have given, or for longer than any
+// is behind, would be to take for seen what comes meanwhile.
+func (s *shard) startNow(v *view, i uint32, c *slot, p resumePoint) {
+	var id sseproto.ID
+	c.pos, id = s.now(v)
+	if s.writeWhole(i, c, s.appendGap(nil, id, sseproto.ReasonUnknownID, p.raw, sseproto.ID{}), resumePoint{}) {
+		s.catchUp(v, i, c)
+	}
+}
+
+// endWaits starts the slots that have waited for too long.
+func (s *shard) endWaits(v *view) {
+	h := &s.ahead
+	for !h.ends.empty() && !s.began.Before(h.ends.first().at) && !s.began.Before(h.shutAt.Add(s.engine.cfg.HistoryWait)) {
+		if s.budget.spent() {
+			h.isDue = true
+			return
+		}
+		w := h.ends.pop().waiting
+		s.budget.slots++
+		if s.isWaiting(w.ref) {
+			h.leave(s)
+			c := s.slots.at(w.slot)
+			s.enter(c, phaseResuming) // it is out of the list, should its socket fail
+			s.startNow(v, w.slot, c, w.from)
+		}
+	}
 }
 
 // lookAhead starts the slots that the log has caught up with.
@@ -90,6 +145,7 @@ func (s *shard) lookAhead(v *view) {
 	}
 	cov := s.log.cover.Load()
 	if cov.from == sseproto.MaxID || cov.backfilling {
+		h.shutAt = s.began
 		return
 	}
 	s.budget.begin(s.shares.ahead)
@@ -100,10 +156,11 @@ func (s *shard) lookAhead(v *view) {
 		}
 		w := h.pop()
 		s.budget.slots++
-		if s.isWaiting(w) {
+		if s.isWaiting(w.ref) {
 			s.resumeFrom(v, w.slot, s.slots.at(w.slot), w.from)
 		} else {
 			h.gone--
 		}
 	}
+	s.endWaits(v)
 }

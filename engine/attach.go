@@ -11,10 +11,6 @@ import (
 	"ssed/sseproto"
 )
 
-// maxAhead is how far ahead of both the log and the clock an ID may lie to be
-// believed. What is further ahead was never given out, and counts as "now".
-const maxAhead = time.Minute
-
 // newcomer is a slot that is subscribed and not yet answered.
 type newcomer struct {
 	ref
@@ -122,23 +118,38 @@ func (s *shard) writeWhole(i uint32, c *slot, b []byte, then resumePoint) (ok bo
 }
 
 // appendStart settles where a new slot starts, and extends dst with a gap event where
-// that is not where its client left off.
+// that is not where its client left off, or with the position of a client that wants it.
 func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte {
 	switch {
 	case a.resume.kind == resumeUnknown:
 		return s.appendNow(dst, v, c, a, sseproto.ReasonUnknownID)
-	case a.resume.kind == resumeID && s.believes(a.resume.id):
+	case a.resume.kind == resumeID:
 		return dst
-	case s.missesNothing(v, c, a):
-		a.resume = resumePoint{}
+	case !s.missesNothing(v, c, a):
+		id, known := s.log.idAt(c.pos)
+		if !known {
+			return s.appendNow(dst, v, c, a, sseproto.ReasonTrimmed)
+		}
+		a.resume = resumePoint{kind: resumeID, id: id}
+		return s.appendStartID(dst, c, a, id)
+	case !a.StartID:
 		return dst
 	}
-	id, known := s.log.idAt(c.pos)
-	if !known {
-		return s.appendNow(dst, v, c, a, sseproto.ReasonTrimmed)
+	id, settled := s.log.startAt(a.Since)
+	if !settled {
+		a.resume = resumePoint{kind: resumeID, id: id, begins: true}
 	}
-	a.resume = resumePoint{kind: resumeID, id: id}
-	return dst
+	return s.appendStartID(dst, c, a, id)
+}
+
+// appendStartID names the position behind which a new stream gets everything, so that
+// its client can come back before its first event and miss nothing.
+func (s *shard) appendStartID(dst []byte, c *slot, a *attachment, id sseproto.ID) []byte {
+	if !a.StartID || id.IsZero() { // zero: no span has begun yet
+		return dst
+	}
+	c.flags &^= slotNoID
+	return sseproto.AppendPosition(dst, id)
 }
 
 // appendNow lets a slot start where this pass stands, and its client be told.
@@ -156,12 +167,6 @@ func (s *shard) appendNow(dst []byte, v *view, c *slot, a *attachment, reason st
 // messages are backfilled.
 func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
 	return a.Since.Discontinuities == s.log.discontinuities.Load() && c.pos+1 >= s.coverage(v).first
-}
-
-// believes reports whether some instance can have given an ID out.
-func (s *shard) believes(id sseproto.ID) bool {
-	const ahead = uint64(maxAhead / time.Millisecond)
-	return id.Ms <= uint64(s.began.UnixMilli())+ahead || id.Ms <= s.log.last().Ms+ahead
 }
 
 func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
@@ -190,9 +195,14 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	last := s.log.last() // before the coverage: what it has reached is then in the ring, or behind it
 	cov := s.coverage(v)
 	switch {
-	case cov.from == sseproto.MaxID, !cov.backfilling && !p.id.Less(cov.from) && last.Less(p.id):
-		s.enter(c, phaseAhead)
-		s.ahead.push(waiting{ref{i, c.gen}, p})
+	case cov.from == sseproto.MaxID, cov.backfilling && p.begins:
+		s.wait(i, c, p)
+	case !cov.backfilling && !p.id.Less(cov.from) && last.Less(p.id):
+		if s.log.explains(p.id, s.began, s.engine.cfg.HistoryWait) {
+			s.wait(i, c, p)
+		} else {
+			s.startNow(v, i, c, p)
+		}
 	case !cov.backfilling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)

@@ -18,7 +18,10 @@ const (
 type resumePoint struct {
 	kind resumeKind
 	id   sseproto.ID
-	raw  string // as sent, for the gap event; kept only while attaching
+	raw  string // as sent, for the gap event
+	// begins: the client has no ID of its own, it was told this one as its start. While
+	// a discontinuity is being backfilled it waits for the ring.
+	begins bool
 }
 
 // resumePointOf reads where the client of a stream left off.

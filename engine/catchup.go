@@ -155,7 +155,7 @@ func (s *shard) gatherOwn(v *view, c *slot, target uint64) (ok bool) {
 			return false
 		}
 		e, seg := v.at(pos)
-		if b.add(pos, seg.frame(e), skip) {
+		if b.add(pos, e, seg, skip) {
 			break
 		}
 		skip = 0

@@ -94,6 +94,8 @@ type Config struct {
 	// HeartbeatEvent is the type of the event that is sent as heartbeat, with empty data
 	// and no ID, for clients that watch for it. Default: a comment, which they do not see.
 	HeartbeatEvent string
+	// StartID says which new streams begin with their position. Default StartIDAuto.
+	StartID StartID
 	// RetryMin and RetryMax bound the reconnect delay given to clients, drawn for each. Defaults 2 s and 5 s.
 	RetryMin, RetryMax time.Duration
 	// Drain is the window over which Run closes its streams at the end. Default 10 s.
@@ -203,6 +205,9 @@ func (cfg Config) Validate() error {
 	cfg.validateStreams(bad)
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {
 		bad("MaxChannels", "%d is not between 1 and 1024", cfg.MaxChannels)
+	}
+	if cfg.StartID > StartIDOff {
+		bad("StartID", "%d is none of StartIDAuto, StartIDOn and StartIDOff", cfg.StartID)
 	}
 	if cfg.HandshakeTimeout < 0 {
 		bad("HandshakeTimeout", "%v is negative", cfg.HandshakeTimeout)

@@ -80,7 +80,8 @@ func frontConfig(cfg *Config) front.Config {
 		Authorizer: cfg.Authorizer, AuthTimeout: cfg.AuthTimeout,
 		MaxChannels: cfg.MaxChannels,
 		RetryMin:    cfg.RetryMin, RetryMax: cfg.RetryMax,
-		Hosts: cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
+		StartID: cfg.StartID,
+		Hosts:   cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
 		Logger: cfg.Logger,
 	}
 }

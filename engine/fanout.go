@@ -267,31 +267,35 @@ type batch struct {
 	frames []batchFrame
 	bytes  int
 	whole  bool // all messages of the run are in it
+	named  bool // one of them has an ID
 }
 
 type batchFrame struct {
-	pos  uint64
-	size uint32
+	pos   uint64
+	size  uint32
+	named bool // it has an ID: a gap event for all has none
 }
 
 // reset empties the batch. Its pieces are cleared, they would keep segments that
 // the ring has long forgotten.
 func (b *batch) reset() {
 	clear(b.vec)
-	b.vec, b.frames, b.bytes, b.whole = b.vec[:0], b.frames[:0], 0, false
+	b.vec, b.frames, b.bytes, b.whole, b.named = b.vec[:0], b.frames[:0], 0, false, false
 }
 
 // add puts a frame, or what is left of it behind skip bytes, at the end. Frames
 // that lie side by side in the ring become one piece.
-func (b *batch) add(pos uint64, frame []byte, skip uint32) (full bool) {
-	frame = frame[skip:]
+func (b *batch) add(pos uint64, e *entry, seg *segment, skip uint32) (full bool) {
+	frame := seg.frame(e)[skip:]
 	if n := len(b.vec); n == 0 || !extend(&b.vec[n-1], frame) {
 		if n == maxIovecs {
 			return true
 		}
 		b.vec = append(b.vec, piece(frame))
 	}
-	b.frames = append(b.frames, batchFrame{pos, uint32(len(frame))})
+	named := e.kind != kindGap
+	b.named = b.named || named
+	b.frames = append(b.frames, batchFrame{pos, uint32(len(frame)), named})
 	b.bytes += len(frame)
 	return false
 }
@@ -306,7 +310,7 @@ func (b *batch) gather(v *view, j *job) {
 	b.whole = true
 	for pos := j.from; ; {
 		e, seg := v.at(pos)
-		if b.bytes >= turnBytes || len(b.frames) == turnMessages || b.add(pos, seg.frame(e), 0) {
+		if b.bytes >= turnBytes || len(b.frames) == turnMessages || b.add(pos, e, seg, 0) {
 			j.split(b.frames[len(b.frames)-1].pos, pos)
 			return
 		}
@@ -333,7 +337,9 @@ func (s *shard) writeBatch(i uint32, c *slot, to uint64) {
 	}
 	if n == b.bytes {
 		c.pos = to
-		c.flags &^= slotNoID
+		if b.named {
+			c.flags &^= slotNoID
+		}
 		s.count.delivered.Add(uint64(len(b.frames)))
 		return
 	}
@@ -355,7 +361,9 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 		}
 		n -= int(f.size)
 		c.pos = f.pos
-		c.flags &^= slotNoID
+		if f.named {
+			c.flags &^= slotNoID
+		}
 		s.count.delivered.Add(1)
 	}
 	c.off = 0

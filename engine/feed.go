@@ -21,6 +21,7 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	l.mu.Lock()
 	defer l.unlock()
 	l.stats.spans.Add(1)
+	l.hearLocked(low)
 	before := l.spans.newest()
 	if before != nil {
 		l.discontinuities.Add(1)
@@ -62,6 +63,12 @@ func (l *Log) openLocked(low sseproto.ID) {
 	l.spans.list = append(l.spans.list, span{low: low, high: low, ready: low, first: head})
 	l.reachLocked(low)
 	l.cover.Store(&coverage{from: low, first: head})
+}
+
+// hearLocked notes a tick.
+func (l *Log) hearLocked(id sseproto.ID) {
+	l.ticked.Store(&id)
+	l.heard = time.Now()
 }
 
 func (l *Log) reachLocked(id sseproto.ID) {
@@ -124,7 +131,7 @@ func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message) 
 func (l *Log) Commit(id, watermark sseproto.ID) {
 	l.mu.Lock()
 	defer l.unlock()
-	l.heard = time.Now()
+	l.hearLocked(id)
 	if l.watermark.Load().Less(watermark) {
 		l.watermark.Store(&watermark)
 	}
@@ -157,4 +164,7 @@ func (l *Log) closeLocked(through sseproto.ID) {
 	}
 	s.truncated = through.Less(s.high)
 	s.high, s.ready, s.end = through, through, l.head.Load()
+	if s.truncated { // nobody may resume into what was taken back: it is told of before the next span
+		l.setBackfillingLocked(true)
+	}
 }

@@ -14,6 +14,16 @@ type (
 	Denial = front.Denial
 )
 
+// StartID says which new streams begin with their position.
+type StartID = front.StartID
+
+// Who gets it.
+const (
+	StartIDAuto = front.StartIDAuto // a browser's own EventSource, and who asks
+	StartIDOn   = front.StartIDOn   // all but who does not want it
+	StartIDOff  = front.StartIDOff  // who asks
+)
+
 // MaxSubjectBytes bounds the subject and the token ID of a Grant.
 const MaxSubjectBytes = front.MaxSubjectBytes
 

@@ -254,13 +254,54 @@ func TestSpanCutBackToAGoodTickTellsWhoWasServedSince(t *testing.T) {
 	got := a.next(3)
 	require.Equal(t, "doubtful", got[0].data)
 	require.Equal(t, "gap", got[1].kind)
-	require.Equal(t, "1100-0", got[1].id)
+	require.Equal(t, "1100-1", got[1].id, "a gap event for all has no ID: each keeps its own")
 	require.Equal(t, "true", got[2].data)
 	again.publish("b", "more")
 	require.Equal(t, []string{"good", "more"}, datas(b.next(2)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	require.Equal(t, []sseproto.ID{{Ms: 1100}, {Ms: 2000}}, h.invalidated)
+}
+
+// A span is cut back on one instance; a client of it is told for one of its two channels,
+// cut off, and goes on at an instance that has not noticed yet. What it got of the other
+// channel, which it was not told of, must not come again.
+func TestClientCutOffBetweenTwoGapEventsGetsNothingTwice(t *testing.T) {
+	h := newMemoryHistory()
+	here, there := startEngine(t, withHistory(h, 4<<20)), startEngine(t, withHistory(h, 4<<20))
+	f, g := startFeed(here, 1000), startFeed(there, 1000)
+	c := joined(t, here, resumePoint{}, "a", "b")
+	for _, channel := range []string{"a", "b"} { // of the demoted primary
+		f.publish(channel, "doubtful "+channel)
+		g.publish(channel, "doubtful "+channel)
+	}
+	c.next(2)
+	here.log.CloseSpan(sseproto.ID{Ms: 1000})
+	startFeed(here, 2000).tick(sseproto.ID{Ms: 2000})
+	first := c.next(1)[0]
+	require.Equal(t, "gap", first.kind)
+
+	id, _, err := sseproto.ParseEventID(first.id)
+	require.NoError(t, err)
+	c = joined(t, there, after(id), "a", "b")
+	g.publish("a", "next")
+	require.Equal(t, []string{"next"}, datas(c.next(1)))
+}
+
+// Between the end of a span that was cut back and the next one a client that resumes
+// waits: the ring still has what does not count any more.
+func TestNobodyResumesIntoWhatWasTakenBack(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, 4<<20))
+	f := startFeed(e, 1000)
+	f.publish("a", "doubtful")
+	e.log.CloseSpan(sseproto.ID{Ms: 1000})
+	c := joined(t, e, after(sseproto.ID{Ms: 1000}), "a")
+	h.add(sseproto.ID{Ms: 1000, Seq: 1}, "a", "true")
+	again := startFeed(e, 2000)
+	again.tick(sseproto.ID{Ms: 2000})
+	again.publish("a", "next")
+	require.Equal(t, []string{"true", "next"}, datas(c.next(2)))
 }
 
 // collect reads all that a history writer would get behind after.

@@ -25,7 +25,7 @@ func (c *localClock) next(now time.Time) sseproto.ID {
 // the local clock, messages from Publish.
 func (l *Log) OpenLocal() {
 	l.mu.Lock()
-	l.local.ms = uint64(time.Now().UnixMilli())
+	l.local.ms = uint64(max(time.Now().UnixMilli(), 1))
 	low := sseproto.ID{Ms: l.local.ms}
 	l.mu.Unlock()
 	l.OpenSpan(low)

@@ -127,11 +127,12 @@ type Log struct {
 	barrier   *barrier // the newest, at first one before all
 	holdback  holdback
 	local     localClock
-	heard     time.Time     // the last commit
+	heard     time.Time     // when the last tick came
 	changed   chan struct{} // closed and replaced at each commit, open and close
 
 	gaps gapLedger // has a lock of its own
 
+	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
 	watchers  atomic.Int32                // who waits for it to move
 	watch     chan struct{}               // capacity 1: somebody began to wait
@@ -173,6 +174,7 @@ func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend 
 	l.index.Store(&[]segmentRef{})
 	l.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
 	l.watermark.Store(&sseproto.ID{})
+	l.ticked.Store(&sseproto.ID{})
 	return l
 }
 
@@ -212,8 +214,8 @@ func (l *Log) Position() uint64 { return l.head.Load() - 1 }
 // standing is where the log stands now. The discontinuities come first: a position from behind
 // one that counts as a position from before it is only looked at twice.
 func (l *Log) standing() front.Standing {
-	discontinuities := l.discontinuities.Load()
-	return front.Standing{Position: l.Position(), Discontinuities: discontinuities}
+	tick, discontinuities := *l.ticked.Load(), l.discontinuities.Load()
+	return front.Standing{Position: l.Position(), Discontinuities: discontinuities, Tick: tick}
 }
 
 // safePosition is the lowest position that a reader may still look at.

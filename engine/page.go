@@ -89,8 +89,10 @@ func (p *page) loseAll(reason string) {
 // While further gap events follow, that is where it was before: it must not miss
 // being told of the other channels. The last one has the ID right before the first
 // message that is left in (after, upTo], or upTo when none is: who resumes from it
-// is not told again. Which is the last differs between the readers of a shared page,
-// so there every one leaves the client where it was.
+// is not told again. Which is the last differs between the readers of a shared page, and
+// so does where each of them stands, so its gap events have no ID. With that of the end
+// of the span before, a reader cut off between two of them went back: to an instance that
+// still had what was taken back, which sent it again, on channels without a gap.
 func (p *page) finish(upTo sseproto.ID) {
 	p.told = p.losses()
 	for k, l := range p.told {
@@ -98,9 +100,13 @@ func (p *page) finish(upTo sseproto.ID) {
 		if k == len(p.told)-1 && !p.shared {
 			id = p.restartFrom(upTo)
 		}
+		shown := id
+		if p.shared {
+			shown = sseproto.ID{}
+		}
 		off := len(p.buf)
 		p.buf = sseproto.AppendGap(p.buf, sseproto.Gap{
-			ID: id, Reason: l.reason, Channel: p.channels[l.channel], Requested: p.requested, Oldest: l.oldest,
+			ID: shown, Reason: l.reason, Channel: p.channels[l.channel], Requested: p.requested, Oldest: l.oldest,
 		})
 		p.frames = append(p.frames, frameRef{id: id, channel: l.channel, off: off, end: len(p.buf), gap: true})
 	}

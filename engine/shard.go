@@ -237,7 +237,11 @@ func (s *shard) pollTimeout() int {
 	if s.open == 0 {
 		return -1
 	}
-	return s.sweeper.untilSweep()
+	wait := s.sweeper.untilSweep()
+	if poll := int(aheadPoll / time.Millisecond); len(s.ahead.list) > 0 && (wait < 0 || wait > poll) {
+		return poll
+	}
+	return wait
 }
 
 func (s *shard) busy() bool {

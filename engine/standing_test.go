@@ -14,9 +14,14 @@ import (
 // request is a client without Last-Event-ID whose request was read when the log stood
 // at since, and that is attached now: an Authorizer took its time.
 func request(t *testing.T, e *Engine, since front.Standing, channels ...string) *testClient {
+	return requestNamed(t, e, since, false, channels...)
+}
+
+// requestNamed is request of a client that may want its stream to begin with a position.
+func requestNamed(t testing.TB, e *Engine, since front.Standing, named bool, channels ...string) *testClient {
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
-	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since})
+	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since, StartID: named})
 	return newTestClient(t, conn)
 }
 

@@ -102,17 +102,8 @@ func TestUnknownIDStartsNowWithAGap(t *testing.T) {
 	require.Equal(t, []string{"new"}, datas(c.next(1)))
 }
 
-func TestIDFarAheadCountsAsNow(t *testing.T) {
-	e := startEngine(t, nil)
-	f := startFeed(e, 1000)
-	f.publish("a", "old")
-	c := joined(t, e, after(sseproto.MaxID), "a")
-	f.publish("a", "new")
-	require.Equal(t, []string{"new"}, datas(c.next(1)))
-}
-
 func TestIDOfAQuickerInstanceIsWaitedFor(t *testing.T) {
-	e := startEngine(t, nil)
+	e := startEngine(t, func(cfg *Config) { cfg.HistoryWait = time.Hour })
 	f := startFeed(e, 1000)
 	f.publish("a", "one")
 	c := joined(t, e, after(sseproto.ID{Ms: 1000, Seq: 3}), "a")
@@ -141,7 +132,7 @@ func TestClientsThatLeaveFreeEverything(t *testing.T) {
 }
 
 func TestWhoWaitsForItsIDGetsHeartbeats(t *testing.T) {
-	e := startEngine(t, func(cfg *Config) { cfg.Heartbeat = 100 * time.Millisecond })
+	e := startEngine(t, func(cfg *Config) { cfg.Heartbeat, cfg.HistoryWait = 100*time.Millisecond, time.Hour })
 	f := startFeed(e, 1000)
 	c := joined(t, e, after(sseproto.ID{Ms: 1000, Seq: 1}), "a")
 	require.NoError(t, c.conn.SetReadDeadline(time.Now().Add(waitLong)))

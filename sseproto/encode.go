@@ -51,7 +51,8 @@ func AppendPosition(dst []byte, id ID) []byte {
 // Gap tells a client that messages are missing from what follows.
 type Gap struct {
 	// ID is the position from which the stream goes on: a client that reconnects
-	// with it is not told of the same gap again.
+	// with it is not told of the same gap again. Zero: the frame has no id line, and
+	// every client keeps the ID that it has.
 	ID ID
 	// Reason is one of the Reason constants.
 	Reason string
@@ -63,13 +64,15 @@ type Gap struct {
 	Oldest ID
 }
 
-// AppendGap extends dst with the frame of a gap event: id, "event: gap", and one
+// AppendGap extends dst with the frame of a gap event: id if there is one, "event: gap", and one
 // line of JSON with the members reason, channel, requested and oldest, where those
 // without a value are left out. Bytes of the client are escaped, never copied raw.
 func AppendGap(dst []byte, g Gap) []byte {
-	dst = append(dst, fieldID...)
-	dst = g.ID.AppendTo(dst)
-	dst = append(dst, "\nevent: gap\ndata: {"...)
+	if !g.ID.IsZero() {
+		dst = append(dst, fieldID...)
+		dst = append(g.ID.AppendTo(dst), '\n')
+	}
+	dst = append(dst, "event: gap\ndata: {"...)
 	start := len(dst)
 	dst = appendMember(dst, start, "reason", g.Reason)
 	dst = appendMember(dst, start, "channel", g.Channel)

@@ -75,6 +75,8 @@ var (
 	ErrNoChannel = refusal(http.StatusBadRequest, "channel_id is missing")
 	// ErrBadChannel: a channel_id that is empty, longer than MaxChannelBytes or has a NUL.
 	ErrBadChannel = refusal(http.StatusBadRequest, "channel_id is empty, too long or has a NUL")
+	// ErrBadStart: a start other than id and none.
+	ErrBadStart = refusal(http.StatusBadRequest, "start is neither id nor none")
 	// ErrTooManyChannels: more different channels than the caller allows.
 	ErrTooManyChannels = refusal(http.StatusBadRequest, "too many channels")
 )

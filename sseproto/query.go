@@ -22,6 +22,8 @@ const (
 	// Last-Event-ID header, as a page that opens a new EventSource.
 	ParamLastEventID      = "last_event_id"
 	ParamLastEventIDCamel = "lastEventId"
+	// ParamStart tells how a stream without a Last-Event-ID begins: see Start.
+	ParamStart = "start"
 )
 
 // CheckQuery returns ErrBadEscape when a "%" of query is not followed by two hex
@@ -131,6 +133,48 @@ func (r *Request) LastEventID(dst []byte) (id []byte, ok bool) {
 		}
 	}
 	return dst, false
+}
+
+// Start is what a client wants a new stream to begin with.
+type Start uint8
+
+const (
+	StartDefault Start = iota // it does not say
+	StartID                   // start=id: its position, as an id without data
+	StartNone                 // start=none: nothing but the retry time
+)
+
+// ParseStart reads the parameter start of a query that ChannelIDs has checked. Another
+// value is ErrBadStart.
+func ParseStart(query []byte) (Start, error) {
+	var buf [8]byte
+	for key, raw := range QueryParams(query) {
+		if !unescapesTo(key, ParamStart) {
+			continue
+		}
+		if len(raw) > 3*len(buf) {
+			return StartDefault, ErrBadStart
+		}
+		switch string(AppendUnescaped(buf[:0], raw)) {
+		case "id":
+			return StartID, nil
+		case "none":
+			return StartNone, nil
+		}
+		return StartDefault, ErrBadStart
+	}
+	return StartDefault, nil
+}
+
+// IsEventSource reports whether the request is that of a browser's own EventSource, as far
+// as that can be told. The HTML standard (§9.2.2) gives it Accept: text/event-stream and
+// the cache mode no-store, for which the Fetch standard (HTTP-network-or-cache fetch) adds
+// Cache-Control: no-cache and Pragma: no-cache. A fetch with the default cache mode has
+// neither, and libraries outside browsers send no Pragma. A page's fetch with that cache
+// mode and that Accept looks the same.
+func (r *Request) IsEventSource() bool {
+	return string(r.Header("Accept")) == "text/event-stream" &&
+		string(r.Header("Pragma")) == "no-cache" && string(r.Header("Cache-Control")) == "no-cache"
 }
 
 func containsName(names []string, name []byte) bool {

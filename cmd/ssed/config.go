@@ -113,6 +113,7 @@ func (f *flags) streamConfig(p *problems) ssed.StreamConfig {
 		BroadcastChannel: f.Broadcast,
 		Heartbeat:        p.durationOrOff("--heartbeat", f.Heartbeat),
 		HeartbeatEvent:   f.HeartbeatEvent,
+		StartID:          p.startID(f.StartID),
 		RetryMin:         retryMin,
 		RetryMax:         retryMax,
 		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // zero is the default
@@ -167,6 +168,7 @@ var flagOfField = map[string]string{
 	"Streams.BroadcastChannel": "--broadcast-channel",
 	"Streams.Heartbeat":        "--heartbeat",
 	"Streams.HeartbeatEvent":   "--heartbeat-event",
+	"Streams.StartID":          "--start-id",
 	"Streams.RetryMin":         "--retry",
 	"Streams.RetryMax":         "--retry",
 	"Streams.Drain":            "--drain",
@@ -432,6 +434,16 @@ func (p *problems) choice(flag, text string, options ...string) string {
 	}
 	p.add(flag, "%q is not one of %s", text, strings.Join(options, ", "))
 	return ""
+}
+
+func (p *problems) startID(text string) ssed.StartID {
+	switch p.choice("--start-id", text, "auto", "on", "off") {
+	case "on":
+		return ssed.StartIDOn
+	case "off":
+		return ssed.StartIDOff
+	}
+	return ssed.StartIDAuto
 }
 
 func (p *problems) level(text string) slog.Level {

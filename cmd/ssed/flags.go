@@ -23,6 +23,7 @@ type flags struct {
 	CORSCredentials  toggle   `name:"cors-credentials" group:"public" help:"Allow cross-origin requests with cookies: the origin is echoed, even where --cors-origins is *."`
 
 	Retry          string `group:"streams" default:"2s-5s" placeholder:"MIN-MAX" help:"Reconnection delay told to clients, drawn for each between the two."`
+	StartID        string `name:"start-id" group:"streams" default:"auto" placeholder:"auto|on|off" help:"Begin a new stream with its position, as an id without data, so that a client cut off before its first event misses nothing. auto: for a browser's own EventSource. start=id or start=none in the query goes before it."`
 	Heartbeat      string `group:"streams" default:"15s" placeholder:"TIME" help:"Longest silence on a stream; then a comment line is sent. 0 turns it off."`
 	HeartbeatEvent string `group:"streams" placeholder:"NAME" help:"Send heartbeats as events of this type, with empty data and no id, for clients that watch for them. Default: a comment line, which clients do not see."`
 	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Streams are closed at this age, less up to a fifth drawn for each, so that clients spread over the instances again after a deploy. 0: never."`

@@ -73,6 +73,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--cors-origins":                "https://a.example/path",
 		"--cors-credentials":            "perhaps",
 		"--retry":                       "5s-2s",
+		"--start-id":                    "maybe",
 		"--heartbeat":                   "1ms",
 		"--max-channels-per-connection": "2000",
 		"--broadcast-channel":           "__all",

@@ -51,6 +51,10 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if err != nil {
 		return verdict{err: err}
 	}
+	start, err := sseproto.ParseStart(req.Query)
+	if err != nil {
+		return verdict{err: err}
+	}
 	if reason, why, ok := f.availability(); !ok {
 		return verdict{reason: reason, why: why}
 	}
@@ -68,7 +72,8 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	lastEventID, resumes := lastEventIDOf(req)
 	return verdict{stream: &Stream{
 		FD: c.fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
-		LastEventID: lastEventID, Resumes: resumes, Expires: f.maxAge(), Peer: c.peer, Since: since,
+		LastEventID: lastEventID, Resumes: resumes, StartID: !resumes && f.wantsStartID(req, start),
+		Expires: f.maxAge(), Peer: c.peer, Since: since,
 	}}
 }
 

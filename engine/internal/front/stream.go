@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"ssed/sseproto"
 )
 
 // Stream is a client on its way from the front to a loop: its request is read and
@@ -17,6 +19,7 @@ type Stream struct {
 	LastEventID string    // as sent, at most 256 bytes of it; owned
 	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	Expires     time.Time // close at this time, by the monotonic clock; zero: never
+	StartID     bool      // a stream without one begins with its position
 	Peer        uint32    // handle for Release when the descriptor is closed; 0: none
 	Subject     uint32    // handle for Release, as Peer; 0: the grant named none
 	Ends        time.Time // when the grant is over, by the wall clock; zero: never
@@ -27,8 +30,9 @@ type Stream struct {
 // Standing is where the log of the host stood at some moment. The front carries it and
 // does not look at it.
 type Standing struct {
-	Position        uint64 // of the newest message
-	Discontinuities uint64 // how often something had been missed until then
+	Position        uint64      // of the newest message
+	Discontinuities uint64      // how often something had been missed until then
+	Tick            sseproto.ID // the last tick: every message that came later has an ID beyond it
 }
 
 // Host is what the front asks of the engine. All of it may be called from any goroutine,
@@ -65,6 +69,7 @@ type Config struct {
 	MaxChannels               int
 	RetryMin, RetryMax        time.Duration
 	Hosts                     []string
+	StartID                   StartID
 	CORSOrigins               []string
 	CORSCredentials           bool
 	Logger                    *slog.Logger

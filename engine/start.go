@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"time"
+
+	"ssed/engine/internal/front"
+	"ssed/sseproto"
+)
+
+// startAt returns an ID behind which a stream gets everything that lies behind pos: to
+// come back with it is to miss nothing. Not settled: a discontinuity is being backfilled,
+// or no span is open. What comes of that belongs to those who were there before, and to
+// name a position in front of it would promise it. Then the ID is the last tick before the
+// request, up to which all instances number alike, and the stream starts there once the
+// ring has it. Zero: no span has begun. O(log of the remembered positions).
+func (l *Log) startAt(since front.Standing) (id sseproto.ID, settled bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	pos, cov, s := since.Position, l.cover.Load(), l.spans.current()
+	if s == nil || cov.backfilling || pos+1 < cov.first {
+		return since.Tick, false
+	}
+	switch {
+	case pos+1 == l.head.Load(): // nothing since: a tick names a time that is not long past
+		return later(s.high, s.ready), true
+	case pos+1 == cov.first:
+		return cov.from, true
+	}
+	if id, known := l.positions.idAt(pos); known {
+		return id, true
+	}
+	return since.Tick, false
+}
+
+func later(a, b sseproto.ID) sseproto.ID {
+	if b.Less(a) {
+		return a
+	}
+	return b
+}
+
+// explains reports whether an instance that numbers from the same ticks can have given
+// an ID that lies ahead of this log. Such an ID was given before now: since the last tick
+// that came here, or within wait before it, for a feed may lag behind. A log with a clock of
+// its own has no other beside it.
+func (l *Log) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.local.ms != 0 {
+		return !l.spans.high.Less(id)
+	}
+	ahead := max(now.Sub(l.heard), 0) + wait
+	return id.Ms <= l.ticked.Load().Ms+uint64(ahead/time.Millisecond)
+}
