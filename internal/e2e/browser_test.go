@@ -286,6 +286,7 @@ func TestBrowser(t *testing.T) {
 		{"BehavesAsTheOtherClients", browserBehavesAsTheOtherClients},
 		{"RunsFetchEventSource", browserRunsFetchEventSource},
 		{"MissesNothingOverCuts", browserMissesNothingOverCuts},
+		{"LosesNothingFromOpenOn", browserLosesNothingFromOpenOn},
 		{"AsksForLeaveAcrossOrigins", browserAsksForLeaveAcrossOrigins},
 		{"HoldsSixTabs", browserHoldsSixTabs},
 		{"HoldsManyStreamsOverHTTP2", browserHoldsManyStreamsOverHTTP2},
@@ -396,6 +397,33 @@ func browserMissesNothingOverCuts(t *testing.T, b *browser) {
 	}
 	require.Equal(t, n, p.received(), "nothing twice")
 	tested.add("Chromium over cuts", fmt.Sprintf("%d cuts, %d messages, each once", cuts, n))
+}
+
+// browserLosesNothingFromOpenOn: cut off before its first event, and sent to another
+// instance, the page gets what was published meanwhile, also through proxies.
+func browserLosesNothingFromOpenOn(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	one, other := startReady(t, r), startReady(t, r)
+	l := newLink(t, one.public)
+	for name, host := range map[string]string{
+		"alone":   l.host(),
+		"nginx":   startNginx(t, l.host(), l.host()),
+		"haproxy": startHAProxy(t, l.host(), l.host()),
+	} {
+		l.leadTo(one.public)
+		p := b.open(t, servePages(t))
+		p.listen(streamURL(host, name), false)
+		p.waitOpen()
+		_, header := l.lastGet()
+		require.Equal(t, "no-cache no-cache", header.Get("Cache-Control")+" "+header.Get("Pragma"), name)
+		l.leadTo(other.public)
+		l.cut(false)
+		publish(t, r, name, "while away")
+		p.want("while away")
+		one.waitStreams(0)
+		p.wantNoMore()
+		tested.add("Chromium before its first event, "+name, "cut off and back at another instance: nothing lost, no gap")
+	}
 }
 
 func browserAsksForLeaveAcrossOrigins(t *testing.T, b *browser) {

@@ -21,18 +21,18 @@ import (
 // link is a TCP proxy to one address that notes the request heads it passes on and
 // cuts connections when it is told to.
 type link struct {
-	t             testing.TB
-	listener      net.Listener
-	network, addr string // where it leads to
-	wg            sync.WaitGroup
+	t        testing.TB
+	listener net.Listener
+	wg       sync.WaitGroup
 
-	mu         sync.Mutex // guards what follows
-	closed     bool
-	open       map[*net.TCPConn]net.Conn // client's side to server's side
-	heads      []string                  // request heads in the order of arrival
-	streams    int                       // event streams that the server began
-	heartbeats int                       // lone comment lines passed on
-	dead       map[*net.TCPConn]bool     // those whose answers go nowhere
+	mu            sync.Mutex // guards what follows
+	network, addr string     // where it leads to
+	closed        bool
+	open          map[*net.TCPConn]net.Conn // client's side to server's side
+	heads         []string                  // request heads in the order of arrival
+	streams       int                       // event streams that the server began
+	heartbeats    int                       // lone comment lines passed on
+	dead          map[*net.TCPConn]bool     // those whose answers go nowhere
 }
 
 // newLink listens on a free port of loopback until the test ends. Addr may be
@@ -50,6 +50,20 @@ func newLink(t testing.TB, addr string) *link {
 	return l
 }
 
+// leadTo makes it a way to another address, for connections to come.
+func (l *link) leadTo(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.network, l.addr = "tcp", addr
+}
+
+func (l *link) dial() (net.Conn, error) {
+	l.mu.Lock()
+	network, addr := l.network, l.addr
+	l.mu.Unlock()
+	return net.Dial(network, addr)
+}
+
 func (l *link) host() string { return l.listener.Addr().String() }
 
 func (l *link) accept() {
@@ -64,7 +78,7 @@ func (l *link) accept() {
 
 func (l *link) serve(client *net.TCPConn) {
 	defer client.Close()
-	server, err := net.Dial(l.network, l.addr)
+	server, err := l.dial()
 	if err != nil {
 		return // the client sees its connection closed
 	}
