@@ -323,7 +323,7 @@ func TestFleetIsSeenFromEveryInstance(t *testing.T) {
 	all := admin.Spread{Subscribers: 3, Asked: 3, Answered: 3, Instances: []admin.InstanceShare{{Instance: "one", Subscribers: 1}, {Instance: "three"}, {Instance: "two", Subscribers: 2}}}
 	three.eventually("the answers of all", func() bool { return reflect.DeepEqual(all, subscribers(three)) })
 
-	two.Signal(syscall.SIGSTOP)
+	two.freeze()
 	partial := subscribers(three)
 	require.Equal(t, 3, partial.Asked)
 	require.Equal(t, 2, partial.Answered)

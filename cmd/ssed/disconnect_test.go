@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +26,26 @@ func connectAs(t testing.TB, in *instance, status int, token, lastID string, cha
 	require.NoError(t, err)
 	require.Equal(t, status, resp.StatusCode)
 	return s
+}
+
+// freeze stops the process and waits until all its threads stand still: a signal comes
+// when they are next scheduled.
+func (in *instance) freeze() {
+	in.t.Helper()
+	in.Signal(syscall.SIGSTOP)
+	in.eventually("all threads are stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", in.Pid()))
+		require.NoError(in.t, err)
+		require.NotEmpty(in.t, threads)
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			_, state, _ := strings.Cut(string(stat), ") ") // behind the name, proc(5)
+			if err != nil || !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // Somebody whose access is withdrawn is put out of the whole fleet at once and stays out:
@@ -70,9 +94,13 @@ func TestRevokedUserIsPutOutOfTheFleet(t *testing.T) {
 			require.Positive(t, s.retry.Load(), "it may come back")
 		}
 	}
+	long := url.QueryEscape(strings.Repeat("é", 127))
+	one.api("DELETE", "/api/connections?sub="+long+"&token="+long+"&channel="+long, "", 200, &closed)
+	require.Equal(t, 3, closed.Answered, "the longest order")
+	require.Zero(t, closed.Connections)
 	back := connectAs(t, two, 200, token("anna", "2"), "", "b")
 
-	away.Signal(syscall.SIGSTOP)
+	away.freeze()
 	one.api("DELETE", "/api/connections?sub=anna&for=1h", "", 200, &closed)
 	require.Equal(t, 3, closed.Asked)
 	require.Equal(t, 2, closed.Answered, "the frozen one is left out")

@@ -11,7 +11,7 @@ type flags struct {
 	ReusePort        toggle   `group:"public" help:"Set SO_REUSEPORT, so that several processes can share a port."`
 	MaxConnections   string   `group:"public" placeholder:"N" help:"Open client connections, handshakes included. Default: the limit of open files less 256."`
 	MaxPerAddress    string   `name:"max-connections-per-ip" group:"public" default:"0" placeholder:"N" help:"Open connections of one client address, IPv6 by its /64. 0: no limit. Addresses of this machine and of --trusted-proxies are not limited."`
-	MaxPerSubject    string   `name:"max-connections-per-subject" group:"public" default:"0" placeholder:"N" help:"Open streams of one subject, which the token or the service at --auth-url names. 0: no limit."`
+	MaxPerSubject    string   `name:"max-connections-per-subject" group:"public" default:"0" placeholder:"N" help:"Open streams of one subject on this instance; the token or the service at --auth-url names it. 0: no limit."`
 	ConnectRate      string   `name:"connect-rate-per-ip" group:"public" default:"0" placeholder:"N[:BURST]" help:"New connections per second of one client address, and how many may come at once (ten times as many, unless given). 0: no limit."`
 	TrustedProxies   []string `group:"public" placeholder:"CIDR" help:"Networks or addresses of proxies whose X-Forwarded-For (and PROXY header) tells the client. A unix socket is trusted when this is set."`
 	ProxyProtocol    toggle   `group:"public" help:"Require a PROXY header, version 1 or 2, of every connection from --trusted-proxies. From others it is refused."`

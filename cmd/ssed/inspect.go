@@ -42,6 +42,9 @@ func (i inspector) CloseConnection(ctx context.Context, id string) (found bool, 
 
 // CloseConnections implements admin.Connections.
 func (i inspector) CloseConnections(ctx context.Context, who admin.Clients, keepOut time.Duration) (admin.Closed, error) {
+	// An operator who hangs up has still meant it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), disconnectTimeout)
+	defer cancel()
 	d, err := i.gateway.Disconnect(ctx, matchOf(who), keepOut)
 	closed := admin.Closed{Connections: d.Streams, Asked: d.Asked, Answered: len(d.Instances)}
 	for _, at := range d.Instances {
@@ -49,6 +52,9 @@ func (i inspector) CloseConnections(ctx context.Context, who admin.Clients, keep
 	}
 	return closed, err
 }
+
+// disconnectTimeout is beyond what instances are waited for.
+const disconnectTimeout = 10 * time.Second
 
 func matchOf(who admin.Clients) ssed.Match {
 	return ssed.Match{Subject: who.Subject, Token: who.Token, Channel: who.Channel}
