@@ -147,13 +147,24 @@ func answerTo(t *testing.T, client *http.Client, url, accept string) (status int
 	return resp.StatusCode, string(text)
 }
 
-// requireTurnedAway: an EventSource would give up for good after 429.
+// requireTurnedAway: an EventSource would give up for good after 429, and after an answer
+// that its page may not read.
 func requireTurnedAway(t *testing.T, client *http.Client, p *secureProxy) {
 	t.Helper()
-	status, body := answerTo(t, client, p.url("a"), "text/event-stream")
-	require.Equal(t, http.StatusOK, status)
-	require.Equal(t, "retry: 15000\n\n", body)
-	status, _ = answerTo(t, client, p.url("a"), "*/*")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url("a"), nil)
+	require.NoError(t, err)
+	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Origin", "https://app.example.com")
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	require.Equal(t, "https://app.example.com", resp.Header.Get("Access-Control-Allow-Origin"))
+	require.Equal(t, "retry: 15000\n\n", string(body))
+	status, _ := answerTo(t, client, p.url("a"), "*/*")
 	require.Equal(t, http.StatusTooManyRequests, status)
 }
 
