@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"ssed/sseproto"
@@ -162,13 +161,14 @@ func (l *Log) endBackfill(held *heldSpan, barrier bool) {
 func (l *Log) endBackfillPart(held *heldSpan) (done bool) {
 	l.mu.Lock()
 	defer l.unlock()
-	part := held.messages[:min(len(held.messages), putSlice)]
-	for i := range part {
-		m := &part[i]
-		l.appendLocked(m.id, m.channel, &m.message)
+	n := 0
+	for bytes := int64(0); n < min(len(held.messages), putSlice) && bytes < putBytes; n++ {
+		m := &held.messages[n]
+		l.appendLocked(m.id, m.channel, &m.message, m.encoded)
+		bytes += m.cost()
 	}
-	l.holdback.take(part)
-	if held.messages = held.messages[len(part):]; len(held.messages) > 0 {
+	l.holdback.take(held.messages[:n])
+	if held.messages = held.messages[n:]; len(held.messages) > 0 {
 		return false
 	}
 	if s := l.spans.current(); s.ready.Less(held.ready) {
@@ -185,27 +185,39 @@ func (l *Log) endBackfillPart(held *heldSpan) (done bool) {
 	return true
 }
 
-// putSlice is how many messages are put into the ring in one turn of the lock,
+// putSlice messages, and about putBytes, are put into the ring in one turn of the lock,
 // which the feed and the loops need too: 1 ms.
-const putSlice = 1000
+const (
+	putSlice = 1000
+	putBytes = 1 << 20
+)
 
 // putPage puts a page into the ring, before a new span. Whoever resumes meanwhile waits,
 // as the log is backfilling.
 func (l *Log) putPage(p *page) {
-	for part := range slices.Chunk(p.frames, putSlice) {
-		l.mu.Lock()
-		for _, f := range part {
-			kind := kindBackfill
-			if f.gap {
-				kind = kindGap
-				l.stats.gaps.Add(1)
-			} else {
-				l.stats.backfilled.Add(1)
-			}
-			l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
-		}
-		l.unlock()
+	for left := p.frames; len(left) > 0; {
+		left = left[l.putFrames(p, left):]
 	}
+}
+
+// putFrames puts frames of a page into the ring, as many as one turn of the lock may, and
+// returns their number.
+func (l *Log) putFrames(p *page, frames []frameRef) (n int) {
+	l.mu.Lock()
+	defer l.unlock()
+	for bytes := 0; n < min(len(frames), putSlice) && bytes < putBytes; n++ {
+		f := &frames[n]
+		kind := kindBackfill
+		if f.gap {
+			kind = kindGap
+			l.stats.gaps.Add(1)
+		} else {
+			l.stats.backfilled.Add(1)
+		}
+		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+		bytes += f.end - f.off
+	}
+	return n
 }
 
 // noteTold records what live streams were told by a page.

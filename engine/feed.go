@@ -91,13 +91,14 @@ func (l *Log) Append(id sseproto.ID, channel, payload string) {
 	if l.envelope {
 		m = l.read(payload) // before the lock: it can take as long as all the rest
 	}
+	e := l.encode(&m) // before the lock, too
 	l.mu.Lock()
 	defer l.unlock()
 	if l.holdback.active() {
-		l.holdback.append(l, id, channel, &m)
+		l.holdback.append(l, id, channel, &m, e)
 		return
 	}
-	l.appendLocked(id, channel, &m)
+	l.appendLocked(id, channel, &m, e)
 }
 
 // read turns a payload that may be an envelope into a message. It has its number by then: what
@@ -114,16 +115,23 @@ func (l *Log) read(payload string) sseproto.Message {
 	return sseproto.Message{Data: payload}
 }
 
-func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message) {
+// appendLocked puts a message into the ring: e if it is encoded already, else m.
+func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message, e *encoded) {
 	s := l.spans.current()
 	if s == nil {
 		return // a message after the end of its span: the feed reported the loss already
 	}
 	s.high = id
-	l.putLocked(kindLive, id, channel, m)
+	data := len(m.Data)
+	if e != nil {
+		data = e.data
+		l.putEncodedLocked(id, channel, e)
+	} else {
+		l.putLocked(id, channel, m)
+	}
 	l.reachLocked(id)
 	l.stats.appended.Add(1)
-	l.stats.bytes.Add(uint64(len(m.Data)))
+	l.stats.bytes.Add(uint64(data))
 }
 
 // Commit tells that all messages up to id have the same IDs on every instance,

@@ -36,7 +36,7 @@ func (h *memoryHistory) add(id sseproto.ID, channel, payload string) {
 func (h *memoryHistory) store(id sseproto.ID, channel string, m sseproto.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stored[channel] = append(h.stored[channel], heldMessage{id, channel, m})
+	h.stored[channel] = append(h.stored[channel], heldMessage{id: id, channel: channel, message: m})
 }
 
 func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {

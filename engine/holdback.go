@@ -14,6 +14,7 @@ type heldMessage struct {
 	id      sseproto.ID
 	channel string
 	message sseproto.Message
+	encoded *encoded // in place of the message when that is large
 }
 
 // heldSpan is a span whose messages wait outside the ring.
@@ -43,7 +44,11 @@ const ringOverhead = frameBytesPerEntry + int64(entryBytes)
 
 // cost is what the message takes of the bound on waiting ones.
 func (m *heldMessage) cost() int64 {
-	return int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + ringOverhead
+	cost := int64(len(m.channel)+len(m.message.Event)+len(m.message.ID)+len(m.message.Data)) + ringOverhead
+	if m.encoded != nil {
+		cost += int64(len(m.encoded.buf))
+	}
+	return cost
 }
 
 // checkRoom makes the backfiller give up when more waits than is good for the ring.
@@ -96,14 +101,17 @@ func (hb *holdback) open(l *Log, low sseproto.ID) {
 	}
 }
 
-func (hb *holdback) append(l *Log, id sseproto.ID, channel string, m *sseproto.Message) {
+func (hb *holdback) append(l *Log, id sseproto.ID, channel string, m *sseproto.Message, e *encoded) {
 	s := hb.newest()
 	if s.closed {
 		return
 	}
-	waiting := heldMessage{id, strings.Clone(channel), sseproto.Message{
-		Event: strings.Clone(m.Event), ID: strings.Clone(m.ID), Retry: m.Retry, Data: strings.Clone(m.Data),
-	}}
+	waiting := heldMessage{id: id, channel: strings.Clone(channel), encoded: e}
+	if e == nil {
+		waiting.message = sseproto.Message{
+			Event: strings.Clone(m.Event), ID: strings.Clone(m.ID), Retry: m.Retry, Data: strings.Clone(m.Data),
+		}
+	}
 	hb.bytes += waiting.cost()
 	s.messages = append(s.messages, waiting)
 	hb.checkRoom(l)

@@ -34,9 +34,10 @@ func (l *Log) OpenLocal() {
 // Publish numbers a message, which has passed its Check, by the local clock, adds it
 // and returns its ID. The strings are copied.
 func (l *Log) Publish(channel string, m sseproto.Message) sseproto.ID {
+	e := l.encode(&m)
 	l.mu.Lock()
 	defer l.unlock()
 	id := l.local.next(time.Now())
-	l.appendLocked(id, channel, &m)
+	l.appendLocked(id, channel, &m, e)
 	return id
 }

@@ -227,10 +227,10 @@ func (l *Log) safePosition() uint64 {
 	return low
 }
 
-// putLocked encodes one event into the ring and publishes it.
-func (l *Log) putLocked(kind entryKind, id sseproto.ID, name string, m *sseproto.Message) uint64 {
+// putLocked encodes a message into the ring and publishes it.
+func (l *Log) putLocked(id sseproto.ID, name string, m *sseproto.Message) {
 	raw := 0
-	if kind == kindLive && !sseproto.Lossless(m.Data) {
+	if !sseproto.Lossless(m.Data) {
 		raw = len(m.Data)
 	}
 	seg := l.roomLocked(len(m.Event) + len(m.ID) + len(m.Data) + raw)
@@ -244,7 +244,7 @@ func (l *Log) putLocked(kind entryKind, id sseproto.ID, name string, m *sseproto
 		seg = l.segmentLocked(len(buf))
 		copy(seg.buf, buf)
 	}
-	return l.publishLocked(seg, kind, id, name, size, raw)
+	l.publishLocked(seg, kindLive, id, name, size, raw)
 }
 
 // putFrameLocked takes over a frame that is already encoded.
@@ -355,6 +355,12 @@ func (l *Log) roomLocked(payload int) *segment {
 // forget old ones until it is within its bound.
 func (l *Log) segmentLocked(size int) *segment {
 	seg := l.takeSegmentLocked(size)
+	l.pushSegmentLocked(seg)
+	return seg
+}
+
+// pushSegmentLocked makes an empty segment the newest of the ring.
+func (l *Log) pushSegmentLocked(seg *segment) {
 	seg.born = time.Now()
 	refs := *l.index.Load()
 	if n := len(refs); n > 0 && refs[n-1].seg.n == 0 {
@@ -378,7 +384,6 @@ func (l *Log) segmentLocked(size int) *segment {
 		l.recycleLocked(ref.seg, kept[0].first)
 	}
 	l.wake = ^uint64(0) // no shard's cursor stays behind by more than a segment
-	return seg
 }
 
 // takeSegmentLocked returns an empty segment, from the pool when one of the

@@ -68,7 +68,7 @@ func (m *model) publish() {
 	}
 	m.f.n++
 	id := sseproto.ID{Ms: m.f.t, Seq: m.f.n}
-	m.truth = append(m.truth, heldMessage{id, channel, msg})
+	m.truth = append(m.truth, heldMessage{id: id, channel: channel, message: msg})
 	if m.linked {
 		m.e.log.Append(id, channel, payload)
 	}
