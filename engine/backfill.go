@@ -23,6 +23,9 @@ func (l *Log) mayBackfillLocked() bool {
 	return l.backfills && before != nil && (before.truncated || l.dir.hasSubscribers())
 }
 
+// errManyGaps: the history is read, and has lost messages of too many channels.
+var errManyGaps = errors.New("engine: more channels lost messages than the ring has room to tell of")
+
 // errPageFull: what was lost is too much for the ring, but the history has it.
 var errPageFull = errors.New("engine: more was lost than fits into half of the ring")
 
@@ -64,18 +67,39 @@ func (f *backfiller) backfill(ctx context.Context, held *heldSpan) {
 		f.onError(err, held.after, held.low)
 		f.log.stats.abandoned.Add(1)
 	}
-	switch {
-	case errors.Is(err, errPageFull):
+	if errors.Is(err, errPageFull) || err != nil && !f.log.hasRoomForGaps(page.channels) {
 		f.log.endBackfill(held, true)
 		return
-	case err != nil:
+	}
+	if err != nil {
 		page.reset()
 		page.loseAll(sseproto.ReasonUnavailable)
 	}
 	page.finish(held.low)
+	if !f.log.hasRoomForGaps(page.toldChannels()) {
+		f.onError(errManyGaps, held.after, held.low)
+		f.log.endBackfill(held, true)
+		return
+	}
 	f.log.putPage(page)
 	f.log.endBackfill(held, false)
 	f.log.noteTold(page)
+}
+
+// gapBytes is what a gap event takes of the ring beside the name of its channel.
+const gapBytes = 128 + ringOverhead
+
+// hasRoomForGaps reports whether gap events for all of the channels may be put into the
+// ring: a quarter of it. With more of them the ring would forget for their sake what
+// everybody else resumes from.
+func (l *Log) hasRoomForGaps(channels []string) bool {
+	left := l.ringBytes / 4
+	for _, name := range channels {
+		if left -= int64(len(name)) + gapBytes; left < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // gather gets what the history has of it, as long as what comes meanwhile can

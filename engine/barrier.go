@@ -7,7 +7,8 @@ import (
 )
 
 // barrier is a place in the log that no stream may be led over: more is missing there than
-// can be backfilled into the ring, but the history has it. Streams from before are
+// can be backfilled into the ring, but the history has it; or there is no history, and
+// more channels have to be told than the ring has room for. Streams from before are
 // closed and resume from there, page by page.
 type barrier struct {
 	// pos is a position of its own, without a message: who has nothing yet of what

@@ -314,3 +314,59 @@ func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
 	require.EqualValues(t, channels, l.Stats().Gaps)
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 }
+
+// TestLossOfMoreChannelsThanTheRingHasRoomForIsABarrier: the ring does not forget all that
+// it has for gap events. With a history that cannot be read it is the same.
+func TestLossOfMoreChannelsThanTheRingHasRoomForIsABarrier(t *testing.T) {
+	for _, history := range []bool{false, true} {
+		l := newLog(minRingBytes, minSegmentBytes, 1, history, func(uint64) {})
+		for i := range 1000 {
+			l.dir.subscribe(fmt.Sprint("c", i))
+		}
+		l.OpenSpan(sseproto.ID{Ms: 1000})
+		l.Append(sseproto.ID{Ms: 1000, Seq: 1}, "c1", "kept")
+		before := l.newestBarrier()
+		l.CloseSpan(sseproto.ID{Ms: 1000, Seq: 1})
+		l.OpenSpan(sseproto.ID{Ms: 2000})
+		if history {
+			h := newMemoryHistory()
+			h.err = errHoldbackFull
+			f := &backfiller{log: l, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
+			l.learnWatermark(sseproto.ID{Ms: 2000})
+			f.backfill(t.Context(), l.oldestHeld())
+		}
+		b := before.next.Load()
+		require.NotNil(t, b)
+		require.Equal(t, sseproto.ID{Ms: 1000, Seq: 1}, b.after)
+		require.Zero(t, l.Stats().Gaps)
+		require.Zero(t, l.Stats().Evicted)
+		require.False(t, l.cover.Load().backfilling)
+		l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "c1", "again")
+		require.Equal(t, sseproto.ID{Ms: 2000, Seq: 1}, l.Stats().Last)
+	}
+}
+
+// TestWhoIsNotToldForWantOfRoomIsToldWhenItComesBack: all streams are sent back, and
+// those of clients without an ID get one to come back with.
+func TestWhoIsNotToldForWantOfRoomIsToldWhenItComesBack(t *testing.T) {
+	h := shardByHand(t, nil)
+	for i := range 1000 {
+		h.log.dir.subscribe(fmt.Sprint("c", i))
+	}
+	c := h.arrive(t, resumePoint{}, "c1")
+	last := h.f.publish("c2", "of somebody else")
+	h.pass()
+	h.log.CloseSpan(last)
+	again := startFeed(h.engine, 2000)
+	for h.busy() {
+		h.pass()
+	}
+	require.Empty(t, c.ended())
+	require.Equal(t, last.String(), string(c.dec.LastEventID()))
+	back := h.arrive(t, after(last), "c1")
+	again.publish("c1", "live")
+	h.pass()
+	got := back.next(2)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, "live", got[1].data)
+}

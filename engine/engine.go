@@ -199,7 +199,7 @@ func (e *Engine) second(t time.Time) uint32 {
 // backfillFailed reports a discontinuity that could not be backfilled: the receivers
 // were told by a gap event, or sent to the history.
 func (e *Engine) backfillFailed(err error, after, low sseproto.ID) {
-	if errors.Is(err, errPageFull) {
+	if errors.Is(err, errPageFull) || errors.Is(err, errManyGaps) {
 		e.cfg.Logger.Warn("live streams are closed to resume from the history",
 			"after", after.String(), "up_to", low.String(), "reason", err.Error())
 		return

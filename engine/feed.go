@@ -39,10 +39,19 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	return after, false
 }
 
-// tellLoss puts a gap event before a new span for everybody who is there. The feed
-// waits meanwhile.
+// tellLoss puts a gap event before a new span for everybody who is there, or a barrier
+// where there are too many channels for that. The feed waits meanwhile.
 func (l *Log) tellLoss(after, low sseproto.ID) {
-	p := newPage(l.dir.subscribed(), after)
+	names := l.dir.subscribed()
+	if !l.hasRoomForGaps(names) {
+		l.mu.Lock()
+		defer l.unlock()
+		l.barrierLocked(after, low)
+		l.openLocked(low)
+		l.notifyLocked()
+		return
+	}
+	p := newPage(names, after)
 	p.shared = true
 	p.loseAll(sseproto.ReasonOutage)
 	p.finish(low)

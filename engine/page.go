@@ -138,6 +138,15 @@ func (p *page) losses() (list []lostRange) {
 	return list
 }
 
+// toldChannels are those that have a gap event.
+func (p *page) toldChannels() []string {
+	names := make([]string, len(p.told))
+	for i, l := range p.told {
+		names[i] = p.channels[l.channel]
+	}
+	return names
+}
+
 // toldLoss sums up the gap events of a page for one reason.
 type toldLoss struct {
 	reason   string
