@@ -98,7 +98,7 @@ func (a *listAsk) answer(s *shard) {
 	switch {
 	case !some:
 		a.reply <- listed{}
-	case sel.subject == 0 && sel.token == 0 && sel.ch != noChannel && s.members[sel.ch].count <= askLooks:
+	case sel.subject == 0 && sel.token == 0 && sel.ch != noChannel && s.members.at(sel.ch).count <= askLooks:
 		a.reply <- a.pick(s, s.memberSlots(sel.ch))
 	default:
 		a.reply <- a.walk(s, sel)
@@ -108,16 +108,18 @@ func (a *listAsk) answer(s *shard) {
 // membersOf returns the index of a channel that has members here, or noChannel. It
 // keeps its meaning while the loop does nothing else.
 func (s *shard) membersOf(name string) uint32 {
-	if ch, ok := s.log.dir.find(name); ok && ch < uint32(len(s.members)) && s.members[ch].first != 0 {
-		return ch
+	if ch, ok := s.log.dir.find(name); ok {
+		if m := s.members.find(ch); m != nil && m.first != 0 {
+			return ch
+		}
 	}
 	return noChannel
 }
 
 // memberSlots returns the slots of a channel's members in ascending order.
 func (s *shard) memberSlots(ch uint32) []uint32 {
-	all := make([]uint32, 0, s.members[ch].count)
-	for n := s.members[ch].first; n != 0; n = s.subs.at(n).next {
+	all := make([]uint32, 0, s.members.at(ch).count)
+	for n := s.members.at(ch).first; n != 0; n = s.subs.at(n).next {
 		all = append(all, s.subs.at(n).slot)
 	}
 	slices.Sort(all)

@@ -240,7 +240,7 @@ func (s *shard) upTo(i uint32) uint64 {
 	pos := end - 1
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
 		s.budget.looks++
-		if job := s.members[s.subs.at(n).ch].job; job != 0 {
+		if job := s.members.at(s.subs.at(n).ch).job; job != 0 {
 			pos = min(pos, s.jobs[job-1].from-1)
 		}
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"hash/maphash"
 	"slices"
 	"strings"
 	"sync"
@@ -15,12 +16,17 @@ type channel struct {
 	subs   uint32        // guarded by directory.mu: subscriptions over all shards
 }
 
-const (
-	channelChunk = 1024 // records allocated together; they never move
-	noChannel    = 0    // index 0 is never given out
-)
+// noChannel is index 0, which is never given out.
+const noChannel = 0
 
-type channelTable []*[channelChunk]channel
+type channelChunk [chunkSize]channel
+
+// channelTable is replaced by a larger one when it is full; a chunk without records in
+// use is nil.
+type channelTable []atomic.Pointer[channelChunk]
+
+// goneChannel is what a reader finds that has kept an index of a chunk that is gone.
+var goneChannel channel
 
 // freedChannel is an index that may be given out again once no reader can meet
 // a message of the former channel any more. Shards would do without the wait, as
@@ -31,28 +37,70 @@ type freedChannel struct {
 }
 
 // directory names channels by small numbers. A record lives as long as somebody
-// subscribes or the ring holds a message of it.
+// subscribes or the ring holds a message of it; its memory is given back.
 type directory struct {
-	log   *Log // fixed after construction
+	log   *Log         // fixed after construction
+	seed  maphash.Seed // the same
 	table atomic.Pointer[channelTable]
 
-	mu    sync.Mutex
+	mu      sync.Mutex
+	names   [nameParts]namePart
+	named   int // records in use
+	indexes indexes
+	total   int64 // subscriptions
+	freed   queue[freedChannel]
+	busy    uint32 // index of the message being appended: not to be freed meanwhile
+}
+
+// nameParts divides the names, so that giving back memory of one part takes some 100 µs
+// where a million names were there.
+const nameParts = 256
+
+// namePart maps some names to indexes. Go's maps keep the memory of their best days.
+type namePart struct {
 	index map[string]uint32
-	used  uint32 // indexes below were given out at least once
-	total int64  // subscriptions
-	freed []freedChannel
-	busy  uint32 // index of the message being appended: not to be freed meanwhile
+	most  int // since the map was made
+}
+
+func (p *namePart) add(name string, index uint32) {
+	if p.index == nil {
+		p.index = make(map[string]uint32)
+	}
+	p.index[name] = index
+	p.most = max(p.most, len(p.index))
+}
+
+func (p *namePart) remove(name string) {
+	delete(p.index, name)
+	n := len(p.index)
+	switch {
+	case n == 0:
+		p.index = nil
+	case p.most < 64 || n > p.most/4:
+		return
+	default:
+		smaller := make(map[string]uint32, n)
+		for name, index := range p.index {
+			smaller[name] = index
+		}
+		p.index = smaller
+	}
+	p.most = n
 }
 
 func newDirectory(l *Log) *directory {
-	d := &directory{log: l, index: make(map[string]uint32), used: noChannel + 1}
-	d.table.Store(&channelTable{new([channelChunk]channel)})
+	d := &directory{log: l, seed: maphash.MakeSeed()}
+	d.table.Store(&channelTable{})
+	d.takeLocked() // noChannel
 	return d
 }
 
-// at returns the record of an index in use.
+// at returns the record of an index. It is nobody's when the index is not in use.
 func (d *directory) at(index uint32) *channel {
-	return &(*d.table.Load())[index/channelChunk][index%channelChunk]
+	if chunk := (*d.table.Load())[index/chunkSize].Load(); chunk != nil {
+		return &chunk[index%chunkSize]
+	}
+	return &goneChannel
 }
 
 // touch returns the index of name for a new message, making a record if needed.
@@ -60,6 +108,7 @@ func (d *directory) at(index uint32) *channel {
 func (d *directory) touch(name string) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.releaseLocked()
 	d.busy = d.lookupLocked(name)
 	return d.busy
 }
@@ -78,8 +127,7 @@ func (d *directory) subscribe(name string) uint32 {
 func (d *directory) unsubscribe(index uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ch := d.at(index)
-	ch.subs--
+	d.at(index).subs--
 	d.total--
 	d.dropLocked(index)
 }
@@ -105,8 +153,12 @@ func (d *directory) nameOf(index uint32) (name string, ok bool) {
 func (d *directory) find(name string) (index uint32, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	index, ok = d.index[name]
+	index, ok = d.part(name).index[name]
 	return index, ok
+}
+
+func (d *directory) part(name string) *namePart {
+	return &d.names[maphash.String(d.seed, name)%nameParts]
 }
 
 // subscribers is the number of subscriptions of the record at index.
@@ -119,10 +171,10 @@ func (d *directory) subscribers(index uint32) int64 {
 // subscriptions counts those of all names. The lock is given back now and then, as
 // appends need it.
 func (d *directory) subscriptions(names []string) (n int64) {
-	for part := range slices.Chunk(names, channelChunk) {
+	for part := range slices.Chunk(names, 4*chunkSize) {
 		d.mu.Lock()
 		for _, name := range part {
-			if index, ok := d.index[name]; ok {
+			if index, ok := d.part(name).index[name]; ok {
 				n += int64(d.at(index).subs)
 			}
 		}
@@ -131,18 +183,19 @@ func (d *directory) subscriptions(names []string) (n int64) {
 	return n
 }
 
-// look visits a chunk of the records in use, from index from on, and returns where
+// look visits some of the records in use, from index from on, and returns where
 // to go on; 0 at the end. Visit is called with the lock held.
 func (d *directory) look(from uint32, visit func(index uint32, ch *channel)) (next uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next = min(from+channelChunk, d.used)
+	end := d.indexes.end()
+	next = min(from+4*chunkSize, end)
 	for i := from; i < next; i++ {
 		if ch := d.at(i); ch.name != "" {
 			visit(i, ch)
 		}
 	}
-	if next == d.used {
+	if next == end {
 		return 0
 	}
 	return next
@@ -172,11 +225,12 @@ func (d *directory) subscribed() (names []string) {
 func (d *directory) len() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.index)
+	return d.named
 }
 
 func (d *directory) lookupLocked(name string) uint32 {
-	if index, ok := d.index[name]; ok {
+	part := d.part(name)
+	if index, ok := part.index[name]; ok {
 		return index
 	}
 	index := d.takeLocked()
@@ -186,22 +240,29 @@ func (d *directory) lookupLocked(name string) uint32 {
 	ch.last.Store(0)
 	ch.shards.Store(0)
 	ch.subs = 0
-	d.index[ch.name] = index
+	part.add(ch.name, index)
+	d.named++
 	return index
 }
 
+// takeLocked returns an index whose record may be used.
 func (d *directory) takeLocked() uint32 {
-	if len(d.freed) > 0 && d.freed[0].after <= d.log.safePosition() {
-		index := d.freed[0].index
-		d.freed = d.freed[1:]
+	d.releaseLocked()
+	index, fresh := d.indexes.take()
+	if !fresh {
 		return index
 	}
-	index := d.used
-	d.used++
-	if table := *d.table.Load(); index/channelChunk == uint32(len(table)) {
-		grown := append(append(channelTable(nil), table...), new([channelChunk]channel))
+	table := *d.table.Load()
+	n := int(index / chunkSize)
+	if n >= len(table) {
+		grown := make(channelTable, max(2*len(table), n+1))
+		for k := range table {
+			grown[k].Store(table[k].Load())
+		}
+		table = grown
 		d.table.Store(&grown)
 	}
+	table[n].Store(new(channelChunk))
 	return index
 }
 
@@ -213,7 +274,22 @@ func (d *directory) dropLocked(index uint32) {
 	if ch.subs > 0 || index == d.busy || ch.last.Load() >= d.log.tail.Load() || ch.name == "" {
 		return
 	}
-	delete(d.index, ch.name)
+	d.part(ch.name).remove(ch.name)
+	d.named--
 	ch.name = ""
-	d.freed = append(d.freed, freedChannel{index: index, after: d.log.head.Load()})
+	d.freed.push(freedChannel{index: index, after: d.log.head.Load()})
+	d.releaseLocked()
+}
+
+// releasesAtOnce bounds the indexes that one call releases: more than become free in one.
+const releasesAtOnce = 4
+
+// releaseLocked gives back indexes that no reader can meet any more.
+func (d *directory) releaseLocked() {
+	for n := 0; n < releasesAtOnce && !d.freed.empty() && d.freed.first().after <= d.log.safePosition(); n++ {
+		index := d.freed.pop().index
+		if d.indexes.put(index) {
+			(*d.table.Load())[index/chunkSize].Store(nil)
+		}
+	}
 }

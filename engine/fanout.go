@@ -128,8 +128,8 @@ func (s *shard) scan(v *view) {
 		seg, first, stop := v.run(cursor, end)
 		for ; cursor < stop; cursor++ {
 			ch := seg.entries[cursor-first].ch
-			if ch < uint32(len(s.members)) && s.members[ch].first != 0 {
-				s.assign(ch, cursor)
+			if m := s.members.find(ch); m != nil && m.first != 0 {
+				s.assign(m, ch, cursor)
 			}
 		}
 	}
@@ -137,8 +137,7 @@ func (s *shard) scan(v *view) {
 }
 
 // assign gives a new message to the channel's job.
-func (s *shard) assign(ch uint32, pos uint64) {
-	m := &s.members[ch]
+func (s *shard) assign(m *members, ch uint32, pos uint64) {
 	if m.job != 0 {
 		s.jobs[m.job-1].add(pos, s.clock.came)
 		return
@@ -198,11 +197,13 @@ func (s *shard) serveLarge(v *view) {
 // finish ends a job whose members are all served, unless there is more for them.
 func (s *shard) finish(n uint32) (again bool) {
 	j := &s.jobs[n]
-	if m := &s.members[j.ch]; j.more != 0 && m.count > 0 {
+	m := s.members.at(j.ch)
+	if j.more != 0 && m.count > 0 {
 		*j = job{ch: j.ch, from: j.more, to: s.reader.cursor.Load() - 1, came: j.moreCame}
 		return true
 	}
-	s.members[j.ch].job = 0
+	m.job = 0
+	s.members.left(j.ch)
 	s.freeJobs = append(s.freeJobs, n)
 	return false
 }
@@ -215,7 +216,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	s.batch.gather(v, j)
 	if !j.started {
 		j.started = true
-		j.next = s.members[j.ch].first
+		j.next = s.members.at(j.ch).first
 	}
 	for ; j.next != 0 && limit > 0; limit-- {
 		sub := s.subs.at(j.next)
@@ -253,7 +254,7 @@ func (s *shard) isQuietBeside(c *slot, j *job) bool {
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
 		sub := s.subs.at(n)
 		s.budget.looks++
-		if other := s.members[sub.ch].job; other != 0 && sub.ch != j.ch && s.jobs[other-1].has(c.pos, j.to) {
+		if other := s.members.at(sub.ch).job; other != 0 && sub.ch != j.ch && s.jobs[other-1].has(c.pos, j.to) {
 			return false
 		}
 	}

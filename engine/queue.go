@@ -1,5 +1,8 @@
 package engine
 
+// keptItems is the length up to which an empty queue keeps its memory.
+const keptItems = 4096
+
 // queue is a first-in, first-out list.
 type queue[T any] struct {
 	items []T
@@ -29,6 +32,9 @@ func (q *queue[T]) pop() T {
 	q.head++
 	if q.empty() {
 		q.items, q.head = q.items[:0], 0
+		if cap(q.items) > keptItems {
+			q.items = nil
+		}
 	}
 	return x
 }

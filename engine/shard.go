@@ -56,12 +56,11 @@ type shard struct {
 	began       time.Time // when the pass began
 	clock       loopClock
 	slots       table[slot]
-	subs        table[subscription]
+	subs        arena[subscription]
 	credentials credentials
 	freeSlot    uint32
-	freeSub     uint32
 	open        int // slots in use
-	members     []members
+	members     membersTable
 	jobs        []job
 	freeJobs    []uint32
 	small       queue[uint32]        // jobs of small channels

@@ -77,7 +77,7 @@ func (c *slot) has(f slotFlags) bool { return c.flags&f != 0 }
 type subscription struct {
 	slot       uint32
 	ch         uint32
-	next, prev uint32 // in the channel's list; of a free one, next is the next free
+	next, prev uint32 // in the channel's list
 	sibling    uint32 // the slot's next subscription
 }
 
@@ -110,6 +110,53 @@ type members struct {
 	first uint32 // first subscription; 0: none
 	count uint32
 	job   uint32 // index of the channel's job plus one; 0: none
+}
+
+// membersTable has the members of all channels by their directory indexes. A chunk in
+// which no channel has members or a job is nil.
+type membersTable []*membersChunk
+
+type membersChunk struct {
+	list [chunkSize]members
+	used int // channels with members or a job
+}
+
+// find returns the members of a channel; nil: it has none, and no job.
+func (t membersTable) find(ch uint32) *members {
+	if n := ch / chunkSize; n < uint32(len(t)) && t[n] != nil {
+		return &t[n].list[ch%chunkSize]
+	}
+	return nil
+}
+
+// at returns those of a channel that has members or a job.
+func (t membersTable) at(ch uint32) *members { return &t[ch/chunkSize].list[ch%chunkSize] }
+
+// join makes place for the first member of a channel, if it is that.
+func (t *membersTable) join(ch uint32) *members {
+	n := ch / chunkSize
+	for uint32(len(*t)) <= n {
+		*t = append(*t, nil)
+	}
+	if (*t)[n] == nil {
+		(*t)[n] = new(membersChunk)
+	}
+	m := (*t).at(ch)
+	if m.count == 0 && m.job == 0 {
+		(*t)[n].used++
+	}
+	return m
+}
+
+// left gives the place back when a channel has neither members nor a job.
+func (t membersTable) left(ch uint32) {
+	if m := t.at(ch); m.count > 0 || m.job != 0 {
+		return
+	}
+	n := ch / chunkSize
+	if t[n].used--; t[n].used == 0 {
+		t[n] = nil
+	}
 }
 
 // pendingBytes are written to a slot before anything from the ring: the rest of
@@ -161,18 +208,10 @@ func (s *shard) enter(c *slot, p slotPhase) {
 func (s *shard) subscribe(i uint32, name string) {
 	s.budget.looks += subscribeLooks
 	ch := s.log.dir.subscribe(name)
-	for uint32(len(s.members)) <= ch {
-		s.members = append(s.members, members{})
-	}
-	n := s.freeSub
-	if n == 0 {
-		n = s.subs.grow()
-	} else {
-		s.freeSub = s.subs.at(n).next
-	}
-	m := &s.members[ch]
+	m := s.members.join(ch)
 	c := s.slots.at(i)
-	*s.subs.at(n) = subscription{slot: i, ch: ch, next: m.first, sibling: c.sub}
+	n, sub := s.subs.take()
+	*sub = subscription{slot: i, ch: ch, next: m.first, sibling: c.sub}
 	if m.first != 0 {
 		s.subs.at(m.first).prev = n
 	} else {
@@ -187,7 +226,7 @@ func (s *shard) unsubscribeAll(i uint32) {
 	for n := s.slots.at(i).sub; n != 0; {
 		s.budget.looks += subscribeLooks
 		sub := s.subs.at(n)
-		m := &s.members[sub.ch]
+		m := s.members.at(sub.ch)
 		if m.job != 0 {
 			s.jobs[m.job-1].leave(n, sub.next)
 		}
@@ -203,10 +242,10 @@ func (s *shard) unsubscribeAll(i uint32) {
 		if m.count == 0 {
 			s.lastLeft(sub.ch)
 		}
+		s.members.left(sub.ch)
 		s.log.dir.unsubscribe(sub.ch)
 		next := sub.sibling
-		*sub = subscription{next: s.freeSub}
-		s.freeSub = n
+		s.subs.put(n)
 		n = next
 	}
 	s.slots.at(i).sub = 0

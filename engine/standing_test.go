@@ -97,7 +97,7 @@ func TestRingTurnsDuringTheDecision(t *testing.T) {
 	since := h.log.standing()
 	h.f.publish("a", "gone")
 	h.turn()
-	require.NotContains(t, h.log.dir.index, "a")
+	requireForgotten(t, h.log, "a")
 	c := request(t, h.engine, since, "a")
 	h.pass()
 	h.f.publish("a", "live")

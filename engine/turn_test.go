@@ -65,7 +65,7 @@ func (h byHand) turn() {
 func TestRingMayTurnWhileAPassLooksAtIt(t *testing.T) {
 	h := shardByHand(t, nil)
 	h.arrive(t, resumePoint{}, "a")
-	ch := h.log.dir.index["a"]
+	ch, _ := h.log.dir.find("a")
 	v := h.reader.open()
 	h.f.publish("a", "gone before the pass gets to it")
 	h.turn()
@@ -129,7 +129,7 @@ func TestLastSubscriberLeavesWhileTheLastMessageIsForgotten(t *testing.T) {
 	l.dir.dropLocked(index)
 	l.dir.mu.Unlock()
 	<-left
-	require.NotContains(t, l.dir.index, "a")
+	requireForgotten(t, l, "a")
 }
 
 func TestShardKeepsNothingOfTheRingBetweenPasses(t *testing.T) {
