@@ -94,7 +94,7 @@ func TestEachScenarioMeasuresFloorAndNaive(t *testing.T) {
 	f("p50 p99 p999 deliveries_per_cpu_s send_lag_p99", "spread", "--channels", "10", "--members", "3", "--rate", "500", "--duration", "300ms")
 	f("deliveries_per_cpu_s complete_p50", "burst", "--conns", "50", "--messages", "40", "--bursts", "2")
 	f("cycles_per_s cycle_cpu_us connect_p99 p50", "churn", "--cycles", "300", "--residents", "5")
-	f("all_p99 some_p99 p99_ratio full", "slow", "--conns", "40", "--rate", "500", "--duration", "500ms")
+	f("all_p99 some_p99 p99_ratio full", "slow", "--conns", "40", "--bytes", "1000", "--rate", "500", "--duration", "240ms")
 	f("plain_s plain_per_s plain_cpu_us", "resume", "--conns", "60")
 	f("idle_p99 busy_p99 complete_p50 broadcasts", "mixed", "--conns", "60", "--every", "20ms", "--duration", "300ms")
 }
@@ -415,10 +415,12 @@ func TestWhatDoesNotArriveHasNoFigures(t *testing.T) {
 // TestStoppedReadersHaveToMakeTheServerWait: as long as their sockets take what is
 // sent, they are no load, and the run shows nothing.
 func TestStoppedReadersHaveToMakeTheServerWait(t *testing.T) {
-	_, text := execute(t, exitFaults, "slow", "--rounds", "1", "--conns", "20", "--rate", "100", "--duration", "20ms")
-	require.Contains(t, text, "no stopped reader had its socket full after 8192 bytes")
+	_, text := execute(t, exitFaults, "slow", "--rounds", "1", "--conns", "20", "--bytes", "100", "--rate", "100", "--duration", "20ms")
+	require.Contains(t, text, "no stopped reader had its socket full after 200 bytes")
 
-	out, _ := execute(t, 0, "slow", "--rounds", "1", "--conns", "20", "--rate", "500", "--duration", "500ms")
+	// 120 KB fill the sockets of who does not read, and fit into the others whole: the
+	// floor ends a stream in whose socket a part of a message is left.
+	out, _ := execute(t, 0, "slow", "--rounds", "1", "--conns", "20", "--bytes", "1000", "--rate", "500", "--duration", "240ms")
 	require.EqualValues(t, 100, out.Scenarios[0].Runs[0].Values["full"])
 
 	_, text = execute(t, exitFaults, "slow", "--rounds", "1", "--conns", "3", "--every", "4")
