@@ -144,7 +144,7 @@ func TestFloorBehindRedisIsAReferenceToo(t *testing.T) {
 	require.Positive(t, s.Value(floorRedis, "redis_share").Median)
 }
 
-func TestWhatElseMayBeTheLimitIsNoted(t *testing.T) {
+func TestOtherLimitsThanTheServerAreNoted(t *testing.T) {
 	f := func(before map[int]time.Duration, wall time.Duration) []string {
 		run := &report.Run{Values: map[string]float64{}}
 		m := meter{stage: &stage{run: run}, load: before, kernel: target.ReadThreads(softIRQ())}
@@ -382,9 +382,9 @@ func TestServerThatEndsIdleStreamsIsAFault(t *testing.T) {
 	require.Contains(t, text, "0 / 0 / 0 / 5 / 0")
 }
 
-// TestWhatDoesNotArriveHasNoFigures: the time of a step that never ended, and
+// TestMissingMessagesLeaveNoFigures: the time of a step that never ended, and
 // percentiles of nothing, would look good.
-func TestWhatDoesNotArriveHasNoFigures(t *testing.T) {
+func TestMissingMessagesLeaveNoFigures(t *testing.T) {
 	f := func(lost int, delivered int, figures string, want string, args ...string) {
 		t.Helper()
 		spec := startMemoryServer(t, func(log []string) []string {

@@ -58,7 +58,7 @@ func whole(t *testing.T, change func(*Config)) *API {
 	return h.(*API)
 }
 
-func TestRolesOfTokens(t *testing.T) {
+func TestTokensMayDoWhatTheirRoleAllows(t *testing.T) {
 	h := whole(t, func(cfg *Config) {
 		cfg.Tokens = []Token{{RoleAll, "ops", allToken}, {RoleRead, "prometheus", readToken}, {RolePublish, "backend", publishToken}}
 	})

@@ -65,7 +65,7 @@ func TestCacheIsBounded(t *testing.T) {
 	require.NotNil(t, c.get(numbered(10)))
 }
 
-func TestKeysDoNotRunTogether(t *testing.T) {
+func TestDifferentRequestsHaveDifferentCacheKeys(t *testing.T) {
 	keyed := func(target string, lines ...string) cacheKey {
 		r := asking(t, target, lines...)
 		return keyOf(r, forwardHeader(r))

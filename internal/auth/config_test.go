@@ -41,7 +41,7 @@ func TestValidateTellsEverythingAtOnceByFlag(t *testing.T) {
 	}
 }
 
-func TestProblemsOfAConfig(t *testing.T) {
+func TestEachMistakeInAConfigIsNamed(t *testing.T) {
 	public := fileOf(t, pemOf(t, ecPair().public))
 	secret := fileOf(t, []byte(testSecret))
 	f := func(cfg Config, want string) {
@@ -79,7 +79,7 @@ func TestProblemsOfAConfig(t *testing.T) {
 	}
 }
 
-func TestKeyFilesThatAreRefused(t *testing.T) {
+func TestUnfitKeyFilesAreRefused(t *testing.T) {
 	private, err := x509.MarshalPKCS8PrivateKey(ecPair().private)
 	require.NoError(t, err)
 	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
@@ -106,7 +106,7 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 	require.Error(t, Config{Mode: ModeJWT, JWTSecretFile: t.TempDir()}.Validate())
 }
 
-func TestKeyFilesInOtherForms(t *testing.T) {
+func TestCertificatesAndLineEndsInKeyFilesAreTaken(t *testing.T) {
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: time.Now().Add(time.Hour)}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, ecPair().public, ecPair().private)
 	require.NoError(t, err)

@@ -241,7 +241,7 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 	f(http.StatusForbidden)
 }
 
-func TestServiceThatDoesNotAnswer(t *testing.T) {
+func TestServiceThatDoesNotAnswerMeansRetryLater(t *testing.T) {
 	const timeout = 100 * time.Millisecond
 	f := func(answer http.HandlerFunc) {
 		t.Helper()
@@ -273,7 +273,7 @@ func TestServiceThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-func TestDeadServiceAndItsReturn(t *testing.T) {
+func TestServiceThatComesBackIsAskedAgain(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := listener.Addr().String()
@@ -575,7 +575,7 @@ func TestProxyOfTheEnvironmentOnlyOnRequest(t *testing.T) {
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestManyClientsAreDecidedAtOnce(t *testing.T) {
 	s := newService(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "Bearer 3" {
 			w.WriteHeader(http.StatusForbidden)

@@ -44,9 +44,9 @@ func TestGateSharesItsSlots(t *testing.T) {
 	require.Equal(t, 2, fill(g, "2001:db8:0:1::2"))
 }
 
-// TestGateUnderAnyOrder: whoever comes, leaves and gives up in whatever order, no more
+// TestGateKeepsItsBoundsUnderRandomOrder: whoever comes, leaves and gives up in whatever order, no more
 // are inside than there are slots, nobody is forgotten, and nothing is left in the end.
-func TestGateUnderAnyOrder(t *testing.T) {
+func TestGateKeepsItsBoundsUnderRandomOrder(t *testing.T) {
 	const clients, each, slots, maxWaiting = 40, 200, 7, 24
 	g := newGate(slots, maxWaiting)
 	var wg sync.WaitGroup

@@ -89,7 +89,7 @@ func es256(t testing.TB, pair keyPair, header ...any) string {
 	return signed(t, jwt.SigningMethodES256, pair.private, good(), header...)
 }
 
-func TestKeySetOfAllKinds(t *testing.T) {
+func TestKeySetHoldsKeysOfAllKinds(t *testing.T) {
 	s := newIssuer(t, jwk(t, "r", rsaPair().public), jwk(t, "e", ecPair().public, "alg", "ES256", "use", "sig"), jwk(t, "o", edPair().public))
 	a := openAt(t, s.config(), quick)
 	for _, header := range [][]any{{"kid", "r"}, {}} {
@@ -143,7 +143,7 @@ func TestUnfitKeysOfASetArePassedOver(t *testing.T) {
 	f(signed(t, jwt.SigningMethodPS256, rsaPair().private, good(), "kid", "alg"))
 }
 
-func TestRotationOfKeys(t *testing.T) {
+func TestOldAndNewKeysAreTakenWhileTheyRotate(t *testing.T) {
 	first, second := ecPair(), newEC(elliptic.P256())
 	s := newIssuer(t, jwk(t, "1", first.public))
 	a := openAt(t, s.config(), quick)
@@ -280,7 +280,7 @@ func TestWithoutKeysNobodyIsAdmitted(t *testing.T) {
 	f("cut", func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) })
 }
 
-func TestIssuerThatIsNotThereAtTheStart(t *testing.T) {
+func TestIssuerThatIsMissingAtTheStartMeansRetryLater(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := listener.Addr().String()
@@ -304,7 +304,7 @@ func TestKeysServeOnThroughAnOutageAndNotForEver(t *testing.T) {
 	refused(t, a, withToken(t, es256(t, ecPair(), "kid", "1")), http.StatusServiceUnavailable, RefusedKeys)
 }
 
-func TestWhileFetchesFailNobodyWaitsForTheNext(t *testing.T) {
+func TestRequestsDoNotWaitWhileKeyFetchesFail(t *testing.T) {
 	s := newIssuer(t)
 	s.says(http.StatusBadGateway, "")
 	a := openAt(t, s.config(), still) // would wait for an hour

@@ -167,7 +167,7 @@ func TestHeaderExtensionsThatMustBeKnownAreRefused(t *testing.T) {
 	admitted(t, a, withToken(t, hs256(t, good(), "x-something", "else")))
 }
 
-func TestTimesOfAToken(t *testing.T) {
+func TestTokensAreTakenWithinTheirTimesAndTheLeeway(t *testing.T) {
 	const leeway = 30 * time.Second
 	a := withSecret(t, func(cfg *Config) { cfg.JWTLeeway = leeway })
 	at := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
@@ -211,7 +211,7 @@ func TestClaimsOfTheWrongKindAreRefused(t *testing.T) {
 	f("channels", map[string]string{"news": "*"}, RefusedMalformed)
 }
 
-func TestAudienceAndIssuer(t *testing.T) {
+func TestTokensForAnotherAudienceOrIssuerAreRefused(t *testing.T) {
 	a := withSecret(t, func(cfg *Config) {
 		cfg.JWTAudience, cfg.JWTIssuer = []string{"sse", "push"}, "https://id.example.com"
 	})
@@ -280,7 +280,7 @@ func TestClaimsAreSpelledInOneWay(t *testing.T) {
 	refused(t, a, withToken(t, token), http.StatusUnauthorized, RefusedExpired)
 }
 
-func TestPayloadThatIsNoObject(t *testing.T) {
+func TestPayloadMustBeAnObject(t *testing.T) {
 	a := withSecret(t, nil)
 	for _, payload := range []string{"null", "[]", `"x"`, "1", "", "{", `{"channels":["*"]} {}`} {
 		text := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." +
@@ -294,7 +294,7 @@ func TestPayloadThatIsNoObject(t *testing.T) {
 	}
 }
 
-func TestWhereTokensComeFrom(t *testing.T) {
+func TestTokensComeByHeaderCookieOrQuery(t *testing.T) {
 	token, other := hs256(t, good()), hs256(t, good("channels", []string{"user:1"}))
 	const (
 		bare = `Bearer realm="ssed"`

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestListsOfChannels(t *testing.T) {
+func TestAllowAndDenyListsDecideByChannel(t *testing.T) {
 	f := func(allow, deny []string, query string, ok bool) {
 		t.Helper()
 		a := open(t, Config{ChannelsAllow: allow, ChannelsDeny: deny})

@@ -60,8 +60,8 @@ func shell(t *testing.T, group bool, script string) *Process {
 	return p
 }
 
-// TestDiesWithItsParent: the pipe ends when the last process that writes to it has ended.
-func TestDiesWithItsParent(t *testing.T) {
+// TestProcessEndsWithItsParent: the pipe ends when the last process that writes to it has ended.
+func TestProcessEndsWithItsParent(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), parentRole+"=1")
 	out, err := cmd.StdoutPipe()
@@ -78,7 +78,7 @@ func TestDiesWithItsParent(t *testing.T) {
 	require.Error(t, cmd.Wait(), "it was killed")
 }
 
-func TestOutlivesTheThreadThatAskedForIt(t *testing.T) {
+func TestProcessOutlivesTheThreadThatStartedIt(t *testing.T) {
 	cmd := exec.Command("cat")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -133,7 +133,7 @@ func onThreadThatEnds(t *testing.T, f func()) (tid int) {
 	return tid
 }
 
-func TestStopWakesTheFrozenAndKillsTheDeaf(t *testing.T) {
+func TestStopEndsFrozenProcessesAndKillsThoseThatIgnoreIt(t *testing.T) {
 	frozen := shell(t, false, "echo; exec sleep 1000")
 	frozen.Signal(syscall.SIGSTOP)
 	require.NoError(t, frozen.Stop(syscall.SIGTERM, patience))

@@ -180,9 +180,9 @@ func TestExampleServicesDecide(t *testing.T) {
 	}
 }
 
-// TestIssuersEscapeNames runs the helpers of docs/AUTH.md: a user gets the channel of
+// TestNamesOfChannelsAreEscapedInGlobs runs the helpers of docs/AUTH.md: a user gets the channel of
 // that name and no other, whatever the name is.
-func TestIssuersEscapeNames(t *testing.T) {
+func TestNamesOfChannelsAreEscapedInGlobs(t *testing.T) {
 	names := []string{"anna", "*", "?", "a*", "[a-z]", "[^a]", `\`, `\*`, `a\`, "]", "^", "a-z", "Jörg", "$&"}
 	text, err := os.ReadFile("../../docs/AUTH.md")
 	require.NoError(t, err)

@@ -236,7 +236,7 @@ func TestAnswerOfAnUnlistedInstanceCountsForNobodyElse(t *testing.T) {
 	require.EqualValues(t, 1, a.Stats().Asked, "the first answer is whole")
 }
 
-func TestLonelyInstanceAsksNobody(t *testing.T) {
+func TestOnlyInstanceAsksNobody(t *testing.T) {
 	w := newTown(t)
 	a := w.run("a", 3, func(cfg *Config) {
 		cfg.Notify = func(context.Context, ...string) error { t.Error("asked"); return nil }

@@ -78,7 +78,7 @@ func TestOldOrdersAreFollowed(t *testing.T) {
 }
 
 // Instances that missed the order, or begin later, learn who is kept out.
-func TestWhoIsKeptOutIsLearned(t *testing.T) {
+func TestOrdersToKeepSomebodyOutReachAllInstances(t *testing.T) {
 	w := newTown(t)
 	var ka, kb, kc keeper
 	a, b := w.run("a", 0, ka.config), w.run("b", 0, kb.config)

@@ -101,7 +101,7 @@ func TestComesBackWithTheLastIDUntilTold(t *testing.T) {
 	require.Equal(t, []string{"0-1", "1-1", "1-1", "1-1", "1-2", "1-2"}, ids)
 }
 
-func TestGivesUpWhereABrowserWould(t *testing.T) {
+func TestFollowerGivesUpWhereABrowserWould(t *testing.T) {
 	for _, code := range []int{204, 400, 401, 403, 404} {
 		url, requests := serve(t, status(code))
 		_, _, _, err := follow(t, Config{URL: url})

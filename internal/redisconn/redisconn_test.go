@@ -29,7 +29,7 @@ func TestUselessOptionsAreNamed(t *testing.T) {
 	require.Equal(t, []error{ErrNoAddress}, Check(rueidis.ClientOption{}))
 }
 
-func TestWhatIsGivenIsKept(t *testing.T) {
+func TestOptionsThatTheCallerSetsStay(t *testing.T) {
 	var o rueidis.ClientOption
 	o.Dialer.Timeout, o.Dialer.KeepAlive, o.ConnWriteTimeout = 1, 2, 3
 	o.Sentinel.MasterSet, o.Sentinel.TopologyRefreshInterval = "m", 4
@@ -49,7 +49,7 @@ func TestSentinelsAreAskedAgain(t *testing.T) {
 	require.Equal(t, 5*time.Second, Options(o).Sentinel.TopologyRefreshInterval)
 }
 
-func TestCodeOfAnAnswer(t *testing.T) {
+func TestErrorCodeIsTheFirstWordOfTheAnswer(t *testing.T) {
 	f := func(text, want string) {
 		t.Helper()
 		require.Equal(t, want, CodeOf(text))
@@ -129,8 +129,8 @@ func TestClientIsMadeOnceAndAnew(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 }
 
-// TestNobodyWaitsForADialLongerThanHeLikes: the server takes the connection and is silent.
-func TestNobodyWaitsForADialLongerThanHeLikes(t *testing.T) {
+// TestWaitForADialEndsWithTheCaller: the server takes the connection and is silent.
+func TestWaitForADialEndsWithTheCaller(t *testing.T) {
 	s := redistest.Start(t)
 	require.NoError(t, s.Pause())
 	t.Cleanup(func() { _ = s.Resume() })
@@ -191,7 +191,7 @@ func TestNoteIsReadAsWritten(t *testing.T) {
 	f("1", "1700000000000 ?5-1,0-0 an inbox")
 }
 
-func TestKeysOfAPrefix(t *testing.T) {
+func TestKeyNamesFollowThePrefix(t *testing.T) {
 	k := MakeKeys("sse:stream:")
 	require.Equal(t, []string{
 		"{sse:stream:}:clock", "{sse:stream:}:writer", "{sse:stream:}:gaps", "{sse:stream:}:holes", "{sse:stream:}:inbox",

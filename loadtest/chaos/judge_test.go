@@ -218,8 +218,8 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 	}
 }
 
-// TestWhatIsToldIsNoMistake: losses under gap events, and what follows from them.
-func TestWhatIsToldIsNoMistake(t *testing.T) {
+// TestToldLossesAreNoMistakes: losses under gap events, and what follows from them.
+func TestToldLossesAreNoMistakes(t *testing.T) {
 	for name, plant := range map[string]func(w *world){
 		"lost and told": func(w *world) {
 			w.a.remove(w.a.find(12), 2)

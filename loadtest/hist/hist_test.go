@@ -62,7 +62,7 @@ func TestBucketsCoverEveryValueOnce(t *testing.T) {
 	require.Equal(t, buckets-1, index(1<<63), "values beyond the range land in the last bucket")
 }
 
-func TestExtremesAreKept(t *testing.T) {
+func TestNegativeAndHugeDurationsAreCounted(t *testing.T) {
 	var h Histogram
 	h.Record(-time.Second)
 	h.Record(time.Hour)

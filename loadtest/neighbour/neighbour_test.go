@@ -118,7 +118,7 @@ func (h *host) next(n int) (all []string) {
 
 const answer = "HTTP/1.1 200 OK\r\n\r\n"
 
-func TestThoseWhoStandComeBackWhenTheServerClosesThem(t *testing.T) {
+func TestStandingClientsComeBackWhenTheServerClosesThem(t *testing.T) {
 	for _, kind := range []Kind{NeverReads, DripReads, Reads} {
 		h := startHost(t, "", true)
 		spec := Spec{Kind: kind, Channels: []string{"a", "b"}, Count: 3, Sources: []netip.Addr{netip.MustParseAddr("127.0.0.9")}}
@@ -157,7 +157,7 @@ func TestNeverReadsFillsItsSocket(t *testing.T) {
 	})
 }
 
-func TestComersAndGoersDoWhatTheirKindSays(t *testing.T) {
+func TestComingAndGoingClientsDoWhatTheirKindSays(t *testing.T) {
 	f := func(spec Spec, greet string, check func(heads []string)) {
 		t.Helper()
 		h := startHost(t, greet, false)
