@@ -413,20 +413,26 @@ func (c *Config) feed() rsub.Config {
 	return cfg
 }
 
+// HistoryWindow is how far back the history of a busy channel reaches, up to
+// History.Cap messages: History.Window, or what its default comes to. 0 if there is none.
+func (c *Config) HistoryWindow() time.Duration {
+	switch {
+	case c.History == nil || c.History.Window < 0:
+		return 0
+	case c.History.Window == 0:
+		return c.engine().LongestReturn() + windowMargin
+	}
+	return c.History.Window
+}
+
 // history is the part of c that the history has.
 func (c *Config) history() rstore.Config {
 	h := c.History
 	cfg := rstore.Config{
 		Prefix: c.Feed.Prefix, Instance: c.Feed.Instance, MaxLen: h.MaxLen, TTL: h.TTL,
-		Window: h.Window, Cap: h.Cap,
+		Window: c.HistoryWindow(), Cap: h.Cap,
 		BatchSize: h.BatchSize, FlushInterval: h.FlushInterval, GapWait: h.GapWait,
 		Logger: c.Logger,
-	}
-	switch {
-	case h.Window == 0:
-		cfg.Window = c.engine().LongestReturn() + windowMargin
-	case h.Window < 0:
-		cfg.Window = 0
 	}
 	if c.Redis != nil {
 		cfg.Client = *c.Redis

@@ -4,10 +4,11 @@ import "ssed/sseproto"
 
 // ReadCommitted calls visit for committed messages after `after`, ascending, at most
 // limit of them and about limitBytes of data, but at least one if there is
-// one. The strings are borrowed during the call. The log is complete over
+// one. Prev is the position of the channel's message before it, 0-0 when the span at
+// hand does not hold it. The strings are borrowed during the call. The log is complete over
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
-func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message)) (through, low sseproto.ID) {
+func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID)) (through, low sseproto.ID) {
 	r := l.committed
 	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()
@@ -45,7 +46,7 @@ func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func
 		}
 		var m sseproto.Message
 		m, scratch = seg.message(e, scratch)
-		visit(e.id, name, m)
+		visit(e.id, name, m, v.before(pos, e, s.first))
 		through = e.id
 		limit--
 		limitBytes -= len(m.Data)
@@ -54,6 +55,18 @@ func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func
 		through = s.ready
 	}
 	return through, after
+}
+
+// before returns the position of the channel's message before the one at pos, if it is
+// at or behind a position of the same span, else 0-0. O(gap events between the two).
+func (v *view) before(pos uint64, e *entry, from uint64) (id sseproto.ID) {
+	for e.prev != 0 && uint64(e.prev) <= pos && pos-uint64(e.prev) >= max(from, v.tail) {
+		pos -= uint64(e.prev)
+		if e, _ = v.at(pos); e.kind == kindLive {
+			return e.id
+		}
+	}
+	return id
 }
 
 // spanAfter finds the span that tells what follows `after`. If none does, low is

@@ -15,7 +15,7 @@ func withEnvelopes(cfg *Config) { cfg.Envelope = true }
 
 // given collects what a history writer would get, with its strings copied.
 func given(l *Log, after sseproto.ID) (all []sseproto.Message) {
-	l.ReadCommitted(after, 1000, 1<<20, func(_ sseproto.ID, _ string, m sseproto.Message) {
+	l.ReadCommitted(after, 1000, 1<<20, func(_ sseproto.ID, _ string, m sseproto.Message, _ sseproto.ID) {
 		all = append(all, sseproto.Message{Event: strings.Clone(m.Event), ID: strings.Clone(m.ID), Retry: m.Retry, Data: strings.Clone(m.Data)})
 	})
 	return all

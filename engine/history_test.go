@@ -309,7 +309,7 @@ func collect(l *Log, after sseproto.ID) (got []string, through, low sseproto.ID)
 	through = after
 	for {
 		var next sseproto.ID
-		next, low = l.ReadCommitted(through, 7, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+		next, low = l.ReadCommitted(through, 7, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
 			got = append(got, fmt.Sprintf("%s %s %s", id, channel, m.Data))
 		})
 		if low != through || next == through {
@@ -317,6 +317,36 @@ func collect(l *Log, after sseproto.ID) (got []string, through, low sseproto.ID)
 		}
 		through = next
 	}
+}
+
+// The writer learns where the channel's message before each was, within the span.
+func TestHistoryWriterLearnsWhatCameBefore(t *testing.T) {
+	e := startEngine(t, withHistory(newMemoryHistory(), 4<<20))
+	f := startFeed(e, 1000)
+	for _, channel := range []string{"a", "b", "a", "a"} {
+		f.publish(channel, "x")
+	}
+	f.tick(sseproto.ID{})
+	e.log.CloseSpan(e.log.last())
+	again := startFeed(e, 9000)
+	again.publish("b", "y")
+	again.publish("b", "z")
+	again.tick(sseproto.ID{})
+	var got []string
+	for after := (sseproto.ID{Ms: 1000}); ; {
+		through, low := e.log.ReadCommitted(after, 10, 1<<20, func(id sseproto.ID, channel string, _ sseproto.Message, prev sseproto.ID) {
+			got = append(got, fmt.Sprintf("%s %s %s", id, channel, prev))
+		})
+		if low == after && through == after {
+			break
+		}
+		if after = through; through.Less(low) {
+			after = low
+		}
+	}
+	require.Equal(t, []string{
+		"1000-1 a 0-0", "1000-2 b 0-0", "1000-3 a 1000-1", "1000-4 a 1000-3", "9000-1 b 0-0", "9000-2 b 9000-1",
+	}, got)
 }
 
 func TestHistoryWriterGetsCommittedMessagesOnly(t *testing.T) {

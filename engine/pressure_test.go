@@ -204,7 +204,7 @@ func TestHistoryWriterSeesTheNamesOfItsMoment(t *testing.T) {
 	}
 	f.tick(sseproto.ID{})
 	turned := false
-	e.log.ReadCommitted(sseproto.ID{Ms: 1000}, 100, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+	e.log.ReadCommitted(sseproto.ID{Ms: 1000}, 100, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
 		require.Equal(t, m.Data, channel)
 		if turned {
 			return

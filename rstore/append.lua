@@ -2,7 +2,8 @@
 -- KEYS: clock, lease, holes, gaps, then the stream of each message.
 -- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
 --       lease ttl ms, most holes, most markers, window ms, most entries of a
---       stream, then head and data of each message.
+--       stream, then of each message head, data, and how many ms its channel's
+--       message before it lies back, -1 when nobody knows.
 --       A head is the id, or for few messages: id, retry ms, publisher's id and
 --       event type with a space between two; retry and publisher's id may be empty.
 -- Answer: status, epoch, watermark, holder, last writer, added, refused, error,
@@ -68,7 +69,7 @@ local function trim(key)
 end
 
 -- Adds one message. Fields that it has not are not there.
-local function add(key, id, kind, data, publisher, retry)
+local function add(key, id, kind, data, prev, publisher, retry)
   local fields = {'event_type', kind, 'data', data}
   if publisher ~= '' then
     fields[5], fields[6] = 'id', publisher
@@ -77,6 +78,8 @@ local function add(key, id, kind, data, publisher, retry)
     fields[#fields + 1] = 'retry'
     fields[#fields + 1] = retry
   end
+  fields[#fields + 1] = 'prev'
+  fields[#fields + 1] = prev
   return redis.pcall('XADD', key, 'MAXLEN', '~', most, id, unpack(fields))
 end
 
@@ -94,14 +97,14 @@ end
 local added, refused = 0, 0
 local good = mark
 for k = 5, #KEYS do
-  local key, id, data = KEYS[k], ARGV[2 * k + 2], ARGV[2 * k + 3]
+  local key, id, data, prev = KEYS[k], ARGV[3 * k - 3], ARGV[3 * k - 2], ARGV[3 * k - 1]
   local r
   if string.find(id, ' ', 1, true) then
     local plain, retry, publisher, kind = string.match(id, '^(%S+) (%d*) ([^ ]*) (.*)$')
     id = plain
-    r = add(key, id, kind, data, publisher, retry)
+    r = add(key, id, kind, data, prev, publisher, retry)
   else
-    r = redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'event_type', 'message', 'data', data)
+    r = redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'event_type', 'message', 'data', data, 'prev', prev)
   end
   if type(r) ~= 'table' then
     added = added + 1

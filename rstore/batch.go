@@ -15,7 +15,7 @@ type batch struct {
 }
 
 // entry is a message as append.lua gets it.
-type entry struct{ stream, head, data string }
+type entry struct{ stream, head, data, prev string }
 
 // collect reads what fits one pipeline: batches that continue each other, none when
 // nothing is new. More may be waiting: then all but the last are as large as they may
@@ -24,15 +24,17 @@ type entry struct{ stream, head, data string }
 // bytes are copied once: what goes to the client must stay valid until it gives up on the connection.
 func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID) {
 	var (
-		text    strings.Builder
-		ends    []int // in text, of stream, head and data of each message
-		ids     []sseproto.ID
-		scratch [headBytes]byte
-		size    int
+		text      strings.Builder
+		ends      []int // in text, of stream, head and data of each message
+		ids       []sseproto.ID
+		distances []string // to the channel's message before each
+		scratch   [headBytes]byte
+		size      int
 	)
 	limit := depth * s.cfg.BatchSize
-	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message) {
+	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID) {
 		ids = append(ids, id)
+		distances = append(distances, distance(prev, id))
 		text.WriteString(s.keys.Prefix)
 		text.WriteString(channel)
 		ends = append(ends, text.Len())
@@ -58,7 +60,7 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 			room = batchBytes
 		}
 		stream, head, data := ends[3*i], ends[3*i+1], ends[3*i+2]
-		b.entries = append(b.entries, entry{text.String()[start:stream], text.String()[stream:head], text.String()[head:data]})
+		b.entries = append(b.entries, entry{text.String()[start:stream], text.String()[stream:head], text.String()[head:data], distances[i]})
 		b.through = id
 		room -= data - head
 		start = data
@@ -66,6 +68,16 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 	b.through = through
 	q.batches = append(q.batches, b)
 	return q, low
+}
+
+// distance says how far, in ms, the channel's message before one lies: what an entry
+// tells of it. "-1" when the log does not know. A number takes 3 % more memory for
+// messages of 100 bytes, and less for larger ones; a whole ID takes 17 %.
+func distance(prev, id sseproto.ID) string {
+	if prev.IsZero() {
+		return "-1"
+	}
+	return strconv.FormatUint(id.Ms-prev.Ms, 10)
 }
 
 // headBytes is room for the head of most messages.
@@ -97,14 +109,14 @@ func appendHead(dst []byte, id sseproto.ID, m *sseproto.Message) []byte {
 func (s *Store) appendCall(epoch string, b *batch) redisconn.Call {
 	c := redisconn.Call{
 		Keys: append(make([]string, 0, 4+len(b.entries)), s.keys.Clock, s.keys.Lease, s.keys.Rejected, s.keys.Gaps),
-		Args: append(make([]string, 0, 11+2*len(b.entries)),
+		Args: append(make([]string, 0, 11+3*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
 			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers),
 			strconv.FormatInt(s.cfg.Window.Milliseconds(), 10), strconv.Itoa(s.cfg.Cap)),
 	}
 	for _, e := range b.entries {
 		c.Keys = append(c.Keys, e.stream)
-		c.Args = append(c.Args, e.head, e.data)
+		c.Args = append(c.Args, e.head, e.data, e.prev)
 	}
 	return c
 }

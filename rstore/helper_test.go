@@ -106,6 +106,16 @@ func (l *testLog) hole(low sseproto.ID) {
 	l.signalLocked()
 }
 
+// before is the position of the channel's message before m, in the span from low on.
+func (l *testLog) before(m *message, low sseproto.ID) (id sseproto.ID) {
+	for _, other := range l.messages {
+		if other.channel == m.channel && low.Less(other.id) && other.id.Less(m.id) {
+			id = other.id
+		}
+	}
+	return id
+}
+
 func (l *testLog) given(m *message) sseproto.Message {
 	if typed, ok := l.typed[m.id]; ok {
 		return typed
@@ -113,7 +123,7 @@ func (l *testLog) given(m *message) sseproto.Message {
 	return sseproto.Message{Data: m.data}
 }
 
-func (l *testLog) ReadCommitted(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message)) (through, low sseproto.ID) {
+func (l *testLog) ReadCommitted(after sseproto.ID, limit, maxBytes int, visit func(sseproto.ID, string, sseproto.Message, sseproto.ID)) (through, low sseproto.ID) {
 	l.mu.Lock()
 	if l.after != nil {
 		defer l.after()
@@ -145,7 +155,7 @@ func (l *testLog) ReadCommitted(after sseproto.ID, limit, maxBytes int, visit fu
 			if n > 0 && (n >= limit || size+len(m.data) > maxBytes) {
 				return last, after
 			}
-			visit(m.id, m.channel, l.given(&m))
+			visit(m.id, m.channel, l.given(&m), l.before(&m, s.low))
 			n, size, last = n+1, size+len(m.data), m.id
 		}
 		return through, after

@@ -339,3 +339,34 @@ func TestCapBoundsTheWindow(t *testing.T) {
 	require.Positive(t, wr.Stats().Capped)
 	w.requireLost(wr.Store, "ch0", w.id(0, 1), w.id(10_000, 0), sseproto.ReasonTrimmed)
 }
+
+// Somebody deletes the stream of a channel by hand. The next message says when the one
+// before it was, as far as the log that it comes from goes back.
+func TestDeletedByHandIsTold(t *testing.T) {
+	w := newWorld(t)
+	s := w.written(w.config("a"), w.id(5, 0), message{w.id(1, 1), "c", "1"}, message{w.id(3, 1), "c", "2"}, message{w.id(3, 2), "d", "x"})
+	log := s.src.(*testLog)
+	require.NoError(t, w.do("DEL", testPrefix+"c").Error())
+	log.commit(w.id(9, 0), message{w.id(7, 1), "c", "3"}, message{w.id(8, 1), "new", "y"})
+	w.waitMark(s, w.id(9, 0))
+	w.requireLost(s, "c", w.id(1, 1), w.id(9, 0), sseproto.ReasonTrimmed)
+	w.requireLost(s, "c", w.id(4, 0), w.id(9, 0), "") // nothing was there since
+	w.requireLost(s, "c", w.id(7, 1), w.id(9, 0), "")
+	w.requireLost(s, "d", w.id(1, 1), w.id(9, 0), "")
+	w.requireLost(s, "new", w.id(1, 1), w.id(9, 0), "") // its first message, as far as anybody knows
+}
+
+// The first entry proves that nothing of the channel lies between the position and it,
+// however long ago the position is and whatever was trimmed.
+func TestFirstEntryThatFollowsThePositionLacksNothing(t *testing.T) {
+	w := newWorld(t)
+	w.base -= 100_000
+	cfg := w.config("a")
+	cfg.TTL, cfg.MaxLen = 50*time.Second, 1
+	s := w.written(cfg, w.id(90_000, 0), message{w.id(10_000, 1), "c", "old"}, message{w.id(80_000, 1), "c", "new"}, message{w.id(80_000, 2), "d", "x"})
+	w.requireLost(s, "c", w.id(9_000, 0), w.id(90_000, 0), sseproto.ReasonExpired)
+	require.NoError(t, w.do("XTRIM", testPrefix+"c", "MAXLEN", "1").Error())
+	w.requireLost(s, "c", w.id(9_000, 0), w.id(90_000, 0), sseproto.ReasonTrimmed)
+	w.requireLost(s, "c", w.id(20_000, 0), w.id(90_000, 0), "")
+	w.requireLost(s, "d", w.id(20_000, 0), w.id(90_000, 0), sseproto.ReasonExpired)
+}

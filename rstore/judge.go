@@ -232,6 +232,8 @@ func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string 
 		return sseproto.ReasonExpired
 	case after.Less(ev.evicted):
 		return sseproto.ReasonEvicted
+	case st.torn(after, upTo):
+		return sseproto.ReasonTrimmed // by somebody who deleted the key
 	}
 	if ev.lostData || ev.written.Less(upTo) && upTo != sseproto.MaxID {
 		return sseproto.ReasonUnavailable
@@ -241,9 +243,18 @@ func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string 
 
 // wholeSince tells whether the key was never away since the position, so that the
 // stream has everything behind it but for what was trimmed or deleted: it still has an
-// entry at or before the position, or never had one behind it.
+// entry at or before the position, or never had one behind it. Or the first entry tells
+// that its channel had nothing since the position.
 func (st streamState) wholeSince(after sseproto.ID) bool {
-	return st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first))
+	return st.exists && (!after.Less(st.last) || st.length > 0 && !after.Less(st.first) || st.joins(after))
+}
+
+// joins tells whether the first entry is the channel's next message behind the position.
+func (st streamState) joins(after sseproto.ID) bool { return st.known && st.before < after.Ms }
+
+// torn tells whether the channel had a message between the position and the first entry.
+func (st streamState) torn(after, upTo sseproto.ID) bool {
+	return st.known && after.Ms < st.before && st.before <= upTo.Ms
 }
 
 // trimmed tells whether entries after the position were removed.
@@ -253,7 +264,7 @@ func (st streamState) trimmed(after sseproto.ID) bool {
 		return false
 	case after.Less(st.deleted):
 		return true
-	case st.length > 0 && !after.Less(st.first):
+	case st.length > 0 && (!after.Less(st.first) || st.joins(after)):
 		return false
 	}
 	return st.added > st.length

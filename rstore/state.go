@@ -2,6 +2,7 @@ package rstore
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/redis/rueidis"
 
@@ -17,6 +18,11 @@ type streamState struct {
 	deleted sseproto.ID // up to here entries were deleted one by one or by Delete
 	length  int64
 	added   int64 // since the stream was made or Delete
+
+	// before is when the channel's message before the first one was: its Ms is known,
+	// not its Seq. Known: the writer had both in its log.
+	before uint64
+	known  bool
 }
 
 func parseState(r rueidis.RedisResult) (st streamState, err error) {
@@ -52,6 +58,17 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 	if err != nil || len(pair) == 0 {
 		return st, fmt.Errorf("rstore: xinfo: first-entry: %w", err)
 	}
-	st.first, err = messageID(&pair[0])
-	return st, err
+	if st.first, err = messageID(&pair[0]); err != nil || len(pair) < 2 {
+		return st, err
+	}
+	fields, err := pair[1].AsStrSlice()
+	if err != nil {
+		return st, fmt.Errorf("rstore: xinfo: first-entry: %w", err)
+	}
+	for i := 0; i+1 < len(fields); i += 2 {
+		if distance, err := strconv.ParseUint(fields[i+1], 10, 64); fields[i] == "prev" && err == nil && distance <= st.first.Ms {
+			st.before, st.known = st.first.Ms-distance, true
+		}
+	}
+	return st, nil
 }

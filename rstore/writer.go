@@ -440,7 +440,7 @@ func (w *writer) finish(ctx context.Context) {
 func (w *writer) end() sseproto.ID {
 	end := w.watermark
 	for range maxRounds { // a span of the log each, and the gap in front of it
-		through, low := w.src.ReadCommitted(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message) {})
+		through, low := w.src.ReadCommitted(end, math.MaxInt, math.MaxInt, func(sseproto.ID, string, sseproto.Message, sseproto.ID) {})
 		if low != end {
 			through = low
 		}
@@ -454,7 +454,7 @@ func (w *writer) end() sseproto.ID {
 
 // glance asks the log what follows the watermark without taking it.
 func (w *writer) glance() (through, low sseproto.ID) {
-	return w.src.ReadCommitted(w.watermark, 1, 1, func(sseproto.ID, string, sseproto.Message) {})
+	return w.src.ReadCommitted(w.watermark, 1, 1, func(sseproto.ID, string, sseproto.Message, sseproto.ID) {})
 }
 
 // leaves reports whether the log has something that the history lacks.

@@ -276,7 +276,7 @@ func (in *modelInstance) collect(after sseproto.ID, limit int) (messages []messa
 	if after.Less(in.w.base) {
 		from, limit = in.w.base, 0
 	}
-	through, low = in.log.ReadCommitted(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message) {
+	through, low = in.log.ReadCommitted(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
 		messages = append(messages, message{id, channel, strings.Clone(m.Data)})
 	})
 	if from != after {

@@ -111,6 +111,9 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 		feed := &serve.gateway.Feed
 		cfg.Redis = &doctor.Redis{Client: *r, Patterns: feed.Patterns, Prefix: feed.Prefix, History: serve.gateway.History != nil}
 		cfg.Redis.Inbox = feed.Inbox
+		if cfg.Redis.History {
+			cfg.Redis.Window = serve.gateway.HistoryWindow()
+		}
 		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, feed.Envelope)
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)

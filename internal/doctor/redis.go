@@ -27,6 +27,8 @@ type Redis struct {
 	Fingerprint, Rules string
 	// History tells whether messages are kept.
 	History bool
+	// Window is how far back the history of a busy channel has to reach. 0: as it comes.
+	Window time.Duration
 	// Inbox is the stream that backends add to. Empty: none.
 	Inbox string
 }
@@ -67,6 +69,7 @@ func (d *doctor) redis(ctx context.Context) {
 	r.settings(ctx)
 	r.clockDifference(ctx)
 	r.fleet(ctx)
+	r.window(ctx)
 }
 
 // transport tells of TLS that protects from nobody.

@@ -22,7 +22,7 @@ import (
 func useOf(r *redistest.Server) *Redis {
 	return &Redis{
 		Client: rueidis.ClientOption{InitAddress: []string{r.Addr()}}, Patterns: []string{"*"}, Prefix: "sse:stream:",
-		Fingerprint: "f00d", Rules: "patterns=*", History: true, Inbox: "sse:inbox",
+		Fingerprint: "f00d", Rules: "patterns=*", History: true, Inbox: "sse:inbox", Window: 30 * time.Second,
 	}
 }
 
@@ -56,7 +56,7 @@ func requireFine(t *testing.T, all map[string]Result) {
 func TestFreshRedisIsFineAndNothingIsLeftInIt(t *testing.T) {
 	r := redistest.Start(t)
 	all := ofRedis(t, useOf(r))
-	require.Len(t, all, 12)
+	require.Len(t, all, 13)
 	for _, result := range all {
 		require.Equal(t, OK, result.Status, "%v", result)
 	}
@@ -279,4 +279,29 @@ func TestDoctorEndsWithItsContext(t *testing.T) {
 	Run(ctx, cfg, func(result Result) { failed = failed || result.Status == Fail })
 	require.True(t, failed)
 	require.NoError(t, r.Resume())
+}
+
+func TestHistoryThatIsTooShortForItsChannelIsNamed(t *testing.T) {
+	r := redistest.Start(t)
+	begin := time.Now().Add(-10 * time.Second).UnixMilli()
+	for i := range 400 {
+		id := strconv.FormatInt(begin+int64(i)*20, 10) + "-1"
+		do(t, r, "XADD", "sse:stream:busy", id, "data", "x")
+		do(t, r, "XADD", "sse:stream:young", id, "data", "x")
+		do(t, r, "XADD", "other:busy", id, "data", "x")
+	}
+	result := ofRedis(t, useOf(r))["history window"]
+	require.Equal(t, OK, result.Status, "%v", result)
+	require.Contains(t, result.Text, "2 channels")
+	do(t, r, "XTRIM", "sse:stream:busy", "MAXLEN", "100")
+	do(t, r, "XTRIM", "other:busy", "MAXLEN", "10")
+	result = ofRedis(t, useOf(r))["history window"]
+	require.Equal(t, Warn, result.Status, "%v", result)
+	require.Contains(t, result.Text, `channel "busy" has 51 messages/s, and its history reaches back 1.98s of 30s`)
+	require.Equal(t, "--history-cap 1819 on all instances, or a shorter --history-window", result.Fix)
+
+	// It was long ago.
+	use := useOf(r)
+	use.Window = time.Second
+	require.Equal(t, OK, ofRedis(t, use)["history window"].Status)
 }

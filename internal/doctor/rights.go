@@ -98,6 +98,7 @@ func (d *redisDoctor) trials(nonce string) []trial {
 		trials = append(trials,
 			trial{"+xadd", []string{"XADD", stream, "MAXLEN", "~", "1", "*", "a", "1"}},
 			trial{"+pexpire", []string{"PEXPIRE", stream, scratchMs}},
+			trial{"+xlen", []string{"XLEN", stream}},
 			trial{"+xrange", []string{"XRANGE", stream, "-", "+", "COUNT", "1"}},
 			trial{"+xinfo|stream", []string{"XINFO", "STREAM", stream}},
 			trial{"+set", []string{"SET", text, "a", "PX", scratchMs}},
