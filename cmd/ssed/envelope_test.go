@@ -169,7 +169,9 @@ func TestTypedEventsAreTheSameBytesFromEverywhere(t *testing.T) {
 	entries, err := r.Do("XRANGE", "sse:stream:a", "-", "+")
 	require.NoError(t, err)
 	for i, m := range typed {
-		require.Equal(t, m.fields, entries.([]any)[i+1].([]any)[1], m.payload)
+		fields := entries.([]any)[i+1].([]any)[1].([]any)
+		require.Equal(t, m.fields, fields[:len(fields)-2], m.payload)
+		require.Equal(t, "prev", fields[len(fields)-2])
 	}
 
 	in.Signal(15)
