@@ -92,7 +92,7 @@ func TestNamesComeAndGoBesideMessages(t *testing.T) {
 				return
 			default:
 			}
-			l.ReadCommitted(sseproto.ID{Ms: 1000}, 100, 1<<20, func(_ sseproto.ID, channel string, m sseproto.Message) {
+			l.ReadCommitted(sseproto.ID{Ms: 1000}, 100, 1<<20, func(_ sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
 				if m.Data != channel {
 					panic(fmt.Sprint("a message of ", m.Data, " under the name ", channel))
 				}
