@@ -11,28 +11,31 @@ import (
 	"ssed/sseproto"
 )
 
-// event reports one entry and returns its ID. Entries without data are others'.
-func (q *rangeQuery) event(ch int, entry *rueidis.RedisMessage) (id sseproto.ID, err error) {
-	pair, err := entry.ToArray()
-	if err != nil || len(pair) != 2 {
-		return id, errors.Join(errEntry, err)
-	}
-	if id, err = messageID(&pair[0]); err != nil {
-		return id, err
-	}
-	fields, err := pair[1].ToArray()
-	if err != nil {
-		return id, errors.Join(errEntry, err)
-	}
-	m, found, err := messageOf(fields)
-	if err != nil {
-		return id, err
-	}
+// event reports one entry and returns its ID.
+func (q *rangeQuery) event(ch int, entry *rueidis.RedisMessage) (sseproto.ID, error) {
+	id, m, found, err := parseEntry(entry)
 	if found {
 		q.bytes += len(m.Data)
 		q.replay.Event(ch, id, m)
 	}
-	return id, nil
+	return id, err
+}
+
+// parseEntry reads an entry. Not found: it has no data, and is somebody else's.
+func parseEntry(entry *rueidis.RedisMessage) (id sseproto.ID, m sseproto.Message, found bool, err error) {
+	pair, err := entry.ToArray()
+	if err != nil || len(pair) != 2 {
+		return id, m, false, errors.Join(errEntry, err)
+	}
+	if id, err = messageID(&pair[0]); err != nil {
+		return id, m, false, err
+	}
+	fields, err := pair[1].ToArray()
+	if err != nil {
+		return id, m, false, errors.Join(errEntry, err)
+	}
+	m, found, err = messageOf(fields)
+	return id, m, found, err
 }
 
 // messageOf reads the fields of an entry; not found: it has no data. Somebody else

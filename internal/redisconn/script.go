@@ -45,16 +45,22 @@ func (s *Script) RunAll(ctx context.Context, c rueidis.Client, calls ...Call) []
 	return results
 }
 
+// Command builds one call for a pipeline of the caller's, with the text of the script if
+// asked. Without it the server may answer with NOSCRIPT; then the caller sends it with
+// the text.
+func (s *Script) Command(b rueidis.Builder, call Call, withText bool) rueidis.Completed {
+	n := int64(len(call.Keys))
+	if withText {
+		return b.Eval().Script(s.text).Numkeys(n).Key(call.Keys...).Arg(call.Args...).Build()
+	}
+	return b.Evalsha().Sha1(s.sha).Numkeys(n).Key(call.Keys...).Arg(call.Args...).Build()
+}
+
 // commands builds the calls, the first one with the text of the script if asked.
 func (s *Script) commands(c rueidis.Client, calls []Call, withText bool) rueidis.Commands {
 	cmds := make(rueidis.Commands, len(calls))
 	for i, call := range calls {
-		n := int64(len(call.Keys))
-		if i == 0 && withText {
-			cmds[i] = c.B().Eval().Script(s.text).Numkeys(n).Key(call.Keys...).Arg(call.Args...).Build()
-		} else {
-			cmds[i] = c.B().Evalsha().Sha1(s.sha).Numkeys(n).Key(call.Keys...).Arg(call.Args...).Build()
-		}
+		cmds[i] = s.Command(c.B(), call, i == 0 && withText)
 	}
 	return cmds
 }

@@ -1,0 +1,221 @@
+package rstore
+
+import (
+	"context"
+	_ "embed" // the script
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/redis/rueidis"
+
+	"ssed/internal/redisconn"
+	"ssed/internal/redislua"
+	"ssed/sseproto"
+)
+
+var (
+	//go:embed merge.lua
+	mergeLua string
+
+	// It changes nothing, so that it may run with memory full.
+	mergeScript = redisconn.NewScript("#!lua flags=no-writes,allow-oom\n", redislua.IDs, mergeLua)
+)
+
+const (
+	// mergeBytes and mergeEntries bound one run of the script, which holds up Redis for
+	// 1 to 3 ms then, whichever of them is reached.
+	mergeBytes   = 1 << 20
+	mergeEntries = 1000
+	// leastMergeBytes is where a slow line gets no smaller answers any more.
+	leastMergeBytes = 16 << 10
+)
+
+// Merge reports the stored events of some channels with after < id ≤ through, all
+// together in ascending order, and what is lost in that range: at most one Lost per
+// channel. There are no others up to through. It ends when the events have limit bytes,
+// which it exceeds by one step of each channel at most, or at upTo.
+//
+// Redis sends nothing that is not reported, so what it sends and what is held in memory
+// are bounded by limit, whatever the channels hold. A run of the script costs Redis
+// O(what is reported + the next entry of each channel).
+//
+// What is lost is judged as by Range, but for the range up to through only. After an
+// error r may have been called for part. Safe for concurrent use.
+func (s *Store) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error) {
+	m := merge{Store: s, channels: channels, upTo: upTo, replay: r, told: make([]bool, len(channels)), seen: make([]bool, len(channels))}
+	through = after
+	if len(channels) == 0 {
+		return upTo, nil
+	}
+	runBytes := int64(mergeBytes)
+	for through.Less(upTo) && m.bytes < limit {
+		p, err := m.read(ctx, through, min(runBytes, limit-m.bytes))
+		if errors.Is(err, errTooSlow) && runBytes > leastMergeBytes {
+			runBytes /= 8
+			continue
+		}
+		if err == nil {
+			err = m.tell(p)
+		}
+		if err != nil {
+			return through, err
+		}
+		through = p.through
+	}
+	return through, nil
+}
+
+// merge is one call of Merge.
+type merge struct {
+	*Store
+	channels []string
+	upTo     sseproto.ID
+	replay   sseproto.Replay
+	bytes    int64  // of the events that were reported
+	told     []bool // channels of which a loss was told
+	seen     []bool // channels that had a stream
+}
+
+// mergePart is what one run of the script tells.
+type mergePart struct {
+	after, through sseproto.ID
+	streams        []mergeStream
+	ev             evidence
+}
+
+// mergeStream is what it tells of one channel.
+type mergeStream struct {
+	state   streamState
+	isOther bool // the key is no stream
+	entries []rueidis.RedisMessage
+}
+
+// read runs the script, with the evidence around it.
+func (m *merge) read(ctx context.Context, after sseproto.ID, enough int64) (p mergePart, err error) {
+	keys := make([]string, len(m.channels))
+	for i, name := range m.channels {
+		keys[i] = m.keys.Prefix + name
+	}
+	call := redisconn.Call{Keys: keys, Args: []string{
+		after.String(), m.upTo.String(), strconv.FormatInt(enough, 10), strconv.Itoa(mergeEntries),
+	}}
+	p.after = after
+	for _, withText := range []bool{false, true} {
+		res, err := m.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
+			cmds := append(make(rueidis.Commands, 0, frontCmds+1+backCmds), m.evidenceFront(b, keys)...)
+			return append(append(cmds, mergeScript.Command(b, call, withText)), m.evidenceBack(b)...)
+		})
+		if err != nil {
+			return p, err
+		}
+		if redisconn.Code(res[frontCmds].Error()) == redisconn.CodeNoScript && !withText {
+			continue // the whole pipeline once more: what is behind the entries was read too early
+		}
+		if p.ev, err = parseEvidence(res[:frontCmds], res[frontCmds+1:]); err != nil {
+			return p, err
+		}
+		return p, p.parse(res[frontCmds], len(keys))
+	}
+	return p, errAnswer
+}
+
+func (p *mergePart) parse(r rueidis.RedisResult, n int) error {
+	list, err := r.ToArray()
+	if err != nil {
+		return fmt.Errorf("rstore: merge: %w", err)
+	}
+	if len(list) != n+1 {
+		return fmt.Errorf("%w: %d fields", errAnswer, len(list))
+	}
+	if p.through, err = messageID(&list[0]); err != nil {
+		return err
+	}
+	p.streams = make([]mergeStream, n)
+	for i := range p.streams {
+		pair, err := list[i+1].ToArray()
+		if err != nil || len(pair) != 2 {
+			return errors.Join(errAnswer, err)
+		}
+		st := &p.streams[i]
+		if st.entries, err = pair[1].ToArray(); err != nil {
+			return errors.Join(errAnswer, err)
+		}
+		if text, err := pair[0].ToString(); err == nil {
+			st.isOther = text != ""
+			continue
+		}
+		if st.state, err = parseShortState(pair[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseShortState reads a state as the script gives it.
+func parseShortState(m rueidis.RedisMessage) (st streamState, err error) {
+	f, err := m.ToArray()
+	if err != nil || len(f) != 5 {
+		return st, errors.Join(errAnswer, err)
+	}
+	st.exists = true
+	var errs [5]error
+	st.length, errs[0] = f[0].AsInt64()
+	st.added, errs[1] = f[1].AsInt64()
+	st.deleted, errs[2] = messageID(&f[2])
+	st.last, errs[3] = messageID(&f[3])
+	if first, _ := f[4].ToString(); first != "" {
+		st.first, errs[4] = messageID(&f[4])
+	}
+	return st, errors.Join(errs[:]...)
+}
+
+// tell reports a part: what is lost first.
+func (m *merge) tell(p mergePart) error {
+	type found struct {
+		channel int
+		id      sseproto.ID
+		message sseproto.Message
+	}
+	var all []found
+	for i := range p.streams {
+		st := &p.streams[i]
+		m.judge(i, st, p)
+		for k := range st.entries {
+			id, message, ok, err := parseEntry(&st.entries[k])
+			if err != nil {
+				return err
+			}
+			if ok {
+				all = append(all, found{i, id, message})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b found) int { return a.id.Compare(b.id) })
+	for k := range all {
+		m.bytes += int64(len(all[k].message.Data))
+		m.replay.Event(all[k].channel, all[k].id, all[k].message)
+	}
+	return nil
+}
+
+// judge reports what is lost of a channel, once.
+func (m *merge) judge(i int, st *mergeStream, p mergePart) {
+	wasThere := m.seen[i]
+	m.seen[i] = st.state.exists
+	if m.told[i] {
+		return
+	}
+	reason := sseproto.ReasonUnavailable
+	if !st.isOther {
+		reason = p.ev.lost(i, st.state, p.after, p.through)
+	}
+	if reason == "" && wasThere && !st.state.exists {
+		reason = sseproto.ReasonTrimmed // between two runs of the script
+	}
+	if reason != "" {
+		m.told[i] = true
+		m.replay.Lost(i, reason, st.state.oldest(p.after))
+	}
+}
