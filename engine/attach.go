@@ -8,6 +8,7 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"ssed/engine/internal/front"
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -82,7 +83,7 @@ func (s *shard) takePages(v *view) {
 	s.budget.begin(s.shares.pages)
 	for !s.pages.empty() {
 		p := s.pages.pop()
-		s.takePage(v, p.to, p.page)
+		s.takePage(v, p)
 		if s.budget.spent() {
 			return
 		}
@@ -210,7 +211,10 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	case s.engine.replayer != nil:
 		s.count.resumedHist.Add(1)
 		s.enter(c, phaseResuming)
-		s.engine.replayer.request(s, ref{i, c.gen}, s.namesOf(c), p)
+		if p.client == 0 {
+			p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr())
+		}
+		s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), p)
 	default:
 		s.resumeWithGap(v, i, c, p, cov)
 	}
@@ -254,10 +258,11 @@ func (s *shard) namesOf(c *slot) []string {
 // takePage goes on with a slot whose history was read. What the socket does not
 // take is not kept: only the event that was cut is, and when there is room again
 // the slot goes on behind it.
-func (s *shard) takePage(v *view, to ref, r *replay) {
+func (s *shard) takePage(v *view, l command) {
+	r := l.page
 	defer r.release()
-	i, c := to.slot, s.slots.at(to.slot)
-	if c.gen != to.gen {
+	i, c := l.to.slot, s.slots.at(l.to.slot)
+	if c.gen != l.to.gen {
 		return
 	}
 	if r.err != nil {
@@ -275,18 +280,21 @@ func (s *shard) takePage(v *view, to ref, r *replay) {
 	}
 	s.noteGaps(r)
 	if n < len(r.page.buf) {
-		missing, id, whole := r.rest(n)
+		missing, p, whole := r.rest(n)
+		p.client = l.client
 		s.count.delivered.Add(whole)
 		if !s.hasRoom() {
 			s.closeSlot(i, CloseSlow)
 			return
 		}
-		s.keepPending(i, missing, resumePoint{kind: resumeID, id: id})
+		s.keepPending(i, missing, p)
 		s.block(c)
 		return
 	}
 	s.count.delivered.Add(r.events)
-	s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: r.upTo})
+	p := r.next()
+	p.client = l.client
+	s.resumeFrom(v, i, c, p)
 }
 
 const (

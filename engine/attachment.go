@@ -22,6 +22,9 @@ type resumePoint struct {
 	// begins: the client has no ID of its own, it was told this one as its start. While
 	// a discontinuity is being backfilled it waits for the ring.
 	begins bool
+
+	client uint64     // whose turn it takes to read the history, see fairQueue; 0: not known yet
+	told   toldLosses // while it reads the history page by page
 }
 
 // resumePointOf reads where the client of a stream left off.
@@ -29,7 +32,7 @@ func resumePointOf(a *front.Stream) resumePoint {
 	if !a.Resumes {
 		return resumePoint{}
 	}
-	p := resumePoint{kind: resumeUnknown, raw: a.LastEventID}
+	p := resumePoint{kind: resumeUnknown, raw: a.LastEventID, client: a.Client}
 	if id, _, err := sseproto.ParseEventID(a.LastEventID); err == nil {
 		p.kind, p.id = resumeID, id
 	}

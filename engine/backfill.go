@@ -134,14 +134,12 @@ func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	page.limit = f.log.ringBytes / 2
-	if err := f.history.Range(ctx, page.channels, held.after, held.low, page); err != nil {
-		return err
-	}
-	if page.overflowed() {
+	page.limit, page.full = f.log.ringBytes/2, cancel // the rest need not be read
+	err := f.history.Range(ctx, page.channels, held.after, held.low, page)
+	if page.refused {
 		return errPageFull
 	}
-	return nil
+	return err
 }
 
 // untrusted names the channels that got messages beyond after in the span that

@@ -25,6 +25,11 @@ type History interface {
 	// after < id ≤ upTo in ascending order, and before them what is known to be
 	// lost in that range. After an error r may have been called for a part.
 	Range(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error
+	// Merge reports to r the stored events of some channels with after < id ≤ through, all
+	// together in ascending order, and what is known to be lost in that range: at most one
+	// loss per channel. It ends at upTo, or when the events have about limit bytes, with
+	// at least one event.
+	Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error)
 	// Written tells how far the history is written. Commit tells it too, some time
 	// later; Written is asked while somebody waits.
 	Written(ctx context.Context) (sseproto.ID, error)

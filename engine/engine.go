@@ -123,6 +123,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
 	}
 	loops.Go(func() { e.trim(readers) })
+	if e.replayer != nil {
+		e.replayer.start()
+	}
 	err := e.front.Serve()
 	if err == nil {
 		<-ctx.Done()

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,6 +67,53 @@ func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upT
 		}
 	}
 	return nil
+}
+
+func (h *memoryHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	return mergeRange(ctx, h.Range, channels, after, upTo, limit, r)
+}
+
+// rangeFunc is History.Range.
+type rangeFunc func(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error
+
+// mergeRange is History.Merge made of History.Range.
+func mergeRange(ctx context.Context, read rangeFunc, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	var all collected
+	if err := read(ctx, channels, after, upTo, &all); err != nil {
+		return after, err
+	}
+	slices.SortStableFunc(all.events, func(a, b collectedEvent) int { return a.id.Compare(b.id) })
+	for _, l := range all.lost {
+		r.Lost(l.channel, l.reason, l.oldest)
+	}
+	for k, e := range all.events {
+		if r.Event(e.channel, e.id, e.message); k+1 < len(all.events) {
+			if limit -= int64(len(e.message.Data)); limit <= 0 {
+				return e.id, nil
+			}
+		}
+	}
+	return upTo, nil
+}
+
+// collected is a sseproto.Replay that keeps what it gets.
+type collected struct {
+	events []collectedEvent
+	lost   []lostRange
+}
+
+type collectedEvent struct {
+	channel int
+	id      sseproto.ID
+	message sseproto.Message
+}
+
+func (c *collected) Event(channel int, id sseproto.ID, m sseproto.Message) {
+	c.events = append(c.events, collectedEvent{channel, id, m})
+}
+
+func (c *collected) Lost(channel int, reason string, oldest sseproto.ID) {
+	c.lost = append(c.lost, lostRange{channel, reason, oldest})
 }
 
 func (h *memoryHistory) Written(context.Context) (sseproto.ID, error) {
@@ -156,7 +204,10 @@ func TestIdenticalResumesShareOneRead(t *testing.T) {
 		require.Equal(t, []string{"old"}, datas(c.next(1)))
 	}
 	require.Equal(t, 1, h.readCount())
-	require.Eventually(t, func() bool { return len(e.replayer.places) == 0 }, waitLong, pollEvery, "places of pages not given back")
+	h.add(sseproto.ID{Ms: 901, Seq: 1}, "b", "other")
+	for range 2 * e.cfg.HistoryReaders { // the readers have their pages back
+		require.Equal(t, []string{"other"}, datas(join(t, e, after(sseproto.ID{Ms: 800}), "b").next(1)))
+	}
 }
 
 func TestHistoryThatTellsOfALossBecomesAGapEvent(t *testing.T) {

@@ -51,19 +51,21 @@ func TestWaitOfAFormerOwnerDoesNotMoveTheSlot(t *testing.T) {
 }
 
 func TestHistoryOfAFormerOwnerIsNotWritten(t *testing.T) {
-	m := newMemoryHistory()
-	m.block = make(chan struct{})
-	m.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "not for b")
-	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.Shards = m, 1 })
-	f := startFeed(e, 1000)
-	f.tick(sseproto.ID{Ms: 1000})
-	c := join(t, e, after(sseproto.ID{Ms: 800}), "a")
-	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 1 }, waitLong, pollEvery)
-	require.NoError(t, c.conn.Close())
-	require.Eventually(t, func() bool { return e.conns.Load() == 0 }, waitLong, pollEvery)
-	next := joined(t, e, resumePoint{}, "b")
-	close(m.block)
-	require.Eventually(t, func() bool { return len(e.replayer.places) == 0 }, waitLong, pollEvery)
-	f.publish("b", "x")
+	h := shardByHand(t, nil)
+	h.arrive(t, resumePoint{}, "a")
+	former := ref{1, h.slots.at(1).gen}
+	h.closeSlot(1, CloseClient)
+	next := h.arrive(t, resumePoint{}, "b")
+	require.EqualValues(t, 2, h.slots.used, "the slot changed hands")
+	p := newPage([]string{"a"}, sseproto.ID{Ms: 800})
+	p.Event(0, sseproto.ID{Ms: 900, Seq: 1}, sseproto.Message{Data: "not for b"})
+	r := &replay{page: p, upTo: sseproto.ID{Ms: 1000}, taken: make(chan struct{})}
+	r.arrange()
+	r.refs.Store(1)
+	h.post(command{page: r, to: former}) // it was on its way when the slot was closed
+	h.pass()
+	<-r.taken
+	h.f.publish("b", "x")
+	h.pass()
 	require.Equal(t, []string{"x"}, datas(next.next(1)))
 }

@@ -20,10 +20,12 @@ type frameRef struct {
 type page struct {
 	channels  []string
 	after     sseproto.ID
-	requested string            // Last-Event-ID as sent, told in gap events; "" for live subscribers
+	requested string            // where a client left off, told in gap events; "" for live subscribers
+	known     toldLosses        // what it has been told of already
 	limit     int64             // size after which no more are taken; 0: no limit
+	full      func()            // called once when no more are taken
 	shared    bool              // each reader gets the frames of its own channels only
-	refused   sseproto.ID       // the first event that was not taken; MaxID: none
+	refused   bool              // an event was not taken
 	lost      map[string]string // channels known to have lost something, with the reason
 	oldest    []lostRange
 	told      []lostRange // the losses that have a gap event, set by finish
@@ -39,14 +41,15 @@ type lostRange struct {
 }
 
 func newPage(channels []string, after sseproto.ID) *page {
-	return &page{channels: channels, after: after, refused: sseproto.MaxID}
+	return &page{channels: channels, after: after}
 }
 
 // Event implements sseproto.Replay.
 func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
 	if p.limit > 0 && p.size() > p.limit {
-		if id.Less(p.refused) {
-			p.refused = id
+		if !p.refused {
+			p.refused = true
+			p.full()
 		}
 		return
 	}
@@ -67,11 +70,10 @@ func (p *page) size() int64 {
 
 // Lost implements sseproto.Replay.
 func (p *page) Lost(channel int, reason string, oldest sseproto.ID) {
-	p.oldest = append(p.oldest, lostRange{channel, reason, oldest})
+	if !p.known.has(channel, reason) {
+		p.oldest = append(p.oldest, lostRange{channel, reason, oldest})
+	}
 }
-
-// overflowed reports whether events were refused. At least one was taken then.
-func (p *page) overflowed() bool { return p.refused != sseproto.MaxID }
 
 func (p *page) reset() { p.buf, p.frames, p.oldest = p.buf[:0], p.frames[:0], nil }
 
@@ -82,8 +84,8 @@ func (p *page) loseAll(reason string) {
 	}
 }
 
-// finish adds a gap event for each channel that lost something and brings the
-// frames into order: gaps first, then by ID.
+// finish adds the gap events, one for each reason, and brings the frames into order:
+// gaps first, then by ID. On a shared page each channel has its own.
 //
 // The ID of a gap event is where a client goes on that is cut off right after it.
 // While further gap events follow, that is where it was before: it must not miss
@@ -95,20 +97,19 @@ func (p *page) loseAll(reason string) {
 // still had what was taken back, which sent it again, on channels without a gap.
 func (p *page) finish(upTo sseproto.ID) {
 	p.told = p.losses()
-	for k, l := range p.told {
+	groups := p.groups()
+	for k, group := range groups {
+		gap := p.gapOf(group)
 		id := p.after
-		if k == len(p.told)-1 && !p.shared {
+		if k == len(groups)-1 && !p.shared {
 			id = p.restartFrom(upTo)
 		}
-		shown := id
-		if p.shared {
-			shown = sseproto.ID{}
+		if !p.shared {
+			gap.ID = id
 		}
 		off := len(p.buf)
-		p.buf = sseproto.AppendGap(p.buf, sseproto.Gap{
-			ID: shown, Reason: l.reason, Channel: p.channels[l.channel], Requested: p.requested, Oldest: l.oldest,
-		})
-		p.frames = append(p.frames, frameRef{id: id, channel: l.channel, off: off, end: len(p.buf), gap: true})
+		p.buf = sseproto.AppendGap(p.buf, gap)
+		p.frames = append(p.frames, frameRef{id: id, channel: group[0].channel, off: off, end: len(p.buf), gap: true})
 	}
 	slices.SortStableFunc(p.frames, func(a, b frameRef) int {
 		if a.gap != b.gap {
@@ -145,6 +146,40 @@ func (p *page) toldChannels() []string {
 		names[i] = p.channels[l.channel]
 	}
 	return names
+}
+
+// groups are the losses as they are told: those of one reason in one event.
+func (p *page) groups() (list [][]lostRange) {
+	for _, l := range p.told {
+		k := -1
+		if !p.shared {
+			k = slices.IndexFunc(list, func(g []lostRange) bool { return g[0].reason == l.reason })
+		}
+		if k < 0 {
+			list = append(list, nil)
+			k = len(list) - 1
+		}
+		list[k] = append(list[k], l)
+	}
+	return list
+}
+
+// gapOf is the gap event for some losses of one reason, but for its ID.
+func (p *page) gapOf(group []lostRange) sseproto.Gap {
+	gap := sseproto.Gap{Reason: group[0].reason, Requested: p.requested, Oldest: group[0].oldest}
+	if len(group) == 1 {
+		gap.Channel = p.channels[group[0].channel]
+		return gap
+	}
+	for _, l := range group {
+		if gap.Oldest.IsZero() || !l.oldest.IsZero() && l.oldest.Less(gap.Oldest) {
+			gap.Oldest = l.oldest
+		}
+		if len(group) < len(p.channels) {
+			gap.Channels = append(gap.Channels, p.channels[l.channel])
+		}
+	}
+	return gap
 }
 
 // toldLoss sums up the gap events of a page for one reason.

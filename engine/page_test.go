@@ -17,7 +17,7 @@ func gapPage(shared bool) *page {
 	p.shared = shared
 	p.Lost(0, sseproto.ReasonOutage, sseproto.ID{})
 	p.Event(1, sseproto.ID{Ms: 15, Seq: 3}, sseproto.Message{Data: "x"})
-	p.Lost(2, sseproto.ReasonOutage, sseproto.ID{})
+	p.Lost(2, sseproto.ReasonTrimmed, sseproto.ID{})
 	p.finish(sseproto.ID{Ms: 20})
 	return p
 }
@@ -44,16 +44,16 @@ func TestCutGapEventIsHeldWithThoseBehindIt(t *testing.T) {
 	r.arrange()
 	frames := r.page.frames
 	for n := range frames[1].end {
-		missing, id, events := r.rest(n)
+		missing, p, events := r.rest(n)
 		require.Zero(t, events)
 		require.Equal(t, string(r.page.buf[n:frames[1].end]), string(missing))
-		require.Equal(t, frames[1].id, id)
+		require.Equal(t, frames[1].id, p.id)
 	}
 	for n := frames[1].end; n < frames[2].end; n++ {
-		missing, id, events := r.rest(n)
+		missing, p, events := r.rest(n)
 		require.EqualValues(t, 1, events)
 		require.Equal(t, string(r.page.buf[n:]), string(missing))
-		require.Equal(t, frames[2].id, id)
+		require.Equal(t, frames[2].id, p.id)
 	}
 }
 

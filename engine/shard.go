@@ -21,7 +21,8 @@ type command struct {
 	attach *front.Stream // a new connection
 	page   *replay       // what the history told for to
 	to     ref
-	ask    ask // a question about its connections
+	client uint64 // of page: its address, see fairQueue
+	ask    ask    // a question about its connections
 	order  order
 	by     time.Time // of orderDrain
 }
@@ -381,6 +382,9 @@ func (s *shard) keepPending(i uint32, b []byte, then resumePoint) {
 // closeSlot ends a connection.
 func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	c := s.slots.at(i)
+	if c.phase == phaseResuming && s.engine.replayer != nil {
+		s.engine.replayer.leave(s, ref{i, c.gen})
+	}
 	s.unsubscribeAll(i)
 	s.dropPending(i)
 	if c.phase == phaseAhead {

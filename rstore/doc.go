@@ -51,7 +51,12 @@
 //
 // # Reading
 //
-// Store.Range never keeps quiet about what is missing: gap markers, entries
+// Store.Merge reads what a client missed on its channels, all together in order: a script
+// merges the streams and returns as much as one page takes. Store.Range reads many
+// channels one after the other, for a backfill, and Store.Page one channel for an
+// operator.
+//
+// They never keep quiet about what is missing: gap markers, entries
 // trimmed by length, streams that expired or were evicted, messages a stream refused (a key of
 // another type, IDs added by hand), a watermark below the end of the range. The
 // last also uncovers a read from a replica that lags. Every pipeline asks for all of

@@ -24,10 +24,11 @@ var (
 )
 
 const (
-	// mergeBytes and mergeEntries bound one run of the script, which holds up Redis for
-	// 1 to 3 ms then, whichever of them is reached.
+	// mergeBytes and mergeEntries bound one run of the script, which holds up Redis
+	// meanwhile: on two busy cores 3.4 ms with 950 small entries, 4.6 ms with 1 MiB of
+	// 64 KiB each on 32 channels.
 	mergeBytes   = 1 << 20
-	mergeEntries = 1000
+	mergeEntries = 500
 	// leastMergeBytes is where a slow line gets no smaller answers any more.
 	leastMergeBytes = 16 << 10
 )
@@ -41,8 +42,8 @@ const (
 // are bounded by limit, whatever the channels hold. A run of the script costs Redis
 // O(what is reported + the next entry of each channel).
 //
-// What is lost is judged as by Range, but for the range up to through only. After an
-// error r may have been called for part. Safe for concurrent use.
+// What is lost is judged as by Range, but for the range up to through only. Safe for
+// concurrent use.
 func (s *Store) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error) {
 	m := merge{Store: s, channels: channels, upTo: upTo, replay: r, told: make([]bool, len(channels)), seen: make([]bool, len(channels))}
 	through = after
@@ -58,6 +59,9 @@ func (s *Store) Merge(ctx context.Context, channels []string, after, upTo ssepro
 		}
 		if err == nil {
 			err = m.tell(p)
+		}
+		if err != nil && after.Less(through) {
+			return through, nil // what was read is good; whoever goes on from there gets the error
 		}
 		if err != nil {
 			return through, err

@@ -56,17 +56,21 @@ type Gap struct {
 	ID ID
 	// Reason is one of the Reason constants.
 	Reason string
-	// Channel is the one that lost messages; empty when all of the connection did.
+	// Channel is the one that lost messages; empty when several did.
 	Channel string
-	// Requested is the Last-Event-ID as the client sent it.
+	// Channels are those that lost messages where it is neither one nor all of the
+	// connection; it is not looked at with a Channel. Without both, all did.
+	Channels []string
+	// Requested is where the client left off: its Last-Event-ID as sent where that is not
+	// one of this service, else the position in it.
 	Requested string
 	// Oldest is the first position that is left; zero when none is known.
 	Oldest ID
 }
 
 // AppendGap extends dst with the frame of a gap event: id if there is one, "event: gap", and one
-// line of JSON with the members reason, channel, requested and oldest, where those
-// without a value are left out. Bytes of the client are escaped, never copied raw.
+// line of JSON with the members reason, channel or channels, requested and oldest, where
+// those without a value are left out. Bytes of the client are escaped, never copied raw.
 func AppendGap(dst []byte, g Gap) []byte {
 	if !g.ID.IsZero() {
 		dst = append(dst, fieldID...)
@@ -76,6 +80,9 @@ func AppendGap(dst []byte, g Gap) []byte {
 	start := len(dst)
 	dst = appendMember(dst, start, "reason", g.Reason)
 	dst = appendMember(dst, start, "channel", g.Channel)
+	if g.Channel == "" && len(g.Channels) > 0 {
+		dst = appendList(dst, start, "channels", g.Channels)
+	}
 	dst = appendMember(dst, start, "requested", g.Requested)
 	if !g.Oldest.IsZero() {
 		var text [maxIDLen]byte

@@ -187,6 +187,9 @@ func TestGapIsOneLineOfJSON(t *testing.T) {
 	f(Gap{ID: testID, Reason: ReasonUnknownID, Requested: "\"\\\r\n\n\x00\x7f\u2028\u2029é"},
 		map[string]string{"reason": "unknown-id", "requested": "\"\\\r\n\n\x00\x7f\u2028\u2029é"})
 	f(Gap{Channel: "a\xff\xfeb"}, map[string]string{"channel": "a\uFFFD\uFFFDb"})
+	f(Gap{Channel: "a", Channels: []string{"b", "c"}}, map[string]string{"channel": "a"})
+	events, _ := decodeAll(t, string(AppendGap(nil, Gap{Reason: ReasonTrimmed, Channels: []string{"a\n", "b"}})), 0)
+	require.JSONEq(t, `{"reason":"trimmed","channels":["a\n","b"]}`, events[0].data)
 }
 
 func FuzzEncode(f *testing.F) {

@@ -22,6 +22,18 @@ func appendMemberName(dst []byte, start int, name string) []byte {
 	return append(dst, `":`...)
 }
 
+// appendList adds a member that is a list of strings.
+func appendList(dst []byte, start int, name string, values []string) []byte {
+	dst = append(appendMemberName(dst, start, name), '[')
+	for i, value := range values {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendJSONString(dst, value)
+	}
+	return append(dst, ']')
+}
+
 // appendJSONString writes s as a JSON string (RFC 8259 §7) on one line: controls
 // are escaped, so neither a line end nor a NUL comes out, and so are U+2028 and
 // U+2029, which end lines in older JavaScript. Invalid UTF-8 becomes U+FFFD.

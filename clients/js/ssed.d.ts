@@ -66,9 +66,11 @@ export interface Message {
 export interface Gap {
   /** "unknown-id", "trimmed", "expired", "evicted", "outage", "unavailable", or one to come. */
   reason: string;
-  /** Absent: all channels of the stream. */
+  /** The one that is concerned. */
   channel?: string;
-  /** The id that was asked for. */
+  /** Those that are, where it is neither one nor all. Without both: all channels of the stream. */
+  channels?: string[];
+  /** The position that was asked for. */
   requested?: string;
   /** The first position that is left. */
   oldest?: string;

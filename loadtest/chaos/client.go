@@ -249,20 +249,28 @@ func (c *client) onMessage(id sseproto.ID, data []byte) {
 }
 
 func (c *client) onGap(id sseproto.ID, data []byte) {
-	var told struct{ Reason, Channel string }
+	var told struct {
+		Reason, Channel string
+		Channels        []string
+	}
 	if err := json.Unmarshal(data, &told); err != nil {
 		c.bad = fmt.Errorf("%w: gap %q: %w", errEvent, data, err)
 		return
 	}
-	ch := allChannels
 	if told.Channel != "" {
-		var ok bool
-		if ch, ok = parseChannel(told.Channel); !ok {
-			c.bad = fmt.Errorf("%w: gap of channel %q", errEvent, told.Channel)
+		told.Channels = []string{told.Channel}
+	}
+	for _, name := range told.Channels {
+		ch, ok := parseChannel(name)
+		if !ok {
+			c.bad = fmt.Errorf("%w: gap of channel %q", errEvent, name)
 			return
 		}
+		c.note(record{kind: recordGap, id: id, channel: ch, reason: told.Reason})
 	}
-	c.note(record{kind: recordGap, id: id, channel: ch, reason: told.Reason})
+	if len(told.Channels) == 0 {
+		c.note(record{kind: recordGap, id: id, channel: allChannels, reason: told.Reason})
+	}
 }
 
 // pickChannels returns up to most different channels, ascending by chance only.

@@ -2,6 +2,7 @@ package front
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"time"
@@ -74,6 +75,14 @@ func peerKeyOf(addr netip.Addr) peerKey {
 		key.low = binary.BigEndian.Uint64(bytes[8:])
 	}
 	return key
+}
+
+var clientSeed = maphash.MakeSeed()
+
+// ClientKey stands for the address of a client, an IPv6 one for its /64. It is the same
+// for the life of the process, never 0, and another one for nearly all other addresses.
+func ClientKey(addr netip.Addr) uint64 {
+	return max(maphash.Comparable(clientSeed, peerKeyOf(addr)), 1)
 }
 
 // admit counts a connection of addr. Over is notRefused when it may stay. Else a

@@ -24,6 +24,7 @@ type Stream struct {
 	Subject     uint32    // handle for Release, as Peer; 0: the grant named none
 	Ends        time.Time // when the grant is over, by the wall clock; zero: never
 	Token       uint64    // TokenHash of the token that was shown; 0: it has no ID
+	Client      uint64    // ClientKey of who asks, also behind trusted proxies
 	Since       Standing  // when the request was read: "now" of a client without Last-Event-ID
 }
 

@@ -1,0 +1,183 @@
+package engine
+
+import (
+	"container/list"
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ssed/sseproto"
+)
+
+// replayer reads the history for resuming clients: a fixed number of readers, a queue in
+// front of them, and one read for all who ask the same meanwhile. A page is in memory
+// from its read until all shards have taken it; its reader waits for that.
+//
+// A request is queued, then read, then gone. Its waiters may leave at any time; with the
+// last one it is taken out of the queue, or its read is cancelled.
+type replayer struct {
+	// fixed after construction
+	log     *Log
+	history History
+	wait    time.Duration
+	limit   int64           // bytes of one page
+	readers int             // goroutines
+	ctx     context.Context // ends the readers
+	running sync.WaitGroup
+
+	bytes atomic.Int64 // of all pages that were read
+
+	mu      sync.Mutex
+	some    sync.Cond // on mu: there is something in the queue, or ctx has ended
+	asked   map[replayKey]*replayRequest
+	waiters map[replayWaiter]*replayRequest
+	queue   fairQueue
+}
+
+// replayKey says what a read is for: those with the same one share it. Nothing in it is
+// as a client sent it, or everybody could have a read of its own.
+type replayKey struct {
+	id       sseproto.ID
+	told     toldLosses
+	channels string
+}
+
+// replayRequest is one read and who waits for it. Guarded by replayer.mu, but for what is
+// fixed.
+type replayRequest struct {
+	// fixed after construction
+	key      replayKey
+	channels []string
+	ctx      context.Context // ends when nobody waits any more, and with the replayer
+	cancel   context.CancelFunc
+
+	waiters map[replayWaiter]uint64 // with the address of each client
+	places  map[uint64]*list.Element
+	reading bool // no longer in the queue
+}
+
+// replayWaiter is a slot that waits for a read.
+type replayWaiter struct {
+	shard *shard
+	to    ref
+}
+
+func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
+	r := &replayer{
+		log:     log,
+		history: cfg.History,
+		wait:    cfg.HistoryWait,
+		limit:   max(cfg.RingBytes/2/int64(cfg.HistoryReaders), minPageBytes),
+		readers: cfg.HistoryReaders,
+		ctx:     ctx,
+		asked:   make(map[replayKey]*replayRequest),
+		waiters: make(map[replayWaiter]*replayRequest),
+	}
+	r.some.L = &r.mu
+	return r
+}
+
+// start lets the readers work until ctx ends.
+func (r *replayer) start() {
+	for range r.readers {
+		r.running.Go(func() {
+			for q := r.next(); q != nil; q = r.next() {
+				r.answer(q)
+			}
+		})
+	}
+	context.AfterFunc(r.ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.some.Broadcast()
+	})
+}
+
+// next waits for a request to read. Nil: ctx has ended.
+func (r *replayer) next() *replayRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.queue.isEmpty() && r.ctx.Err() == nil {
+		r.some.Wait()
+	}
+	if r.ctx.Err() != nil {
+		return nil
+	}
+	q := r.queue.pop()
+	q.reading = true
+	return q
+}
+
+// request lets the history of the channels behind p be read, and posted to the shard.
+// Client is the address that waits. It never blocks.
+func (r *replayer) request(s *shard, to ref, client uint64, channels []string, p resumePoint) {
+	w := replayWaiter{s, to}
+	key := replayKey{id: p.id, told: p.told, channels: strings.Join(channels, "\x00")}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.asked[key]
+	if q == nil {
+		q = &replayRequest{key: key, channels: channels, waiters: make(map[replayWaiter]uint64, 1)}
+		q.ctx, q.cancel = context.WithCancel(r.ctx)
+		r.asked[key] = q
+	}
+	q.waiters[w], r.waiters[w] = client, q
+	if !q.reading {
+		r.queue.push(client, q)
+		r.some.Signal()
+	}
+}
+
+// leave tells that a slot is closed. If it waits, it does no longer.
+func (r *replayer) leave(s *shard, to ref) {
+	w := replayWaiter{s, to}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.waiters[w]
+	if q == nil {
+		return
+	}
+	delete(r.waiters, w)
+	delete(q.waiters, w)
+	if len(q.waiters) == 0 {
+		r.queue.remove(q)
+		r.endLocked(q)
+	}
+}
+
+// endLocked forgets a request: who asks the same from now on has a new one.
+func (r *replayer) endLocked(q *replayRequest) {
+	q.cancel()
+	if r.asked[q.key] == q {
+		delete(r.asked, q.key)
+	}
+}
+
+// answer does one read, hands the result to all who wait for it, and waits until they
+// have taken it.
+func (r *replayer) answer(q *replayRequest) {
+	res, err := r.read(q)
+	if err != nil {
+		res = &replay{err: err}
+	}
+	res.taken = make(chan struct{})
+	r.mu.Lock()
+	r.endLocked(q)
+	for w := range q.waiters {
+		delete(r.waiters, w)
+	}
+	r.mu.Unlock()
+	if len(q.waiters) == 0 {
+		return
+	}
+	res.refs.Store(int32(len(q.waiters)))
+	for w, client := range q.waiters { // nobody else has them any more
+		w.shard.post(command{page: res, to: w.to, client: client})
+	}
+	select {
+	case <-res.taken:
+	case <-r.ctx.Done():
+	}
+}

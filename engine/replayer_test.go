@@ -1,0 +1,252 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine/internal/front"
+	"ssed/sseproto"
+)
+
+// resumeAs attaches a client of an address behind an ID, past the front.
+func resumeAs(t testing.TB, e *Engine, client uint64, id string, channels ...string) *testClient {
+	fd, conn := socketPair(t)
+	e.conns.Add(1)
+	e.attach(&front.Stream{
+		FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: e.log.standing(),
+		LastEventID: id, Resumes: true, Client: client,
+	})
+	return newTestClient(t, conn)
+}
+
+// countingHistory counts the reads of each channel and of each position, in order.
+type countingHistory struct {
+	*memoryHistory
+	mu    sync.Mutex
+	asked []string
+}
+
+func (h *countingHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	h.mu.Lock()
+	h.asked = append(h.asked, channels[0]+" "+after.String())
+	h.mu.Unlock()
+	return h.memoryHistory.Merge(ctx, channels, after, upTo, limit, r)
+}
+
+func (h *countingHistory) reads() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked
+}
+
+// blockedHistory is one whose reads wait, with an engine that has one reader.
+func blockedHistory(t *testing.T) (*countingHistory, *Engine) {
+	h := &countingHistory{memoryHistory: newMemoryHistory()}
+	h.block = make(chan struct{})
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "old")
+	h.add(sseproto.ID{Ms: 900, Seq: 2}, "b", "old too")
+	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.RingBytes, cfg.HistoryReaders = h, minRingBytes, 1 })
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	return h, e
+}
+
+// queued is how many requests wait for a reader.
+func (r *replayer) queued() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, q := range r.asked {
+		if !q.reading {
+			n++
+		}
+	}
+	return n
+}
+
+// What a client sends behind the position is not part of what it asks for.
+func TestReadsAreSharedByPositionWhateverClientsSend(t *testing.T) {
+	h, e := blockedHistory(t)
+	first := resumeAs(t, e, 1, "1-1", "x") // holds the reader up
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	var all []*testClient
+	for i := range 100 {
+		all = append(all, resumeAs(t, e, uint64(i%7+1), fmt.Sprint("800-0/", i), "a"))
+	}
+	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 101 }, waitLong, pollEvery)
+	require.Equal(t, 1, e.replayer.queued())
+	close(h.block)
+	for _, c := range all {
+		require.Equal(t, []string{"old"}, datas(c.next(1)))
+	}
+	require.Equal(t, []string{"x 1-1", "a 800-0"}, h.reads())
+	_ = first
+}
+
+// Who leaves while it waits costs nothing any more: no read, no memory, no goroutine.
+func TestWhoLeavesIsTakenOutOfTheQueue(t *testing.T) {
+	const n = 500
+	h, e := blockedHistory(t)
+	resumeAs(t, e, 1, "1-1", "x")
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	goroutines := runtime.NumGoroutine()
+	var clients []net.Conn
+	for i := range n {
+		clients = append(clients, resumeAs(t, e, 2, fmt.Sprint("1-", i+2), "x").conn)
+	}
+	require.Eventually(t, func() bool { return e.replayer.queued() == n }, waitLong, pollEvery)
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "they wait without a goroutine")
+	for _, conn := range clients {
+		require.NoError(t, conn.Close())
+	}
+	require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
+	require.Zero(t, e.replayer.queued())
+	require.Empty(t, e.replayer.queue.lines)
+	lawful := resumeAs(t, e, 3, "800-0", "a")
+	close(h.block)
+	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
+	require.Equal(t, []string{"x 1-1", "a 800-0"}, h.reads())
+}
+
+// A read that nobody waits for any more makes room for others at once.
+func TestReadOfWhoHasLeftIsCancelled(t *testing.T) {
+	h, e := blockedHistory(t)
+	gone := resumeAs(t, e, 1, "1-1", "x")
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	lawful := resumeAs(t, e, 1, "800-0", "a")
+	require.Eventually(t, func() bool { return e.replayer.queued() == 1 }, waitLong, pollEvery)
+	require.NoError(t, gone.conn.Close())
+	require.Eventually(t, func() bool { return len(h.reads()) == 2 }, waitLong, pollEvery, "the reader goes on")
+	again := resumeAs(t, e, 1, "1-1", "x", "b") // not told of the cancelled one
+	close(h.block)
+	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
+	require.Equal(t, []string{"old too"}, datas(again.next(1)))
+	require.Zero(t, e.Stats().Closed[CloseHistory])
+}
+
+// An address that asks for much waits behind itself; others pass.
+func TestAddressesTakeTurnsAtTheHistory(t *testing.T) {
+	h, e := blockedHistory(t)
+	var all []*testClient
+	all = append(all, resumeAs(t, e, 1, "1-1", "x"))
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	for i := range 50 {
+		all = append(all, resumeAs(t, e, 1, fmt.Sprint("2-", i), "greedy"))
+	}
+	require.Eventually(t, func() bool { return e.replayer.queued() == 50 }, waitLong, pollEvery)
+	for i := range 3 {
+		all = append(all, resumeAs(t, e, uint64(i+2), fmt.Sprint("3-", i), "modest"))
+	}
+	// Somebody else asks for what the greedy one would get last.
+	all = append(all, resumeAs(t, e, 9, "2-49", "greedy"))
+	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 55 }, waitLong, pollEvery)
+	close(h.block)
+	require.Eventually(t, func() bool { return len(h.reads()) == 54 }, waitLong, pollEvery)
+	require.Subset(t, h.reads()[1:6], []string{"modest 3-0", "modest 3-1", "modest 3-2", "greedy 2-49"})
+	for _, c := range all {
+		_ = c.conn.Close()
+	}
+}
+
+func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {
+	var f fairQueue
+	a, b, shared := &replayRequest{}, &replayRequest{}, &replayRequest{}
+	f.push(1, a)
+	f.push(1, shared)
+	f.push(2, b)
+	f.push(2, shared)
+	f.push(3, shared)
+	f.push(3, shared)
+	require.Same(t, a, f.pop())
+	require.Same(t, b, f.pop())
+	require.Same(t, shared, f.pop())
+	require.Nil(t, f.pop())
+	require.True(t, f.isEmpty())
+	require.Empty(t, f.lines)
+	f.push(1, a)
+	f.push(2, a)
+	f.remove(a)
+	require.Nil(t, f.pop())
+	require.Empty(t, f.lines)
+}
+
+// lossyHistory tells the same loss at each page as the real one does: until the client
+// has a message of the channel.
+func lossyHistory(payload string) *memoryHistory {
+	h := newMemoryHistory()
+	for i := range 40 {
+		h.add(sseproto.ID{Ms: 900, Seq: uint64(i + 1)}, "a", fmt.Sprint(i, " ", payload))
+	}
+	h.lost["b"], h.lost["c"] = sseproto.ReasonTrimmed, sseproto.ReasonTrimmed
+	return h
+}
+
+// A resume of many pages tells each loss once.
+func TestLossIsToldOnceForAllPages(t *testing.T) {
+	h := lossyHistory(strings.Repeat("x", 200_000))
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	fd, conn := socketPair(t)
+	// The socket takes parts of a page, so that pages are read again from in between.
+	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10))
+	c := newTestClient(t, conn)
+	attachFd(e, fd, after(sseproto.ID{Ms: 800}), "a", "b", "c")
+	f.publish("a", "live")
+	got := c.next(42)
+	require.Equal(t, "gap", got[0].kind)
+	require.JSONEq(t, `{"reason":"trimmed","channels":["c","b"],"requested":"800-0"}`, got[0].data)
+	for i, ev := range got[1:41] {
+		require.True(t, strings.HasPrefix(ev.data, fmt.Sprint(i, " ")), "message %d: %.20s", i, ev.data)
+	}
+	require.Equal(t, "live", got[41].data)
+	require.Greater(t, h.readCount(), 7)
+	require.EqualValues(t, 1, e.Stats().Gaps)
+}
+
+func TestToldLossesForgetChannelsThatMovedOn(t *testing.T) {
+	lost := func(channels ...int) (list []lostRange) {
+		for _, ch := range channels {
+			list = append(list, lostRange{channel: ch, reason: "trimmed"})
+		}
+		return list
+	}
+	var none toldLosses
+	require.Empty(t, none.with(nil, []frameRef{{channel: 1}}))
+	told := none.with(lost(1, 11), nil)
+	require.True(t, told.has(1, "trimmed") && told.has(11, "trimmed"))
+	require.False(t, told.has(1, "outage") || told.has(2, "trimmed"))
+	next := told.with(lost(2), []frameRef{{channel: 11, gap: true}, {channel: 1}})
+	require.True(t, next.has(11, "trimmed") && next.has(2, "trimmed"))
+	require.False(t, next.has(1, "trimmed"), "it got a message since")
+	require.Equal(t, next, next.with(nil, nil), "who was told the same asks the same")
+}
+
+// Thousands that wait cost a request each, and no stack.
+func TestWaitingResumesAreSmall(t *testing.T) {
+	const n = 2000
+	h, e := blockedHistory(t)
+	resumeAs(t, e, 1, "1-1", "x")
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	before := heapInUse()
+	for i := range n { // past the shards, whose slots are counted elsewhere
+		e.replayer.request(e.shards[0], ref{uint32(i), math.MaxUint32}, uint64(i), []string{"some-channel"}, after(sseproto.ID{Ms: 2, Seq: uint64(i)}))
+	}
+	grown := heapInUse() - before
+	t.Logf("%d bytes for each that waits", grown/n)
+	require.Less(t, grown, int64(n*4<<10))
+	require.Equal(t, n, e.replayer.queued())
+	for i := range n {
+		e.replayer.leave(e.shards[0], ref{uint32(i), math.MaxUint32})
+	}
+	require.Zero(t, e.replayer.queued())
+	close(h.block)
+}
