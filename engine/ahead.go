@@ -91,6 +91,11 @@ func (h *waitingHeap) leave(s *shard) {
 	for k := len(kept)/2 - 1; k >= 0; k-- {
 		h.down(k)
 	}
+	for n := h.ends.len(); n > 0; n-- {
+		if e := h.ends.pop(); s.isWaiting(e.ref) {
+			h.ends.push(e)
+		}
+	}
 }
 
 func (s *shard) isWaiting(r ref) bool {
@@ -141,6 +146,7 @@ func (s *shard) lookAhead(v *view) {
 	h := &s.ahead
 	h.isDue = false
 	if len(h.list) == 0 {
+		h.ends = queue[waitEnd]{} // of slots that have started, or are closed
 		return
 	}
 	cov := s.log.cover.Load()

@@ -250,6 +250,7 @@ func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *co
 func (s *shard) namesOf(c *slot) []string {
 	var names []string
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		s.budget.looks++
 		names = append(names, s.log.dir.at(s.subs.at(n).ch).name)
 	}
 	return names

@@ -259,22 +259,30 @@ func TestWaitersForTheLogCostNothing(t *testing.T) {
 }
 
 // TestWaitersThatLeaveAreForgotten: a client that comes with an ID ahead of the log and
-// leaves, over and over, keeps no memory.
+// leaves, over and over, keeps no memory; also while the log is not open.
 func TestWaitersThatLeaveAreForgotten(t *testing.T) {
-	h := shardByHand(t, nil)
-	stays := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 2}), "a")
-	for range 1000 {
-		c := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 5}), "a")
-		require.NoError(t, c.conn.Close())
-		h.watch()
+	for _, open := range []bool{true, false} {
+		h := shardByHand(t, nil)
+		cov := h.log.cover.Load()
+		if !open { // as before the first span
+			h.log.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
+		}
+		stays := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 2}), "a")
+		for range 1000 {
+			c := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 5}), "a")
+			require.NoError(t, c.conn.Close())
+			h.watch()
+		}
+		require.Equal(t, 1, h.open)
+		require.LessOrEqual(t, len(h.ahead.list), 130)
+		require.LessOrEqual(t, h.ahead.ends.len(), 130)
+		h.log.cover.Store(cov)
+		h.f.publish("a", "one")
+		h.f.publish("a", "two")
+		h.f.publish("a", "three")
+		h.pass()
+		require.Equal(t, []string{"three"}, datas(stays.next(1)))
 	}
-	require.Equal(t, 1, h.open)
-	require.LessOrEqual(t, len(h.ahead.list), 130)
-	h.f.publish("a", "one")
-	h.f.publish("a", "two")
-	h.f.publish("a", "three")
-	h.pass()
-	require.Equal(t, []string{"three"}, datas(stays.next(1)))
 }
 
 // TestStarvedSocketIsTriedAgain: where nothing is in the socket, no edge of epoll follows.

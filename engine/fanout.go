@@ -222,7 +222,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 		sub := s.subs.at(j.next)
 		i := sub.slot
 		j.next = sub.next // before the write: a failed one removes the slot
-		s.deliver(i, j)
+		s.deliver(i, s.slots.at(i), j)
 		if s.budget.spent() {
 			break
 		}
@@ -232,8 +232,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 }
 
 // deliver brings one member up to the end of the job.
-func (s *shard) deliver(i uint32, j *job) {
-	c := s.slots.at(i)
+func (s *shard) deliver(i uint32, c *slot, j *job) {
 	s.budget.slots++
 	switch {
 	case c.phase != phaseLive || c.pos >= j.to:

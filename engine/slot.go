@@ -44,8 +44,8 @@ const (
 // slot is one parked connection. It owns its descriptor, no buffer and no goroutine.
 //
 // A method of shard that takes a slot by number and pointer, (i uint32, c *slot), may
-// close it: whoever called does not look at c afterwards. One that takes only the number
-// or only the pointer does not close it.
+// close it: whoever called does not look at c afterwards. Of those that take only the
+// number or only the pointer, closeSlot alone does.
 type slot struct {
 	// pos is a position up to which all messages of its channels are written. What lies
 	// behind depends on the phase:
