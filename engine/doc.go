@@ -11,6 +11,9 @@
 //     ring; what is lost is told.
 //   - A reader that does not read delays nobody. When its next message leaves the
 //     ring it is closed, and may resume.
+//   - A pass of a loop does bounded work, whatever clients do (budget), and small
+//     channels come first. Nothing that a client can repeat costs by the size of the
+//     ring.
 //   - An idle connection owns no buffer and no goroutine: a slot, a subscription
 //     and a descriptor parked in the epoll of its shard. Delivering a message and
 //     looking after an idle connection allocate nothing.
@@ -26,8 +29,9 @@
 // about channels is read from the ring like by any other reader, without its lock.
 //
 // A Log is written by one feed and read without locks: by the shards, one event
-// loop each, by one history writer, and by one look at the channels at a time. See view and reader for how the memory of
-// the ring is reused under their eyes.
+// loop each, by one history writer, and by one look at the channels at a time. See view
+// and reader for how the memory of the ring is reused under their eyes, slotPhase for
+// the states of a connection, and job for how a message gets to the members of its channel.
 //
 // The source of the wire format is the HTML standard, §9.2, and RFC 9112.
 package engine

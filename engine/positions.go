@@ -50,6 +50,10 @@ func (a *positionIndex) idAt(pos uint64) (sseproto.ID, bool) {
 func (l *Log) idAt(pos uint64) (sseproto.ID, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.idAtLocked(pos)
+}
+
+func (l *Log) idAtLocked(pos uint64) (sseproto.ID, bool) {
 	if pos >= l.tail.Load() && pos < l.head.Load() {
 		return l.entryLocked(pos).id, true
 	}

@@ -26,7 +26,7 @@ func (l *Log) startAt(since front.Standing) (id sseproto.ID, settled bool) {
 	case pos+1 == cov.first:
 		return cov.from, true
 	}
-	if id, known := l.positions.idAt(pos); known {
+	if id, known := l.idAtLocked(pos); known {
 		return id, true
 	}
 	return since.Tick, false

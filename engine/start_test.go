@@ -150,3 +150,15 @@ func TestWaitForAnIDAheadEnds(t *testing.T) {
 	f.publish("a", "two")
 	require.Equal(t, "two", c.next(1)[0].data)
 }
+
+// Messages that came while the request was decided do not make the start a guess.
+func TestStartBetweenMessagesIsTheIDOfTheOneBefore(t *testing.T) {
+	h := shardByHand(t, nil)
+	first := h.f.publish("a", "one")
+	since := h.log.standing()
+	h.f.publish("a", "two")
+	h.f.publish("a", "three")
+	id, settled := h.log.startAt(since)
+	require.True(t, settled)
+	require.Equal(t, first, id)
+}
