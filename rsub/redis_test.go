@@ -510,6 +510,35 @@ func TestReleasedLeaseIsTold(t *testing.T) {
 	}
 }
 
+// TestSpoiledClockIsRepaired: somebody has written into it by hand.
+func TestSpoiledClockIsRepaired(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in")
+	waitSynced(t, in)
+	for _, field := range []string{"watermark", "epoch", "t", "leader", "leader_until", "fingerprint_text", "evicted", "evicted_node", "inbox_base"} {
+		for _, garbage := range []string{"", "x y", "99999999999999999999-0", "9999999999999999999", "-1"} {
+			_, _, before := in.sink.counts()
+			do(t, s, "HSET", in.keys.Clock, field, garbage)
+			eventually(t, func() bool { _, _, n := in.sink.counts(); return n > before+1 && in.isSynced() }, "no ticks after %s=%q", field, garbage)
+		}
+	}
+	require.Empty(t, in.Stats().RefusedTicks)
+	require.Nil(t, do(t, s, "HGET", in.keys.Clock, "watermark"))
+}
+
+// TestClockOfAnotherTypeIsNamed in the reason why the feed is not synced.
+func TestClockOfAnotherTypeIsNamed(t *testing.T) {
+	s := redistest.Start(t)
+	do(t, s, "SET", "{"+testPrefix+"}:clock", "not a hash")
+	in := start(t, s.URL(), "in")
+	eventually(t, func() bool {
+		_, why := in.State()
+		return strings.Contains(why, in.keys.Clock) && strings.Contains(why, "WRONGTYPE")
+	}, "no reason")
+	do(t, s, "DEL", in.keys.Clock)
+	waitSynced(t, in)
+}
+
 func TestFullMemoryDoesNotStopTicks(t *testing.T) {
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")

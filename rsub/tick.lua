@@ -29,6 +29,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
 
+-- What was spoiled by hand would stop every feed. Without a watermark the history
+-- begins anew, behind a gap; with another epoch the order goes on.
+local ms = string.match(f[3] or '0-0', '^(%d+)-%d+$')
+if not ms or #ms > 15 then
+  redis.call('HDEL', KEYS[1], 'watermark')
+  f[3] = false
+end
+if f[2] and not string.match(f[2], '^%w+$') then f[2] = false end
+
 local leader, ends = f[6] or '', tonumber(f[7]) or 0
 if ends > now + 10 * lead then
   ends = 0 -- the clock was set back: nobody shall wait until it has caught up
@@ -46,6 +55,7 @@ if f[4] and f[4] ~= ARGV[6] and ends + tonumber(ARGV[11]) > now then
   return {'foreign', f[4], f[5] or ''}
 end
 local stored = tonumber(f[1]) or 0
+if stored > 9e15 then stored = 0 end -- by hand: numbers of Lua end there
 local free = leader == caller or ends <= now
 local info = redis.call('INFO', 'server', 'stats', 'replication')
 local node, evicted = string.match(info, 'run_id:(%x+)'), string.match(info, 'evicted_keys:(%d+)') or '0'

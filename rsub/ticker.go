@@ -145,6 +145,9 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 		t.feed.readOnly(client)
 		t.feed.client.Discard(client)
 	}
+	if redisconn.Code(err) == redisconn.CodeWrongType { // all else that it uses is in a pcall
+		err = fmt.Errorf("key %s: %w", t.feed.keys.Clock, err)
+	}
 	if err != nil {
 		return err
 	}
