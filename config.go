@@ -70,7 +70,8 @@ type FeedConfig struct {
 	Envelope bool
 	// Inbox is the key of a stream to which backends XADD channel and data, so that
 	// nothing is lost while no instance runs. It needs a History. Empty: none. The
-	// program ssed has "sse:inbox".
+	// program ssed has "sse:inbox" with the default Prefix. An inbox belongs to one Prefix:
+	// Run fails when instances with another one take from it.
 	Inbox string
 	// ClockOffset is added to the time of Redis in the ticks of this instance. For fault
 	// injection: a clock that was set wrong.

@@ -51,7 +51,8 @@ type Feed struct {
 	committed  *progress    // of the sink
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
-	trouble    atomic.Pointer[error] // of the tick script
+	trouble    atomic.Pointer[error]  // of the tick script
+	epoch      atomic.Pointer[string] // of the clock, as the tick script told it last
 
 	found                      findings
 	logTicks, logSubscriptions throttle.Line
@@ -67,7 +68,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f := &Feed{
 		cfg:      cfg,
 		patterns: newPatternSet(cfg.Patterns),
-		keys:     redisconn.MakeKeys(cfg.Prefix),
+		keys:     redisconn.MakeKeys(cfg.Prefix).InDatabase(cfg.Client.SelectDB),
 		began:    time.Now(),
 		client:   redisconn.New(cfg.Client),
 	}
@@ -180,6 +181,14 @@ func (f *Feed) CommitNow(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// controls are the control channels that are subscribed to.
+func (f *Feed) controls() []string {
+	if f.keys.EarlierControl != "" {
+		return []string{f.keys.Control, f.keys.EarlierControl}
+	}
+	return []string{f.keys.Control}
 }
 
 // elapsed is the time since New, which no change of the clock disturbs.

@@ -1,6 +1,8 @@
 package rsub
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -65,10 +67,12 @@ type inbox struct {
 	feed      *Feed
 	verdicts  []string // id and verdict of what comes next, in order
 	pace      pace
-	node      string // run_id of the server that answered last
-	reclaimed uint64 // t of the newest reclaim of the last call
-	stuck     bool   // the server would not take the reclaims
-	denied    error  // why the last call had to leave the inbox out; nil: it did not
+	node      string        // run_id of the server that answered last
+	reclaimed uint64        // t of the newest reclaim of the last call
+	stuck     bool          // the server would not take the reclaims
+	accepted  bool          // it was nobody else's when it was first asked for
+	lookedAt  time.Duration // Feed.elapsed of the last call
+	denied    error         // why the last call had to leave the inbox out; nil: it did not
 
 	memory   inboxMemories
 	counts   inboxCounts
@@ -84,6 +88,29 @@ const (
 	paceSoon                 // less than a batch, or the history has to catch up
 	paceNow                  // a whole batch, or the first entry after a silence
 )
+
+// ErrInboxOwned is returned by Run when instances with another prefix take from Config.Inbox.
+var ErrInboxOwned = errors.New("rsub: the inbox belongs to another prefix")
+
+// inboxLook is how often an instance that does not lead looks whether who does moves the
+// entries, or does without the inbox: then it takes the lead.
+const inboxLook = 2 * time.Second
+
+// isToBeLookedAt reports whether it is time to see who moves the entries.
+func (in *inbox) isToBeLookedAt() bool {
+	return in.feed.cfg.Inbox != "" && in.feed.elapsed()-in.lookedAt >= inboxLook
+}
+
+// belongsTo takes in that instances with another prefix take from the inbox. It is an
+// error for who has just begun; else only the inbox stands still.
+func (in *inbox) belongsTo(owner string) error {
+	err := fmt.Errorf("%w: %s belongs to prefix %s, ours is %s", ErrInboxOwned, in.feed.cfg.Inbox, owner, in.feed.cfg.Prefix)
+	if !in.accepted {
+		return err
+	}
+	in.failed(err.Error())
+	return nil
+}
 
 // keys returns the keys of the script behind the clock.
 func (in *inbox) keys() []string {

@@ -11,6 +11,20 @@
 
 -- Joined behind ids.lua and notes.lua of redislua.
 
+-- An inbox belongs to one prefix, which its owner key names for a minute after its last
+-- leader. Without the right to that key it belongs to nobody, as before there was one.
+
+-- Returns another prefix that the inbox belongs to, or ''.
+local function other_owner(key, prefix)
+  local owner = redis.pcall('GET', key .. ':owner')
+  return type(owner) == 'string' and owner ~= prefix and owner or ''
+end
+
+local function keep_owner(key, prefix)
+  local left = redis.pcall('PTTL', key .. ':owner')
+  if type(left) == 'number' and left < 30000 then redis.pcall('SET', key .. ':owner', prefix, 'PX', 60000) end
+end
+
 -- Whether the history is written up to the position t-n.
 local function is_written(watermark, t, n) return not less(watermark, position(t, n)) end
 

@@ -243,7 +243,7 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	}
 	free := r.leader == caller || r.until <= r.now
 	if !join && !free {
-		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, ""}
+		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, ""}
 	}
 	r.t = max(r.now, r.t+1, lastT+1, r.mark.Ms+1)
 	if r.epoch == "" {
@@ -260,7 +260,7 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	r.publish(redisEvent{payload: strings.Join([]string{
 		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller,
 	}, " ")})
-	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, ""}
+	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, ""}
 	if r.leader != caller {
 		return answer
 	}

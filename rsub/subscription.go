@@ -190,7 +190,7 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 	s.wanted.Store(0)
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
 	for _, res := range conn.DoMulti(ctx,
-		conn.B().Subscribe().Channel(s.feed.keys.Control).Build(),
+		conn.B().Subscribe().Channel(s.feed.controls()...).Build(),
 		conn.B().Psubscribe().Pattern(s.feed.patterns...).Build(),
 	) {
 		if err := res.Error(); err != nil {
@@ -308,7 +308,7 @@ func (s *subscription) ended(st step) {
 func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
 	switch m.Kind {
 	case "subscribe", "psubscribe":
-		if s.confirmed++; s.confirmed == 1+len(s.feed.patterns) {
+		if s.confirmed++; s.confirmed == len(s.feed.controls())+len(s.feed.patterns) {
 			s.seq.subscribe(s.node, s.term)
 			close(s.ready)
 		}
@@ -328,7 +328,11 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	s.received.Add(1)
 	switch {
 	case m.Pattern == "":
-		s.onControl(m.Message)
+		if m.Channel == s.feed.keys.EarlierControl && m.Channel != "" {
+			s.onEarlierControl(m.Message)
+		} else {
+			s.onControl(m.Message)
+		}
 		return
 	case !s.feed.patterns.canonical(m.Pattern, m.Channel):
 		c.overlaps.Add(1)
@@ -376,6 +380,21 @@ func (s *subscription) onControl(text string) {
 			s.feed.counters.notices.Add(1)
 			s.feed.cfg.OnNotice(words)
 		}
+	}
+}
+
+// onEarlierControl takes a message of the control channel that earlier versions use for
+// all databases: ticks of theirs count if they are of our clock. Who gets them on both
+// channels takes the first.
+func (s *subscription) onEarlierControl(text string) {
+	if word, _, _ := strings.Cut(text, " "); word == wordLeaseReleased {
+		s.feed.cfg.OnLeaseReleased() // perhaps of another database: a look too many
+		return
+	}
+	t, err := parseTick(text)
+	epoch := s.feed.epoch.Load()
+	if err == nil && epoch != nil && t.epoch == *epoch && t.t > s.seq.last.Ms {
+		s.onTick(t)
 	}
 }
 

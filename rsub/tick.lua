@@ -8,26 +8,37 @@
 --      5 epoch, for a clock without one  6 fingerprint  7 its readable form
 --      8 check  9 control channel  10 added to TIME, ms (fault injection)
 --      11 how long after the end of the lead a fingerprint still counts, ms
+--      12 control channel of earlier versions, if it is another one, else ""
+--      13 index of the instances  14 what their owner keys begin with
 --      with an inbox, whose bounds are:
---      12 messages and 13 bytes of a batch  14 batches  15 refused entries
---      16 bytes of a payload, 0 for any; and 17 "1": payloads are envelopes
---      18 prefix of the streams  19 how long after a change of the server nothing
---      is moved, ms  20 how many reclaims, which follow: t and ids of each; then id
+--      15 messages and 16 bytes of a batch  17 batches  18 refused entries
+--      19 bytes of a payload, 0 for any; and 20 "1": payloads are envelopes
+--      21 prefix of the streams  22 how long after a change of the server nothing
+--      is moved, ms  23 how many reclaims, which follow: t and ids of each; then id
 --      and verdict of an entry, and so on
--- Returns {"tick", t, time, leader, node, reclaims, …} |
---         {"led", t, time, leader, node, reclaims} |
+-- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, …} |
+--         {"led", t, time, leader, node, reclaims, epoch, owner} |
 --         {"foreign", fingerprint, readable} | {"left"}
--- where reclaims is why the reclaims were not taken, or "".
+-- where reclaims is why the reclaims were not taken, or "", and owner another prefix
+-- that the inbox belongs to, or "".
 -- For … of the leader with an inbox: failure, length, batches under way, moved,
 -- acknowledged, 1 if the verdicts given are to be kept, how many were refused, why
 -- each, then six words for each entry that wants a verdict: id, channel, "1" if it
 -- has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until',
-  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node')
+  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node', 'inbox_leader', 'told_t', 'earlier_until')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
+
+-- Whether an instance is there that has no owner key, as earlier versions have none.
+local function has_earlier(index, owners)
+  for _, name in ipairs(redis.pcall('ZRANGE', index, 0, 999)) do
+    if redis.pcall('EXISTS', owners .. name) == 0 then return true end
+  end
+  return false
+end
 
 -- What was spoiled by hand would stop every feed. Without a watermark the history
 -- begins anew, behind a gap; with another epoch the order goes on.
@@ -56,7 +67,6 @@ if f[4] and f[4] ~= ARGV[6] and ends + tonumber(ARGV[11]) > now then
 end
 local stored = tonumber(f[1]) or 0
 if stored > 9e15 then stored = 0 end -- by hand: numbers of Lua end there
-local free = leader == caller or ends <= now
 local info = redis.call('INFO', 'server', 'stats', 'replication')
 local node, evicted = string.match(info, 'run_id:(%x+)'), string.match(info, 'evicted_keys:(%d+)') or '0'
 local term = string.match(info, 'master_replid2:(%x+)')
@@ -64,21 +74,22 @@ local term = string.match(info, 'master_replid2:(%x+)')
 local function text_of(failure) return type(failure) == 'table' and failure.err or tostring(failure) end
 
 local inbox
-local failed_reclaim = ''
-if #KEYS > 1 then
+local failed_reclaim, owner = '', ''
+if #KEYS > 1 then owner = other_owner(KEYS[3], ARGV[21]) end
+if #KEYS > 1 and owner == '' then
   local base, since = tonumber(f[9]) or 0, tonumber(f[10]) or 0
   if f[8] ~= node then
     base, since = stored, f[8] and now or 0
     redis.call('HSET', KEYS[1], 'inbox_node', node, 'inbox_base', text(base), 'inbox_since', text(since))
   end
   inbox = {
-    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[18],
-    most = tonumber(ARGV[12]), bytes = tonumber(ARGV[13]), batches = tonumber(ARGV[14]),
-    aside_most = ARGV[15], payload_most = tonumber(ARGV[16]), envelope = ARGV[17] == '1',
-    may_move = math.abs(now - since) >= tonumber(ARGV[19]), verdicts = {},
+    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[21],
+    most = tonumber(ARGV[15]), bytes = tonumber(ARGV[16]), batches = tonumber(ARGV[17]),
+    aside_most = ARGV[18], payload_most = tonumber(ARGV[19]), envelope = ARGV[20] == '1',
+    may_move = math.abs(now - since) >= tonumber(ARGV[22]), verdicts = {},
   }
-  local forgotten, reclaims_end = {}, 20 + 2 * tonumber(ARGV[20])
-  for i = 21, reclaims_end, 2 do
+  local forgotten, reclaims_end = {}, 23 + 2 * tonumber(ARGV[23])
+  for i = 24, reclaims_end, 2 do
     local at, ids = ARGV[i], {}
     for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
     if tonumber(at) > base then forgotten[#forgotten + 1] = {at, ids} end -- else this server knows the tick, and all since
@@ -94,17 +105,19 @@ if #KEYS > 1 then
   for i = reclaims_end + 1, #ARGV, 2 do inbox.verdicts[ARGV[i]] = ARGV[i + 1] end
 end
 
+-- A leader without the inbox gives way to who has it, or entries would stay for ever.
+local free = leader == caller or ends <= now or inbox and f[13] ~= leader
+local epoch = f[2] or ARGV[5]
 if ARGV[1] == 'lead' and not free then
-  return {'led', text(stored), text(now), leader, node, failed_reclaim}
+  return {'led', text(stored), text(now), leader, node, failed_reclaim, epoch, owner}
 end
 
 local watermark = f[3] or '0-0'
 local written = tonumber(string.match(watermark, '^%d+')) or 0
 local t = text(math.max(now, stored + 1, tonumber(ARGV[4]) + 1, written + 1))
-local epoch = f[2] or ARGV[5]
 if free then
   leader, ends = caller, now + lead
-  redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends))
+  redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends), 'inbox_leader', inbox and leader or '')
 end
 redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
 
@@ -123,9 +136,21 @@ if f[12] ~= node or f[11] ~= evicted then
   redis.call('HSET', KEYS[1], 'evicted', evicted, 'evicted_node', node)
 end
 
-local answer = {'tick', t, text(now), leader, node, failed_reclaim}
+-- Versions before this one know one control channel for all databases. While one of
+-- them is there it is told there too: they tick without noting told_t, and have no
+-- owner key. What is told twice is taken once.
+local tells_earlier = false
+if ARGV[12] ~= '' then
+  local ends_at = tonumber(f[15]) or 0
+  if f[14] ~= f[1] or has_earlier(ARGV[13], ARGV[14]) then ends_at = now + 10000 end
+  tells_earlier = now < ends_at
+  redis.call('HSET', KEYS[1], 'told_t', t, 'earlier_until', text(ends_at))
+end
+
+local answer = {'tick', t, text(now), leader, node, failed_reclaim, epoch, owner}
 local batch, report = {}, nil
 if inbox and leader == caller then
+  keep_owner(KEYS[3], ARGV[21])
   inbox.t, inbox.control = t, ARGV[9]
   local ok
   ok, batch, report = pcall(serve_inbox, inbox)
@@ -141,6 +166,7 @@ if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end
   return failed
 end
+if tells_earlier then redis.call('PUBLISH', ARGV[12], table.concat(words, ' ')) end
 for _, message in ipairs(batch) do redis.call('PUBLISH', message[1], message[2]) end
 if report then append_report(answer, report, #batch) end
 return answer

@@ -43,7 +43,7 @@ const (
 	// maxTickBackoff bounds the pause between failing script calls.
 	maxTickBackoff = 500 * time.Millisecond
 	// tickWords come first in the answer of the script.
-	tickWords = 6
+	tickWords = 8
 	// leaveTimeout bounds the last call, which only spares the others a pause.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -74,7 +74,7 @@ func (t *ticker) join() {
 	}
 }
 
-// run ends with ctx, or with ErrConfigMismatch before anything was ever synced.
+// run ends with ctx, or with ErrConfigMismatch or ErrInboxOwned before anything was ever synced.
 func (t *ticker) run(ctx context.Context) error {
 	timer := time.NewTimer(t.pause())
 	defer timer.Stop()
@@ -92,8 +92,9 @@ func (t *ticker) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		t.at = 0
-		if mode == modeJoin || t.leading || t.silent() || t.inbox.reclaims() || t.failures > 0 {
+		if mode == modeJoin || t.leading || t.silent() || t.inbox.reclaims() || t.inbox.isToBeLookedAt() || t.failures > 0 {
 			if err := t.call(ctx, mode); err != nil && t.judge(ctx, err) {
+				t.leave()
 				return err
 			}
 		}
@@ -186,6 +187,7 @@ func (t *ticker) args(mode string) []string {
 		f.fingerprint, f.description, checksum.String(), f.keys.Control,
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(mismatchFor.Milliseconds(), 10),
+		f.keys.EarlierControl, f.keys.Instances, f.keys.Owners(),
 	}
 }
 
@@ -207,19 +209,21 @@ func (t *ticker) take(words []string, before time.Time) error {
 	after := time.Now()
 	middle := before.Add(after.Sub(before) / 2)
 	f.clockSkew.Store(middle.UnixMilli() - now + f.cfg.ClockOffset.Milliseconds())
+	f.epoch.Store(&words[6])
 	f.expect(at, words[4])
-	t.at = at
+	t.at, t.inbox.lookedAt = at, f.elapsed()
 	f.trouble.Store(nil)
 	t.failures = 0
-	t.lead(words[3] == f.cfg.Instance)
-	t.inbox.answered(words[4], words[5] == "")
-	if err := t.inbox.take(words[tickWords:]); err != nil {
-		return err
-	}
 	if words[0] == "tick" {
 		f.counters.ticksSent.Add(1)
 	}
-	return nil
+	t.lead(words[3] == f.cfg.Instance)
+	t.inbox.answered(words[4], words[5] == "")
+	if owner := words[7]; owner != "" {
+		return t.inbox.belongsTo(owner)
+	}
+	t.inbox.accepted = true
+	return t.inbox.take(words[tickWords:])
 }
 
 // lead notes who leads.
@@ -242,7 +246,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 	f.counters.tickErrors.Add(1)
 	f.trouble.Store(&err)
 	foreign := errors.Is(err, ErrConfigMismatch)
-	if foreign && !f.everSynced.Load() {
+	if foreign && !f.everSynced.Load() || errors.Is(err, ErrInboxOwned) {
 		return true
 	}
 	level := f.cfg.Logger.Warn

@@ -16,6 +16,7 @@ import (
 	"ssed/internal/admin"
 	"ssed/internal/auth"
 	"ssed/internal/invalid"
+	"ssed/internal/redisconn"
 )
 
 // config is the checked command line.
@@ -71,7 +72,7 @@ func (f *flags) gatewayConfig(p *problems) ssed.Config {
 			TickInterval:  p.positive("--tick-interval", f.TickInterval),
 			ProbeTimeout:  p.positive("--probe-timeout", f.ProbeTimeout),
 			Envelope:      p.choice("--envelope", f.Envelope, "off", "json") == "json",
-			Inbox:         p.inbox(f.Inbox, f.History),
+			Inbox:         p.inbox(f.Inbox, f.History, f.StreamPrefix),
 			ClockOffset:   p.duration("--test-clock-offset", f.TestClockOffset, -24*time.Hour),
 		},
 		History: &ssed.HistoryConfig{
@@ -520,17 +521,20 @@ func (p *problems) notEmpty(flag, text string) string {
 	return text
 }
 
-// defaultInbox is the default of --inbox, which without a history is none.
-const defaultInbox = "sse:inbox"
+// autoInbox is the default of --inbox: the inbox of the prefix, and without a history none.
+const autoInbox = "auto"
 
 // inbox reads the key, "" for none.
-func (p *problems) inbox(text, history string) string {
+func (p *problems) inbox(text, history, prefix string) string {
+	if text == autoInbox {
+		text = redisconn.DefaultInbox(prefix)
+	}
 	switch {
 	case text == "off":
 		return ""
 	case !strings.EqualFold(history, "off") || text == "":
 		return text
-	case text != defaultInbox:
+	case text != redisconn.DefaultInbox(prefix):
 		p.add("--inbox", "it takes --history=on: entries are kept until the history has them")
 	}
 	return ""

@@ -24,7 +24,7 @@ func (p *publisher) add(channel string, from, to int) {
 	for from < to {
 		var cmds rueidis.Commands
 		for ; from < to && len(cmds) < 1000; from++ {
-			cmds = append(cmds, p.client.B().Xadd().Key(defaultInbox).Id("*").FieldValue().
+			cmds = append(cmds, p.client.B().Xadd().Key("sse:inbox").Id("*").FieldValue().
 				FieldValue("channel", channel).FieldValue("data", strconv.Itoa(from)).Build())
 		}
 		for _, result := range p.client.DoMulti(context.Background(), cmds...) {
@@ -37,7 +37,7 @@ func (p *publisher) add(channel string, from, to int) {
 func (in *instance) inboxEmpty(r *redistest.Server) {
 	in.t.Helper()
 	in.eventually("an empty inbox", func() bool {
-		length, err := r.Do("XLEN", defaultInbox)
+		length, err := r.Do("XLEN", "sse:inbox")
 		return err == nil && length == int64(0)
 	})
 }
@@ -176,7 +176,7 @@ func TestInboxNeedsAHistory(t *testing.T) {
 		require.Zero(t, in.metric("ssed_inbox_moved_total"))
 		in.end()
 	}
-	reply, err := r.Do("XLEN", defaultInbox)
+	reply, err := r.Do("XLEN", "sse:inbox")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, reply, "it is left alone")
 }
@@ -207,9 +207,9 @@ func TestRightsInTheDocumentsSuffice(t *testing.T) {
 	defer add.Close()
 	_, err = add.Do("AUTH", "backend", "any")
 	require.NoError(t, err)
-	_, err = add.Do("XADD", defaultInbox, "*", "channel", "a", "data", "kept")
+	_, err = add.Do("XADD", "sse:inbox", "*", "channel", "a", "data", "kept")
 	require.NoError(t, err)
-	_, err = add.Do("XADD", defaultInbox, "*", "channel", "__a", "data", "refused")
+	_, err = add.Do("XADD", "sse:inbox", "*", "channel", "__a", "data", "refused")
 	require.NoError(t, err)
 	s.want("kept")
 	in.inboxEmpty(r)
@@ -244,7 +244,7 @@ func TestTypedEntriesOfTheInbox(t *testing.T) {
 	p.publish("a", "first")
 	s.want("first")
 	from := s.lastID
-	_, err := r.Do("XADD", defaultInbox, "*", "channel", "a", "data", `{"data":"as it is"}`, "event_type", "greeting", "id", "order-17")
+	_, err := r.Do("XADD", "sse:inbox", "*", "channel", "a", "data", `{"data":"as it is"}`, "event_type", "greeting", "id", "order-17")
 	require.NoError(t, err)
 	live, ok := s.next()
 	require.True(t, ok)

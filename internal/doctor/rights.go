@@ -65,7 +65,7 @@ func (d *redisDoctor) purposes(nonce string) []purpose {
 	own := []string{"~" + d.Prefix + "*", "~{" + d.Prefix + "}:*"}
 	all := []purpose{{"redis rights", Fail, own, d.trials(nonce)}}
 	if d.Inbox != "" {
-		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + redisconn.Refused(d.Inbox)}, d.inboxTrials(nonce)})
+		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + redisconn.Refused(d.Inbox), "~" + redisconn.InboxOwner(d.Inbox)}, d.inboxTrials(nonce)})
 	}
 	return append(all, purpose{"redis rights for the admin listener", Warn, own, d.adminTrials(nonce)})
 }
@@ -128,6 +128,8 @@ func (d *redisDoctor) inboxTrials(nonce string) []trial {
 		{"+xrange", []string{"XRANGE", d.Inbox, "-", "+", "COUNT", "1"}},
 		{"+xdel", []string{"XDEL", d.Inbox, noEntry}},
 		{"+xlen", []string{"XLEN", d.Inbox}},
+		{"+get", []string{"GET", redisconn.InboxOwner(d.Inbox)}},
+		{"+pttl", []string{"PTTL", redisconn.InboxOwner(d.Inbox)}},
 		{"+xdel", []string{"XDEL", redisconn.Refused(d.Inbox), noEntry}},
 		{"+rpop", []string{"RPOP", d.key(nonce, "list")}},
 		{"+hgetall", []string{"HGETALL", d.key(nonce, "hash")}},

@@ -201,4 +201,19 @@ func TestKeyNamesFollowThePrefix(t *testing.T) {
 		k.Instances, k.Control, k.Stream("user123"), k.Instance("a"), k.Reply("f"), k.Doctor("f"),
 	})
 	require.Equal(t, "sse:inbox:refused", Refused("sse:inbox"))
+	require.Equal(t, "sse:inbox:owner", InboxOwner("sse:inbox"))
+	require.Equal(t, "{sse:stream:}:owner:a", k.Owner("a"))
+	require.Equal(t, "sse:inbox", DefaultInbox("sse:stream:"))
+	require.Equal(t, "inbox:chat:", DefaultInbox("chat:"))
+}
+
+// TestDatabaseIsInTheControlChannelAlone: keys are apart already.
+func TestDatabaseIsInTheControlChannelAlone(t *testing.T) {
+	k := MakeKeys("sse:stream:")
+	require.Equal(t, k, k.InDatabase(0))
+	other := k.InDatabase(2)
+	require.Equal(t, "__ssed:{sse:stream:}:db2", other.Control)
+	require.Equal(t, k.Control, other.EarlierControl)
+	other.Control, other.EarlierControl = k.Control, ""
+	require.Equal(t, k, other)
 }
