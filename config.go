@@ -119,7 +119,8 @@ type StreamConfig struct {
 	// RingBytes bounds the memory for recent messages, which serves slow and reconnecting
 	// clients. Default 64 MiB, at least 256 KiB.
 	RingBytes int64
-	// MaxMessageBytes: larger messages are dropped and counted, and Publish refuses them.
+	// MaxMessageBytes: in the place of a larger message clients get a gap event with the
+	// reason oversize, and Publish refuses it. The same on all instances.
 	// Default 1 MiB.
 	MaxMessageBytes int
 	// MaxConnections bounds open client connections, requests included. Default: the

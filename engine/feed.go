@@ -110,6 +110,21 @@ func (l *Log) Append(id sseproto.ID, channel, payload string) {
 	l.appendLocked(id, channel, &m, e)
 }
 
+// Oversize adds, like Append, a gap event in the place of a message that is too large to
+// be delivered. It goes into the history as one.
+func (l *Log) Oversize(id sseproto.ID, channel string) {
+	m := sseproto.Oversize(channel)
+	l.mu.Lock()
+	if l.holdback.active() {
+		l.holdback.append(l, id, channel, &m, nil)
+	} else {
+		l.appendLocked(id, channel, &m, nil)
+	}
+	l.stats.gaps.Add(1)
+	l.unlock()
+	l.gaps.noteLive(time.Now(), sseproto.ReasonOversize, channel, l.dir.subscriptions([]string{channel}))
+}
+
 // read turns a payload that may be an envelope into a message. It has its number by then: what
 // is in a payload never changes which messages are counted.
 func (l *Log) read(payload string) sseproto.Message {

@@ -68,8 +68,12 @@ local function trim(key)
   end
 end
 
--- Adds one message. Fields that it has not are not there.
+-- Adds one message. Fields that it has not are not there. The kind "gap" is no
+-- publisher's: it stands for a message that was too large, and its data is the reason.
 local function add(key, id, kind, data, prev, publisher, retry)
+  if kind == 'gap' then
+    return redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'gap', data, 'prev', prev)
+  end
   local fields = {'event_type', kind, 'data', data}
   if publisher ~= '' then
     fields[5], fields[6] = 'id', publisher

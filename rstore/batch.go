@@ -40,6 +40,9 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 		ends = append(ends, text.Len())
 		text.Write(appendHead(scratch[:0], id, &m))
 		ends = append(ends, text.Len())
+		if m.Event == sseproto.EventGap { // the rest of it is the channel, which the key has
+			m.Data = sseproto.ReasonOversize
+		}
 		text.WriteString(m.Data)
 		ends = append(ends, text.Len())
 		size += len(m.Data)

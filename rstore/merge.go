@@ -187,7 +187,7 @@ func (m *merge) tell(p mergePart) error {
 		st := &p.streams[i]
 		m.judge(i, st, p)
 		for k := range st.entries {
-			id, message, ok, err := parseEntry(&st.entries[k])
+			id, message, ok, err := parseEntry(m.channels[i], &st.entries[k])
 			if err != nil {
 				return err
 			}

@@ -222,7 +222,7 @@ func (q *rangeQuery) channel(ctx context.Context, ch, i int, v view) error {
 		}
 		cursor := v.after
 		for k := range list {
-			if cursor, err = q.event(ch, &list[k]); err != nil {
+			if cursor, err = q.event(ch, v.channels[i], &list[k]); err != nil {
 				return err
 			}
 		}

@@ -46,7 +46,7 @@ type Config struct {
 	// connection is cut. 0 is 2 s.
 	ProbeTimeout time.Duration
 	// MaxMessageBytes is the size of the largest payload that is delivered. 0 is
-	// no limit. A larger one keeps its number and is dropped and counted. An entry of
+	// no limit. A larger one keeps its number and is counted, and the sink gets its place alone. An entry of
 	// the inbox has the limit of the instance that publishes it.
 	MaxMessageBytes int
 	// Envelope says that payloads may be envelopes, see sseproto.ParseEnvelope. Then

@@ -19,8 +19,8 @@
 // span nothing is missing. Messages before the first tick have no position and
 // are not given on. With two feeds a span lives as long as one of them does.
 //
-// Number first, filter after: a message over the size limit keeps its number and
-// is left out. Only channels that begin with "__" have no number.
+// Number first, filter after: a message over the size limit keeps its number, and
+// the sink gets its place alone. Only channels that begin with "__" have no number.
 //
 // # Publishing
 //

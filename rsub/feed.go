@@ -21,6 +21,9 @@ type Sink interface {
 	OpenSpan(low sseproto.ID)
 	// Append adds a message. IDs ascend. The strings are borrowed.
 	Append(id sseproto.ID, channel, payload string)
+	// Oversize adds, like Append, the place of a message that is larger than
+	// Config.MaxMessageBytes and is left out: who reads the channel is to be told.
+	Oversize(id sseproto.ID, channel string)
 	// Commit tells that all messages up to id, a tick, have the same IDs on every
 	// instance. Watermark is how far the history is written.
 	Commit(id, watermark sseproto.ID)

@@ -43,9 +43,10 @@ type span struct {
 
 // recorder is a Sink that keeps everything and checks what every sink may rely on.
 type recorder struct {
-	mu       sync.Mutex
-	spans    []*span
-	problems []string
+	mu        sync.Mutex
+	spans     []*span
+	problems  []string
+	oversized []message // places of messages that are too large
 }
 
 func (r *recorder) now() *span {
@@ -83,6 +84,15 @@ func (r *recorder) Append(id sseproto.ID, channel, payload string) {
 	r.check(s.open, "message %v outside a span", id)
 	r.check(s.last().Less(id), "message %v after %v", id, s.last())
 	s.messages = append(s.messages, message{id, strings.Clone(channel), strings.Clone(payload)})
+}
+
+func (r *recorder) Oversize(id sseproto.ID, channel string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.now()
+	r.check(s.open, "place of a message %v outside a span", id)
+	r.check(s.last().Less(id), "place of a message %v after %v", id, s.last())
+	r.oversized = append(r.oversized, message{id: id, channel: strings.Clone(channel)})
 }
 
 func (r *recorder) Commit(id, _ sseproto.ID) {

@@ -12,6 +12,8 @@ type output interface {
 	// open begins a span of a connection to node: a run of a server in one term.
 	open(node string, low sseproto.ID)
 	append(id sseproto.ID, channel, payload string)
+	// oversize is append for a message that is left out because it is too large.
+	oversize(id sseproto.ID, channel string)
 	commit(id, watermark sseproto.ID)
 	// end closes the span, of which only what came up to through counts.
 	end(through sseproto.ID)
@@ -40,6 +42,7 @@ func (d *direct) open(node string, low sseproto.ID) {
 }
 
 func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
+func (d *direct) oversize(id sseproto.ID, channel string)        { d.sink.Oversize(id, channel) }
 func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
 func (d *direct) lose(through sseproto.ID)                       { d.undecided, d.through = true, through }
 func (d *direct) finish()                                        { d.resolve("") }
@@ -107,12 +110,21 @@ type port struct {
 	bufferedBytes int
 }
 
-// bufferedEvent is a message, or a commit with its watermark.
+// bufferedEvent is a message, or the place of one that is too large, or a commit with its
+// watermark.
 type bufferedEvent struct {
+	kind             eventKind
 	id, watermark    sseproto.ID
 	channel, payload string
-	isCommit         bool
 }
+
+type eventKind uint8
+
+const (
+	isMessage eventKind = iota
+	isOversize
+	isCommit
+)
 
 func newMerger(sink Sink, subscriptions int) *merger {
 	m := &merger{sink: sink}
@@ -136,15 +148,23 @@ func (p *port) openLocked(node string, low sseproto.ID) {
 }
 
 func (p *port) append(id sseproto.ID, channel, payload string) {
+	p.add(bufferedEvent{id: id, channel: channel, payload: payload})
+}
+
+func (p *port) oversize(id sseproto.ID, channel string) {
+	p.add(bufferedEvent{kind: isOversize, id: id, channel: channel})
+}
+
+func (p *port) add(e bufferedEvent) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.last = id
+	p.last = e.id
 	switch p.state {
 	case covering:
-		p.m.appendLocked(id, channel, payload)
+		p.m.appendLocked(&e)
 		p.m.promoteLocked()
 	case waiting:
-		p.buffer(bufferedEvent{id: id, channel: channel, payload: payload})
+		p.buffer(e)
 	}
 }
 
@@ -156,7 +176,7 @@ func (p *port) commit(id, watermark sseproto.ID) {
 	case covering:
 		p.m.commitLocked(id, watermark)
 	case waiting:
-		p.buffer(bufferedEvent{id: id, watermark: watermark, isCommit: true})
+		p.buffer(bufferedEvent{kind: isCommit, id: id, watermark: watermark})
 	case detached:
 		p.openLocked(p.node, id)
 	}
@@ -206,12 +226,17 @@ func (p *port) buffer(e bufferedEvent) {
 
 func (p *port) release() { p.buffered, p.bufferedBytes = nil, 0 }
 
-func (m *merger) appendLocked(id sseproto.ID, channel, payload string) {
-	if m.head.Less(id) {
-		m.head = id
-		m.passed.Add(1)
-		m.sink.Append(id, channel, payload)
+func (m *merger) appendLocked(e *bufferedEvent) {
+	if !m.head.Less(e.id) {
+		return
 	}
+	m.head = e.id
+	if e.kind == isOversize {
+		m.sink.Oversize(e.id, e.channel)
+		return
+	}
+	m.passed.Add(1)
+	m.sink.Append(e.id, e.channel, e.payload)
 }
 
 func (m *merger) commitLocked(id, watermark sseproto.ID) {
@@ -309,10 +334,10 @@ func (m *merger) coverLocked(p *port) {
 	buffered := p.buffered
 	p.release()
 	for _, e := range buffered {
-		if e.isCommit {
+		if e.kind == isCommit {
 			m.commitLocked(e.id, e.watermark)
 		} else {
-			m.appendLocked(e.id, e.channel, e.payload)
+			m.appendLocked(&e)
 		}
 	}
 }

@@ -50,6 +50,7 @@ func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *m
 	f, err := New(Config{
 		Client:   rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // never dialled: the feed does not run
 		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet, Inbox: testInbox,
+		MaxMessageBytes: modelLimit,
 	}, in)
 	if err != nil {
 		panic(err)
@@ -215,6 +216,19 @@ func (in *modelInstance) Append(id sseproto.ID, channel, payload string) {
 	}
 }
 
+// Oversize implements Sink. The writer and the readers have the place as they have a message.
+func (in *modelInstance) Oversize(id sseproto.ID, channel string) {
+	if in.w.plant == silentOversize {
+		return
+	}
+	if !in.high.Less(id) || !in.open {
+		in.w.problem("%s: place of a message at %v after %v", in.name, id, in.high)
+	}
+	in.high = id
+	in.ring = append(in.ring, message{id, channel, in.w.payloadAt(id)})
+	in.log.Oversize(id, channel)
+}
+
 // Commit implements Sink.
 func (in *modelInstance) Commit(id, watermark sseproto.ID) {
 	in.settle(id)
@@ -248,7 +262,7 @@ func (in *modelInstance) settle(through sseproto.ID) {
 		if through.Less(m.id) {
 			return
 		}
-		if want := in.w.sent[number(m.payload)].id; m.id != want {
+		if want := in.w.message(number(m.payload)).id; m.id != want {
 			in.w.problem("%s: message %.8s has %v, should have %v", in.name, m.payload, m.id, want)
 		}
 	}
@@ -277,7 +291,11 @@ func (in *modelInstance) collect(after sseproto.ID, limit int) (messages []messa
 		from, limit = in.w.base, 0
 	}
 	through, low = in.log.ReadCommitted(from, limit, 1<<20, func(id sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
-		messages = append(messages, message{id, channel, strings.Clone(m.Data)})
+		payload := strings.Clone(m.Data)
+		if m.Event == sseproto.EventGap {
+			payload = in.w.payloadAt(id)
+		}
+		messages = append(messages, message{id, channel, payload})
 	})
 	if from != after {
 		if low == from {

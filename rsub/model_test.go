@@ -57,6 +57,7 @@ const (
 	unnotedInbox     mistake = "it is not noted what of the inbox was published"
 	lostInbox        mistake = "what the inbox has of a given-up stretch is not saved"
 	wideInbox        mistake = "what the inbox has beyond a given-up stretch is saved too"
+	silentOversize   mistake = "nothing stands in the place of a message that is too large"
 	keptHorizon      mistake = "who writes with another TTL leaves the horizon"
 	trustedWriter    mistake = "a writer that notes no TTL is taken for one that does"
 	forgottenTime    mistake = "the furthest time of a tick does not count for what expired"
@@ -70,7 +71,7 @@ var mistakes = []mistake{
 	ignoredWatermark, tornAppend, blindRetry, blindSkip, missingMarker, eagerWriter,
 	numberedEarly, carriedCount, staleTick, anyNode, keptTail, hastyClose, hiddenHole,
 	resumedLate, resumedEarly, ignoredMarkers, impatientReplay, noBackfill,
-	hastyInbox, unnotedInbox, lostInbox, wideInbox,
+	hastyInbox, unnotedInbox, lostInbox, wideInbox, silentOversize,
 	keptHorizon, trustedWriter, forgottenTime, ownTTL, blindTick, trustingReader, anyServer,
 }
 
@@ -91,6 +92,11 @@ const (
 
 // flood fills a small ring by itself.
 var flood = strings.Repeat("x", smallRing+1)
+
+// modelLimit lets a flood pass, and outsize not.
+const modelLimit = smallRing + 100
+
+var outsize = strings.Repeat("x", modelLimit)
 
 func newModelFleet(t *testing.T) *modelFleet {
 	f := &modelFleet{base: sseproto.ID{Ms: 1000}}
@@ -123,6 +129,7 @@ type modelWorld struct {
 	zombies   []zombie
 	sent      []message    // all, with their true positions; those in the inbox have none yet
 	kept      map[int]bool // came by the inbox: the history must have them, gap or not
+	strays    int          // places of messages that nobody published there
 	problems  []string
 	flushed   bool // this run may lose all data; then the clock is not set back
 	forgets   bool // in this run keys expire and are evicted
@@ -196,7 +203,11 @@ func (w *modelWorld) step() {
 	w.redis.now += rng.Uint64N(2)
 	switch p := rng.IntN(1000); {
 	case p < 200:
-		w.publish("")
+		if rng.IntN(200) == 0 {
+			w.publish(outsize)
+		} else {
+			w.publish("")
+		}
 	case p < 250:
 		w.add()
 	case p < 570:
@@ -228,6 +239,27 @@ func (w *modelWorld) publish(pad string) {
 	n := len(w.sent)
 	channel, payload := pick(w.rng, modelChannels), fmt.Sprint(n, " ", pad)
 	w.sent = append(w.sent, message{w.redis.message(channel, payload), channel, payload})
+}
+
+// payloadAt is what was published at a position. A connection to a demoted primary, which
+// has holes, counts others: what comes of that must not be kept.
+func (w *modelWorld) payloadAt(id sseproto.ID) string {
+	for _, m := range w.sent {
+		if m.id == id {
+			return m.payload
+		}
+	}
+	w.strays++
+	return fmt.Sprint(-w.strays, " ")
+}
+
+// message is the n-th that was published; below zero, one of which only the place came and
+// which was published elsewhere.
+func (w *modelWorld) message(n int) message {
+	if n < 0 {
+		return message{payload: fmt.Sprint(n, " ")}
+	}
+	return w.sent[n]
 }
 
 // add puts a message into the inbox.
@@ -399,7 +431,7 @@ func (w *modelWorld) check() {
 	for ch, s := range r.streams {
 		var last sseproto.ID
 		for _, e := range s.entries {
-			m := w.sent[e.n]
+			m := w.message(e.n)
 			if !last.Less(e.id) || kept[e.n] || m.id != e.id || m.channel != ch {
 				w.problem("history: message %d at %v after %v, should be at %v", e.n, e.id, last, m.id)
 			}

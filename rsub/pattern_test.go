@@ -15,6 +15,7 @@ type discard struct{}
 func (discard) OpenSpan(sseproto.ID)               {}
 func (discard) Append(sseproto.ID, string, string) {}
 func (discard) Commit(_, _ sseproto.ID)            {}
+func (discard) Oversize(sseproto.ID, string)       {}
 func (discard) CloseSpan(sseproto.ID)              {}
 
 func pubsub(pattern, channel, payload string) rueidis.PubSubMessage {

@@ -95,13 +95,16 @@ func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
 		do(t, s, "PUBLISH", "c", strings.Repeat("x", i))
 	}
 	flush(t, s, "end", small, large)
-	var want []message
+	var want, places []message
 	for _, m := range large.sink.all() {
 		if len(m.payload) <= 10 {
 			want = append(want, m)
+		} else {
+			places = append(places, message{id: m.id, channel: m.channel})
 		}
 	}
 	require.Equal(t, want, small.sink.all(), "the same IDs for the rest")
+	require.Equal(t, places, small.sink.oversized, "their places are told")
 	require.Equal(t, uint64(9), small.Stats().Oversize)
 	require.Equal(t, uint64(12), small.Stats().Delivered)
 }

@@ -50,7 +50,7 @@ type Stats struct {
 	Unnumbered uint64 // came before the first tick of a connection
 	Overlaps   uint64 // further copies of a message, for other patterns
 	Reserved   uint64 // on channels that begin with "__", through a pattern
-	Oversize   uint64 // numbered and left out
+	Oversize   uint64 // numbered and left out, for which the sink got the place
 	Unaskable  uint64 // numbered and left out: no client can ask for a channel of this name
 
 	TicksSeen           uint64            // accepted

@@ -355,6 +355,7 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	if limit := s.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit && id.Seq > s.entries {
 		c.oversize.Add(1)
 		s.feed.found.oversize.note(outsized{id, len(m.Message)})
+		s.out.oversize(id, m.Channel)
 		return
 	}
 	c.passed.Add(1)

@@ -76,7 +76,13 @@ func AppendGap(dst []byte, g Gap) []byte {
 		dst = append(dst, fieldID...)
 		dst = append(g.ID.AppendTo(dst), '\n')
 	}
-	dst = append(dst, "event: gap\ndata: {"...)
+	dst = append(dst, "event: gap\ndata: "...)
+	return append(appendGapData(dst, &g), "\n\n"...)
+}
+
+// appendGapData extends dst with the JSON of a gap event.
+func appendGapData(dst []byte, g *Gap) []byte {
+	dst = append(dst, '{')
 	start := len(dst)
 	dst = appendMember(dst, start, "reason", g.Reason)
 	dst = appendMember(dst, start, "channel", g.Channel)
@@ -88,7 +94,7 @@ func AppendGap(dst []byte, g Gap) []byte {
 		var text [maxIDLen]byte
 		dst = appendMember(dst, start, "oldest", viewOf(g.Oldest.AppendTo(text[:0])))
 	}
-	return append(dst, "}\n\n"...)
+	return append(dst, '}')
 }
 
 // isOneLine reports whether s has no line end. Two passes over s with vector

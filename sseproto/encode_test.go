@@ -192,6 +192,18 @@ func TestGapIsOneLineOfJSON(t *testing.T) {
 	require.JSONEq(t, `{"reason":"trimmed","channels":["a\n","b"]}`, events[0].data)
 }
 
+// A message that is too large leaves a gap event that no publisher can make.
+func TestOversizeIsAGapEvent(t *testing.T) {
+	for _, channel := range []string{"a", `b"\`, "c\xff\r\n"} {
+		m := Oversize(channel)
+		require.Error(t, m.Check())
+		want := AppendGap(nil, Gap{ID: testID, Reason: ReasonOversize, Channel: channel})
+		require.Equal(t, string(want), string(AppendEvent(nil, testID, m)))
+		back, _ := ParseFrame(want, nil, nil)
+		require.Equal(t, m, back)
+	}
+}
+
 func FuzzEncode(f *testing.F) {
 	for _, c := range []string{"Hello", "", "a\r\nb\n\rc", "\xe2\x82\n\xf0\x9f", "data: x\n\n\x00"} {
 		f.Add("", c, uint8(3))

@@ -13,15 +13,25 @@ const (
 	ReasonEvicted = "evicted"
 	// ReasonOutage: the range overlaps a stretch that no instance saw.
 	ReasonOutage = "outage"
+	// ReasonOversize: a message was larger than instances deliver. The event stands in its
+	// place.
+	ReasonOversize = "oversize"
 	// ReasonUnavailable: the history could not be read, or was not written in time.
 	ReasonUnavailable = "unavailable"
 )
+
+// Oversize returns what stands in the place of a message of the channel that was larger
+// than instances deliver: AppendEvent makes of it the gap event that AppendGap makes. No
+// publisher's message has its type, see Message.Check.
+func Oversize(channel string) Message {
+	return Message{Event: EventGap, Data: string(appendGapData(nil, &Gap{Reason: ReasonOversize, Channel: channel}))}
+}
 
 // Replay receives what a history reader finds. Channel is the index in the
 // list of channels that was asked for. The strings of a message are borrowed:
 // valid until the method returns.
 type Replay interface {
-	// Event is one stored message. Within a channel IDs ascend. Somebody else may
+	// Event is one stored message, or an Oversize. Within a channel IDs ascend. Somebody else may
 	// have stored it: it need not pass Check.
 	Event(channel int, id ID, m Message)
 	// Lost tells that messages of the channel in the asked range are gone, or

@@ -29,7 +29,7 @@ type flags struct {
 	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Streams are closed at this age, less up to a fifth drawn for each, so that clients spread over the instances again after a deploy. 0: never."`
 	MaxChannels    string `name:"max-channels-per-connection" group:"streams" default:"32" placeholder:"N" help:"Values of channel_id in one request, 1 to 1024."`
 	Broadcast      string `name:"broadcast-channel" group:"streams" placeholder:"NAME" help:"Channel that every stream gets beside those it asked for, whoever its client is. --patterns must match it."`
-	MaxMessage     string `name:"max-message-bytes" group:"streams" default:"1MiB" placeholder:"BYTES" help:"Larger messages are dropped and counted. Bytes, or with KiB, MiB, GiB."`
+	MaxMessage     string `name:"max-message-bytes" group:"streams" default:"1MiB" placeholder:"BYTES" help:"Who reads the channel gets event: gap with oversize in the place of a larger one. The same on every instance. Bytes, or with KiB, MiB, GiB."`
 	RingBytes      string `group:"streams" default:"64MiB" placeholder:"BYTES" help:"Memory for recent messages, which serves slow and reconnecting clients. At least 256KiB."`
 	Shards         string `group:"streams" placeholder:"N" help:"Event loops. Default: GOMAXPROCS."`
 
