@@ -74,7 +74,8 @@
 //
 // Prefix and channel name the stream of a channel, with the fields event_type
 // and data, where a publisher gave them id and retry (ms), and prev (ms back to the
-// channel's message before it, -1 when the writer's log does not have it). The control keys start
+// channel's message before it, -1 when the writer's log does not have it). In the place of a message that was too large it
+// has gap in place of event_type and data. The control keys start
 // with "{" prefix "}:" and only the lease expires: clock (hash, shared with the tick
 // script; here watermark, writer, ttl and horizon with horizon_mark, which tells whether
 // the last writer noted them, gaps_to and holes_to, up to where the two keys below went
