@@ -3,6 +3,7 @@ package front
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,4 +95,28 @@ func TestWhoIsRevokedStaysOutForAWhile(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.NoError(t, r.add(Bearer{Token: "one more"}, time.Now().Add(time.Minute)), "those that are over make room")
 	})
+}
+
+// What a subject with one stream costs, with a name of 14 bytes: with the 8 bytes of its
+// credential in the engine no more than 64.
+func TestASubjectCostsLittle(t *testing.T) {
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for _, n := range []int64{10_000, 1<<16 + 1, 100_000} {
+		s := newSubjects(0)
+		before := heap()
+		for k := range n {
+			_, _ = s.admit(fmt.Sprintf("user:%09d", k))
+		}
+		each := (heap() - before) / n
+		t.Logf("%d subjects: %d bytes each", n, each)
+		require.LessOrEqual(t, each, int64(56), "%d subjects", n)
+		require.Positive(t, each)
+		runtime.KeepAlive(s)
+	}
 }
