@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ssed/engine"
+	"ssed/internal/fleet"
 )
 
 // Match selects streams: those to which all that is set applies. Subject and Token are
@@ -62,7 +63,11 @@ func (g *Gateway) Disconnect(ctx context.Context, m Match, keepOut time.Duration
 		return g.disconnectHere(ctx, o, nil)
 	}
 	if keepOut > 0 {
-		if err := g.fleet.Revoke(ctx, bearerText(m), keepOut); err != nil {
+		err := g.fleet.Revoke(ctx, bearerText(m), keepOut)
+		if errors.Is(err, fleet.ErrTooManyRevoked) {
+			err = ErrTooManyKeptOut
+		}
+		if err != nil {
 			return g.disconnectHere(ctx, o, err)
 		}
 	}
@@ -115,16 +120,15 @@ func (g *Gateway) follow(ctx context.Context, o order) (int64, error) {
 		return 0, ErrMatchesAll
 	}
 	g.forgetGrants()
-	if o.KeepOutMs > 0 {
-		until := time.Now().Add(time.Duration(o.KeepOutMs) * time.Millisecond)
-		if err := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, until); err != nil {
-			return 0, err
-		}
+	keepOut := time.Duration(o.KeepOutMs) * time.Millisecond
+	var full error
+	if keepOut > 0 {
+		full = g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, time.Now().Add(keepOut))
 	}
 	n, err := g.engine.CloseStreams(ctx, m)
 	g.cfg.Logger.Info("ssed: streams were closed by an operator", "streams", n,
-		"subject", m.Subject, "token_id", m.Token, "channel", m.Channel, "kept_out", (time.Duration(o.KeepOutMs) * time.Millisecond).String())
-	return n, err
+		"subject", m.Subject, "token_id", m.Token, "channel", m.Channel, "kept_out", keepOut.String())
+	return n, errors.Join(full, err)
 }
 
 // forgetGrants makes an Authorizer that remembers decisions decide anew: else a client
@@ -166,11 +170,9 @@ func (g *Gateway) keepOut(ctx context.Context, bearer string, left time.Duration
 		return
 	}
 	g.forgetGrants()
-	err := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, time.Now().Add(left))
-	if err == nil {
-		_, err = g.engine.CloseStreams(ctx, m)
-	}
-	if err != nil && ctx.Err() == nil {
+	full := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, time.Now().Add(left))
+	_, err := g.engine.CloseStreams(ctx, m)
+	if err = errors.Join(full, err); err != nil && ctx.Err() == nil {
 		g.cfg.Logger.Warn("ssed: somebody who is kept out may still have streams here", "error", err)
 	}
 }

@@ -16,6 +16,7 @@ func (s *server) openPublisher() (err error) {
 	if s.cfg.publish == "" {
 		return nil
 	}
+	log := s.log.With("listener", "publish")
 	s.publisher, err = listenHTTP("--publish-listen", s.cfg.publish, s.log, func(net.Addr) *admin.API {
 		return admin.NewPublisher(admin.PublisherConfig{
 			Authorize:       s.publisherScope,
@@ -23,8 +24,8 @@ func (s *server) openPublisher() (err error) {
 			MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
 			Untyped:         s.untyped(),
 			Ready:           s.gateway.Ready,
-			Logger:          s.log,
-			Audit:           slog.New(throttle.Unbounded(s.log.Handler())),
+			Logger:          log,
+			Audit:           slog.New(throttle.Unbounded(log.Handler())),
 		})
 	})
 	if err == nil {
