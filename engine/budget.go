@@ -45,7 +45,7 @@ func (b *budget) begin(share cost) { b.limit = b.cost() + share }
 func (b *budget) spent() bool { return b.cost() >= b.limit }
 
 // shares are the budgets of the stages of a pass, in the order of the stages. Small
-// channels come first. All together are 6 ms, which only a loop that has too much of
+// channels come first. All together are 7 ms, which only a loop that has too much of
 // everything takes.
 type shares struct {
 	admit  cost // new connections: descriptor and subscriptions
