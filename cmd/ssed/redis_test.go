@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"ssed/internal/redistest"
@@ -212,6 +213,52 @@ func TestTrimmedHistoryIsTold(t *testing.T) {
 	require.Greater(t, first, 1)
 	require.LessOrEqual(t, first, n-100)
 	again.wantNumbers(first+1, n)
+}
+
+// Redis removes the history of the channel to make room for keys of others.
+func TestEvictedHistoryIsTold(t *testing.T) {
+	in, p, from := leaveBehind(t, 10, "100")
+	do := func(args ...string) rueidis.RedisResult {
+		r := p.client.Do(t.Context(), p.client.B().Arbitrary(args...).Build())
+		require.NoError(t, r.Error())
+		return r
+	}
+	do("CONFIG", "SET", "maxmemory-policy", "volatile-random")
+	do("CONFIG", "SET", "maxmemory", "4mb")
+	for i := 0; ; i++ {
+		if n, err := do("EXISTS", "sse:stream:a").AsInt64(); err != nil || n == 0 {
+			break
+		}
+		require.Less(t, i, 10_000, "nothing was evicted")
+		do("SET", "other:"+strconv.Itoa(i), strings.Repeat("x", 10_000), "EX", "3600")
+	}
+	connect(t, in, from, "a").wantGap(sseproto.ReasonEvicted)
+}
+
+// Instances are replaced one after the other with a longer --history-ttl. What the old
+// ones wrote has expired all the same.
+func TestHistoryThatExpiredUnderAShorterTTLIsTold(t *testing.T) {
+	r := redistest.Start(t)
+	one := startRedis(t, r, "--history-ttl", "1s")
+	p := newPublisher(t, r)
+	s := connect(t, one, "", "a")
+	p.numbers("a", 0, 6)
+	s.want("0")
+	from := s.lastID
+	s.wantNumbers(1, 6)
+	one.written(r, s.lastID)
+	two := startRedis(t, r, "--history-ttl", "1h")
+	one.Signal(15)
+	require.Equal(t, exitOK, one.wait())
+	two.eventually("the history expired", func() bool {
+		n, err := r.Do("EXISTS", "sse:stream:a")
+		require.NoError(t, err)
+		return n == int64(0)
+	})
+	p.publish("a", "6")
+	again := connect(t, two, from, "a")
+	again.wantGap(sseproto.ReasonExpired)
+	again.want("6")
 }
 
 func TestHistoryOffResumesFromMemoryOnly(t *testing.T) {
