@@ -32,13 +32,18 @@ func (w *world) expire(channel string) {
 // not at all.
 func (w *world) requireLost(s *Store, channel string, after, upTo sseproto.ID, reason string) {
 	w.t.Helper()
+	want := map[int][]string{}
+	if reason != "" {
+		want[0] = []string{reason}
+	}
 	r := newRecorder()
 	require.NoError(w.t, s.Range(w.t.Context(), []string{channel}, after, upTo, r))
-	if reason == "" {
-		require.Empty(w.t, r.lost)
-		return
-	}
-	require.Equal(w.t, []string{reason}, r.lost[0])
+	require.Equal(w.t, want, r.lost)
+	r = newRecorder()
+	through, err := s.Merge(w.t.Context(), []string{channel}, after, upTo, 1<<30, r)
+	require.NoError(w.t, err)
+	require.Equal(w.t, upTo, through)
+	require.Equal(w.t, want, r.lost, "Merge")
 }
 
 func (w *world) clockField(name string) string {
@@ -250,7 +255,7 @@ func TestLostMarkersAreToldAllTheSame(t *testing.T) {
 	log.hole(w.id(20, 0))
 	log.commit(w.id(30, 0), message{w.id(20, 1), "a", "behind"})
 	w.waitMark(s, w.id(30, 0))
-	w.requireLost(s, "a", w.id(9, 1), w.id(30, 0), sseproto.ReasonUnavailable) // this writer had it
+	w.requireLost(s, "a", w.id(9, 1), w.id(30, 0), w.markers()[1].reason)
 	require.NoError(t, w.do("DEL", redisconn.MakeKeys(testPrefix).Gaps).Error())
 	w.requireLost(s, "a", w.id(9, 1), w.id(30, 0), sseproto.ReasonOutage)
 	w.requireLost(s, "a", w.id(20, 0), w.id(30, 0), "")

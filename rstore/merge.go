@@ -160,7 +160,7 @@ func (p *mergePart) parse(r rueidis.RedisResult, n int) error {
 // parseShortState reads a state as the script gives it.
 func parseShortState(m rueidis.RedisMessage) (st streamState, err error) {
 	f, err := m.ToArray()
-	if err != nil || len(f) != 5 {
+	if err != nil || len(f) != 6 {
 		return st, errors.Join(errAnswer, err)
 	}
 	st.exists = true
@@ -172,6 +172,8 @@ func parseShortState(m rueidis.RedisMessage) (st streamState, err error) {
 	if first, _ := f[4].ToString(); first != "" {
 		st.first, errs[4] = messageID(&f[4])
 	}
+	prev, _ := f[5].ToString()
+	st.setBefore(prev)
 	return st, errors.Join(errs[:]...)
 }
 

@@ -66,9 +66,16 @@ func parseState(r rueidis.RedisResult) (st streamState, err error) {
 		return st, fmt.Errorf("rstore: xinfo: first-entry: %w", err)
 	}
 	for i := 0; i+1 < len(fields); i += 2 {
-		if distance, err := strconv.ParseUint(fields[i+1], 10, 64); fields[i] == "prev" && err == nil && distance <= st.first.Ms {
-			st.before, st.known = st.first.Ms-distance, true
+		if fields[i] == "prev" {
+			st.setBefore(fields[i+1])
 		}
 	}
 	return st, nil
+}
+
+// setBefore reads the field prev of the first entry.
+func (st *streamState) setBefore(prev string) {
+	if distance, err := strconv.ParseUint(prev, 10, 64); err == nil && distance <= st.first.Ms {
+		st.before, st.known = st.first.Ms-distance, true
+	}
 }
