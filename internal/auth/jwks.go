@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/MicahParks/jwkset"
@@ -25,7 +25,8 @@ var (
 const (
 	// maxKeySetBytes: real sets have 1 to 20 KiB, those with certificate chains more.
 	maxKeySetBytes = 256 << 10
-	// maxKeyWaiters bounds those who wait for a fetch; the rest is refused at once.
+	// maxKeyWaiters bounds those who wait for a fetch, half of them of one address; the
+	// rest is refused at once.
 	maxKeyWaiters = 4096
 )
 
@@ -58,7 +59,7 @@ type keySet struct {
 	done     chan struct{} // closed when the goroutine has returned
 	wake     chan struct{} // holds one: somebody waits for the next attempt
 
-	waiting atomic.Int64
+	waiting *gate // for a fetch
 
 	mu       sync.Mutex
 	progress progress // guarded by mu
@@ -83,6 +84,7 @@ func newKeySet(cfg *Config, pace pace, counters *counters) *keySet {
 		outage:   outage{logger: cfg.Logger, what: "fetching the key set"},
 		counters: counters,
 		store:    jwkset.NewMemoryStorage(),
+		waiting:  newGate(maxKeyWaiters, 0),
 		cancel:   cancel,
 		done:     make(chan struct{}),
 		wake:     make(chan struct{}, 1),
@@ -103,9 +105,9 @@ func (k *keySet) close() {
 // algorithms are those of public keys: a secret has no place in a public set.
 func (k *keySet) algorithms() []string { return []string{algRS256, algES256, algEdDSA} }
 
-func (k *keySet) lookup(ctx context.Context, token *jwt.Token) (any, error) {
+func (k *keySet) lookup(ctx context.Context, client netip.Addr, token *jwt.Token) (any, error) {
 	if !k.fresh() {
-		if err := k.refreshed(ctx); err != nil {
+		if err := k.refreshed(ctx, client); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +115,7 @@ func (k *keySet) lookup(ctx context.Context, token *jwt.Token) (any, error) {
 	if !errors.Is(err, jwkset.ErrKeyNotFound) {
 		return key, err
 	}
-	if err := k.refreshed(ctx); err != nil {
+	if err := k.refreshed(ctx, client); err != nil {
 		return nil, err
 	}
 	return k.find.KeyfuncCtx(ctx)(token)
@@ -134,12 +136,12 @@ func (k *keySet) snapshot() progress {
 // refreshed waits for an attempt that begins from now on, one that may have been
 // answered earlier proves nothing; the first one of all does. While attempts fail it
 // does not wait for the next: too many would.
-func (k *keySet) refreshed(ctx context.Context) error {
-	if k.waiting.Add(1) > maxKeyWaiters {
-		k.waiting.Add(-1)
+func (k *keySet) refreshed(ctx context.Context, client netip.Addr) error {
+	leave, err := k.waiting.enter(ctx, client)
+	if err != nil {
 		return errKeysUnavailable
 	}
-	defer k.waiting.Add(-1)
+	defer leave()
 	p := k.snapshot()
 	wanted := p.begun + 1
 	if p.ended == 0 {

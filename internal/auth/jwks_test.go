@@ -201,7 +201,7 @@ func TestUnknownKeyIDsShareFetches(t *testing.T) {
 	come(1)
 	<-asked
 	come(strangers - 1)
-	eventually(t, func() bool { return keySetOf(a).waiting.Load() == strangers })
+	eventually(t, func() bool { return keySetOf(a).waiting.insideNow() == strangers })
 	close(answer)
 	wg.Wait()
 	require.EqualValues(t, 3, s.fetches.Load(), "the first of all, that of the first stranger, and one for those who came meanwhile")
@@ -216,7 +216,7 @@ func TestKnownKeysDoNotWaitForUnknownOnes(t *testing.T) {
 	unknown := withToken(t, es256(t, ecPair(), "kid", "2"))
 	wg.Go(func() { assert.Equal(t, http.StatusServiceUnavailable, outcome(ctx, a, unknown)) })
 	keys := keySetOf(a)
-	eventually(t, func() bool { return keys.waiting.Load() == 1 })
+	eventually(t, func() bool { return keys.waiting.insideNow() == 1 })
 	admitted(t, a, withToken(t, es256(t, ecPair(), "kid", "1")))
 	cancel()
 	wg.Wait()
@@ -225,13 +225,33 @@ func TestKnownKeysDoNotWaitForUnknownOnes(t *testing.T) {
 
 func keySetOf(a *Access) *keySet { return a.chain.(*bearer).keys.(*keySet) }
 
+// Who makes up key IDs takes half of the places to wait, and no more: who has a new key
+// finds one.
 func TestWaitersForKeysAreBounded(t *testing.T) {
 	s := newIssuer(t, jwk(t, "1", ecPair().public))
 	a := openAt(t, s.config(), still)
 	admitted(t, a, withToken(t, es256(t, ecPair(), "kid", "1")))
-	keySetOf(a).waiting.Add(maxKeyWaiters)
-	refused(t, a, withToken(t, es256(t, ecPair(), "kid", "2")), http.StatusServiceUnavailable, RefusedKeys)
-	require.EqualValues(t, maxKeyWaiters, keySetOf(a).waiting.Load())
+	gate := keySetOf(a).waiting
+	for gate.insideNow() < maxKeyWaiters/2 {
+		_, err := gate.enter(t.Context(), clientAddr)
+		require.NoError(t, err)
+	}
+	unknown := withToken(t, es256(t, ecPair(), "kid", "2"))
+	refused(t, a, unknown, http.StatusServiceUnavailable, RefusedKeys)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	other := from(unknown, "198.51.100.1")
+	wg.Go(func() { assert.Equal(t, http.StatusServiceUnavailable, outcome(ctx, a, other)) })
+	eventually(t, func() bool { return gate.insideNow() == maxKeyWaiters/2+1 })
+	cancel()
+	wg.Wait()
+	require.Equal(t, maxKeyWaiters/2, gate.insideNow())
+}
+
+func (g *gate) insideNow() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
 }
 
 func TestWithoutKeysNobodyIsAdmitted(t *testing.T) {
@@ -328,7 +348,7 @@ func TestCloseEndsAFetchAndThoseWhoWait(t *testing.T) {
 	r := withToken(t, es256(t, ecPair(), "kid", "1"))
 	wg.Go(func() { assert.Equal(t, http.StatusServiceUnavailable, outcome(t.Context(), a, r)) })
 	<-asked
-	eventually(t, func() bool { return keySetOf(a).waiting.Load() == 1 })
+	eventually(t, func() bool { return keySetOf(a).waiting.insideNow() == 1 })
 	a.Close()
 	wg.Wait()
 	a.Close()
@@ -350,9 +370,9 @@ func TestClientThatLeavesDoesNotEndTheFetchOfOthers(t *testing.T) {
 	wg.Go(func() { assert.Equal(t, http.StatusServiceUnavailable, outcome(ctx, a, r)) })
 	wg.Go(func() { assert.Equal(t, http.StatusOK, outcome(t.Context(), a, r)) })
 	<-asked
-	eventually(t, func() bool { return keySetOf(a).waiting.Load() == 2 })
+	eventually(t, func() bool { return keySetOf(a).waiting.insideNow() == 2 })
 	leave()
-	eventually(t, func() bool { return keySetOf(a).waiting.Load() == 1 })
+	eventually(t, func() bool { return keySetOf(a).waiting.insideNow() == 1 })
 	close(answer)
 	wg.Wait()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -56,7 +57,7 @@ func (b *bearer) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.G
 	if err != nil {
 		return engine.Grant{}, b.denial(err)
 	}
-	c, err := b.verify(ctx, token)
+	c, err := b.verify(ctx, r.Client, token)
 	if err != nil {
 		return engine.Grant{}, b.denial(err)
 	}
@@ -71,14 +72,14 @@ func (b *bearer) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.G
 
 // verify returns the claims of a token that holds. What the parser has to say is judged
 // by denial, not repeated: it quotes from the token.
-func (b *bearer) verify(ctx context.Context, token string) (*claims, error) {
+func (b *bearer) verify(ctx context.Context, client netip.Addr, token string) (*claims, error) {
 	c := &claims{}
 	_, err := b.parser.ParseWithClaims(token, c, func(token *jwt.Token) (any, error) {
 		// RFC 7515 §4.1.11: refused by whoever does not know them, and none is known.
 		if _, ok := token.Header["crit"]; ok {
 			return nil, errCritical
 		}
-		return b.keys.lookup(ctx, token)
+		return b.keys.lookup(ctx, client, token)
 	})
 	if err == nil && b.needsEnd && c.ExpiresAt == nil {
 		err = jwt.ErrTokenInvalidClaims

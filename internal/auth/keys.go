@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -21,8 +22,8 @@ import (
 // keySource has the keys with which signatures are checked.
 type keySource interface {
 	// lookup returns what is to check the signature of a token that has one of
-	// the algorithms: a key or a jwt.VerificationKeySet.
-	lookup(ctx context.Context, token *jwt.Token) (any, error)
+	// the algorithms: a key or a jwt.VerificationKeySet. Client is who may have to wait.
+	lookup(ctx context.Context, client netip.Addr, token *jwt.Token) (any, error)
 	algorithms() []string
 }
 
@@ -49,7 +50,7 @@ type staticKeys struct {
 	byAlgorithm map[string][]jwt.VerificationKey
 }
 
-func (k *staticKeys) lookup(_ context.Context, token *jwt.Token) (any, error) {
+func (k *staticKeys) lookup(_ context.Context, _ netip.Addr, token *jwt.Token) (any, error) {
 	return jwt.VerificationKeySet{Keys: k.byAlgorithm[token.Method.Alg()]}, nil
 }
 
