@@ -127,10 +127,13 @@ func TestRevokedUserIsPutOutOfTheFleet(t *testing.T) {
 
 // Without Redis the instance is alone, and works alike.
 func TestEmbeddedPutsSomebodyOut(t *testing.T) {
-	in := start(t, "--auth", "jwt", "--auth-jwt-secret-file", secretFile(t, testSecret), "--max-connections-per-subject", "2")
+	in := start(t, "--auth", "jwt", "--auth-jwt-secret-file", secretFile(t, testSecret), "--max-connections-per-subject", "2", "--log-level", "debug")
 	token := tokenFor(t, jwt.MapClaims{"sub": "anna", "channels": []string{"*"}})
 	first := connectAs(t, in, 200, token, "", "a")
 	connectAs(t, in, 200, token, "", "b")
+	in.eventually("a line for each at debug", func() bool {
+		return strings.Count(in.Log(), `"msg":"front: a stream was granted","subject":"anna"`) == 2
+	})
 	in.eventually("two streams", func() bool { return in.metric("ssed_streams") == 2 })
 	connectAs(t, in, 200, token, "", "b").wantEnd() // an EventSource is asked to come later
 	require.EqualValues(t, 1, in.metric("ssed_refused_total"))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -60,6 +61,10 @@ func (f *Front) admitGranted(h *handshake, grant *Grant) {
 	if !f.revoked.admit(grant.Subject, grant.Token, func() { f.handOver(next) }) {
 		f.subjects.release(subject)
 		f.dismiss(h, f.appendRevoked(nil, req))
+		return
+	}
+	if log := f.cfg.Logger; grant.Subject != "" && log.Enabled(context.Background(), slog.LevelDebug) {
+		log.Debug("front: a stream was granted", "subject", grant.Subject, "token_id", grant.Token)
 	}
 }
 
