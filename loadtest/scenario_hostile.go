@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"ssed/internal/child"
@@ -186,6 +187,7 @@ func (r *hostileRow) describe(*options) report.Scenario {
 			{Key: "p50_alone", Label: "canary alone, p50", Unit: "ms", Better: report.Less},
 			{Key: "p99_alone", Label: "canary alone, p99", Unit: "ms", Better: report.Less},
 			{Key: "max_alone", Label: "canary alone, max", Unit: "ms", Better: report.Less},
+			{Key: "late_alone", Label: "sender late alone, p99", Unit: "ms"},
 			{Key: "cpu_alone", Label: "server CPU alone", Unit: "% of a core", Better: report.Less},
 		},
 	}
@@ -195,13 +197,13 @@ func (r *hostileRow) describe(*options) report.Scenario {
 			report.Metric{Key: key("p50"), Label: at + "canary p50", Unit: "ms", Better: report.Less},
 			report.Metric{Key: key("p99"), Label: at + "canary p99", Unit: "ms", Better: report.Less},
 			report.Metric{Key: key("max"), Label: at + "canary max", Unit: "ms", Better: report.Less},
+			report.Metric{Key: key("late"), Label: at + "sender late, p99", Unit: "ms"},
 			report.Metric{Key: key("cpu"), Label: at + "server CPU", Unit: "% of a core", Better: report.Less},
 			report.Metric{Key: key("rss"), Label: at + "server memory beyond that alone", Unit: "MB", Better: report.Less},
 			report.Metric{Key: key("input"), Label: at + "the neighbour did", Unit: r.inputUnit()},
 		)
 	}
 	s.Metrics = append(s.Metrics, hostileVerdict("")...)
-	s.Metrics = append(s.Metrics, metricLag)
 	return s
 }
 
@@ -260,7 +262,6 @@ func (r *hostileRow) run(ctx context.Context, s *stage) error {
 		}
 	}
 	x.judge(alone)
-	s.lateness(x.feed)
 	return nil
 }
 
@@ -281,10 +282,11 @@ type hostileRun struct {
 // hostilePoint is what was seen at one size.
 type hostilePoint struct {
 	p50, p99, max time.Duration
-	arrived       bool    // something did; else there is no latency
-	cpu           float64 // share of a core
-	rss           int64   // bytes beyond those alone
-	input         float64 // what the neighbour did; a second, where it is not connections
+	late          time.Duration // the sender itself, p99
+	arrived       bool          // something did; else there is no latency
+	cpu           float64       // share of a core
+	rss           int64         // bytes beyond those alone
+	input         float64       // what the neighbour did; a second, where it is not connections
 }
 
 // until ends a history.
@@ -304,12 +306,6 @@ func (x *hostileRun) prepare(ctx context.Context) (err error) {
 	}
 	if x.feed, err = s.feed(prefix, 0, canaries); err != nil {
 		return err
-	}
-	if x.body != nil { // else nothing is published, and a server closes what stays idle
-		if x.pub, err = target.NewPublisher(&s.target); err != nil {
-			return err
-		}
-		s.closers = append(s.closers, x.pub.Close)
 	}
 	for k := range x.channels {
 		// A request for 1,024 of them has to fit in a head of 16 KiB.
@@ -332,6 +328,11 @@ func (x *hostileRun) fill(ctx context.Context) error {
 		return nil
 	}
 	x.stage.progress.show("filling the ring", nil)
+	hangUp, err := x.dialPublisher()
+	if err != nil {
+		return err
+	}
+	defer hangUp()
 	id, err := x.firstID(ctx)
 	if err != nil {
 		return err
@@ -378,6 +379,7 @@ func (x *hostileRun) firstID(ctx context.Context) (string, error) {
 func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, err error) {
 	s := x.stage
 	s.watch(x.crew, "the canary "+phase)
+	x.feed.lag.Reset()
 	before, seen := s.cpu(s.target.PIDs)
 	began := time.Now()
 	if err := s.openLoop(ctx, x.crew, x.feed, canaryRate, x.duration); err != nil {
@@ -392,6 +394,7 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 		return p, err
 	}
 	p.arrived = st.Latency.Count() > 0
+	p.late = x.feed.lag.Quantile(0.99)
 	p.p50, p.p99, p.max = st.Latency.Quantile(0.5), st.Latency.Quantile(0.99), st.Latency.Max()
 	return p, mark(ctx, x.crew, x.feed)
 }
@@ -399,6 +402,7 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 // record notes the figures of the canary and of the server's CPU.
 func (x *hostileRun) record(phase string, p hostilePoint) {
 	x.stage.set("cpu_"+phase, p.cpu*100)
+	x.stage.set("late_"+phase, ms(p.late))
 	if !p.arrived {
 		x.stage.note("%s: nothing reached the canary", phase)
 		return
@@ -418,13 +422,20 @@ func (x *hostileRun) beside(ctx context.Context, n int) error {
 		return err
 	}
 	defer nb.stop()
+	hangUp, err := x.dialPublisher()
+	if err != nil {
+		return err
+	}
+	defer hangUp()
 	if err := x.sendBurst(); err != nil {
 		return err
 	}
 	sending, stop := context.WithCancel(ctx)
+	var sender sync.WaitGroup
+	var sendErr error
+	defer sender.Wait()
 	defer stop()
-	traffic := make(chan error, 1)
-	go func() { traffic <- x.traffic(sending, n) }()
+	sender.Go(func() { sendErr = x.traffic(sending, n) })
 	began := time.Now()
 	p, err := x.canary(ctx, fmt.Sprintf("beside %d×", n))
 	if err != nil {
@@ -436,8 +447,8 @@ func (x *hostileRun) beside(ctx context.Context, n int) error {
 		return err
 	}
 	stop()
-	if err := <-traffic; err != nil {
-		return err
+	if sender.Wait(); sendErr != nil {
+		return sendErr
 	}
 	did := nb.stop()
 	if did.Error != "" {
@@ -460,6 +471,18 @@ func (x *hostileRun) beside(ctx context.Context, n int) error {
 	s.set("input_"+strconv.Itoa(n), p.input)
 	x.points = append(x.points, p)
 	return s.awaitFDs(ctx, fds)
+}
+
+// dialPublisher makes the connection for what the neighbour gets. It is a new one each
+// time: a server closes what stays idle.
+func (x *hostileRun) dialPublisher() (hangUp func(), err error) {
+	if x.body == nil {
+		return func() {}, nil
+	}
+	if x.pub, err = target.NewPublisher(&x.stage.target); err != nil {
+		return nil, err
+	}
+	return x.pub.Close, nil
 }
 
 // sendBurst publishes what the neighbour gets before it is measured.
@@ -522,9 +545,11 @@ func (x *hostileRun) traffic(ctx context.Context, n int) error {
 // judge records the figures that the bar is about.
 func (x *hostileRun) judge(alone hostilePoint) {
 	var added, most time.Duration
+	late := alone.late
 	silent := !alone.arrived
 	for _, p := range x.points {
 		silent = silent || !p.arrived
+		late = max(late, p.late)
 		added, most = max(added, p.p99-alone.p99), max(most, p.max)
 	}
 	s := x.stage
@@ -537,6 +562,9 @@ func (x *hostileRun) judge(alone hostilePoint) {
 	}
 	if growth, ok := costGrowth(x.points, leastRSS, func(p hostilePoint) float64 { return float64(p.rss) }); ok {
 		s.set("rss_growth", growth)
+	}
+	if late > lateNote {
+		s.note("messages were sent late by more than %v (p99): the machine is too busy for these latencies to be the server's", lateNote)
 	}
 	if added > barAdded || most > barMax {
 		s.note("above the bar: %.1f ms of p99 added (%v may be), max %.1f ms (%v)", ms(added), barAdded, ms(most), barMax)
