@@ -196,6 +196,7 @@ func (in *modelInstance) OpenSpan(low sseproto.ID) {
 	in.w.beforeSpan(in)
 	if in.cut != (sseproto.ID{}) {
 		in.w.redis.invalidate(in.cut, low)
+		in.w.tell(in, stretch{in.cut, low})
 		in.cut = sseproto.ID{}
 	}
 	in.opened, in.open = true, true

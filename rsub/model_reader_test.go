@@ -16,6 +16,9 @@ type modelReader struct {
 	eventID  sseproto.ID // its Last-Event-ID
 	start    sseproto.ID
 	waited   int
+	doubtful bool // got what was taken back, and is not told yet
+	partly   bool // was cut off when it was told for a part of its channels
+	twice    int  // times that it got a message again which it had no reason to doubt
 
 	seen []message
 	gaps []toldGap // what it was told may be missing
@@ -45,11 +48,12 @@ func (w *modelWorld) attach(in *modelInstance) {
 
 // hop lets a client go to another instance. It stays while its instance may have
 // messages of a demoted primary: see model_test.go.
-func (w *modelWorld) hop(r *modelReader, to *modelInstance) {
-	if r.at.astray() || to.kind.old { // an old version guesses by its own TTL
-		return
+func (w *modelWorld) hop(r *modelReader, to *modelInstance) (gone bool) {
+	if r.at.astray() || r.doubtful || to.kind.old { // an old version guesses by its own TTL
+		return false
 	}
 	r.at, r.live, r.pos, r.waited = to, false, r.eventID, 0
+	return true
 }
 
 // astray reports whether messages may have come from a demoted primary: a connection
@@ -66,6 +70,9 @@ func (in *modelInstance) astray() bool {
 
 func (r *modelReader) take(m message) {
 	if slices.Contains(r.channels, m.channel) {
+		if n := number(m.payload); slices.ContainsFunc(r.seen, func(m message) bool { return number(m.payload) == n }) {
+			r.twice++
+		}
 		r.seen = append(r.seen, m)
 		r.eventID = m.id
 	}
@@ -104,7 +111,7 @@ func (w *modelWorld) poll(r *modelReader) {
 
 // replay serves (pos, upTo] from the history; false: not yet.
 func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
-	lost := false
+	lost, from := false, r.pos
 	if w.redis.mark.Less(upTo) && w.plant != impatientReplay {
 		if r.waited++; r.waited < modelPatience {
 			return false
@@ -112,10 +119,14 @@ func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
 		lost = true
 	}
 	for _, g := range w.redis.gaps {
-		lost = lost || g.overlaps(r.pos, upTo) && w.plant != ignoredMarkers
+		if g.overlaps(r.pos, upTo) && w.plant != ignoredMarkers {
+			lost, from = true, earlier(from, g.from)
+		}
 	}
 	if lost {
-		r.gaps = append(r.gaps, toldGap{stretch{r.pos, upTo}, ""})
+		r.partly = false
+		r.forget(from, "")
+		r.gaps = append(r.gaps, toldGap{stretch{from, upTo}, ""})
 	}
 	w.redis.expire()
 	var page []message
@@ -173,16 +184,44 @@ func (w *modelWorld) beforeSpan(in *modelInstance) {
 }
 
 // distrust takes back what the live clients of an instance got beyond through.
-// That they are told is the marker over the stretch, which they meet next.
 func (w *modelWorld) distrust(in *modelInstance, through sseproto.ID) {
 	for _, r := range w.readers {
-		if r.at != in || !r.live || !through.Less(r.pos) {
+		if r.at == in && r.live && through.Less(r.pos) {
+			r.pos, r.doubtful = through, true
+			r.start = earlier(r.start, through)
+		}
+	}
+}
+
+// tell gives the gap events of a span that was cut back to those who got more of it, one
+// for each channel, when the marker over the stretch is there. Some are cut off between two
+// of them and go to another instance.
+func (w *modelWorld) tell(in *modelInstance, lost stretch) {
+	for _, r := range w.readers {
+		if r.at != in || !r.doubtful {
 			continue
 		}
-		r.seen = slices.DeleteFunc(r.seen, func(m message) bool { return through.Less(m.id) })
-		r.pos, r.eventID = through, earlier(r.eventID, through)
-		r.start = earlier(r.start, through)
+		r.doubtful = false
+		for k, ch := range r.channels {
+			r.forget(lost.from, ch)
+			r.gaps = append(r.gaps, toldGap{lost, ch})
+			if w.plant == movingGaps {
+				r.eventID = earlier(r.eventID, lost.from)
+			}
+			if k+1 < len(r.channels) && w.rng.IntN(2) == 0 && w.hop(r, pick(w.rng, w.instances)) {
+				r.partly = true
+				break
+			}
+		}
 	}
+}
+
+// forget takes out what a reader has seen beyond an ID of a channel, or of all: it was
+// told that it is not to be relied on.
+func (r *modelReader) forget(beyond sseproto.ID, channel string) {
+	r.seen = slices.DeleteFunc(r.seen, func(m message) bool {
+		return beyond.Less(m.id) && (channel == "" || channel == m.channel)
+	})
 }
 
 func earlier(a, b sseproto.ID) sseproto.ID {
@@ -194,6 +233,9 @@ func earlier(a, b sseproto.ID) sseproto.ID {
 
 // checkReader: each message of its channels once, ascending, or a gap.
 func (w *modelWorld) checkReader(r *modelReader) {
+	if r.twice > 0 {
+		w.problem("reader: %d messages twice", r.twice)
+	}
 	last := r.start
 	got := make(map[int]bool, len(r.seen))
 	for _, m := range r.seen {

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,9 @@ import (
 //     who has not seen the last tick may then give it out again, see sequencer.tick;
 //   - clients that leave an instance whose connection hangs on a demoted primary, or
 //     hung there when it ended, before the instance knows: nobody can know yet that
-//     what came there is not to be trusted.
+//     what came there is not to be trusted;
+//   - the loss of all data while a client is away that was told for some of its channels:
+//     the marker that would tell the rest is gone.
 
 // mistake is a mutation of the model or of what surrounds the real parts. That the
 // append script ignores the epoch is not among them: what has happened since the
@@ -57,6 +60,7 @@ const (
 	unnotedInbox     mistake = "it is not noted what of the inbox was published"
 	lostInbox        mistake = "what the inbox has of a given-up stretch is not saved"
 	wideInbox        mistake = "what the inbox has beyond a given-up stretch is saved too"
+	movingGaps       mistake = "a gap event that all clients get puts their ID back"
 	silentOversize   mistake = "nothing stands in the place of a message that is too large"
 	keptHorizon      mistake = "who writes with another TTL leaves the horizon"
 	trustedWriter    mistake = "a writer that notes no TTL is taken for one that does"
@@ -71,7 +75,7 @@ var mistakes = []mistake{
 	ignoredWatermark, tornAppend, blindRetry, blindSkip, missingMarker, eagerWriter,
 	numberedEarly, carriedCount, staleTick, anyNode, keptTail, hastyClose, hiddenHole,
 	resumedLate, resumedEarly, ignoredMarkers, impatientReplay, noBackfill,
-	hastyInbox, unnotedInbox, lostInbox, wideInbox, silentOversize,
+	hastyInbox, unnotedInbox, lostInbox, wideInbox, movingGaps, silentOversize,
 	keptHorizon, trustedWriter, forgottenTime, ownTTL, blindTick, trustingReader, anyServer,
 }
 
@@ -302,6 +306,7 @@ func (w *modelWorld) fault(in *modelInstance, c *modelConn) {
 		if w.flushed {
 			w.redis.flush()
 			w.kept = map[int]bool{} // gone with all the rest
+			w.readers = slices.DeleteFunc(w.readers, func(r *modelReader) bool { return r.partly })
 		} else {
 			w.redis.now -= 40
 		}
