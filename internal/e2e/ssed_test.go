@@ -73,16 +73,6 @@ func startReady(t testing.TB, r *redistest.Server, args ...string) *instance {
 // httpClient opens a connection for each request and shares nothing between tests.
 var httpClient = ssedtest.Client
 
-// get returns status 0 when there is no answer.
-func get(t testing.TB, url string) (status int, body string) {
-	t.Helper()
-	status, body, err := ssedtest.Get(context.Background(), url)
-	if status != 0 {
-		require.NoError(t, err)
-	}
-	return status, body
-}
-
 func (in *instance) waitReady() {
 	in.t.Helper()
 	require.NoError(in.t, in.AwaitReady(context.Background()))
