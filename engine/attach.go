@@ -283,7 +283,7 @@ func (s *shard) takePage(v *view, l command) {
 	if n < len(r.page.buf) {
 		missing, p, whole := r.rest(n)
 		p.client = l.client
-		s.count.delivered.Add(whole)
+		s.delivered += whole
 		if !s.hasRoom() {
 			s.closeSlot(i, CloseSlow)
 			return
@@ -292,7 +292,7 @@ func (s *shard) takePage(v *view, l command) {
 		s.block(c)
 		return
 	}
-	s.count.delivered.Add(r.events)
+	s.delivered += r.events
 	p := r.next()
 	p.client = l.client
 	s.resumeFrom(v, i, c, p)

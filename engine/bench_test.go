@@ -76,6 +76,7 @@ func (s *nullShard) pass() {
 		s.takeTurns(&v, &s.merges, s.shares.merge)
 		s.takeTurns(&v, &s.late, s.shares.late)
 		s.serveLarge(&v)
+		s.publishCounts()
 		v.close()
 	}
 }

@@ -21,14 +21,15 @@ const (
 // work counts what a reader of the log has done since it began. Whatever can take long
 // is counted here and nowhere else, also what makes no system call.
 type work struct {
-	calls int64 // system calls on streams
-	bytes int64 // written by them
-	looks int64 // records of the ring and subscriptions looked at
-	slots int64 // slots visited
+	writes int64 // system calls that write to streams
+	bytes  int64 // written by them
+	calls  int64 // other system calls on streams
+	looks  int64 // records of the ring and subscriptions looked at
+	slots  int64 // slots visited
 }
 
 func (w *work) cost() cost {
-	return cost(w.calls)*callCost + cost(w.bytes/bytesPerCost) + cost(w.looks)*lookCost + cost(w.slots)*slotCost
+	return cost(w.writes+w.calls)*callCost + cost(w.bytes/bytesPerCost) + cost(w.looks)*lookCost + cost(w.slots)*slotCost
 }
 
 // budget bounds the work of one stage of a pass. A stage does one thing at least, and

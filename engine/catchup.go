@@ -46,10 +46,10 @@ func (s *shard) takeTurns(v *view, q *queue[queuedSlot], share cost) {
 		r := q.pop()
 		s.budget.slots++
 		if c := s.slots.at(r.slot); c.gen == r.gen && c.phase == phaseQueued {
-			delivered := s.count.delivered.Load()
+			delivered := s.delivered
 			s.turn(v, r.slot, c)
 			if r.came != 0 {
-				s.addLag(r.came, s.count.delivered.Load()-delivered)
+				s.addLag(r.came, s.delivered-delivered)
 			}
 		}
 		if s.budget.spent() {

@@ -212,7 +212,7 @@ func (s *shard) finish(n uint32) (again bool) {
 // and reports whether all are served.
 func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	j := &s.jobs[n]
-	delivered := s.count.delivered.Load()
+	delivered := s.delivered
 	s.batch.gather(v, j)
 	if !j.started {
 		j.started = true
@@ -227,7 +227,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 			break
 		}
 	}
-	s.addLag(j.came, s.count.delivered.Load()-delivered)
+	s.addLag(j.came, s.delivered-delivered)
 	return j.next == 0
 }
 
@@ -340,7 +340,7 @@ func (s *shard) writeBatch(i uint32, c *slot, to uint64) {
 		if b.named {
 			c.flags &^= slotNoID
 		}
-		s.count.delivered.Add(uint64(len(b.frames)))
+		s.delivered += uint64(len(b.frames))
 		return
 	}
 	s.advance(c, b.frames, n)
@@ -364,7 +364,7 @@ func (s *shard) advance(c *slot, frames []batchFrame, n int) {
 		if f.named {
 			c.flags &^= slotNoID
 		}
-		s.count.delivered.Add(1)
+		s.delivered++
 	}
 	c.off = 0
 }
@@ -381,13 +381,11 @@ func (s *shard) block(c *slot) {
 // write is one system call on a stream.
 func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
 	n, res := s.send(int(c.fd), vec)
-	s.count.writes.Add(1)
-	s.budget.calls++
+	s.budget.writes++
 	s.starved = res == ioStarved
 	if n > 0 {
 		c.idle = 0
 		s.budget.bytes += int64(n)
-		s.count.sentBytes.Add(uint64(n))
 	}
 	return n, res
 }

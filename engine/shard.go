@@ -84,7 +84,8 @@ type shard struct {
 	sweeper     sweeper
 	drained     sync.Once // tells the engine that nothing is open any more
 	stopping    bool
-	starved     bool // the last write found no memory in the kernel
+	starved     bool   // the last write found no memory in the kernel
+	delivered   uint64 // messages written to a client, whole
 	count       counters
 
 	// scratch of the loop
@@ -205,6 +206,15 @@ func (s *shard) pass(now time.Time) {
 	v.close()
 	s.batch.reset()
 	s.own.reset()
+	s.publishCounts()
+}
+
+// publishCounts shows others what the pass has done: a store for each counter instead of
+// an atomic addition for each delivery.
+func (s *shard) publishCounts() {
+	s.count.delivered.Store(s.delivered)
+	s.count.writes.Store(uint64(s.budget.writes))
+	s.count.sentBytes.Store(uint64(s.budget.bytes))
 }
 
 // closeAll closes what is left at the end.
