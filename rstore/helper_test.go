@@ -46,6 +46,8 @@ type testLog struct {
 	spans     []span
 	committed sseproto.ID
 	changed   chan struct{}
+	prev      map[sseproto.ID]sseproto.ID // the channel's message before each
+	last      map[string]sseproto.ID
 	typed     map[sseproto.ID]sseproto.Message // what more a publisher gave; fixed before the first commit
 
 	// after runs when ReadCommitted has read and before it returns, without the lock.
@@ -54,7 +56,10 @@ type testLog struct {
 
 // newTestLog covers everything after low.
 func newTestLog(low sseproto.ID) *testLog {
-	return &testLog{spans: []span{{low: low, open: true}}, committed: low, changed: make(chan struct{})}
+	return &testLog{
+		spans: []span{{low: low, open: true}}, committed: low, changed: make(chan struct{}),
+		prev: map[sseproto.ID]sseproto.ID{}, last: map[string]sseproto.ID{},
+	}
 }
 
 func (l *testLog) Changed() <-chan struct{} {
@@ -73,6 +78,9 @@ func (l *testLog) commit(upTo sseproto.ID, messages ...message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.messages = append(l.messages, messages...)
+	for _, m := range messages {
+		l.prev[m.id], l.last[m.channel] = l.last[m.channel], m.id
+	}
 	l.committed = upTo
 	l.signalLocked()
 }
@@ -108,10 +116,8 @@ func (l *testLog) hole(low sseproto.ID) {
 
 // before is the position of the channel's message before m, in the span from low on.
 func (l *testLog) before(m *message, low sseproto.ID) (id sseproto.ID) {
-	for _, other := range l.messages {
-		if other.channel == m.channel && low.Less(other.id) && other.id.Less(m.id) {
-			id = other.id
-		}
+	if prev := l.prev[m.id]; low.Less(prev) {
+		return prev
 	}
 	return id
 }
