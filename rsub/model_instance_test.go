@@ -40,13 +40,21 @@ type modelInstance struct {
 	cut          sseproto.ID // not zero: the span before was cut back to it
 	settled      int         // messages of ring whose position counts
 
+	places map[place]string // payloads that are too large, which the feed does not give on
+
 	writer modelWriter
+}
+
+// place is a position as the order of one node has it.
+type place struct {
+	node string
+	id   sseproto.ID
 }
 
 var quiet = slog.New(slog.DiscardHandler)
 
 func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *modelInstance {
-	in := &modelInstance{w: w, name: name, log: log}
+	in := &modelInstance{w: w, name: name, log: log, places: map[place]string{}}
 	f, err := New(Config{
 		Client:   rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // never dialled: the feed does not run
 		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet, Inbox: testInbox,
@@ -129,6 +137,9 @@ func (in *modelInstance) read(c *modelConn) {
 	c.next++
 	l := c.subscription
 	if e.channel != "" {
+		if at := l.seq.last; len(e.payload) > modelLimit {
+			in.places[place{l.node + ":" + l.term, sseproto.ID{Ms: at.Ms, Seq: at.Seq + 1}}] = e.payload
+		}
 		l.onMessage(pubsub("*", e.channel, e.payload))
 	} else {
 		in.readTick(l, e)
@@ -226,7 +237,12 @@ func (in *modelInstance) Oversize(id sseproto.ID, channel string) {
 		in.w.problem("%s: place of a message at %v after %v", in.name, id, in.high)
 	}
 	in.high = id
-	in.ring = append(in.ring, message{id, channel, in.w.payloadAt(id)})
+	node, _ := in.heldNode()
+	payload, ok := in.places[place{node, id}]
+	if !ok {
+		payload = in.w.payloadAt(id)
+	}
+	in.ring = append(in.ring, message{id, channel, payload})
 	in.log.Oversize(id, channel)
 }
 
@@ -263,7 +279,7 @@ func (in *modelInstance) settle(through sseproto.ID) {
 		if through.Less(m.id) {
 			return
 		}
-		if want := in.w.message(number(m.payload)).id; m.id != want {
+		if want := in.w.sent[number(m.payload)].id; m.id != want {
 			in.w.problem("%s: message %.8s has %v, should have %v", in.name, m.payload, m.id, want)
 		}
 	}

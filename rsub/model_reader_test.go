@@ -140,7 +140,7 @@ func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
 		}
 		for _, e := range s.entries {
 			if r.pos.Less(e.id) && !upTo.Less(e.id) {
-				page = append(page, message{e.id, ch, w.message(e.n).payload})
+				page = append(page, message{e.id, ch, w.sent[e.n].payload})
 			}
 		}
 	}

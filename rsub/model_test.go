@@ -133,7 +133,6 @@ type modelWorld struct {
 	zombies   []zombie
 	sent      []message    // all, with their true positions; those in the inbox have none yet
 	kept      map[int]bool // came by the inbox: the history must have them, gap or not
-	strays    int          // places of messages that nobody published there
 	problems  []string
 	flushed   bool // this run may lose all data; then the clock is not set back
 	forgets   bool // in this run keys expire and are evicted
@@ -245,25 +244,15 @@ func (w *modelWorld) publish(pad string) {
 	w.sent = append(w.sent, message{w.redis.message(channel, payload), channel, payload})
 }
 
-// payloadAt is what was published at a position. A connection to a demoted primary, which
-// has holes, counts others: what comes of that must not be kept.
+// payloadAt is what was published at a position that all count alike.
 func (w *modelWorld) payloadAt(id sseproto.ID) string {
 	for _, m := range w.sent {
 		if m.id == id {
 			return m.payload
 		}
 	}
-	w.strays++
-	return fmt.Sprint(-w.strays, " ")
-}
-
-// message is the n-th that was published; below zero, one of which only the place came and
-// which was published elsewhere.
-func (w *modelWorld) message(n int) message {
-	if n < 0 {
-		return message{payload: fmt.Sprint(n, " ")}
-	}
-	return w.sent[n]
+	w.problem("nobody published %v", id)
+	return "0 "
 }
 
 // add puts a message into the inbox.
@@ -436,7 +425,7 @@ func (w *modelWorld) check() {
 	for ch, s := range r.streams {
 		var last sseproto.ID
 		for _, e := range s.entries {
-			m := w.message(e.n)
+			m := w.sent[e.n]
 			if !last.Less(e.id) || kept[e.n] || m.id != e.id || m.channel != ch {
 				w.problem("history: message %d at %v after %v, should be at %v", e.n, e.id, last, m.id)
 			}
