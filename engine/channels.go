@@ -160,14 +160,14 @@ func (l *Log) nowMs() uint64 {
 
 // count counts the messages of every channel.
 func (t *tally) count() {
-	t.counts = make([]channelCount, 4*chunkSize)
+	t.counts = make([]channelCount, chunkSize)
 	for pos, left := t.v.head, t.limit; pos > t.v.tail && left > 0; pos, left = pos-1, left-1 {
 		e, _ := t.v.at(pos - 1)
 		if !e.isMessage() {
 			continue
 		}
 		for uint32(len(t.counts)) <= e.ch {
-			t.counts = append(t.counts, make([]channelCount, 4*chunkSize)...)
+			t.counts = append(t.counts, make([]channelCount, chunkSize)...)
 		}
 		t.counts[e.ch].add(e, t.from)
 	}

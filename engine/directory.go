@@ -171,7 +171,7 @@ func (d *directory) subscribers(index uint32) int64 {
 // subscriptions counts those of all names. The lock is given back now and then, as
 // appends need it.
 func (d *directory) subscriptions(names []string) (n int64) {
-	for part := range slices.Chunk(names, 4*chunkSize) {
+	for part := range slices.Chunk(names, chunkSize) {
 		d.mu.Lock()
 		for _, name := range part {
 			if index, ok := d.part(name).index[name]; ok {
@@ -189,7 +189,7 @@ func (d *directory) look(from uint32, visit func(index uint32, ch *channel)) (ne
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	end := d.indexes.end()
-	next = min(from+4*chunkSize, end)
+	next = min(from+chunkSize, end)
 	for i := from; i < next; i++ {
 		if ch := d.at(i); ch.name != "" {
 			visit(i, ch)

@@ -114,48 +114,46 @@ type members struct {
 
 // membersTable has the members of all channels by their directory indexes. A chunk in
 // which no channel has members or a job is nil.
-type membersTable []*membersChunk
-
-type membersChunk struct {
-	list [chunkSize]members
-	used int // channels with members or a job
+type membersTable struct {
+	chunks []*[chunkSize]members
+	used   []int // of each chunk: channels with members or a job
 }
 
 // find returns the members of a channel; nil: it has none, and no job.
-func (t membersTable) find(ch uint32) *members {
-	if n := ch / chunkSize; n < uint32(len(t)) && t[n] != nil {
-		return &t[n].list[ch%chunkSize]
+func (t *membersTable) find(ch uint32) *members {
+	if n := ch / chunkSize; n < uint32(len(t.chunks)) && t.chunks[n] != nil {
+		return &t.chunks[n][ch%chunkSize]
 	}
 	return nil
 }
 
 // at returns those of a channel that has members or a job.
-func (t membersTable) at(ch uint32) *members { return &t[ch/chunkSize].list[ch%chunkSize] }
+func (t *membersTable) at(ch uint32) *members { return &t.chunks[ch/chunkSize][ch%chunkSize] }
 
 // join makes place for the first member of a channel, if it is that.
 func (t *membersTable) join(ch uint32) *members {
 	n := ch / chunkSize
-	for uint32(len(*t)) <= n {
-		*t = append(*t, nil)
+	for uint32(len(t.chunks)) <= n {
+		t.chunks, t.used = append(t.chunks, nil), append(t.used, 0)
 	}
-	if (*t)[n] == nil {
-		(*t)[n] = new(membersChunk)
+	if t.chunks[n] == nil {
+		t.chunks[n] = new([chunkSize]members)
 	}
-	m := (*t).at(ch)
+	m := t.at(ch)
 	if m.count == 0 && m.job == 0 {
-		(*t)[n].used++
+		t.used[n]++
 	}
 	return m
 }
 
 // left gives the place back when a channel has neither members nor a job.
-func (t membersTable) left(ch uint32) {
+func (t *membersTable) left(ch uint32) {
 	if m := t.at(ch); m.count > 0 || m.job != 0 {
 		return
 	}
 	n := ch / chunkSize
-	if t[n].used--; t[n].used == 0 {
-		t[n] = nil
+	if t.used[n]--; t.used[n] == 0 {
+		t.chunks[n] = nil
 	}
 }
 
