@@ -88,6 +88,7 @@ func (g *Gateway) openRedis(history *lateHistory) (err error) {
 	}
 	g.fleet = fleet.New(fleet.Config{
 		Client: *g.cfg.Redis, Prefix: g.cfg.Feed.Prefix, Instance: g.cfg.Feed.Instance, Logger: g.cfg.Logger,
+		Settings: g.settings(), Keep: g.keep(),
 		Report: g.status, Subscribers: g.subscribers, Close: g.closeByOrder, Revoked: g.keepOut,
 		Notify: func(ctx context.Context, words ...string) error { return g.feed.Notify(ctx, words...) },
 	})
@@ -181,14 +182,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ready.Go(func() { g.logReadiness(readyCtx) })
 	defer ready.Wait()
 	defer stopReady()
-	var feedErr error // read after the wait
+	var feedErr, fleetErr error // read after the wait
 	if g.feed != nil {
 		feed.Go(func() {
 			if feedErr = g.feed.Run(feedCtx); feedErr != nil {
 				stopEngine(feedErr)
 			}
 		})
-		feed.Go(func() { g.fleet.Run(feedCtx) })
+		feed.Go(func() {
+			if fleetErr = g.fleet.Run(feedCtx); fleetErr != nil {
+				stopEngine(fleetErr)
+			}
+		})
 	}
 	if g.store != nil {
 		store.Go(func() { _ = g.store.Run(storeCtx) }) // always the cause of storeCtx
@@ -199,7 +204,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	store.Wait()
 	stopFeed()
 	feed.Wait()
-	return errors.Join(err, feedErr)
+	return errors.Join(err, feedErr, fleetErr)
 }
 
 // settleTimeout bounds the wait for the last tick, which takes a round trip.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed"
+	"ssed/internal/fleet"
 	"ssed/internal/redistest"
 	"ssed/rsub"
 )
@@ -222,6 +223,33 @@ func TestOtherPatternsOnThePrefixEndRun(t *testing.T) {
 	second, err := ssed.New(cfg)
 	require.NoError(t, err)
 	require.ErrorIs(t, second.Run(t.Context()), rsub.ErrConfigMismatch)
+}
+
+// Who comes later ends, with what is wrong in its error.
+func TestGatewayThatWouldHarmOthersEndsRun(t *testing.T) {
+	f := func(name, text string, want error, change func(*ssed.Config)) {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			cfg := onRedis(t, server)
+			cfg.Feed.Instance = "one"
+			first, _ := serve(t, cfg)
+			awaitReady(first)
+			require.Eventually(t, func() bool { v, _ := server.Do("EXISTS", "{sse:stream:}:owner:one"); return v == int64(1) }, 20*time.Second, time.Millisecond)
+			cfg = onRedis(t, server)
+			cfg.Feed.Instance = "two"
+			change(&cfg)
+			second, err := ssed.New(cfg)
+			require.NoError(t, err)
+			err = second.Run(t.Context())
+			require.ErrorIs(t, err, want)
+			require.ErrorContains(t, err, text)
+			ok, _ := first.Ready()
+			require.True(t, ok)
+		})
+	}
+	f("the same name", `"one" belongs to process`, fleet.ErrInstanceTaken, func(cfg *ssed.Config) { cfg.Feed.Instance = "one" })
+	f("another limit", "max message bytes is 5 here and 1048576 on one", fleet.ErrSettings, func(cfg *ssed.Config) { cfg.Streams.MaxMessageBytes = 5 })
+	f("a longer prefix", "sse:stream:x", fleet.ErrNested, func(cfg *ssed.Config) { cfg.Feed.Prefix = "sse:stream:x" })
 }
 
 // An instance lists the others: a gateway without the program is among them.

@@ -91,7 +91,7 @@ func TestInboxOutlivesWhoMovesIt(t *testing.T) {
 		name := fmt.Sprint("goes", next)
 		goes := startRedis(t, r, "--history-max", "100000", "--instance", name)
 		until := strconv.FormatInt(time.Now().Add(2*time.Second).UnixMilli(), 10)
-		_, err := r.Do("HSET", "{sse:stream:}:clock", "leader", name, "leader_until", until)
+		_, err := r.Do("HSET", "{sse:stream:}:clock", "leader", name, "inbox_leader", name, "leader_until", until)
 		require.NoError(t, err)
 		goes.eventually("the lead", func() bool { return goes.metric("ssed_feed_leading") == 1 })
 		var work sync.WaitGroup

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -262,6 +264,9 @@ func seconds(bounds []time.Duration) []float64 {
 func (ch scrape) fleet(s *fleet.Stats) {
 	ch.counter("ssed_fleet_reports_total", "Times that this instance told the others that it is there.", s.Beats)
 	ch.counter("ssed_fleet_report_errors_total", "Times that this instance could not tell the others that it is there.", s.BeatErrors)
+	for _, setting := range slices.Sorted(maps.Keys(s.Mismatches)) {
+		ch.gauge("ssed_fleet_mismatches", "Other instances that have a setting otherwise, by setting. Those that harm are refused at start.", float64(s.Mismatches[setting]), "setting", setting)
+	}
 	ch.counter("ssed_fleet_questions_total", "Questions to the other instances, by the admin API here.", s.Asked)
 	ch.counter("ssed_fleet_answers_total", "Questions of other instances that were answered.", s.Answers)
 	ch.counter("ssed_fleet_unanswered_total", "Questions of other instances that were not answered, by reason.", s.AnswerErrors, "reason", "error")

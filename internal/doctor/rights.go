@@ -67,7 +67,7 @@ func (d *redisDoctor) purposes(nonce string) []purpose {
 	if d.Inbox != "" {
 		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + redisconn.Refused(d.Inbox), "~" + redisconn.InboxOwner(d.Inbox)}, d.inboxTrials(nonce)})
 	}
-	return append(all, purpose{"redis rights for the admin listener", Warn, own, d.adminTrials(nonce)})
+	return append(all, purpose{"redis rights for the admin listener", Warn, append(own, "~"+redisconn.Prefixes), d.adminTrials(nonce)})
 }
 
 func (d *redisDoctor) user() string {
@@ -157,6 +157,7 @@ func (d *redisDoctor) adminTrials(nonce string) []trial {
 			trial{"+xtrim", []string{"XTRIM", stream, "MAXLEN", "0"}},
 			trial{"+xsetid", []string{"XSETID", stream, "1-1", "ENTRIESADDED", "0", "MAXDELETEDID", "1-1"}})
 	}
+	trials = append(trials, trial{"+zrange", []string{"ZRANGE", redisconn.Prefixes, "0", "0"}})
 	return append(trials, trial{"+del", []string{"DEL", set, text, stream}})
 }
 

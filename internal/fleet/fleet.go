@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed" // the scripts
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -35,6 +37,11 @@ type Config struct {
 	Revoked func(ctx context.Context, bearer string, left time.Duration)
 	// Notify sends words to all instances, where they come to Notice.
 	Notify func(ctx context.Context, words ...string) error
+	// Settings are what all instances should have alike.
+	Settings []Setting
+	// Keep is how long keys of the prefix may be there after the last instance has gone. 0
+	// is 1 h.
+	Keep time.Duration
 	// Interval is the time between two reports. 0 is 2 s.
 	Interval time.Duration
 	// Logger gets what an operator should know. nil is slog.Default.
@@ -43,6 +50,7 @@ type Config struct {
 
 const (
 	defaultInterval = 2 * time.Second
+	defaultKeep     = time.Hour
 	// missed is how many intervals an instance may be silent: one beat may be late
 	// and one lost before it is taken for gone.
 	missed = 3
@@ -76,6 +84,15 @@ type Fleet struct {
 	counters counters
 	outage   throttle.Outage // for the log
 
+	// Owned by the goroutine of Run.
+	process      string // of all processes this one
+	identity     string // as others read it
+	listed       bool   // a beat was taken
+	told         string // when this process last said that it is there, as Redis has it
+	otherAt      string // when another one of the name did, as last seen
+	sharedLine   throttle.Line
+	mismatchLine throttle.Line
+
 	// Owned by the goroutine of learn.
 	version string            // of what is known
 	revoked map[string]string // until when each bearer is kept out
@@ -86,6 +103,9 @@ func New(cfg Config) *Fleet {
 	if cfg.Interval == 0 {
 		cfg.Interval = defaultInterval
 	}
+	if cfg.Keep == 0 {
+		cfg.Keep = defaultKeep
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -93,7 +113,7 @@ func New(cfg Config) *Fleet {
 	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
 	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
 	f := &Fleet{
-		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix), client: redisconn.New(option),
+		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix).InDatabase(cfg.Client.SelectDB), process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option),
 		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1),
 	}
 	f.asks = &kind{
@@ -104,6 +124,7 @@ func New(cfg Config) *Fleet {
 		notice: noticeClose, maxWord: maxCloseWord, timeout: closeTimeout, isOrder: true, questions: make(chan question, maxQuestions),
 		decide: cfg.Close,
 	}
+	f.tellMismatches(nil, false)
 	f.kinds = []*kind{f.asks}
 	if cfg.Close != nil {
 		f.kinds = append(f.kinds, f.closes)
@@ -112,8 +133,11 @@ func New(cfg Config) *Fleet {
 }
 
 // Run says that the instance is there and answers questions until ctx ends, and then
-// says that it leaves. Redis may be absent or go away.
-func (f *Fleet) Run(ctx context.Context) {
+// says that it leaves. Redis may be absent or go away. The errors are ErrInstanceTaken,
+// ErrSettings and ErrNested, before the instance was ever listed: it must not serve then.
+func (f *Fleet) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var answers sync.WaitGroup
 	for _, k := range f.kinds {
 		answers.Go(func() { f.answer(ctx, k) })
@@ -122,17 +146,36 @@ func (f *Fleet) Run(ctx context.Context) {
 	ticker := time.NewTicker(f.cfg.Interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		if err := f.beat(ctx); ctx.Err() == nil {
-			f.noted(err)
+		failed := f.beat(ctx)
+		if isFatal(failed) {
+			err = failed
+			break
+		}
+		if ctx.Err() == nil {
+			f.noted(failed)
+		}
+		var soon <-chan time.Time
+		if errors.Is(failed, errWait) {
+			soon = time.After(f.cfg.Interval / 8)
 		}
 		select {
 		case <-ticker.C:
+		case <-soon:
 		case <-ctx.Done():
 		}
 	}
+	cancel()
 	answers.Wait()
-	f.leave()
+	if f.listed {
+		f.leave()
+	}
 	f.client.Close()
+	return err
+}
+
+// isFatal reports whether the instance must not go on.
+func isFatal(err error) bool {
+	return !errors.Is(err, errWait) && (errors.Is(err, ErrInstanceTaken) || errors.Is(err, ErrSettings) || errors.Is(err, ErrNested))
 }
 
 // noted counts a beat, and tells when Redis begins to fail and when it is there again.
@@ -158,23 +201,35 @@ func (f *Fleet) beat(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
-	version, err := beatScript.Run(ctx, client, []string{f.keys.Instances, f.keys.Instance(f.cfg.Instance), f.keys.Revoked},
-		[]string{f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report())}).ToString()
-	if rueidis.IsRedisNil(err) { // nobody is kept out
-		version, err = "", nil
-	}
+	answer, err := beatScript.Run(ctx, client,
+		[]string{f.keys.Instances, f.keys.Instance(f.cfg.Instance), f.keys.Revoked, f.keys.Owner(f.cfg.Instance)},
+		[]string{
+			f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report()),
+			f.process, f.told, f.identity, f.keys.Owners(), f.cfg.Prefix, redisconn.Prefixes, millis(f.cfg.Keep), wasListed(f.listed),
+		}).AsStrSlice()
 	if err != nil {
 		if redisconn.Code(err) != "" {
 			f.client.Discard(client) // a replica by now, perhaps: find the primary anew
 		}
 		return fmt.Errorf("fleet: report: %w", err)
 	}
+	if err := f.judge(answer); err != nil {
+		return err
+	}
+	version := answer[2] // "" while nobody is kept out
 	select {
 	case <-f.versions: // not looked at yet, and older
 	default:
 	}
 	f.versions <- version
 	return nil
+}
+
+func wasListed(is bool) string {
+	if is {
+		return "1"
+	}
+	return ""
 }
 
 // leave takes the instance off the list.
@@ -186,7 +241,7 @@ func (f *Fleet) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	client.DoMulti(ctx,
-		client.B().Del().Key(f.keys.Instance(f.cfg.Instance)).Build(),
+		client.B().Del().Key(f.keys.Instance(f.cfg.Instance), f.keys.Owner(f.cfg.Instance)).Build(),
 		client.B().Zrem().Key(f.keys.Instances).Member(f.cfg.Instance).Build())
 }
 

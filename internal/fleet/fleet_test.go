@@ -42,6 +42,8 @@ type instance struct {
 	deaf  atomic.Bool // notices do not reach it
 	count atomic.Int64
 	stop  func()
+	done  chan struct{} // closed when Run has returned
+	err   error         // of Run, then
 }
 
 func newTown(t *testing.T) *town { return &town{t: t, redis: redistest.Start(t)} }
@@ -65,9 +67,9 @@ func (w *town) run(name string, count int64, change func(*Config)) *instance {
 	}
 	in.Fleet = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); in.Run(ctx) }()
-	in.stop = sync.OnceFunc(func() { cancel(); <-done })
+	in.done = make(chan struct{})
+	go func() { defer close(in.done); in.err = in.Run(ctx) }()
+	in.stop = sync.OnceFunc(func() { cancel(); <-in.done })
 	w.t.Cleanup(in.stop)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -127,7 +129,7 @@ func TestInstancesSeeEachOtherUntilTheyGo(t *testing.T) {
 	require.Len(t, list, 2, "who leaves is gone at once")
 	keys, err := w.redis.Do("KEYS", "*")
 	require.NoError(t, err)
-	require.ElementsMatch(t, []any{"{sse:stream:}:instances", "{sse:stream:}:instance:a", "{sse:stream:}:instance:c"}, keys)
+	require.ElementsMatch(t, []any{"{sse:stream:}:instances", "{sse:stream:}:instance:a", "{sse:stream:}:instance:c", "{sse:stream:}:owner:a", "{sse:stream:}:owner:c", "ssed:prefixes"}, keys)
 }
 
 // TestKilledInstanceIsForgotten: it never said that it leaves.

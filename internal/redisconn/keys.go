@@ -68,6 +68,9 @@ func (k Keys) Reply(nonce string) string { return k.tag + ":reply:" + nonce }
 // Doctor is a key on which rights are tried.
 func (k Keys) Doctor(name string) string { return k.tag + ":doctor:" + name }
 
+// Prefixes is the sorted set of the prefixes of a database, by when their keys have gone.
+const Prefixes = "ssed:prefixes"
+
 // Refused is the stream of the entries of an inbox that could not be delivered.
 func Refused(inbox string) string { return inbox + ":refused" }
 

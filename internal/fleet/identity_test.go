@@ -1,0 +1,133 @@
+package fleet
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// refused waits until an instance has ended with an error.
+func (w *town) refused(in *instance) error {
+	w.t.Helper()
+	select {
+	case <-in.done:
+	case <-time.After(patience):
+		require.FailNow(w.t, "it goes on", in.name)
+	}
+	return in.err
+}
+
+func with(settings ...Setting) func(*Config) {
+	return func(c *Config) { c.Settings = settings }
+}
+
+// TestSecondProcessOfANameIsRefused, and the first is not disturbed.
+func TestSecondProcessOfANameIsRefused(t *testing.T) {
+	w := newTown(t)
+	first := w.run("a", 1, nil)
+	w.sees(first, "a")
+	second := w.run("a", 2, nil)
+	err := w.refused(second)
+	require.ErrorIs(t, err, ErrInstanceTaken)
+	require.ErrorContains(t, err, `"a" belongs to process `)
+	w.sees(first, "a")
+	require.Zero(t, first.Stats().BeatErrors)
+	owner, _ := w.redis.Do("GET", "{sse:stream:}:owner:a")
+	require.Contains(t, owner, first.process)
+}
+
+// TestProcessOfAnEarlierVersionKeepsItsName: it has no owner key.
+func TestProcessOfAnEarlierVersionKeepsItsName(t *testing.T) {
+	w := newTown(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { // as that version does
+		defer close(done)
+		for ctx.Err() == nil {
+			now := time.Now().UnixMilli()
+			w.redis.Do("SET", "{sse:stream:}:instance:a", millis(time.Duration(now)*time.Millisecond)+" report", "PX", "6000")
+			<-time.After(50 * time.Millisecond)
+		}
+	}()
+	require.Eventually(t, func() bool { v, _ := w.redis.Do("GET", "{sse:stream:}:instance:a"); return v != nil }, patience, time.Millisecond)
+	err := w.refused(w.run("a", 0, nil))
+	require.ErrorIs(t, err, ErrInstanceTaken)
+	require.ErrorContains(t, err, "earlier version")
+	cancel()
+	<-done
+}
+
+// TestNameOfACrashedProcessIsTakenOver when its key has expired.
+func TestNameOfACrashedProcessIsTakenOver(t *testing.T) {
+	w := newTown(t)
+	w.redis.Do("SET", "{sse:stream:}:owner:a", "gone 1 {}", "PX", "500")
+	w.redis.Do("SET", "{sse:stream:}:instance:a", "1 report", "PX", "500")
+	a := w.run("a", 0, nil)
+	w.sees(a, "a")
+	a.stop()
+	require.NoError(t, a.err)
+}
+
+// TestSettingThatHarmsIsRefusedWithBothValues: who comes later has to go.
+func TestSettingThatHarmsIsRefusedWithBothValues(t *testing.T) {
+	w := newTown(t)
+	limit := func(value string) func(*Config) {
+		return with(Setting{"limit", value, true}, Setting{"length", value, false})
+	}
+	first := w.run("a", 0, limit("10"))
+	w.sees(first, "a")
+	err := w.refused(w.run("b", 0, limit("20")))
+	require.ErrorIs(t, err, ErrSettings)
+	require.ErrorContains(t, err, "limit is 20 here and 10 on a")
+	w.sees(first, "a")
+	w.sees(w.run("c", 0, limit("10")), "a", "c")
+}
+
+// TestSettingThatHarmsNobodyIsCounted: one that is off on one side, and one that may differ.
+func TestSettingThatHarmsNobodyIsCounted(t *testing.T) {
+	w := newTown(t)
+	a := w.run("a", 0, with(Setting{"inbox", "x", true}, Setting{"length", "1", false}, Setting{"same", "1", true}, Setting{"new", "1", true}))
+	w.sees(a, "a")
+	b := w.run("b", 0, with(Setting{"inbox", "", true}, Setting{"length", "2", false}, Setting{"same", "1", true}))
+	w.sees(b, "a", "b")
+	require.Equal(t, map[string]int{"inbox": 1, "length": 1, "same": 0}, b.Stats().Mismatches)
+	want := map[string]int{"inbox": 1, "length": 1, "same": 0, "new": 0}
+	require.Eventually(t, func() bool { return len(a.Stats().Mismatches) > 0 && a.Stats().Mismatches["inbox"] == 1 }, patience, time.Millisecond)
+	require.Equal(t, want, a.Stats().Mismatches)
+	b.stop()
+	require.Eventually(t, func() bool { return a.Stats().Mismatches["inbox"] == 0 }, patience, time.Millisecond)
+}
+
+// TestPrefixThatBeginsWithAnotherIsRefused: "sse:" and the channel "stream:x" make the key
+// that "sse:stream:" and "x" do.
+func TestPrefixThatBeginsWithAnotherIsRefused(t *testing.T) {
+	prefix := func(p string) func(*Config) { return func(c *Config) { c.Prefix, c.Keep = p, time.Hour } }
+	w := newTown(t)
+	first := w.run("a", 0, prefix("sse:stream:"))
+	w.sees(first, "a")
+	for _, p := range []string{"sse:", "sse:stream:user"} {
+		err := w.refused(w.run("b", 0, prefix(p)))
+		require.ErrorIs(t, err, ErrNested)
+		require.ErrorContains(t, err, "sse:stream:")
+		require.ErrorContains(t, err, p)
+	}
+	b := w.run("b", 0, prefix("sse:other:"))
+	w.sees(b, "b")
+	// What was stored may still be there after the fleet has gone.
+	first.stop()
+	require.ErrorIs(t, w.refused(w.run("c", 0, prefix("sse:"))), ErrNested)
+	b.stop()
+	w.redis.Do("DEL", "ssed:prefixes")
+	w.sees(w.run("d", 0, prefix("sse:")), "d")
+}
+
+// TestUserWithoutTheRightToAllPrefixesIsListed: users made for earlier versions have none.
+func TestUserWithoutTheRightToAllPrefixesIsListed(t *testing.T) {
+	w := newTown(t)
+	w.redis.Do("ACL", "SETUSER", "u", "on", ">u", "resetkeys", "~sse:stream:*", "~{sse:stream:}:*", "+@all")
+	a := w.run("a", 0, func(c *Config) { c.Client.Username, c.Client.Password = "u", "u" })
+	w.sees(a, "a")
+	require.Zero(t, a.Stats().BeatErrors)
+}

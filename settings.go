@@ -1,0 +1,36 @@
+package ssed
+
+import (
+	"strconv"
+	"time"
+
+	"ssed/internal/fleet"
+)
+
+// settings are what instances compare, beside the patterns and the envelope that the feed
+// compares. A different history is told to clients, if it comes to that; a message that
+// is over the limit of some instances would be missing for their clients alone.
+func (g *Gateway) settings() []fleet.Setting {
+	list := []fleet.Setting{
+		{Name: "max message bytes", Value: strconv.Itoa(g.cfg.Streams.MaxMessageBytes), Harmful: true},
+		{Name: "inbox", Value: g.cfg.Feed.Inbox, Harmful: true},
+	}
+	if g.store == nil {
+		return append(list, fleet.Setting{Name: "history"})
+	}
+	h := g.store.Config()
+	return append(list,
+		fleet.Setting{Name: "history", Value: "on"},
+		fleet.Setting{Name: "history length", Value: strconv.Itoa(h.MaxLen)},
+		fleet.Setting{Name: "history window", Value: h.Window.String()},
+		fleet.Setting{Name: "history cap", Value: strconv.Itoa(h.Cap)},
+		fleet.Setting{Name: "history TTL", Value: h.TTL.String()})
+}
+
+// keep is how long keys of the prefix may outlive the gateway.
+func (g *Gateway) keep() time.Duration {
+	if g.store == nil {
+		return time.Hour // somebody else's history
+	}
+	return 2 * g.store.Config().TTL
+}
