@@ -1,3 +1,5 @@
+//go:build linux
+
 // Chaos checks what ssed promises while everything under it breaks: it runs a
 // private Redis, several real ssed processes, publishers with unique payloads and
 // clients that hop between the instances with their Last-Event-ID, injects faults
