@@ -284,6 +284,7 @@ type hostilePoint struct {
 	p50, p99, max time.Duration
 	late          time.Duration // the sender itself, p99
 	arrived       bool          // something did; else there is no latency
+	lost          int64         // messages to the canary, of a server without a history
 	cpu           float64       // share of a core
 	rss           int64         // bytes beyond those alone
 	input         float64       // what the neighbour did; a second, where it is not connections
@@ -389,10 +390,19 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 	if seen && stillSeen {
 		p.cpu = now.Sub(before).Total.Seconds() / time.Since(began).Seconds()
 	}
-	st, err := s.collect(ctx, x.crew, phase)
+	st, err := x.crew.Stats(ctx)
 	if err != nil {
 		return p, err
 	}
+	if phase != "" {
+		s.phase(phase, st)
+	}
+	if !s.target.Resumes {
+		// The built-in servers promise nothing to slow or many clients: what they lose
+		// is a result, not a fault of the run.
+		p.lost, st.Counts = st.Counts.Lost, swarm.Counts{}
+	}
+	s.run.Counts.Add(st.Counts)
 	p.arrived = st.Latency.Count() > 0
 	p.late = x.feed.lag.Quantile(0.99)
 	p.p50, p.p99, p.max = st.Latency.Quantile(0.5), st.Latency.Quantile(0.99), st.Latency.Max()
@@ -403,6 +413,9 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 func (x *hostileRun) record(phase string, p hostilePoint) {
 	x.stage.set("cpu_"+phase, p.cpu*100)
 	x.stage.set("late_"+phase, ms(p.late))
+	if p.lost > 0 {
+		x.stage.note("%s: %d messages to the canary were lost", phase, p.lost)
+	}
 	if !p.arrived {
 		x.stage.note("%s: nothing reached the canary", phase)
 		return

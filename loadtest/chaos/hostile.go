@@ -40,9 +40,15 @@ var (
 		},
 	}
 	neverReading = fault{
-		"readers that do not read", "300 clients on one channel each that never read, for 5 s", true,
+		"readers that do not read", "300 clients never read a channel with 100 messages of 8 KiB a second, for 5 s", true,
 		func(ctx context.Context, d *damage) error {
-			return d.beside(ctx, 5*time.Second, neighbour.Spec{Kind: neighbour.NeverReads, Count: 300})
+			const length = 5 * time.Second
+			flooding, stop := context.WithTimeout(ctx, length)
+			defer stop()
+			flooded := make(chan error, 1)
+			go func() { flooded <- d.flood(flooding) }()
+			err := d.beside(ctx, length, neighbour.Spec{Kind: neighbour.NeverReads, Count: 300, Channels: []string{floodChannel}})
+			return errors.Join(err, <-flooded)
 		},
 	}
 	resetting = fault{
@@ -105,6 +111,20 @@ func (d *damage) largeHistory(ctx context.Context) (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+// floodChannel is nobody else's.
+const floodChannel = "chaos:flood"
+
+// flood publishes what fills the sockets of those who do not read, until ctx ends.
+func (d *damage) flood(ctx context.Context) error {
+	payload := strings.Repeat("f", 8<<10)
+	for d.wait(ctx, 10*time.Millisecond) == nil {
+		if _, err := d.do("PUBLISH", floodChannel, payload); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beside lets a neighbour play at one instance for a time, and looks at what it does to
