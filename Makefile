@@ -138,8 +138,8 @@ clean: ## Remove what make built
 
 # It ends with the list of what it tried, with versions.
 .PHONY: e2e
-e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (installs them; four minutes)
-	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 10m -v . | grep -v '^=== '
+e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (installs them; six minutes)
+	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 15m -v . | grep -v '^=== '
 
 # What the targets need on the machine.
 

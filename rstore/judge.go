@@ -43,7 +43,7 @@ const (
 )
 
 // The commands behind the entries, so that they know of all that went away before the
-// entries were read. The number of evicted keys is asked for behind the one that the
+// entries were read. INFO takes Redis 5.4 µs, a small resume 120 µs. The number of evicted keys is asked for behind the one that the
 // clock knows: then they differ when a key was evicted in between.
 const (
 	backTime = iota
