@@ -286,6 +286,36 @@ func tryClient(t *testing.T, r *redistest.Server, l *link, s subject) {
 	}
 }
 
+// showsStart are those that show a block without data as an event. (So does r3labs/sse,
+// whose events without data are left out in startR3labs.)
+var showsStart = map[string]bool{"Go tmaxmax/go-sse": true, "Python httpx-sse": true}
+
+// TestClientsTakeTheStartBlock: with start=id they come back to before their first event.
+// Some show an event without data for it, so that it is only for those who ask.
+func TestClientsTakeTheStartBlock(t *testing.T) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	for _, s := range subjects {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLink(t, in.public)
+			var c collector
+			s.start(t, streamURL(l.host(), s.name, "start", "id"), c.show)
+			l.waitStreams(1)
+			if showsStart[s.name] {
+				require.Empty(t, c.take(t).Data)
+			}
+			publish(t, r, s.name, "m")
+			c.want(t, "m")
+			how := "shows nothing"
+			if showsStart[s.name] {
+				how = "shows an event without data"
+			}
+			tested.add(s.name+" and start=id", how)
+		})
+	}
+}
+
 // TestClientsOutlastAnInstanceThatIsNotReady: an instance without Redis turns clients
 // away in a way that none of them takes for the end.
 func TestClientsOutlastAnInstanceThatIsNotReady(t *testing.T) {

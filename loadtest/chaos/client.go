@@ -224,6 +224,9 @@ var errEvent = errors.New("chaos: an event that ssed does not send")
 
 func (c *client) onEvent(idText, eventType, data []byte) {
 	id, err := sseproto.ParseID(idText)
+	if len(idText) == 0 && string(eventType) == sseproto.EventGap {
+		err = nil // told to all who are there: it has no ID, and this client neither
+	}
 	if err != nil {
 		c.bad = fmt.Errorf("%w: id %q", errEvent, idText)
 		return
@@ -250,14 +253,24 @@ func (c *client) onMessage(id sseproto.ID, data []byte) {
 	}
 }
 
+// onGap notes a gap event with its ID, up to which the client has everything. One that is
+// told to all who are there has none: a span may have been cut back to the last tick, and
+// what came since then does not count. They are told by the absence of an ID that was
+// requested.
 func (c *client) onGap(id sseproto.ID, data []byte) {
 	var told struct {
-		Reason, Channel string
-		Channels        []string
+		Reason, Channel, Requested string
+		Channels                   []string
 	}
 	if err := json.Unmarshal(data, &told); err != nil {
 		c.bad = fmt.Errorf("%w: gap %q: %w", errEvent, data, err)
 		return
+	}
+	if told.Requested == "" && told.Reason != sseproto.ReasonOversize {
+		id.Seq = 0
+	}
+	if id.IsZero() {
+		return // it has nothing yet that it could miss the continuation of
 	}
 	if told.Channel != "" {
 		told.Channels = []string{told.Channel}
