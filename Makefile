@@ -91,7 +91,7 @@ fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
 		done; \
 	done
 
-# About a quarter of an hour in all. The benchmarks of bench/ take seconds each, so they run
+# About twenty minutes in all. The benchmarks of bench/ take seconds each, so they run
 # three times; benchstat asks for six of the others.
 .PHONY: bench
 bench: need-test build ## Benchmarks against bench/baseline.txt, then bench/report.html (BENCH=regexp, BENCHTIME=50ms, SIDEFLAGS='--rounds 3')

@@ -411,13 +411,17 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 
 // record notes the figures of the canary and of the server's CPU.
 func (x *hostileRun) record(phase string, p hostilePoint) {
+	at := phase
+	if phase != "alone" {
+		at += "×"
+	}
 	x.stage.set("cpu_"+phase, p.cpu*100)
 	x.stage.set("late_"+phase, ms(p.late))
 	if p.lost > 0 {
-		x.stage.note("%s: %d messages to the canary were lost", phase, p.lost)
+		x.stage.note("%s: %d messages to the canary were lost", at, p.lost)
 	}
 	if !p.arrived {
-		x.stage.note("%s: nothing reached the canary", phase)
+		x.stage.note("%s: nothing reached the canary", at)
 		return
 	}
 	for what, d := range map[string]time.Duration{"p50": p.p50, "p99": p.p99, "max": p.max} {

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 )
 
 //go:embed page.html
 var pageSource string
+
+// noWord is what an anchor does not hold.
+var noWord = regexp.MustCompile(`[^a-zA-Z0-9]+`)
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"bytes": func(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) },
@@ -22,7 +26,8 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		_, spread, _ := strings.Cut(cell, " [")
 		return strings.TrimSuffix(spread, "]")
 	},
-	"date": func(t time.Time) string { return t.Format("2 January 2006, 15:04:05 MST") },
+	"anchor": func(name string) string { return noWord.ReplaceAllString(name, "-") },
+	"date":   func(t time.Time) string { return t.Format("2 January 2006, 15:04:05 MST") },
 }).Parse(pageSource))
 
 // chart is one plot with its caption.

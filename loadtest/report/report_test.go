@@ -133,3 +133,12 @@ func TestJSONIsReadBack(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(b.String()), &got))
 	require.Equal(t, *want, got)
 }
+
+func TestSectionsAreReachedByNamesWithSpaces(t *testing.T) {
+	r := example()
+	r.Scenarios[0].Name = "hostile: never reads"
+	var b strings.Builder
+	require.NoError(t, r.WriteHTML(&b))
+	require.Contains(t, b.String(), `<a href="#hostile-never-reads">hostile: never reads</a>`)
+	require.Contains(t, b.String(), `<h2 id="hostile-never-reads">hostile: never reads</h2>`)
+}
