@@ -62,7 +62,7 @@ type FeedConfig struct {
 	// TickInterval is the time between two ticks of the common clock, over all instances.
 	// A message enters the history with the next tick. Default 100 ms.
 	TickInterval time.Duration
-	// ProbeTimeout: a connection on which no tick arrived for so long is made anew.
+	// ProbeTimeout: a subscription on which nothing arrived for so long is made anew.
 	// Default 2 s.
 	ProbeTimeout time.Duration
 	// Envelope: a payload that is a JSON object of data and optionally event, id and

@@ -42,8 +42,9 @@ type Config struct {
 	Feeds int
 	// TickInterval is the time between ticks. 0 is 100 ms.
 	TickInterval time.Duration
-	// ProbeTimeout is how long a published tick may take to come back until its
-	// connection is cut. 0 is 2 s.
+	// ProbeTimeout is how long a subscription may be silent until it is cut, or bring
+	// nothing while a published tick is expected. One that brings messages, or parts of
+	// them, is given thirty times as long for the tick. 0 is 2 s.
 	ProbeTimeout time.Duration
 	// MaxMessageBytes is the size of the largest payload that is delivered. 0 is
 	// no limit. A larger one keeps its number and is counted, and the sink gets its place alone. An entry of

@@ -51,7 +51,7 @@ type Feed struct {
 	counters   counters
 	seen       seen
 	results    *results
-	committed  *progress    // of the sink
+	committed  *reached     // of the sink
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error]  // of the tick script
@@ -236,14 +236,14 @@ func (f *Feed) noteTick(t tick, last interval) {
 	}
 }
 
-// progress is the newest tick that the sink has.
-type progress struct {
+// reached is the newest tick that the sink has.
+type reached struct {
 	mu    sync.Mutex
 	t     uint64
 	moved chan struct{} // closed at the next tick; nil: nobody waits
 }
 
-func (p *progress) reach(t uint64) {
+func (p *reached) reach(t uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.t = max(p.t, t)
@@ -254,7 +254,7 @@ func (p *progress) reach(t uint64) {
 }
 
 // wait returns when tick t or a later one is there.
-func (p *progress) wait(ctx context.Context, t uint64) error {
+func (p *reached) wait(ctx context.Context, t uint64) error {
 	for {
 		p.mu.Lock()
 		if p.t >= t {

@@ -31,7 +31,7 @@ type direct struct {
 	node      string // of the span
 	undecided bool   // lost and not closed yet
 	through   sseproto.ID
-	committed progress
+	committed reached
 }
 
 func (d *direct) open(node string, low sseproto.ID) {
@@ -79,7 +79,7 @@ const (
 type merger struct {
 	sink    Sink
 	passed  atomic.Uint64
-	reached progress
+	reached reached
 
 	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
 	ports     []*port

@@ -25,8 +25,13 @@ const (
 	// backoff anew: a subscription that is cut again and again must not spin.
 	steadyAfter = time.Second
 	// overdue is how many probe timeouts a tick may be late on a subscription that does
-	// bring messages: it lags, and cutting it would lose what Redis has queued.
-	overdue = 5
+	// bring something: it lags, and cutting it would lose what Redis has queued. Redis
+	// itself cuts who is far behind for a minute (client-output-buffer-limit pubsub).
+	overdue = 30
+	// progressBytes is what has to come in to be a sign of life, if it is no whole message.
+	progressBytes = 1024
+	// reservedOverhead is more than what the protocol adds to a message.
+	reservedOverhead = 64
 )
 
 var (
@@ -41,6 +46,7 @@ type subscription struct {
 	// Fixed after construction.
 	feed        *Feed
 	out         output
+	connecting  *redisconn.Client
 	disconnects chan Cause // room for one: the connection must go
 
 	// Owned by the read loop of the connection while hooks are set, else by run.
@@ -54,9 +60,11 @@ type subscription struct {
 	entries   uint64        // how many messages behind the last tick are of the inbox
 
 	// Atomic.
-	client       atomic.Pointer[rueidis.Client] // through which the connection is made; nil before the first
+	client       atomic.Pointer[rueidis.Client] // of the commands when the connection was made; nil before the first
 	subscribedTo atomic.Pointer[string]         // run_id of the connection, once it is subscribed; nil while there is none
 	received     atomic.Uint64                  // messages but for reserved ones, to tell slow from silent
+	bytes        atomic.Int64                   // read from the connection
+	reserved     atomic.Int64                   // of these at most, of reserved messages
 	synced       atomic.Bool
 	tickAt       atomic.Int64 // Feed.elapsed of the last good tick
 	tickT        atomic.Uint64
@@ -67,6 +75,7 @@ type subscription struct {
 
 func newSubscription(f *Feed, out output) *subscription {
 	s := &subscription{feed: f, out: out, disconnects: make(chan Cause, 1)}
+	s.connecting = redisconn.New(redisconn.Subscribing(f.cfg.Client, &s.bytes))
 	s.seq.fingerprint = f.fingerprint
 	s.trouble.Store(&errConnecting)
 	return s
@@ -74,6 +83,7 @@ func newSubscription(f *Feed, out output) *subscription {
 
 // run keeps the subscription alive until ctx ends.
 func (s *subscription) run(ctx context.Context) {
+	defer s.connecting.Close()
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		began := time.Now()
 		err := s.session(ctx)
@@ -116,7 +126,11 @@ func (s *subscription) session(ctx context.Context) error {
 		return err
 	}
 	s.client.Store(&client)
-	conn, _ := client.Dedicate()
+	connecting, err := s.connecting.Get(ctx)
+	if err != nil {
+		return err
+	}
+	conn, _ := connecting.Dedicate()
 	h := &hooks{subscription: s}
 	lost, err := s.subscribe(ctx, conn, h)
 	if err != nil {
@@ -126,7 +140,7 @@ func (s *subscription) session(ctx context.Context) error {
 		return err
 	}
 	s.feed.counters.connects.Add(1)
-	cause, err := s.watch(ctx, lost)
+	cause, err := s.watch(ctx, lost, func(ctx context.Context) error { return conn.Do(ctx, conn.B().Ping().Build()).Error() })
 	s.subscribedTo.Store(nil)
 	conn.Close()
 	h.close()
@@ -134,6 +148,7 @@ func (s *subscription) session(ctx context.Context) error {
 	s.feed.tell()
 	if cause == CauseNode || cause == CauseReadOnly {
 		s.feed.client.Discard(client)
+		s.connecting.Discard(connecting)
 	}
 	return err
 }
@@ -200,14 +215,18 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 	return lost, nil
 }
 
-// watch waits for the end of the connection, asks for a tick while none has
-// come, disconnects the connection when a published tick does not come, and logs what the
+// watch waits for the end of the connection, asks for a tick while none has come, cuts
+// the connection when it is silent or a published tick does not come, and logs what the
 // read loop finds.
-func (s *subscription) watch(ctx context.Context, lost <-chan error) (Cause, error) {
+func (s *subscription) watch(ctx context.Context, lost <-chan error, ping func(context.Context) error) (Cause, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	period := time.NewTicker(max(leadIntervals*s.feed.cfg.TickInterval, time.Millisecond))
 	defer period.Stop()
+	p := progress{subscription: s, pongs: make(chan error, 1)}
+	p.look()
+	p.at, p.aliveAt = s.feed.elapsed(), s.feed.elapsed()
+	defer p.end(cancel)
 	ready := s.ready
-	received, progressAt := uint64(0), s.feed.elapsed()
 	for {
 		select {
 		case <-ctx.Done():
@@ -219,6 +238,8 @@ func (s *subscription) watch(ctx context.Context, lost <-chan error) (Cause, err
 			return CauseDisconnect, err
 		case cause := <-s.disconnects:
 			return cause, disconnectError(cause)
+		case err := <-p.pongs:
+			p.pong(err)
 		case <-ready:
 			ready = nil
 			node := s.node // the field is that of the next connection one day
@@ -227,16 +248,65 @@ func (s *subscription) watch(ctx context.Context, lost <-chan error) (Cause, err
 			s.feed.ticker.join()
 		case <-period.C:
 			s.feed.tell()
-			if n := s.received.Load(); n != received {
-				received, progressAt = n, s.feed.elapsed()
-			}
-			if s.late(progressAt) {
-				return CauseProbe, fmt.Errorf("connection cut: no tick within %v", s.feed.cfg.ProbeTimeout)
+			p.look()
+			switch timeout := s.feed.cfg.ProbeTimeout; {
+			case s.late(p.at):
+				return CauseProbe, fmt.Errorf("connection cut: no tick within %v", timeout)
+			case p.silence() > timeout:
+				return CauseProbe, fmt.Errorf("connection cut: silent for %v", timeout)
+			case p.silence() > timeout/2:
+				p.ping(ctx, ping)
 			}
 			if ready == nil && !s.synced.Load() {
 				s.feed.ticker.join()
 			}
 		}
+	}
+}
+
+// progress is what comes in on a connection. Owned by watch, but for its pongs.
+type progress struct {
+	*subscription
+	messages uint64
+	bytes    int64
+	at       time.Duration // Feed.elapsed of the last message for us, or part of one
+	aliveAt  time.Duration // or answer to a PING, which a server that has no ticks gives as well
+	pongs    chan error    // room for one
+	pinging  bool
+}
+
+// look notes whether something has come since the last time.
+func (p *progress) look() {
+	messages, bytes := p.received.Load(), p.subscription.bytes.Load()-p.reserved.Load()
+	if messages != p.messages || bytes > p.bytes+progressBytes {
+		p.messages, p.bytes = messages, bytes
+		p.at = p.feed.elapsed()
+		p.aliveAt = p.at
+	}
+}
+
+func (p *progress) silence() time.Duration { return p.feed.elapsed() - p.aliveAt }
+
+// ping asks for a sign of life. The answer may have to wait behind messages: then these are one.
+func (p *progress) ping(ctx context.Context, ping func(context.Context) error) {
+	if !p.pinging {
+		p.pinging = true
+		go func() { p.pongs <- ping(ctx) }()
+	}
+}
+
+func (p *progress) pong(err error) {
+	p.pinging = false
+	if err == nil {
+		p.aliveAt = p.feed.elapsed()
+	}
+}
+
+// end waits for the PING that is under way.
+func (p *progress) end(cancel context.CancelFunc) {
+	cancel()
+	if p.pinging {
+		<-p.pongs
 	}
 }
 
@@ -323,6 +393,7 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	if m.Pattern != "" && Reserved(m.Channel) {
 		// No sign of life: a sentinel says hello on every server, the wrong one too.
 		c.reserved.Add(1)
+		s.reserved.Add(int64(len(m.Pattern) + len(m.Channel) + len(m.Message) + reservedOverhead))
 		return
 	}
 	s.received.Add(1)

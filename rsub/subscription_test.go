@@ -33,7 +33,7 @@ func TestOnlyMessagesForUsKeepALateSubscription(t *testing.T) {
 						}
 					}
 				}()
-				cause, _ := l.watch(ctx, make(chan error))
+				cause, _ := l.watch(ctx, make(chan error), func(context.Context) error { return nil }) // any server answers
 				cancel()
 				<-done
 				require.Equal(t, CauseProbe, cause)

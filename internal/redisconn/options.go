@@ -1,7 +1,11 @@
 package redisconn
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
+	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -62,6 +66,50 @@ func Options(o rueidis.ClientOption) rueidis.ClientOption {
 		setDefault(&o.Sentinel.TopologyRefreshInterval, topologyInterval)
 	}
 	return o
+}
+
+// Subscribing returns the options for a client whose connections are for subscriptions
+// and are watched by who uses them: bytes counts what comes in. The library's own watch is
+// off: it cuts a connection whose answer to a PING waits behind messages for longer than
+// ConnWriteTimeout, however steadily they come. The kernel still finds a dead peer.
+func Subscribing(o rueidis.ClientOption, bytes *atomic.Int64) rueidis.ClientOption {
+	o.Dialer.KeepAlive = -1
+	o.Dialer.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: connTimeout, Interval: connTimeout, Count: deadProbes}
+	dial := o.DialCtxFn
+	if dial == nil {
+		dial = dialTCP
+	}
+	o.DialCtxFn = func(ctx context.Context, addr string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+		c, err := dial(ctx, addr, d, config)
+		if err != nil {
+			return nil, err
+		}
+		return &metered{c, bytes}, nil
+	}
+	return o
+}
+
+// deadProbes is how many probes of the kernel a peer may leave without an answer.
+const deadProbes = 5
+
+// dialTCP is what the library does when it is given no dial function.
+func dialTCP(ctx context.Context, addr string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+	if config == nil {
+		return d.DialContext(ctx, "tcp", addr)
+	}
+	return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, "tcp", addr)
+}
+
+// metered counts what it reads.
+type metered struct {
+	net.Conn
+	bytes *atomic.Int64
+}
+
+func (m *metered) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	m.bytes.Add(int64(n))
+	return n, err
 }
 
 func setDefault(d *time.Duration, to time.Duration) {
