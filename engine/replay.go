@@ -67,8 +67,8 @@ func (r *replayer) read(q *replayRequest) (*replay, error) {
 	} else {
 		isLate = r.log.awaitWritten(q.ctx, until, r.history, upTo) != nil
 	}
-	if q.ctx.Err() != nil {
-		return nil, q.ctx.Err()
+	if q.ctx.Err() != nil || !r.beginRead(q) {
+		return nil, context.Canceled
 	}
 	p, through, err := r.readPage(q, upTo)
 	if err != nil {
@@ -88,7 +88,7 @@ const minPageBytes = 1 << 20
 
 // readPage reads up to upTo or, when that is too much for one page, to where it is full.
 func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto.ID, error) {
-	ctx, cancel := context.WithTimeout(q.ctx, r.wait)
+	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	p := newPage(q.channels, q.key.id)
 	p.requested, p.known = q.key.id.String(), q.key.told

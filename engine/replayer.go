@@ -15,8 +15,10 @@ import (
 // front of them, and one read for all who ask the same meanwhile. A page is in memory
 // from its read until all shards have taken it; its reader waits for that.
 //
-// A request is queued, then read, then gone. Its waiters may leave at any time; with the
-// last one it is taken out of the queue, or its read is cancelled.
+// A request is queued, taken by a reader, read, and gone. Its waiters may leave at any
+// time. Until it is read it goes with the last of them. A read is not cancelled: Redis
+// would go on with it, and the reader begin the next; without that measure, clients that
+// ask and leave kept Redis busy until it lost its links.
 type replayer struct {
 	// fixed after construction
 	log     *Log
@@ -50,12 +52,13 @@ type replayRequest struct {
 	// fixed after construction
 	key      replayKey
 	channels []string
-	ctx      context.Context // ends when nobody waits any more, and with the replayer
+	ctx      context.Context // ends when nobody waits any more before it is read, and with the replayer
 	cancel   context.CancelFunc
 
-	waiters map[replayWaiter]uint64 // with the address of each client
-	places  map[uint64]*list.Element
-	reading bool // no longer in the queue
+	waiters map[replayWaiter]uint64  // with the address of each client
+	places  map[uint64]*list.Element // in the queue
+	isTaken bool                     // by a reader
+	isRead  bool                     // the history is being asked, or has been
 }
 
 // replayWaiter is a slot that waits for a read.
@@ -69,22 +72,28 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 		log:     log,
 		history: cfg.History,
 		wait:    cfg.HistoryWait,
-		limit:   max(cfg.RingBytes/2/int64(cfg.HistoryReaders), minPageBytes),
+		limit:   max(cfg.RingBytes/pagesOfRing/int64(cfg.HistoryReaders), minPageBytes),
 		readers: cfg.HistoryReaders,
 		ctx:     ctx,
 		asked:   make(map[replayKey]*replayRequest),
 		waiters: make(map[replayWaiter]*replayRequest),
 	}
 	r.some.L = &r.mu
+	r.queue.share = max(1, cfg.HistoryReaders/2)
 	return r
 }
+
+// pagesOfRing: the pages of all readers take as much of the ring's size. What is made of
+// them on the way from Redis to the socket is some times as much.
+const pagesOfRing = 4
 
 // start lets the readers work until ctx ends.
 func (r *replayer) start() {
 	for range r.readers {
 		r.running.Go(func() {
-			for q := r.next(); q != nil; q = r.next() {
+			for q, client := r.next(); q != nil; q, client = r.next() {
 				r.answer(q)
+				r.done(client)
 			}
 		})
 	}
@@ -95,19 +104,25 @@ func (r *replayer) start() {
 	})
 }
 
-// next waits for a request to read. Nil: ctx has ended.
-func (r *replayer) next() *replayRequest {
+// next waits for a request to read, and returns whose turn it was. Nil: ctx has ended.
+func (r *replayer) next() (q *replayRequest, client uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.queue.isEmpty() && r.ctx.Err() == nil {
+	for r.ctx.Err() == nil {
+		if q, client = r.queue.pop(); q != nil {
+			q.isTaken = true
+			return q, client
+		}
 		r.some.Wait()
 	}
-	if r.ctx.Err() != nil {
-		return nil
-	}
-	q := r.queue.pop()
-	q.reading = true
-	return q
+	return nil, 0
+}
+
+// done tells that a reader is free again: the one that looks for the next right now.
+func (r *replayer) done(client uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue.done(client)
 }
 
 // request lets the history of the channels behind p be read, and posted to the shard.
@@ -124,7 +139,7 @@ func (r *replayer) request(s *shard, to ref, client uint64, channels []string, p
 		r.asked[key] = q
 	}
 	q.waiters[w], r.waiters[w] = client, q
-	if !q.reading {
+	if !q.isTaken {
 		r.queue.push(client, q)
 		r.some.Signal()
 	}
@@ -141,10 +156,19 @@ func (r *replayer) leave(s *shard, to ref) {
 	}
 	delete(r.waiters, w)
 	delete(q.waiters, w)
-	if len(q.waiters) == 0 {
+	if len(q.waiters) == 0 && !q.isRead {
 		r.queue.remove(q)
 		r.endLocked(q)
 	}
+}
+
+// beginRead reports whether somebody still waits. If so, the history is going to be asked:
+// who wants the same can join until the answer is there.
+func (r *replayer) beginRead(q *replayRequest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q.isRead = len(q.waiters) > 0
+	return q.isRead
 }
 
 // endLocked forgets a request: who asks the same from now on has a new one.

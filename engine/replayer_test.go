@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -54,7 +55,9 @@ func blockedHistory(t *testing.T) (*countingHistory, *Engine) {
 	h.block = make(chan struct{})
 	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "old")
 	h.add(sseproto.ID{Ms: 900, Seq: 2}, "b", "old too")
-	e := startEngine(t, func(cfg *Config) { cfg.History, cfg.RingBytes, cfg.HistoryReaders = h, minRingBytes, 1 })
+	e := startEngine(t, func(cfg *Config) {
+		cfg.History, cfg.RingBytes, cfg.HistoryReaders, cfg.HistoryWait = h, minRingBytes, 1, time.Hour
+	})
 	f := startFeed(e, 1000)
 	f.tick(sseproto.ID{Ms: 1000})
 	return h, e
@@ -65,7 +68,7 @@ func (r *replayer) queued() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, q := range r.asked {
-		if !q.reading {
+		if !q.isTaken {
 			n++
 		}
 	}
@@ -109,27 +112,46 @@ func TestWhoLeavesIsTakenOutOfTheQueue(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
 	require.Zero(t, e.replayer.queued())
-	require.Empty(t, e.replayer.queue.lines)
+	require.Len(t, e.replayer.queue.lines, 1, "that of the one that is read")
 	lawful := resumeAs(t, e, 3, "800-0", "a")
 	close(h.block)
 	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
 	require.Equal(t, []string{"x 1-1", "a 800-0"}, h.reads())
 }
 
-// A read that nobody waits for any more makes room for others at once.
-func TestReadOfWhoHasLeftIsCancelled(t *testing.T) {
+// A read that nobody waits for any more is for who asks the same meanwhile: clients that
+// ask and leave do not make a read each.
+func TestReadOfWhoHasLeftIsForTheNext(t *testing.T) {
 	h, e := blockedHistory(t)
-	gone := resumeAs(t, e, 1, "1-1", "x")
-	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	for i := range 20 {
+		gone := resumeAs(t, e, 1, "800-0", "a")
+		require.Eventually(t, func() bool { return e.Stats().ResumedHistory == uint64(i+1) && h.waiting.Load() == 1 }, waitLong, pollEvery)
+		require.NoError(t, gone.conn.Close())
+		require.Eventually(t, func() bool { return e.Stats().Streams == 0 }, waitLong, pollEvery)
+	}
 	lawful := resumeAs(t, e, 1, "800-0", "a")
-	require.Eventually(t, func() bool { return e.replayer.queued() == 1 }, waitLong, pollEvery)
-	require.NoError(t, gone.conn.Close())
-	require.Eventually(t, func() bool { return len(h.reads()) == 2 }, waitLong, pollEvery, "the reader goes on")
-	again := resumeAs(t, e, 1, "1-1", "x", "b") // not told of the cancelled one
+	require.Eventually(t, func() bool { return e.Stats().ResumedHistory == 21 }, waitLong, pollEvery)
 	close(h.block)
 	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
-	require.Equal(t, []string{"old too"}, datas(again.next(1)))
+	require.Equal(t, []string{"a 800-0"}, h.reads())
 	require.Zero(t, e.Stats().Closed[CloseHistory])
+}
+
+// One who waits for the log, not for the history, gives its reader back when it leaves.
+func TestReaderIsFreeWhenWhoWaitsForTheLogLeaves(t *testing.T) {
+	h := newMemoryHistory()
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "old")
+	e := startEngine(t, func(cfg *Config) {
+		cfg.History, cfg.RingBytes, cfg.HistoryReaders, cfg.HistoryWait = h, minRingBytes, 1, time.Hour
+	})
+	f := startFeed(e, 1000)
+	gone := resumeAs(t, e, 1, "800-0", "a") // nothing is written yet
+	require.Eventually(t, func() bool { return e.log.watchers.Load() == 1 }, waitLong, pollEvery)
+	require.NoError(t, gone.conn.Close())
+	require.Eventually(t, func() bool { return e.log.watchers.Load() == 0 }, waitLong, pollEvery)
+	lawful := resumeAs(t, e, 1, "800-0", "a")
+	f.tick(sseproto.ID{Ms: 1000})
+	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
 }
 
 // An address that asks for much waits behind itself; others pass.
@@ -157,7 +179,11 @@ func TestAddressesTakeTurnsAtTheHistory(t *testing.T) {
 }
 
 func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {
-	var f fairQueue
+	f := fairQueue{share: 2}
+	pop := func() *replayRequest {
+		q, _ := f.pop()
+		return q
+	}
 	a, b, shared := &replayRequest{}, &replayRequest{}, &replayRequest{}
 	f.push(1, a)
 	f.push(1, shared)
@@ -165,17 +191,44 @@ func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {
 	f.push(2, shared)
 	f.push(3, shared)
 	f.push(3, shared)
-	require.Same(t, a, f.pop())
-	require.Same(t, b, f.pop())
-	require.Same(t, shared, f.pop())
-	require.Nil(t, f.pop())
-	require.True(t, f.isEmpty())
+	require.Same(t, a, pop())
+	require.Same(t, b, pop())
+	require.Same(t, shared, pop(), "at the turn of 3")
+	require.Nil(t, pop())
+	for client := range uint64(3) {
+		f.done(client + 1)
+	}
 	require.Empty(t, f.lines)
 	f.push(1, a)
 	f.push(2, a)
 	f.remove(a)
-	require.Nil(t, f.pop())
+	require.Nil(t, pop())
 	require.Empty(t, f.lines)
+}
+
+// An address has no more than its share of the readers, and goes on when one is done.
+func TestFairQueueGivesAnAddressItsShareOfReaders(t *testing.T) {
+	f := fairQueue{share: 2}
+	for range 5 {
+		f.push(1, &replayRequest{})
+	}
+	for range 2 {
+		q, client := f.pop()
+		require.NotNil(t, q)
+		require.EqualValues(t, 1, client)
+	}
+	q, _ := f.pop()
+	require.Nil(t, q)
+	other := &replayRequest{}
+	f.push(2, other)
+	q, _ = f.pop()
+	require.Same(t, other, q)
+	f.done(1)
+	q, client := f.pop()
+	require.NotNil(t, q)
+	require.EqualValues(t, 1, client)
+	q, _ = f.pop()
+	require.Nil(t, q)
 }
 
 // lossyHistory tells the same loss at each page as the real one does: until the client
