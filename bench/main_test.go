@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -22,7 +23,7 @@ import (
 	"ssed/loadtest/target"
 )
 
-// program is the path of ssed, built once.
+// program is the path of ssed, built once unless -ssed names one.
 var program string
 
 // TestMain builds ssed, and plays the client processes that benchmarks start.
@@ -34,8 +35,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	flag.StringVar(&program, "ssed", "", "measure this `program`, of another version, in place of one that is built")
+	flag.Parse()
 	dir, err := os.MkdirTemp("", "ssed-bench-")
-	if err == nil {
+	if err == nil && program == "" {
 		program = filepath.Join(dir, "ssed")
 		err = ssedtest.Build(program)
 	}
