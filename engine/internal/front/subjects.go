@@ -15,25 +15,32 @@ type subjects struct {
 
 	mu      sync.Mutex // held for a few memory accesses, but where the buckets double
 	buckets []uint32   // by hash: first entry, linked by next; a power of two
-	all     []subjectEntry
+	chunks  []*[subjectChunk]subjectEntry
+	given   uint32 // entries that were ever in use; index 0 is never given out
 	free    uint32 // first of the unused entries, linked by next
 	used    int
 }
 
-// subjectEntry is one subject: 24 bytes and its name. Index 0 is never given out.
+// subjectEntry is one subject: 24 bytes and its name.
 type subjectEntry struct {
 	name string
 	open uint32 // connections
 	next uint32
 }
 
-const minBuckets = 16
+const (
+	minBuckets = 16
+	// subjectChunk entries come at once, 24 KiB, and are never moved: a slice that grows
+	// would leave as much garbage again.
+	subjectChunk = 1024
+)
+
+func (s *subjects) at(n uint32) *subjectEntry { return &s.chunks[n/subjectChunk][n%subjectChunk] }
 
 func newSubjects(most int) *subjects {
-	return &subjects{
-		most: uint32(most), seed: maphash.MakeSeed(),
-		buckets: make([]uint32, minBuckets), all: make([]subjectEntry, 1),
-	}
+	s := &subjects{most: uint32(most), seed: maphash.MakeSeed()}
+	s.resetLocked()
+	return s
 }
 
 // admit counts a connection of a subject. Not ok: it has as many as it may. The handle
@@ -48,10 +55,10 @@ func (s *subjects) admit(name string) (handle uint32, ok bool) {
 	switch {
 	case n == 0:
 		n = s.addLocked(name)
-	case s.most > 0 && s.all[n].open >= s.most:
+	case s.most > 0 && s.at(n).open >= s.most:
 		return 0, false
 	}
-	s.all[n].open++
+	s.at(n).open++
 	return n, true
 }
 
@@ -62,7 +69,7 @@ func (s *subjects) release(handle uint32) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := &s.all[handle]; e.open > 1 {
+	if e := s.at(handle); e.open > 1 {
 		e.open--
 		return
 	}
@@ -84,7 +91,7 @@ func (s *subjects) name(handle uint32) string {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.all[handle].name
+	return s.at(handle).name
 }
 
 // len is the number of subjects that have a connection.
@@ -100,8 +107,8 @@ func (s *subjects) bucketLocked(name string) *uint32 {
 
 func (s *subjects) findLocked(name string) uint32 {
 	n := *s.bucketLocked(name)
-	for n != 0 && s.all[n].name != name {
-		n = s.all[n].next
+	for n != 0 && s.at(n).name != name {
+		n = s.at(n).next
 	}
 	return n
 }
@@ -112,40 +119,48 @@ func (s *subjects) addLocked(name string) uint32 {
 	}
 	n := s.free
 	if n == 0 {
-		n = uint32(len(s.all))
-		s.all = append(s.all, subjectEntry{})
+		s.given++
+		if n = s.given; n/subjectChunk == uint32(len(s.chunks)) {
+			s.chunks = append(s.chunks, new([subjectChunk]subjectEntry))
+		}
 	} else {
-		s.free = s.all[n].next
+		s.free = s.at(n).next
 	}
 	first := s.bucketLocked(name)
-	s.all[n] = subjectEntry{name: strings.Clone(name), next: *first}
+	*s.at(n) = subjectEntry{name: strings.Clone(name), next: *first}
 	*first = n
 	s.used++
 	return n
 }
 
 func (s *subjects) dropLocked(n uint32) {
-	link := s.bucketLocked(s.all[n].name)
+	link := s.bucketLocked(s.at(n).name)
 	for *link != n {
-		link = &s.all[*link].next
+		link = &s.at(*link).next
 	}
-	*link = s.all[n].next
-	s.all[n] = subjectEntry{next: s.free}
+	*link = s.at(n).next
+	*s.at(n) = subjectEntry{next: s.free}
 	s.free = n
-	if s.used--; s.used == 0 { // nothing is left of those who were many
-		s.buckets, s.all, s.free = make([]uint32, minBuckets), make([]subjectEntry, 1), 0
+	if s.used--; s.used == 0 && s.given >= subjectChunk { // nothing is left of those who were many
+		s.resetLocked()
 	}
+}
+
+func (s *subjects) resetLocked() {
+	s.buckets = make([]uint32, minBuckets)
+	s.chunks = []*[subjectChunk]subjectEntry{new([subjectChunk]subjectEntry)}
+	s.given, s.free = 0, 0
 }
 
 // rehashLocked distributes the entries over other buckets: O(entries), each time that
 // they have doubled.
 func (s *subjects) rehashLocked(size int) {
 	s.buckets = make([]uint32, size)
-	for n := range s.all {
-		if e := &s.all[n]; e.open > 0 {
+	for n := uint32(1); n <= s.given; n++ {
+		if e := s.at(n); e.open > 0 {
 			first := s.bucketLocked(e.name)
 			e.next = *first
-			*first = uint32(n)
+			*first = n
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestSubjectsAreCounted(t *testing.T) {
 	}
 	require.Zero(t, s.len())
 	require.Len(t, s.buckets, minBuckets)
-	require.Len(t, s.all, 1)
+	require.Len(t, s.chunks, 1)
 
 	handle, ok := s.admit("")
 	require.True(t, ok)
