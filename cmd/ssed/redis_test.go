@@ -47,13 +47,14 @@ func TestPatternsChooseAndOverlapsDeliverOnce(t *testing.T) {
 	s.want("1", "2")
 }
 
-func TestOversizeMessageIsDroppedAndCounted(t *testing.T) {
+func TestOversizeMessageIsLeftOutAndCounted(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--max-message-bytes", "10")
 	p := newPublisher(t, r)
 	s := connect(t, in, "", "a")
 	p.publish("a", "0123456789A")
 	p.publish("a", "0123456789")
+	s.wantGap(sseproto.ReasonOversize)
 	s.want("0123456789")
 	require.EqualValues(t, 1, in.metric(`ssed_feed_skipped_total{reason="oversize"}`))
 }
