@@ -59,7 +59,8 @@ end
 -- was there before an outage of Redis is known again only some time after it.
 -- With memory full nothing is noted, which makes nobody wait less.
 local function enlist(clock, instance, alive)
-  local f = redis.call('HMGET', clock, 'there', 'there_since')
+  local f = redis.call('HMGET', clock, 'there', 'there_since', 'left')
+  if f[3] == instance then redis.pcall('HDEL', clock, 'left') end
   local now, since = now_ms(), tonumber(f[2] or '')
   local names, text, going = {instance}, {instance .. ' ' .. now}, false
   for name, at in string.gmatch(f[1] or '', '(%S+) (%d+)') do
@@ -71,7 +72,19 @@ local function enlist(clock, instance, alive)
       end
     end
   end
+  if f[1] == '' then going = true end -- all have left, each by delist: nobody can be missing
   if not going or not since or since > now then since = now end
   redis.pcall('HSET', clock, 'there', table.concat(text, ' '), 'there_since', since)
   return names, since
+end
+
+-- Notes in the clock that an instance has left, so that nobody waits for it, even if it
+-- wrote last.
+local function delist(clock, instance, writer)
+  local text = {}
+  for name, at in string.gmatch(redis.call('HGET', clock, 'there') or '', '(%S+) (%d+)') do
+    if name ~= instance then text[#text + 1] = name .. ' ' .. at end
+  end
+  redis.pcall('HSET', clock, 'there', table.concat(text, ' '))
+  if writer == instance then redis.pcall('HSET', clock, 'left', instance) end
 end

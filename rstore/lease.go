@@ -2,6 +2,7 @@ package rstore
 
 import (
 	"context"
+	"time"
 
 	"ssed/internal/redisconn"
 	"ssed/sseproto"
@@ -43,11 +44,24 @@ func (w *writer) tookOver(a answer) {
 }
 
 // free gives the lease up and tells the others. When it fails the lease expires.
-func (w *writer) free(ctx context.Context) {
+func (w *writer) free(ctx context.Context) { w.giveUp(ctx, "free") }
+
+// leave says that the instance goes for good, and gives the lease up if it has it.
+// Nobody waits for its offer then.
+func (w *writer) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	w.giveUp(ctx, "leave")
+}
+
+// leaveTimeout bounds the farewell, which only spares the others a wait.
+const leaveTimeout = 500 * time.Millisecond
+
+func (w *writer) giveUp(ctx context.Context, mode string) {
 	w.release()
 	a := w.run(ctx, leaseScript, redisconn.Call{
 		Keys: []string{w.keys.Clock, w.keys.Lease},
-		Args: []string{"free", w.cfg.Instance, millis(w.cfg.there()), w.keys.Control},
+		Args: []string{mode, w.cfg.Instance, millis(w.cfg.there()), w.keys.Control},
 	})[0]
 	if a.err != nil {
 		w.count.failed(redisconn.Code(a.err))

@@ -1,14 +1,20 @@
 -- Takes, renews or gives up the lease, and tells the truth.
 -- KEYS: clock, lease.
--- ARGV: 'take', 'free' or 'look', instance, how long it counts as there (ms),
+-- ARGV: 'take', 'free', 'leave' or 'look', instance, how long it counts as there (ms),
 --       then for take: epoch, watermark that the instance's log covers, lease
---       ttl ms; for free: control channel.
+--       ttl ms; for free and leave: control channel.
 -- Answer: as append.lua.
 local epoch, mark, writer = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 local instance = ARGV[2]
-if epoch ~= '' then enlist(KEYS[1], instance, tonumber(ARGV[3])) end
-if ARGV[1] == 'free' then
+if epoch ~= '' then
+  if ARGV[1] == 'leave' then
+    delist(KEYS[1], instance, writer)
+  else
+    enlist(KEYS[1], instance, tonumber(ARGV[3]))
+  end
+end
+if ARGV[1] == 'free' or ARGV[1] == 'leave' then
   if holder == instance then
     redis.call('DEL', KEYS[2])
     redis.call('PUBLISH', ARGV[4], 'free ' .. instance)

@@ -38,7 +38,7 @@ if not has_offered(instance) then
   redis.call('HSET', KEYS[1], 'offered', offered)
 end
 -- Who wrote last has the most, and was too busy to say that it is there.
-local all = now - there_since >= tonumber(ARGV[10]) and (writer == '' or has_offered(writer))
+local all = now - there_since >= tonumber(ARGV[10]) and (writer == '' or writer == redis.call('HGET', KEYS[1], 'left') or has_offered(writer))
 for _, name in ipairs(names) do
   all = all and has_offered(name)
 end

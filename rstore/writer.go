@@ -431,8 +431,8 @@ func (w *writer) finish(ctx context.Context) {
 			break
 		}
 	}
-	if w.state == writing {
-		w.free(ctx)
+	if w.epoch != "" { // else Redis never answered
+		w.leave(ctx)
 	}
 }
 

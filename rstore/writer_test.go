@@ -830,6 +830,38 @@ func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
 	require.Zero(t, b.Stats().Batches)
 }
 
+// TestNobodyWaitsForWhoHasLeft: the history goes on with the first tick of the next
+// instance, though that one does not know where it ended.
+func TestNobodyWaitsForWhoHasLeft(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	a := w.store(w.config("a"), log)
+	idle := w.store(w.config("idle"), newTestLog(w.id(0, 0)))
+	stopA, stopIdle := w.start(a), w.start(idle)
+	log.commit(w.id(1, 0), w.burst(0, 10, 3)...)
+	w.waitMark(a, w.id(1, 0))
+	require.Eventually(t, func() bool {
+		there, err := w.do("HGET", a.keys.Clock, "there").ToString()
+		return err == nil && strings.Contains(there, "idle ") && strings.Contains(there, "a ")
+	}, 20*time.Second, time.Millisecond)
+	stopIdle()
+	stopA()
+	there, err := w.do("HMGET", a.keys.Clock, "there", "left").AsStrSlice()
+	require.NoError(t, err)
+	require.Equal(t, []string{"", "a"}, there)
+
+	cfg := w.config("b")
+	cfg.GapWait = time.Hour
+	next := newTestLog(w.id(5, 0))
+	all := w.burst(5, 10, 3)
+	next.commit(w.id(6, 0), all...)
+	b := w.store(cfg, next)
+	w.start(b)
+	w.waitMark(b, w.id(6, 0))
+	require.Len(t, w.markers(), 2, "the start, and what lies between the two")
+}
+
 // TestStoppedInstanceWritesWhatTheOtherDoesNot: who has the lease moves the watermark
 // once more, and is gone before it has written what the stopped instance has.
 func TestStoppedInstanceWritesWhatTheOtherDoesNot(t *testing.T) {

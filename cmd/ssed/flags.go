@@ -62,7 +62,7 @@ type flags struct {
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`
 	RedisFeeds   string   `group:"redis" default:"1" placeholder:"N" help:"Pub/Sub links to Redis, 1 or 2. Two are merged by message id: the loss of one then loses nothing, at twice the traffic."`
 	TickInterval string   `group:"redis" default:"100ms" placeholder:"TIME" help:"Time between two marks of the common clock, over all instances."`
-	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"A link on which no mark arrived for so long is cut and made anew; meanwhile ssed is not ready."`
+	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"A subscription on which nothing arrived for so long is cut and made anew; meanwhile ssed is not ready."`
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
 	Inbox          string `group:"history" default:"auto" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance, and of this --stream-prefix alone. auto is sse:inbox for the prefix sse:stream:, app:inbox for app:stream:, and inbox:chat: for a prefix such as chat:. off turns it off; it takes --history=on."`
