@@ -60,6 +60,9 @@ func (s *shard) admit(a *front.Stream) {
 	if s.subs.at(c.sub).sibling != 0 {
 		c.flags |= slotMany
 	}
+	if len(a.Channels) >= crowd {
+		c.flags |= slotCrowd
+	}
 	s.count.attached.Add(1)
 	s.newcomers.push(newcomer{ref{i, c.gen}, attachment{a, resume}})
 }

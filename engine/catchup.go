@@ -24,10 +24,13 @@ func (s *shard) mergeSoon(i uint32, came moment) {
 	s.merges.push(queuedSlot{ref{i, s.slots.at(i).gen}, came})
 }
 
-// queueLive notes how far a live slot has come before it is live no longer.
+// queueLive ends that a slot is live. Its pos is exact; one that has left the ring may
+// have no ID any more, and is moved up to where the slot is complete.
 func (s *shard) queueLive(i uint32) {
 	c := s.slots.at(i)
-	c.pos = s.upTo(i)
+	if c.pos < s.log.tail.Load() {
+		c.pos = s.upTo(i)
+	}
 	s.enter(c, phaseQueued)
 }
 

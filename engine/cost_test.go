@@ -70,6 +70,9 @@ func (s *nullShard) fillWith(n int, channels ...string) {
 		if len(channels) > 1 {
 			c.flags |= slotMany
 		}
+		if len(channels) > crowd {
+			c.flags |= slotCrowd
+		}
 	}
 }
 
@@ -238,6 +241,34 @@ func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
 		dearest := s.settle()
 		t.Logf("size %d: first pass %v, dearest later %v", size, first.cost(), dearest)
 		require.Less(t, max(first.cost(), dearest), s.shares.all()+aTurn)
+	}
+}
+
+// TestSmallChannelComesBeforeThoseOfACrowd: streams of 1,024 channels each, as many as make
+// their channels small ones, and messages that come a few at a time over all of them.
+// Whatever comes for a channel of its own meanwhile is delivered in the pass that finds it.
+func TestSmallChannelComesBeforeThoseOfACrowd(t *testing.T) {
+	for _, slots := range []int{4, 16, 64} {
+		s := newNullShard(t)
+		channels := names("c", 1024)
+		s.fillWith(1, "canary")
+		s.fillWith(slots, channels...)
+		var dearest cost
+		for i := range 4 * len(channels) {
+			s.feed.publish(channels[i%len(channels)], "x")
+			if i%20 != 0 { // what comes during a pass
+				continue
+			}
+			s.feed.publish("canary", "x")
+			position := s.log.Position()
+			w := s.counting(func() { s.shard.pass(s.began) })
+			dearest = max(dearest, w.cost())
+			require.Equal(t, position, s.slots.at(1).pos, "after %d messages", i)
+		}
+		s.settle()
+		t.Logf("%d slots: dearest pass %v", slots, dearest)
+		require.Less(t, dearest, 2*millisecond)
+		require.EqualValues(t, slots*4*len(channels)+4*len(channels)/20+1, s.count.delivered.Load())
 	}
 }
 

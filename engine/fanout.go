@@ -46,6 +46,9 @@ const (
 	// smallChannel: up to this many members a channel is served ahead of large ones: at
 	// about 5 µs a write that is a third of a millisecond.
 	smallChannel = 64
+	// crowd is the number of channels beyond which a slot gets the messages of all of them
+	// at once as soon as there is more than one job.
+	crowd = 64
 	// sliceMembers is how many members of a large channel are served before it is the
 	// turn of another one.
 	sliceMembers = 96
@@ -213,7 +216,7 @@ func (s *shard) finish(n uint32) (again bool) {
 func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	j := &s.jobs[n]
 	delivered := s.delivered
-	s.batch.gather(v, j)
+	s.batch.reset() // it is gathered for the first member that takes it
 	if !j.started {
 		j.started = true
 		j.next = s.members.at(j.ch).first
@@ -222,7 +225,7 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 		sub := s.subs.at(j.next)
 		i := sub.slot
 		j.next = sub.next // before the write: a failed one removes the slot
-		s.deliver(i, s.slots.at(i), j)
+		s.deliver(v, i, s.slots.at(i), j)
 		if s.budget.spent() {
 			break
 		}
@@ -232,23 +235,27 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 }
 
 // deliver brings one member up to the end of the job.
-func (s *shard) deliver(i uint32, c *slot, j *job) {
+func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 	s.budget.slots++
 	switch {
 	case c.phase != phaseLive || c.pos >= j.to:
-	case c.pos < j.from && s.batch.whole && (!c.has(slotMany) || s.isQuietBeside(c, j)):
+	case c.pos < j.from && s.isQuietBeside(c, j) && s.batch.gather(v, j):
 		s.writeBatch(i, c, j.to)
 	default:
 		s.mergeSoon(i, j.came)
 	}
 }
 
-// isQuietBeside reports whether a live slot that subscribes to several channels misses
-// nothing of the others up to the end of the job: what it misses are messages of jobs.
-// O(1) while there is one job, else O(n) for n channels.
+// isQuietBeside reports whether a live slot misses nothing of other channels up to the
+// end of the job: what it misses are messages of jobs. A slot of a crowd of channels is
+// not asked, while there are other jobs: to get the messages of all at once costs no more.
+// O(n) for n channels, at most crowd.
 func (s *shard) isQuietBeside(c *slot, j *job) bool {
-	if len(s.jobs)-len(s.freeJobs) == 1 {
+	if !c.has(slotMany) || len(s.jobs)-len(s.freeJobs) == 1 {
 		return true
+	}
+	if c.has(slotCrowd) {
+		return false
 	}
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
 		sub := s.subs.at(n)
@@ -300,23 +307,25 @@ func (b *batch) add(pos uint64, e *entry, seg *segment, skip uint32) (full bool)
 	return false
 }
 
-// gather collects the job's messages. When they are too many for one write, the rest is
-// left for another job. The batch is not whole when the first has left the ring.
-func (b *batch) gather(v *view, j *job) {
-	b.reset()
+// gather makes the batch the job's messages, if it is not. When they are too many for
+// one write, the rest is left for another job. Not whole: the first has left the ring.
+func (b *batch) gather(v *view, j *job) (whole bool) {
+	if b.whole {
+		return true
+	}
 	if j.from < v.tail {
-		return
+		return false
 	}
 	b.whole = true
 	for pos := j.from; ; {
 		e, seg := v.at(pos)
 		if b.bytes >= turnBytes || len(b.frames) == turnMessages || b.add(pos, e, seg, 0) {
 			j.split(b.frames[len(b.frames)-1].pos, pos)
-			return
+			return true
 		}
 		d := uint64(e.next.Load())
 		if d == 0 || pos+d > j.to {
-			return
+			return true
 		}
 		pos += d
 	}

@@ -107,7 +107,11 @@ func (m *model) relink() {
 
 func (m *model) connect() {
 	c := &modelClient{told: make(map[int]bool)}
-	for _, k := range m.rng.Perm(m.channels)[:1+m.rng.IntN(min(m.channels, 4))] {
+	n := 1 + m.rng.IntN(min(m.channels, 4))
+	if m.channels > 2*crowd && m.rng.IntN(3) == 0 {
+		n = 2 * crowd
+	}
+	for _, k := range m.rng.Perm(m.channels)[:n] {
 		c.channels = append(c.channels, fmt.Sprint("c", k))
 	}
 	c.from = sseproto.ID{Ms: m.f.t, Seq: m.f.n}
@@ -333,6 +337,7 @@ var modelWorlds = []modelWorld{
 	{name: "small", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
 	{name: "roomy", ring: 8 << 20, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
 	{name: "many-channels", ring: minRingBytes, channels: 2000, payload: func(rng *rand.Rand) int { return rng.IntN(800) }},
+	{name: "crowded", ring: 4 * minRingBytes, channels: 3 * crowd, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
 	{name: "large-frames", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int {
 		if rng.IntN(500) == 0 {
 			return rng.IntN(3 * minRingBytes) // no ring holds it

@@ -37,6 +37,7 @@ type slotFlags uint8
 const (
 	slotPending slotFlags = 1 << iota // queued or blocked, and bytes outside the ring come first: see shard.pending
 	slotMany                          // subscribes to more than one channel
+	slotCrowd                         // to more than crowd
 	slotNoID                          // its client got no event yet and came without an ID
 	slotStarved                       // blocked, but the kernel had no memory: no edge may follow
 )
@@ -50,10 +51,10 @@ type slot struct {
 	// pos is a position up to which all messages of its channels are written. What lies
 	// behind depends on the phase:
 	//   - arriving: where the log stood when its request was read. Nothing is written.
-	//   - live: what was scanned is written too, but for the jobs at hand. So the pos of a
-	//     quiet slot may be old, also older than the ring. shard.upTo tells the newest one.
-	//   - queued, blocked: exact. Nothing behind is written but off bytes of the next
-	//     message, whichever of its channels it is from. Where the socket filled in the
+	//   - live: exact, but it may be old, also older than the ring: what was scanned since
+	//     is not for it, or in the jobs at hand. shard.upTo tells the newest one.
+	//   - queued, blocked: exact, and not so old that its ID is forgotten. Nothing behind is
+	//     written but off bytes of the next message, whichever channel it is from. Where the socket filled in the
 	//     middle of the ring's messages, pos+1 is that message.
 	//   - ahead, resuming, and with pending bytes that end in a resume: says nothing.
 	pos     uint64
