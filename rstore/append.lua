@@ -1,7 +1,7 @@
 -- Adds a batch to the history and moves the watermark, or does nothing.
--- KEYS: clock, lease, holes, gaps, then the stream of each message.
+-- KEYS: clock, lease, rejected streams, gaps, then the stream of each message.
 -- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
---       lease ttl ms, most holes, most markers, window ms, most entries of a
+--       lease ttl ms, most rejected streams, most markers, window ms, most entries of a
 --       stream, then of each message head, data, and how many ms its channel's
 --       message before it lies back, -1 when nobody knows.
 --       A head is the id, or for few messages: id, retry ms, publisher's id and
@@ -38,7 +38,7 @@ local ahead = tonumber(string.match(through, '^%d+')) - now_ms()
 if ahead > 0 then ttl = ttl + ahead end
 
 -- True when this stream cannot take the message, whatever else is well.
-local function stream_refuses(err, key, id)
+local function stream_rejects(err, key, id)
   if string.match(err, '^WRONGTYPE') then return true end
   if not string.match(err, '^ERR') then return false end
   local info = redis.pcall('XINFO', 'STREAM', key)
@@ -113,9 +113,9 @@ for k = 5, #KEYS do
   if type(r) ~= 'table' then
     added = added + 1
     touched[key] = true
-  elseif stream_refuses(r.err, key, id) then
+  elseif stream_rejects(r.err, key, id) then
     refused = refused + 1
-    refuse(KEYS[1], KEYS[3], key, mark, id)
+    reject(KEYS[1], KEYS[3], key, mark, id)
   else
     redis.call('HSET', KEYS[1], 'watermark', good, 'horizon_mark', good)
     settle()

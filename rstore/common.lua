@@ -37,9 +37,9 @@ end
 
 -- Notes that a stream refused a message: from there on up to it something is missing.
 -- The clock knows up to where there are such notes, should they be evicted or deleted.
-local function refuse(clock, holes, stream, from, id)
-  local old = redis.call('HGET', holes, stream)
-  redis.call('HSET', holes, stream, (old and string.match(old, '^%S+') or from) .. ' ' .. id)
+local function reject(clock, rejected, stream, from, id)
+  local old = redis.call('HGET', rejected, stream)
+  redis.call('HSET', rejected, stream, (old and string.match(old, '^%S+') or from) .. ' ' .. id)
   local reach = redis.call('HGET', clock, 'holes_to')
   if not reach or less(reach, id) then redis.call('HSET', clock, 'holes_to', id) end
 end

@@ -18,21 +18,23 @@
 // up at once and says so on the control channel. The states of a writer, which
 // every answer of a script may change (writerState, adopt):
 //
-//	            first answer             the log has more, the lease is free
-//	┌─────────┐ ───────────▶ ┌──────────┐ ────────────────────▶ ┌─────────┐
-//	│ unknown │              │ watching │                       │ writing │
-//	└─────────┘ ◀─────────── └──────────┘ ◀──────────────────── └─────────┘
-//	             no clock      │      ▲     another one holds the lease, or it   ▲
-//	  the log does not go on   │      │     ran out, or the log lost its place   │
-//	  from the watermark       ▼      │                                          │
-//	                         ┌──────────┐   its offer is the lowest              │
-//	                         │ offering │ ───────────────────────────────────────┘
-//	                         └──────────┘   (behind a gap marker)
+//	unknown ◀──▶ watching ◀──▶ writing
+//	                 ▲            ▲
+//	                 ▼            │
+//	              offering ───────┘
 //
-// unknown asks four times per lease. watching waits for the log while the lease is
-// free, else it asks as often. writing sends what a tick has committed in steps while
-// Redis is near, in one pipeline when a round trip takes longer than
-// Config.FlushInterval.
+//	state     what it does                          then
+//	unknown   asks four times per lease             watching: Redis has a clock
+//	watching  waits for its log while the lease is  writing: its log goes on from the watermark,
+//	          free, else asks as often                 and it got the lease
+//	                                                offering: its log goes on from higher up
+//	                                                unknown: Redis lost the clock
+//	offering  repeats its offer to go on behind a   writing: the offer was the lowest
+//	          gap                                   watching: the watermark has moved
+//	writing   sends what a tick has committed: in   watching: another one holds the lease, or it
+//	          steps while Redis is near, in one        ran out; or the log lost its place
+//	          pipeline when a round trip takes
+//	          longer than Config.FlushInterval
 //
 // A stretch that no log covers gets a gap marker and the watermark moves over
 // it. Instances offer the position from which they can go on; when all that are

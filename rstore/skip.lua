@@ -1,7 +1,7 @@
 -- Offers to go on from a position above the watermark. When nobody moved the
 -- watermark for the wait, the lowest offer wins: gap marker, watermark, lease.
 -- It wins at once when everybody who is there has offered: nobody has more.
--- KEYS: clock, lease, gaps, notes of the inbox, holes.
+-- KEYS: clock, lease, gaps, notes of the inbox, rejected streams.
 -- ARGV: epoch, expected watermark, offered position, instance, wait ms,
 --       lease ttl ms, reason, most markers, how long an instance counts as
 --       there (ms), how long after an outage it is known who is there (ms),
@@ -75,7 +75,7 @@ local function save(key, id, at)
     end
   end
   local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, unpack(message))
-  if type(added) == 'table' then return refuse(KEYS[1], KEYS[5], stream, mark, at) end
+  if type(added) == 'table' then return reject(KEYS[1], KEYS[5], stream, mark, at) end
   redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
   saved = saved + 1
 end
