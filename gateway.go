@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,16 +138,34 @@ func (g *Gateway) subscribers(ctx context.Context, channel string) (int64, error
 func (g *Gateway) Addrs() []net.Addr { return g.engine.Addrs() }
 
 // Ready reports whether the gateway gets messages and takes clients, or in a few words why
-// not. The reason may hold the address of Redis; clients, at /ready of the public
+// not. Where it does both, the reason is what else fails: that the history is not written,
+// or the inbox not moved. The reason may hold the address of Redis; clients, at /ready of the public
 // addresses, are told less.
 func (g *Gateway) Ready() (ok bool, reason string) {
 	switch {
 	case g.draining.Load():
 		return false, "draining"
 	case g.feed != nil:
-		return g.feed.State()
+		if ok, reason = g.feed.State(); !ok {
+			return false, reason
+		}
+		return true, g.trouble()
 	}
 	return true, ""
+}
+
+// trouble tells what does not work beside the streams that are open.
+func (g *Gateway) trouble() string {
+	var list []string
+	if g.store != nil {
+		if text := g.store.Trouble(); text != "" {
+			list = append(list, "the history is not written: "+text)
+		}
+	}
+	if text := g.feed.InboxTrouble(); text != "" {
+		list = append(list, "the inbox stands still: "+text)
+	}
+	return strings.Join(list, "; ")
 }
 
 // readyForClients is Ready with what everybody may know of the reason.

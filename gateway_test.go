@@ -252,6 +252,31 @@ func TestGatewayThatWouldHarmOthersEndsRun(t *testing.T) {
 	f("a longer prefix", "sse:stream:x", fleet.ErrNested, func(cfg *ssed.Config) { cfg.Feed.Prefix = "sse:stream:x" })
 }
 
+// A gateway without its history, or with an inbox that stands still, serves, and says so.
+func TestWhatFailsBesideTheStreamsIsTold(t *testing.T) {
+	f := func(key, text string) {
+		t.Run(key, func(t *testing.T) {
+			server := redistest.Start(t)
+			_, err := server.Do("SADD", key, "of another type")
+			require.NoError(t, err)
+			cfg := onRedis(t, server)
+			cfg.Feed.Inbox = "sse:inbox"
+			gateway, _ := serve(t, cfg)
+			require.Eventually(t, func() bool {
+				ok, reason := gateway.Ready()
+				return ok && strings.Contains(reason, text) && strings.Contains(reason, "WRONGTYPE")
+			}, 20*time.Second, time.Millisecond)
+			_, err = server.Do("DEL", key)
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { ok, reason := gateway.Ready(); return ok && reason == "" }, 20*time.Second, time.Millisecond)
+		})
+	}
+	f("{sse:stream:}:writer", "the history is not written: one of the keys {sse:stream:}:clock, {sse:stream:}:writer")
+	f("{sse:stream:}:gaps", "the history is not written: one of the keys ")
+	f("{sse:stream:}:inbox", "the inbox stands still: ")
+	f("sse:inbox", "the inbox stands still: ")
+}
+
 // An instance lists the others: a gateway without the program is among them.
 func TestOtherInstancesAreToldOfTheGateway(t *testing.T) {
 	server := redistest.Start(t)

@@ -80,9 +80,19 @@ type counters struct {
 	times        [len(TimeBounds) + 1]atomic.Uint64
 	timeSumNanos atomic.Int64
 
+	trouble   atomic.Pointer[string] // why the writer does not get on; nil: it does
 	writer    atomic.Bool
 	watermark atomic.Pointer[sseproto.ID]
 	behind    atomic.Int64 // Unix ns since when messages wait, 0 when none do
+}
+
+// Trouble tells in a few words why this instance cannot write the history, or look whether
+// it has to; "" when it can. Safe for concurrent use.
+func (s *Store) Trouble() string {
+	if text := s.count.trouble.Load(); text != nil {
+		return *text
+	}
+	return ""
 }
 
 // Stats returns a snapshot. Safe for concurrent use.

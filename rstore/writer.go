@@ -3,6 +3,7 @@ package rstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"strconv"
@@ -398,6 +399,10 @@ func (w *writer) failed(text, code string) outcome {
 	if w.failures == 1 {
 		return after(0)
 	}
+	if code == redisconn.CodeWrongType {
+		text = fmt.Sprintf("one of the keys %s, %s, %s, %s holds another type: %s", w.keys.Clock, w.keys.Lease, w.keys.Gaps, w.keys.Rejected, text)
+	}
+	w.count.trouble.Store(&text)
 	if failures, tell := w.outage.Failed(); tell {
 		w.log.Error("history: it is not written", "error", text, "failures", failures)
 	}
@@ -406,6 +411,7 @@ func (w *writer) failed(text, code string) outcome {
 
 func (w *writer) recovered() {
 	w.failures = 0
+	w.count.trouble.Store(nil)
 	if w.outage.Worked() {
 		w.log.Info("history: it is written again")
 	}

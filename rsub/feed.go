@@ -141,6 +141,15 @@ func (f *Feed) State() (synced bool, reason string) {
 	return false, "waiting for the first tick"
 }
 
+// InboxTrouble tells why this instance, which leads the ticks, cannot move the entries of
+// the inbox; "" when it can or need not.
+func (f *Feed) InboxTrouble() string {
+	if text := f.ticker.inbox.trouble.Load(); text != nil {
+		return *text
+	}
+	return ""
+}
+
 // Stats returns the counters.
 func (f *Feed) Stats() Stats {
 	s := f.counters.snapshot()

@@ -76,6 +76,7 @@ type inbox struct {
 
 	memory   inboxMemories
 	counts   inboxCounts
+	trouble  atomic.Pointer[string] // why the last look at the inbox failed; nil: it did not
 	logEntry throttle.Line
 	logFail  throttle.Line
 }
@@ -184,6 +185,7 @@ func (in *inbox) take(words []string) error {
 	}
 	if len(words) == 0 {
 		in.idle()
+		in.trouble.Store(nil)
 		return nil
 	}
 	if len(words) < reportWords {
@@ -208,6 +210,7 @@ func (in *inbox) take(words []string) error {
 		in.failed(failure)
 		return nil
 	}
+	in.trouble.Store(nil)
 	in.counts.length.Store(length)
 	in.counts.batches.Store(batches)
 	if kept {
@@ -311,6 +314,7 @@ func (in *inbox) pause(interval time.Duration) time.Duration {
 
 func (in *inbox) failed(text string) {
 	in.idle()
+	in.trouble.Store(&text)
 	in.counts.failures.Add(1)
 	if dropped, ok := in.logFail.Allow(); ok {
 		in.feed.cfg.Logger.Error("inbox: Redis refuses to work on it", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)

@@ -139,14 +139,18 @@ func (a *API) health(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (a *API) ready(w http.ResponseWriter, r *http.Request) {
-	if ok, reason := a.cfg.Ready(); !ok {
-		if a.keys == nil && !a.isOwnHost(r.Host) { // an address of Redis is not for every page
-			reason = "not told by this name"
-		}
-		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": reason})
-		return
+	ok, reason := a.cfg.Ready()
+	if reason != "" && a.keys == nil && !a.isOwnHost(r.Host) { // an address of Redis is not for every page
+		reason = "not told by this name"
 	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	switch {
+	case !ok:
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": reason})
+	case reason != "":
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ready", "reason": reason})
+	default:
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	}
 }
 
 // jsonErrors makes JSON of the answers that the mux gives by itself: 404 and 405.

@@ -14,7 +14,7 @@ type Stats struct {
 	Uptime   float64   `json:"uptime_seconds"`
 	Now      time.Time `json:"now"`
 	Ready    bool      `json:"ready"`
-	Reason   string    `json:"reason"` // why not ready
+	Reason   string    `json:"reason"` // why not ready, or what fails although it is
 	Draining bool      `json:"draining"`
 
 	Streams        int64 `json:"streams"`
