@@ -15,6 +15,7 @@ func (g *Gateway) settings() []fleet.Setting {
 		{Name: "max message bytes", Value: strconv.Itoa(g.cfg.Streams.MaxMessageBytes), Harmful: true},
 		{Name: "inbox", Value: g.cfg.Feed.Inbox, Harmful: true},
 	}
+	list = append(list, fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel})
 	if g.store == nil {
 		return append(list, fleet.Setting{Name: "history"})
 	}

@@ -513,6 +513,20 @@ func TestReleasedLeaseIsTold(t *testing.T) {
 	}
 }
 
+// TestRedisThatRefusesWritesIsNamed: messages come, and are committed when it takes writes again.
+func TestRedisThatRefusesWritesIsNamed(t *testing.T) {
+	s := redistest.Start(t)
+	in := start(t, s.URL(), "in")
+	waitSynced(t, in)
+	do(t, s, "CONFIG", "SET", "min-replicas-to-write", "1")
+	flush(t, s, "meanwhile", in)
+	eventually(t, func() bool { _, why := in.State(); return strings.Contains(why, "NOREPLICAS") }, "no reason")
+	do(t, s, "CONFIG", "SET", "min-replicas-to-write", "0")
+	waitSynced(t, in)
+	flush(t, s, "end", in)
+	require.Len(t, in.sink.spans, 1)
+}
+
 // TestSpoiledClockIsRepaired: somebody has written into it by hand.
 func TestSpoiledClockIsRepaired(t *testing.T) {
 	s := redistest.Start(t)
