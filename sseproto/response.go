@@ -133,6 +133,7 @@ func appendCommon(dst []byte, date time.Time, cors *CORS, fields []Field) []byte
 		dst = date.UTC().AppendFormat(dst, http.TimeFormat)
 		dst = append(dst, "\r\n"...)
 	}
+	dst = append(dst, "X-Content-Type-Options: nosniff\r\n"...)
 	dst = cors.appendTo(dst)
 	for _, f := range fields {
 		dst = appendField(dst, f.Name, f.Value)
@@ -142,6 +143,13 @@ func appendCommon(dst []byte, date time.Time, cors *CORS, fields []Field) []byte
 
 func (c *CORS) appendTo(dst []byte) []byte {
 	dst = appendField(dst, "Access-Control-Allow-Origin", c.AllowOrigin)
+	// Who may read an answer asks for it by CORS. Others must not even get it into their
+	// process, as an image or a script (Fetch §3.7).
+	if c.AllowOrigin == "*" {
+		dst = append(dst, "Cross-Origin-Resource-Policy: cross-origin\r\n"...)
+	} else {
+		dst = append(dst, "Cross-Origin-Resource-Policy: same-origin\r\n"...)
+	}
 	if c.Credentials {
 		dst = append(dst, "Access-Control-Allow-Credentials: true\r\n"...)
 	}

@@ -28,7 +28,8 @@ var testDate = time.Date(2026, time.November, 8, 23, 1, 2, 0, time.FixedZone("",
 
 func TestStreamHeadIsWhatTheContractSays(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n"+
-		"X-Accel-Buffering: no\r\nConnection: close\r\n\r\n", string(new(StreamHead).AppendTo(nil)))
+		"X-Accel-Buffering: no\r\nConnection: close\r\n"+
+		"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n\r\n", string(new(StreamHead).AppendTo(nil)))
 	h := StreamHead{Date: testDate, CORS: CORS{AllowOrigin: "https://app.example", Credentials: true, VaryOrigin: true}, Fields: []Field{{"X-A", "b"}}}
 	resp, _ := readAnswer(t, h.AppendTo(nil), "GET")
 	require.Equal(t, 200, resp.StatusCode)
@@ -40,6 +41,8 @@ func TestStreamHeadIsWhatTheContractSays(t *testing.T) {
 		"Access-Control-Allow-Origin":      {"https://app.example"},
 		"Access-Control-Allow-Credentials": {"true"},
 		"Vary":                             {"Origin"},
+		"X-Content-Type-Options":           {"nosniff"},
+		"Cross-Origin-Resource-Policy":     {"same-origin"},
 		"X-A":                              {"b"},
 	}, resp.Header)
 	require.True(t, resp.Close)
@@ -56,6 +59,11 @@ func TestAnswers(t *testing.T) {
 		flat := map[string]string{}
 		for name, values := range resp.Header {
 			flat[name] = strings.Join(values, "|")
+		}
+		want["X-Content-Type-Options"] = "nosniff"
+		want["Cross-Origin-Resource-Policy"] = "same-origin"
+		if r.CORS.AllowOrigin == "*" {
+			want["Cross-Origin-Resource-Policy"] = "cross-origin"
 		}
 		require.Equal(t, want, flat)
 	}

@@ -70,10 +70,24 @@ func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([
 		// The body is not read, so nothing after this head is taken for a request.
 		return f.appendText(dst, req, http.StatusRequestEntityTooLarge, "a request to this path has no body")
 	}
-	if string(req.Path) == pathHealth {
-		return f.appendText(dst, req, http.StatusOK, "ok")
+	return f.append(dst, req, f.probed(string(req.Path)))
+}
+
+// probed is the answer to a probe: of pathHealth or pathReady.
+func (f *Front) probed(path string) *sseproto.Response {
+	if path == pathHealth {
+		return &sseproto.Response{Status: http.StatusOK, Body: "ok\n"}
 	}
-	return f.appendReadiness(dst, req)
+	if _, why, ok := f.availability(); !ok {
+		return &sseproto.Response{Status: http.StatusServiceUnavailable, Body: why + "\n"}
+	}
+	return &sseproto.Response{Status: http.StatusOK, Body: "ready\n"}
+}
+
+// isProbe reports whether a request is one for the health or the readiness.
+func isProbe(req *sseproto.Request) bool {
+	isGet := string(req.Method) == http.MethodGet || string(req.Method) == http.MethodHead
+	return isGet && !req.HasBody() && (string(req.Path) == pathHealth || string(req.Path) == pathReady)
 }
 
 // isKnownMethod tells the methods of RFC 9110 §9.3 and RFC 5789, which are refused
@@ -93,13 +107,6 @@ func (f *Front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterA
 		resp.CORS = f.cors.preflight(req)
 	}
 	return f.append(dst, req, &resp)
-}
-
-func (f *Front) appendReadiness(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
-	if _, why, ok := f.availability(); !ok {
-		return f.appendText(dst, req, http.StatusServiceUnavailable, why)
-	}
-	return f.appendText(dst, req, http.StatusOK, "ready")
 }
 
 // appendStream answers a request for a stream. If it can be had, nothing is written: who
@@ -143,17 +150,25 @@ func (f *Front) appendUnavailable(dst []byte, req *sseproto.Request, reason Refu
 }
 
 // appendOverload answers on a connection that there is no room to read from. Input
-// is what has arrived of its request.
+// is what has arrived of its request. A probe gets the truth: an orchestrator that hears of
+// the limit where it asks for the health ends the process.
 func (f *Front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 	req, n, err := sseproto.ParseRequest(input, f.limits)
-	if err == nil && n > 0 && string(req.Path) != pathStream {
+	isWhole := err == nil && n > 0
+	if isWhole && isProbe(&req) {
+		resp := f.probed(string(req.Path))
+		resp.Close = true
+		dst, _ = f.append(dst, &req, resp)
+		return dst
+	}
+	if isWhole && (string(req.Path) != pathStream || !wantsEventStream(&req)) {
 		f.counters.refused[reason].Add(1)
 		dst, _ = f.append(dst, &req, &sseproto.Response{
 			Status: statusFor(reason), Close: true, RetryAfter: f.retryDelay(reason), Body: "overloaded\n",
 		})
 		return dst
 	}
-	if err == nil && n > 0 {
+	if isWhole {
 		dst, _ = f.appendUnavailable(dst, &req, reason, "overloaded")
 		return dst
 	}

@@ -139,7 +139,7 @@ func (f *Front) appendDenial(dst []byte, req *sseproto.Request, denial *Denial) 
 func isOurs(name string) bool {
 	switch strings.ToLower(name) {
 	case "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer",
-		"date", "cache-control", "vary":
+		"date", "cache-control", "vary", "x-content-type-options", "cross-origin-resource-policy":
 		return true
 	}
 	return len(name) >= len(corsPrefix) && strings.EqualFold(name[:len(corsPrefix)], corsPrefix)

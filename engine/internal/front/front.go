@@ -30,6 +30,7 @@ type Front struct {
 	tokenSeed maphash.Seed
 	limits    sseproto.Limits
 	deadlines *deadlines
+	lobby     lobby
 	listeners []*listener
 	decisions context.Context    // of the Authorizer's calls
 	giveUp    context.CancelFunc // ends it
@@ -63,6 +64,7 @@ func New(cfg Config, host Host) (*Front, error) {
 
 		subjects: newSubjects(cfg.MaxPerSubject), tokenSeed: maphash.MakeSeed(),
 	}
+	f.lobby.front = f
 	f.deadlines = newDeadlines(cfg.HandshakeTimeout, f.expire)
 	f.decisions, f.giveUp = context.WithCancel(context.Background())
 	for _, address := range cfg.Listen {
@@ -138,6 +140,7 @@ func (f *Front) Close() {
 	f.closing.Store(true)
 	f.giveUp()
 	f.deadlines.close()
+	f.lobby.close()
 	f.handshakes.Wait()
 	f.tasks.Wait()
 	f.sweeper.Wait()

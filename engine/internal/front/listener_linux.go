@@ -46,6 +46,9 @@ const (
 	// even for the moment of a refusal. It holds up the handshakes, which need both
 	// too, and keeps the poller from spinning.
 	acceptPause = 10 * time.Millisecond
+	// maxQueue is how many connections a listener's queue holds: the default of
+	// net.core.somaxconn, which Go asks for.
+	maxQueue = 4096
 )
 
 // listen opens "host:port" or "unix:/path".
@@ -228,9 +231,13 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // refuseLocked answers on a connection that is not going to be read from: to what
 // its request asks for if that is here already, else as a stream would be answered,
-// since clients of streams never come back after anything but a 200.
+// since clients of streams never come back after anything but a 200. When the server is
+// full the request has a moment to come.
 func (l *listener) refuseLocked(fd int, reason RefuseReason) {
 	n, result := sock.Read(fd, l.scratch[:])
+	if result == sock.Again && reason == RefuseFull && l.front.lobby.take(fd, reason) {
+		return
+	}
 	if result != sock.OK {
 		n = 0
 	}
@@ -276,7 +283,8 @@ func (l *listener) startServing() {
 	l.serving = true
 }
 
-// stop refuses what is in the queue and lets no more come. The socket stays open,
+// stop refuses what is in the queue and lets no more come: as much as a queue holds, and
+// what has come meanwhile is reset. The socket stays open,
 // and in netpoll's epoll, until its loop has seen the end and closes it; without a
 // loop it reports false.
 func (l *listener) stop() (hasLoop bool) {
@@ -286,7 +294,7 @@ func (l *listener) stop() (hasLoop bool) {
 		return l.serving
 	}
 	l.stopped = true
-	for l.serving {
+	for n := 0; l.serving && n < maxQueue; n++ {
 		fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err != nil {
 			break

@@ -1,0 +1,89 @@
+package front
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"ssed/engine/internal/wiretest"
+)
+
+// fullHost serves, and has no place left even to refuse somebody.
+func fullHost(t *testing.T) *host {
+	h := serve(t, Config{MaxConnections: 1, HandshakeTimeout: time.Minute, RetryMin: time.Second, RetryMax: time.Second})
+	h.conns.Add(1 + RefusalSlots)
+	t.Cleanup(func() { h.conns.Add(-1 - RefusalSlots) })
+	return h
+}
+
+// An orchestrator that asks for the health of a server under a flood must not be told of
+// the flood: it would end the process.
+func TestProbesAreAnsweredTruthfullyBeyondAllLimits(t *testing.T) {
+	h := fullHost(t)
+	f := func(request string, status int, body string) {
+		t.Helper()
+		for range 5 { // whole when it is accepted, or right behind
+			w := h.dialFrom("").Send(request)
+			resp := w.Answer(http.MethodGet)
+			text, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Equal(t, status, resp.StatusCode)
+			require.Equal(t, body, string(text))
+			require.True(t, resp.Close, "it says what it does")
+			require.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"))
+			w.RequireEnd()
+		}
+	}
+	ready := strings.Replace(getHealth, "health", "ready", 1)
+	f(getHealth, 200, "ok\n")
+	f(ready, 200, "ready\n")
+	require.Zero(t, h.front.Stats().Refused[RefuseFull])
+	h.notReady.Store(true)
+	f(ready, 503, "no feed\n")
+	f(getHealth, 200, "ok\n")
+	f(getStream("a"), 503, "overloaded\n")
+	f(strings.Replace(getHealth, "health", "nowhere", 1), 503, "overloaded\n")
+	require.EqualValues(t, 10, h.front.Stats().Refused[RefuseFull])
+	w := h.dialFrom("").Send(getStream("a", asEventSource))
+	require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+	w.RequireRetry(4*time.Second, 4*time.Second)
+}
+
+// Connections that send nothing do not keep a probe out: the longest waiting one goes.
+func TestSilentConnectionsMakeRoomInTheLobby(t *testing.T) {
+	h := fullHost(t)
+	var silent []*wiretest.Conn
+	for range 3 * lobbySize {
+		silent = append(silent, h.dialFrom(""))
+	}
+	status, _, _ := h.dialFrom("").Send(getHealth).Whole()
+	require.Equal(t, 200, status)
+	for _, w := range silent {
+		require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+		w.RequireRetry(4*time.Second, 4*time.Second)
+		w.RequireEnd()
+	}
+	require.EqualValues(t, len(silent), h.front.Stats().Refused[RefuseFull])
+	eventually(t, func() bool {
+		h.front.lobby.mu.Lock()
+		defer h.front.lobby.mu.Unlock()
+		return len(h.front.lobby.waiting) == 0
+	}, "nobody waits any more")
+}
+
+// Who waits in the lobby when the server closes is answered.
+func TestClosedLobbyAnswersAndTakesNobody(t *testing.T) {
+	h := listenOnly(t, Config{})
+	client := h.dialFrom("")
+	fd, _, err := unix.Accept4(h.front.listeners[0].fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	require.NoError(t, err)
+	require.True(t, h.front.lobby.take(fd, RefuseFull))
+	h.front.lobby.close()
+	require.Equal(t, "text/event-stream", client.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.False(t, h.front.lobby.take(-1, RefuseFull))
+}
