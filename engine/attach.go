@@ -49,6 +49,9 @@ func (s *shard) admit(a *front.Stream) {
 	if resume.kind == resumeNone {
 		c.flags |= slotNoID
 	}
+	if a.TakesID {
+		c.flags |= slotTakesID
+	}
 	c.expires = s.engine.second(a.Expires)
 	c.idle = uint8(s.rng.UintN(sweepsPerBeat)) // spreads the heartbeats of a storm of connects
 	for _, name := range a.Channels {
@@ -136,7 +139,7 @@ func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte 
 		}
 		a.resume = resumePoint{kind: resumeID, id: id}
 		return s.appendStartID(dst, c, a, id)
-	case !a.StartID:
+	case !a.TakesID:
 		return dst
 	}
 	id, settled := s.log.startAt(a.Since)
@@ -149,7 +152,7 @@ func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte 
 // appendStartID names the position behind which a new stream gets everything, so that
 // its client can come back before its first event and miss nothing.
 func (s *shard) appendStartID(dst []byte, c *slot, a *attachment, id sseproto.ID) []byte {
-	if !a.StartID || id.IsZero() { // zero: no span has begun yet
+	if !a.TakesID || id.IsZero() { // zero: no span has begun yet
 		return dst
 	}
 	c.flags &^= slotNoID

@@ -69,11 +69,13 @@ func (s *shard) isBefore(i uint32, at *barrier) bool {
 // disconnect closes a stream that is to go on somewhere else, or later, and tells its
 // client when to come back, unless it is in the middle of something. A client without
 // an ID yet is told from where too: it would start at "now" and miss what comes
-// meanwhile. Some clients show that as an empty event, so nobody else gets it.
+// meanwhile. Some clients show that as an empty event, so of the others only those get
+// it that do not: the ID of a quiet channel may be so old that nothing proves any more
+// what came since.
 func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
 	if c.phase == phaseLive {
 		line := sseproto.AppendRetry(nil, s.retryDelay())
-		if c.has(slotNoID) {
+		if c.has(slotNoID | slotTakesID) {
 			line = s.appendPlace(line, i)
 		}
 		_, _ = s.writeBytes(c, line)

@@ -257,27 +257,30 @@ func TestAnswerIsBoundedBySubscriptionsToo(t *testing.T) {
 
 // TestPlannedEndTellsAPlaceToWhoHasNone: a client without an ID would miss what comes
 // until it is back; one that has an ID is not told another, some show that as an event.
+// Who does not gets a place in any case: its ID may be old.
 func TestPlannedEndTellsAPlaceToWhoHasNone(t *testing.T) {
 	h := shardByHand(t, nil)
 	quiet, served := h.arrive(t, resumePoint{}, "quiet"), h.arrive(t, resumePoint{}, "a")
 	first := h.f.publish("a", "x")
-	back := h.arrive(t, after(first), "quiet")
+	back, browser := h.arrive(t, after(first), "quiet"), h.arrive(t, after(first), "quiet")
+	h.slots.at(4).flags |= slotTakesID
 	served.next(1)
-	for _, c := range []*testClient{quiet, back} {
+	for _, c := range []*testClient{quiet, back, browser} {
 		require.NoError(t, c.read(), "the head")
 	}
 	last := h.f.publish("noise", "x")
 	h.pass()
-	for i, reason := range []CloseReason{CloseDrain, CloseAdmin, CloseExpired} {
+	for i, reason := range []CloseReason{CloseDrain, CloseAdmin, CloseExpired, CloseDrain} {
 		h.disconnect(uint32(i+1), h.slots.at(uint32(i+1)), reason)
 	}
-	for _, c := range []*testClient{quiet, served, back} {
+	for _, c := range []*testClient{quiet, served, back, browser} {
 		c.forget()
 		require.Empty(t, c.ended())
 		_, told := c.dec.Retry()
 		require.True(t, told)
 	}
 	require.Equal(t, last.String(), string(quiet.dec.LastEventID()))
+	require.Equal(t, last.String(), string(browser.dec.LastEventID()))
 	require.Empty(t, served.dec.LastEventID())
 	require.Empty(t, back.dec.LastEventID())
 }

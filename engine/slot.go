@@ -39,6 +39,7 @@ const (
 	slotMany                          // subscribes to more than one channel
 	slotCrowd                         // to more than crowd
 	slotNoID                          // its client got no event yet and came without an ID
+	slotTakesID                       // its client takes an id without data
 	slotStarved                       // blocked, but the kernel had no memory: no edge may follow
 )
 

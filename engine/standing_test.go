@@ -21,7 +21,7 @@ func request(t *testing.T, e *Engine, since front.Standing, channels ...string) 
 func requestNamed(t testing.TB, e *Engine, since front.Standing, named bool, channels ...string) *testClient {
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
-	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since, StartID: named})
+	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since, TakesID: named})
 	return newTestClient(t, conn)
 }
 

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -73,6 +75,40 @@ func TestNothingIsLostFromOpenOnWhenTheNextInstanceIsNew(t *testing.T) {
 	p.publish("a", "while away")
 	two.waitReady()
 	connect(t, two, id, "a").want("while away")
+}
+
+// The ID of a client on a quiet channel grows old. A planned end tells a new one to who
+// shows nothing for it, so that the next instance need not prove what came in all that time.
+func TestPlannedEndRenewsTheIDOfAQuietClient(t *testing.T) {
+	in := start(t)
+	for query, renewed := range map[string]bool{"": true, "&start=id": true, "&start=none": false} {
+		old := startOf(t, in, "", asEventSource...)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, in.public+"/sse/connect?channel_id=a"+query, nil)
+		require.NoError(t, err)
+		for i := 0; i < len(asEventSource); i += 2 {
+			req.Header.Set(asEventSource[i], asEventSource[i+1])
+		}
+		req.Header.Set("Last-Event-ID", old)
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err)
+		in.publish("noise", "x")
+		closeAll(t, in)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		id := regexp.MustCompile(`(?m)^id: (.+)$`).FindStringSubmatch(string(body))
+		require.Equal(t, renewed, id != nil, "%s: %q", query, body)
+		if renewed {
+			require.NotEqual(t, old, id[1])
+		}
+	}
+}
+
+// closeAll lets an operator close the streams of the channel a.
+func closeAll(t *testing.T, in *instance) {
+	t.Helper()
+	in.eventually("one stream", func() bool { return in.metric("ssed_streams") == 1 })
+	in.api("DELETE", "/api/connections?channel=a", "", 200, nil)
 }
 
 func TestStartIDIsForWhoShowsItNotOrAsks(t *testing.T) {

@@ -72,7 +72,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	lastEventID, resumes := lastEventIDOf(req)
 	return verdict{stream: &Stream{
 		FD: c.fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
-		LastEventID: lastEventID, Resumes: resumes, StartID: !resumes && f.wantsStartID(req, start),
+		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, start),
 		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client),
 	}}
 }

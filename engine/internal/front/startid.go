@@ -16,7 +16,8 @@ const (
 	StartIDOff
 )
 
-// wantsStartID decides for a client without a Last-Event-ID.
+// wantsStartID decides whether a client is sent an id without data: where its stream
+// begins, without a Last-Event-ID, and where it ends by plan.
 func (f *Front) wantsStartID(req *sseproto.Request, asked sseproto.Start) bool {
 	switch {
 	case asked != sseproto.StartDefault:

@@ -19,7 +19,7 @@ type Stream struct {
 	LastEventID string    // as sent, at most 256 bytes of it; owned
 	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	Expires     time.Time // close at this time, by the monotonic clock; zero: never
-	StartID     bool      // a stream without one begins with its position
+	TakesID     bool      // the client shows nothing for an id without data, or wants it
 	Peer        uint32    // handle for Release when the descriptor is closed; 0: none
 	Subject     uint32    // handle for Release, as Peer; 0: the grant named none
 	Ends        time.Time // when the grant is over, by the wall clock; zero: never
