@@ -28,6 +28,7 @@ const (
 	largeEach     = 100
 	largeBytes    = 64 << 10
 	smallEach     = 10
+	givenBack     = 8 << 20 // what may be left of the memory in which ssed has grown
 	hostileAddr   = "127.0.0.1"
 	lawfulAddr    = "127.0.0.2"
 )
@@ -35,7 +36,8 @@ const (
 // BenchmarkHostileResumes is what a lawful resume of ten messages takes beside clients
 // that ask for 200 MiB of history each, or that ask for history and leave, 300 times a
 // second. Reported too is what Redis sends for each byte that clients get, and how far
-// the memory of ssed grows. The process is new, so that nothing comes from its ring.
+// the memory of ssed grows, and after how long it is given back, which must not be more
+// than a minute. The process is new, so that nothing comes from its ring.
 func BenchmarkHostileResumes(b *testing.B) {
 	for _, clients := range []int{1, 6} {
 		b.Run(fmt.Sprint("large=", clients), func(b *testing.B) {
@@ -168,6 +170,9 @@ func (w *resumeWorld) measure(b *testing.B, hostile func(context.Context) int64)
 		took := time.Since(start)
 		sent = w.sentBytes(b) - sent
 		peak := w.resident(b, "VmHWM")
+		ended := time.Now()
+		eventually(b, "the memory is given back", func() bool { return w.resident(b, "VmRSS")-before < givenBack })
+		b.ReportMetric(time.Since(ended).Seconds(), "given-back-s")
 		b.ReportMetric(float64(sent)/(1<<20), "redis-MiB")
 		b.ReportMetric(float64(got)/(1<<20), "clients-MiB")
 		b.ReportMetric(float64(peak-before)/(1<<20), "grown-MiB")

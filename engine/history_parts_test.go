@@ -206,3 +206,31 @@ func TestHistoryWriterThatIsTooLateIsToldWhereItGoesOn(t *testing.T) {
 	require.Len(t, got, 5000-int(evicted))
 	require.Equal(t, sseproto.ID{Ms: 1100}, through)
 }
+
+// endlessHistory has more for a backfill than anybody can take.
+type endlessHistory struct {
+	*memoryHistory
+	given int
+}
+
+func (h *endlessHistory) Range(ctx context.Context, _ []string, after, _ sseproto.ID, r sseproto.Replay) error {
+	data := strings.Repeat("x", 1000)
+	for h.given = 0; ctx.Err() == nil; h.given++ {
+		r.Event(0, sseproto.ID{Ms: after.Ms, Seq: after.Seq + uint64(h.given) + 1}, sseproto.Message{Data: data})
+	}
+	return ctx.Err()
+}
+
+// TestBackfillThatIsTooLargeIsNotReadToItsEnd: streams are sent to the history at once.
+func TestBackfillThatIsTooLargeIsNotReadToItsEnd(t *testing.T) {
+	h := &endlessHistory{memoryHistory: newMemoryHistory()}
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	c := joined(t, e, resumePoint{}, "a")
+	e.log.CloseSpan(f.publish("a", "m"))
+	again := startFeed(e, 2000)
+	again.tick(sseproto.ID{Ms: 2000})
+	c.ended()
+	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
+	require.Less(t, h.given, minRingBytes/1000)
+}

@@ -79,9 +79,13 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 		waiters: make(map[replayWaiter]*replayRequest),
 	}
 	r.some.L = &r.mu
-	r.queue.share = max(1, cfg.HistoryReaders/2)
+	r.queue.share = max(1, cfg.HistoryReaders/readerShares)
 	return r
 }
+
+// readerShares is in how many parts the readers are shared: one part is the most for one
+// address. With 16 readers it has four, which keep a Redis that is near at work.
+const readerShares = 4
 
 // pagesOfRing: the pages of all readers take as much of the ring's size. What is made of
 // them on the way from Redis to the socket is some times as much.
