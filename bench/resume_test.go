@@ -68,7 +68,7 @@ func BenchmarkHostileResumes(b *testing.B) {
 			tick := time.NewTicker(time.Second / 300)
 			defer tick.Stop()
 			var leaving sync.WaitGroup
-			for i := range 300 * 20 {
+			for i := range 300 * 10 {
 				<-tick.C
 				leaving.Go(func() {
 					conn, err := net.Dial("tcp", w.addr.String())
