@@ -20,9 +20,10 @@ const (
 // encoded is the frame of a message, made before its position is known and without the
 // log's lock. Data of 1 MiB takes 0.1 to 3 ms, and up to 7 MiB of memory.
 type encoded struct {
-	buf  []byte // headroom, what follows the position in the frame, and the data as it came if the frame does not tell it
-	raw  int    // bytes of that data
-	data int    // bytes of the message's data
+	buf  []byte   // headroom, what follows the position in the frame, and the data as it came if the frame does not tell it
+	seg  *segment // buf is its, and nothing else is in it; nil: buf is to be copied into one
+	raw  int      // bytes of that data
+	data int      // bytes of the message's data
 }
 
 // encode makes the frame of a large message; nil for a small one.
@@ -36,36 +37,46 @@ func (l *Log) encode(m *sseproto.Message) *encoded {
 	}
 	lines := strings.Count(m.Data, "\n") + strings.Count(m.Data, "\r")
 	size := headroom + len(m.Event) + len(m.ID) + len(m.Data) + lines*len("data: ") + frameOverhead + e.raw
-	e.buf = make([]byte, headroom-len(noPositionLine), size)
-	e.buf = sseproto.AppendEvent(e.buf, sseproto.ID{}, *m)
+	if size > l.segmentBytes {
+		e.seg = newSegment(size, 1)
+		e.buf = e.seg.buf
+	} else {
+		e.buf = make([]byte, size)
+	}
+	e.buf = sseproto.AppendEvent(e.buf[:headroom-len(noPositionLine)], sseproto.ID{}, *m)
 	if e.raw > 0 {
 		e.buf = append(e.buf, m.Data...)
 	}
-	if cap(e.buf) > len(e.buf)+len(e.buf)/8 { // invalid bytes made it grow
-		e.buf = append(make([]byte, 0, len(e.buf)), e.buf...)
+	if e.seg != nil && len(e.buf) > len(e.seg.buf) { // invalid bytes made it grow
+		e.seg.release()
+		e.seg = newSegment(len(e.buf), 1)
+		copy(e.seg.buf, e.buf)
+		e.buf = e.seg.buf
 	}
 	return e
 }
 
-// frame writes the position and returns the frame, with the data behind it.
-func (e *encoded) frame(id sseproto.ID) []byte {
+// frame writes the position, and returns where in buf the frame begins, with the data
+// behind it.
+func (e *encoded) frame(id sseproto.ID) (start int) {
 	var line [headroom]byte
 	text := id.AppendTo(append(line[:0], "id: "...))
-	start := headroom - len(text)
+	start = headroom - len(text)
 	copy(e.buf[start:], text)
-	return e.buf[start:]
+	return start
 }
 
 // putEncodedLocked puts a frame into the ring. A large one becomes a segment as it is.
 func (l *Log) putEncodedLocked(id sseproto.ID, name string, e *encoded) {
-	frame := e.frame(id)
-	if len(frame) <= l.segmentBytes {
-		seg := l.roomLocked(len(frame))
-		copy(seg.buf[seg.used:], frame)
-		l.publishLocked(seg, kindLive, id, name, len(frame)-e.raw, e.raw)
-		return
+	start := e.frame(id)
+	size := len(e.buf) - start
+	seg := e.seg
+	if seg != nil {
+		seg.used = start
+		l.pushSegmentLocked(seg)
+	} else {
+		seg = l.roomLocked(size)
+		copy(seg.buf[seg.used:], e.buf[start:])
 	}
-	seg := &segment{buf: frame, entries: make([]entry, 1)}
-	l.pushSegmentLocked(seg)
-	l.publishLocked(seg, kindLive, id, name, len(frame)-e.raw, e.raw)
+	l.publishLocked(seg, kindLive, id, name, size-e.raw, e.raw)
 }

@@ -44,47 +44,6 @@ type entry struct {
 
 const entryBytes = int(unsafe.Sizeof(entry{}))
 
-// segment is a part of the ring: frames and their records, filled in order. The
-// two slices keep their full length; how much is in use is the log's business,
-// readers stay below head.
-type segment struct {
-	// fixed after construction
-	buf     []byte
-	entries []entry
-	pooled  bool // of the common size: worth keeping
-
-	// guarded by Log.mu
-	used int       // bytes of buf
-	n    int       // entries
-	born time.Time // when the first of them came
-}
-
-func (s *segment) bytes() int64 { return int64(len(s.buf)) + int64(len(s.entries)*entryBytes) }
-
-// space is what is left of buf, as a slice to append to.
-func (s *segment) space() []byte { return s.buf[s.used:s.used] }
-
-// frame returns the encoded event; valid while the reader's view pins it.
-func (s *segment) frame(e *entry) []byte { return s.buf[e.off : e.off+e.size : e.off+e.size] }
-
-// message returns what was published; its strings are borrowed from the segment and
-// from scratch, which it returns for the next one.
-func (s *segment) message(e *entry, scratch []byte) (sseproto.Message, []byte) {
-	kept := s.buf[e.off+e.size : e.off+e.size+e.raw]
-	return sseproto.ParseFrame(s.frame(e), kept, scratch)
-}
-
-// segmentRef places a segment in the ring. The positions are kept by value since
-// a reused segment changes while old indexes are still looked at.
-type segmentRef struct {
-	first uint64
-	seg   *segment
-}
-
-// frameBytesPerEntry sizes the record array of a segment: with frames of this
-// mean size both fill up together. Smaller frames seal a segment early.
-const frameBytesPerEntry = 128
-
 // coverage is the part of the log that vouches for completeness: every message
 // with an ID beyond from is at position first or later.
 type coverage struct {
@@ -120,7 +79,9 @@ type Log struct {
 
 	mu        sync.Mutex    // orders writers; never held across a system call, see unlock
 	size      int64         // bytes of all segments in the ring
-	free      []*segment    // pooled segments that no reader can see
+	free      []*segment    // of the common size, seen by no reader
+	retired   []segmentRef  // left the ring; a reader may still see them. first: the tail since then
+	unused    []*segment    // to give back once mu is released
 	wake      uint64        // shards to wake once mu is released
 	positions positionIndex // IDs of positions, also of evicted ones
 	spans     spanList
@@ -386,12 +347,11 @@ func (l *Log) pushSegmentLocked(seg *segment) {
 	l.wake = ^uint64(0) // no shard's cursor stays behind by more than a segment
 }
 
-// takeSegmentLocked returns an empty segment, from the pool when one of the
+// takeSegmentLocked returns an empty segment, one that was in use before when one of the
 // common size will do.
 func (l *Log) takeSegmentLocked(size int) *segment {
-	records := max(l.segmentBytes/frameBytesPerEntry, 16)
 	if size > l.segmentBytes { // one large frame gets a segment of its own
-		return &segment{buf: make([]byte, size), entries: make([]entry, 1)}
+		return newSegment(size, 1)
 	}
 	if n := len(l.free); n > 0 {
 		seg := l.free[n-1]
@@ -399,7 +359,9 @@ func (l *Log) takeSegmentLocked(size int) *segment {
 		seg.used, seg.n = 0, 0
 		return seg
 	}
-	return &segment{buf: make([]byte, l.segmentBytes), entries: make([]entry, records), pooled: true}
+	seg := newSegment(l.segmentBytes, max(l.segmentBytes/frameBytesPerEntry, 16))
+	seg.common = true
+	return seg
 }
 
 // evictLocked takes the segments off the ring: new tail first, so that readers
@@ -427,25 +389,50 @@ func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 // poolSegments bounds the segments kept for reuse: one to fill, one in reserve.
 const poolSegments = 2
 
-// recycleLocked keeps a segment for reuse unless a reader may be looking at it;
-// then the garbage collector takes it when the reader is done.
+// recycleLocked gives a segment back that left the ring when its tail became this one: to
+// be filled again, or to the system. While a reader may look at it, it waits.
 func (l *Log) recycleLocked(seg *segment, tail uint64) {
-	if !seg.pooled || len(l.free) >= poolSegments {
-		return
-	}
-	for _, r := range l.readers {
-		if r.pin.Load() < tail {
-			return
-		}
-	}
-	l.free = append(l.free, seg)
+	l.retired = append(l.retired, segmentRef{tail, seg})
+	l.reclaimLocked()
 }
 
-// unlock ends a writer's turn and then wakes the shards that have something to do.
+// reclaimLocked gives back those of the retired segments that no reader can see any more.
+func (l *Log) reclaimLocked() {
+	pinned := uint64(noPosition)
+	for _, r := range l.readers {
+		pinned = min(pinned, r.pin.Load())
+	}
+	kept := l.retired[:0]
+	for _, ref := range l.retired {
+		switch {
+		case pinned < ref.first:
+			kept = append(kept, ref)
+		case ref.seg.common && len(l.free) < poolSegments:
+			l.free = append(l.free, ref.seg)
+		default:
+			l.unused = append(l.unused, ref.seg)
+		}
+	}
+	clear(l.retired[len(kept):])
+	l.retired = kept
+}
+
+// reclaim gives back what readers kept when the ring turned last.
+func (l *Log) reclaim() {
+	l.mu.Lock()
+	defer l.unlock()
+	l.reclaimLocked()
+}
+
+// unlock ends a writer's turn. Then it wakes the shards that have something to do, and
+// gives memory back.
 func (l *Log) unlock() {
-	wake := l.wake
-	l.wake = 0
+	wake, unused := l.wake, l.unused
+	l.wake, l.unused = 0, nil
 	l.mu.Unlock()
+	for _, seg := range unused {
+		seg.release()
+	}
 	if wake != 0 {
 		l.onAppend(wake)
 	}

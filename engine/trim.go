@@ -32,6 +32,7 @@ func (e *Engine) trim(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		e.log.reclaim()
 		now := e.front.Accepted() * handshakeGarbage
 		if e.replayer != nil {
 			now += uint64(e.replayer.bytes.Load())

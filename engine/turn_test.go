@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +164,60 @@ func TestFrameStaysWhatItIsWhileAViewIsOpen(t *testing.T) {
 	turned := len(h.log.free)
 	h.turn()
 	require.Positive(t, turned+len(h.log.free), "segments are used again when nobody looks")
+}
+
+// TestMemoryOfSegmentsIsGivenBackWhenNobodyLooks, and not before: a reader that still saw a
+// frame would crash, or read 0xDB where the memory is on the heap.
+func TestMemoryOfSegmentsIsGivenBackWhenNobodyLooks(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.RingBytes = 1 << 20 })
+	large := strings.Repeat("large", 100_000)
+	h.f.publish("a", large)
+	v := h.reader.open()
+	e, seg := v.at(h.log.Position())
+	require.False(t, seg.common)
+	frame := seg.frame(e)
+	other := h.log.committed.open()
+	for range 3 {
+		h.turn()
+	}
+	require.Contains(t, string(frame), large)
+	v.close()
+	h.log.reclaim()
+	require.Contains(t, string(frame), large, "another reader looks")
+	require.NotNil(t, seg.memory)
+	other.close()
+	h.log.reclaim()
+	require.Nil(t, seg.memory)
+	require.Empty(t, h.log.retired)
+	require.Empty(t, h.log.unused)
+}
+
+// TestRingIsOutsideTheHeap: the collector runs when the heap has doubled. With the ring in it
+// the process would take twice the ring.
+func TestRingIsOutsideTheHeap(t *testing.T) {
+	if raceEnabled {
+		t.Log("under the race detector the ring is on the heap, see memory_heap.go")
+		return
+	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	l := newLog(64<<20, maxSegmentBytes, 1, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 1})
+	data, large := strings.Repeat("x", 1000), strings.Repeat("x", 2*maxSegmentBytes)
+	for n := uint64(1); l.Stats().Evicted == 0; n++ {
+		l.Append(sseproto.ID{Ms: 1, Seq: 2 * n}, "a", data)
+		if n%100 == 0 {
+			l.Append(sseproto.ID{Ms: 1, Seq: 2*n + 1}, "a", large)
+		}
+	}
+	require.Greater(t, l.Stats().RingBytes, int64(60<<20))
+	require.Less(t, heap(), before+2<<20)
+	runtime.KeepAlive(l)
 }
 
 func TestHalfWrittenMessageIsFinishedBeforeTheNext(t *testing.T) {
