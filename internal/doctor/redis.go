@@ -69,6 +69,7 @@ func (d *doctor) redis(ctx context.Context) {
 	r.settings(ctx)
 	r.clockDifference(ctx)
 	r.fleet(ctx)
+	r.inbox(ctx)
 	r.window(ctx)
 }
 
