@@ -195,14 +195,6 @@ func (f *Feed) CommitNow(ctx context.Context) error {
 	}
 }
 
-// controls are the control channels that are subscribed to.
-func (f *Feed) controls() []string {
-	if f.keys.EarlierControl != "" {
-		return []string{f.keys.Control, f.keys.EarlierControl}
-	}
-	return []string{f.keys.Control}
-}
-
 // elapsed is the time since New, which no change of the clock disturbs.
 func (f *Feed) elapsed() time.Duration { return time.Since(f.began) }
 

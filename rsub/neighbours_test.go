@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"ssed/internal/redisconn"
@@ -36,6 +37,22 @@ func TestDatabasesOfOneRedisDoNotShareTicks(t *testing.T) {
 	for i := 0; i < len(all); i += 2 {
 		require.Equal(t, tail(all[i].sink.all(), all[i+1].sink.spans[0].low), tail(all[i+1].sink.all(), all[i].sink.spans[0].low))
 	}
+}
+
+// TestUserWithoutTheEarlierControlChannelIsSynced: only instances of earlier versions need it.
+func TestUserWithoutTheEarlierControlChannelIsSynced(t *testing.T) {
+	s := redistest.Start(t)
+	do(t, s, "ACL", "SETUSER", "u", "on", ">x", "~*", "+@all")
+	do(t, s, "ACL", "SETUSER", "u", "resetchannels", "&__ssed:{"+testPrefix+"}:db1", "&c")
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr()}, SelectDB: 1, ForceSingleClient: true, DisableCache: true})
+	require.NoError(t, err)
+	defer client.Close()
+	// An earlier version has ticked here: it is to be told, which this user may not.
+	require.NoError(t, client.Do(t.Context(), client.B().Hset().Key("{"+testPrefix+"}:clock").FieldValue().FieldValue("t", "1").Build()).Error())
+	in := start(t, s.URL()+"/1", "in", withPatterns("c"), func(c *Config) { c.Client.Username, c.Client.Password = "u", "x" })
+	waitSynced(t, in)
+	do(t, s, "PUBLISH", "c", "m")
+	eventually(t, func() bool { return in.has("m") }, "not delivered")
 }
 
 // TestInboxOfAnotherPrefixIsRefused: each of two would take a part of the entries.

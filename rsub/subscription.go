@@ -204,10 +204,18 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 	s.node, s.term, s.confirmed, s.ready = server.RunID(), server.Term(), 0, make(chan struct{})
 	s.wanted.Store(0)
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
-	for _, res := range conn.DoMulti(ctx,
-		conn.B().Subscribe().Channel(s.feed.controls()...).Build(),
+	cmds := rueidis.Commands{
+		conn.B().Subscribe().Channel(s.feed.keys.Control).Build(),
 		conn.B().Psubscribe().Pattern(s.feed.patterns...).Build(),
-	) {
+	}
+	if earlier := s.feed.keys.EarlierControl; earlier != "" {
+		// First, so that it is there when the rest is. Who may not needs no earlier versions.
+		err := conn.Do(ctx, conn.B().Subscribe().Channel(earlier).Build()).Error()
+		if err != nil && redisconn.Code(err) != redisconn.CodeNoPerm {
+			return nil, fmt.Errorf("subscribe: %w", err)
+		}
+	}
+	for _, res := range conn.DoMulti(ctx, cmds...) {
 		if err := res.Error(); err != nil {
 			return nil, fmt.Errorf("subscribe: %w", err)
 		}
@@ -376,9 +384,10 @@ func (s *subscription) ended(st step) {
 
 // onSubscription counts the confirmations, which come in order with the messages.
 func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
-	switch m.Kind {
-	case "subscribe", "psubscribe":
-		if s.confirmed++; s.confirmed == len(s.feed.controls())+len(s.feed.patterns) {
+	switch {
+	case m.Channel != "" && m.Channel == s.feed.keys.EarlierControl:
+	case m.Kind == "subscribe", m.Kind == "psubscribe":
+		if s.confirmed++; s.confirmed == 1+len(s.feed.patterns) {
 			s.seq.subscribe(s.node, s.term)
 			close(s.ready)
 		}

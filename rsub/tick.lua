@@ -166,7 +166,7 @@ if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end
   return failed
 end
-if tells_earlier then redis.call('PUBLISH', ARGV[12], table.concat(words, ' ')) end
+if tells_earlier then redis.pcall('PUBLISH', ARGV[12], table.concat(words, ' ')) end
 for _, message in ipairs(batch) do redis.call('PUBLISH', message[1], message[2]) end
 if report then append_report(answer, report, #batch) end
 return answer
