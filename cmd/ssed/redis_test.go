@@ -169,6 +169,50 @@ func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
 	require.EqualValues(t, 1, in.metric(`ssed_stream_resumed_total{from="history"}`))
 }
 
+// sentBytes is what Redis has sent to its clients.
+func sentBytes(t *testing.T, r *redistest.Server) int64 {
+	t.Helper()
+	info, err := r.Do("INFO", "stats")
+	require.NoError(t, err)
+	found := regexp.MustCompile(`total_net_output_bytes:(\d+)`).FindStringSubmatch(info.(string))
+	require.NotNil(t, found)
+	n, err := strconv.ParseInt(found[1], 10, 64)
+	require.NoError(t, err)
+	return n
+}
+
+// A resume of much more than a page: Redis sends each message about once, and what is
+// lost is told once, not with each page.
+func TestLargeHistoriesAreReadOnceAndTheirLossIsToldOnce(t *testing.T) {
+	const channels, each, size = 16, 12, 64 << 10
+	r := redistest.Start(t)
+	writer := startRedis(t, r, "--gap-wait", "250ms")
+	p := newPublisher(t, r)
+	var names []string
+	for i := range channels {
+		names = append(names, fmt.Sprint("large-", i))
+	}
+	live := connect(t, writer, "", names...)
+	payload := strings.Repeat("x", size)
+	for range each {
+		for _, name := range names {
+			p.publish(name, payload)
+			live.want(payload)
+		}
+	}
+	writer.written(r, live.lastID)
+	in := startRedis(t, r, "--gap-wait", "250ms") // has nothing of it in its ring
+	before := sentBytes(t, r)
+	s := connect(t, in, "0-0", names...)
+	s.wantGap(sseproto.ReasonOutage) // before the first instance came
+	for range channels * each {
+		s.want(payload)
+	}
+	sent := sentBytes(t, r) - before
+	require.Less(t, sent, int64(2*channels*each*size+1<<20))
+	require.EqualValues(t, 1, in.metric("ssed_stream_gaps_total"))
+}
+
 func TestBroadcastChannelReachesEveryStream(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--patterns", "a*,filler*,everybody",
