@@ -79,6 +79,13 @@ var mistakes = []mistake{
 	keptHorizon, trustedWriter, forgottenTime, ownTTL, blindTick, trustingReader, anyServer,
 }
 
+// foundBy are interleavings that have found the mistakes which few find: the search begins
+// there. Where the model has changed it goes on with the others, and takes longer.
+var foundBy = map[mistake]uint64{
+	blindSkip: 451, eagerWriter: 87, staleTick: 38, movingGaps: 536, keptHorizon: 54, trustedWriter: 3374,
+	forgottenTime: 1236, ownTTL: 54, blindTick: 1970, anyServer: 1550,
+}
+
 var modelChannels = []string{"a", "b", "c"}
 
 // modelFleet is the logs that one run after the other uses: to make engines anew
@@ -492,9 +499,10 @@ func TestModelFindsPlantedMistakes(t *testing.T) {
 	f := newModelFleet(t)
 	for _, m := range mistakes {
 		t.Run(string(m), func(t *testing.T) {
-			for seed := range uint64(most) {
+			for i := range uint64(most) {
+				seed := (foundBy[m] + i) % most
 				if problems := f.run(seed, m); len(problems) > 0 {
-					t.Logf("found by interleaving %d: %s", seed+1, problems[0])
+					t.Logf("found by interleaving %d, tried %d: %s", seed, i+1, problems[0])
 					require.Empty(t, f.run(seed, ""), "without the mistake")
 					return
 				}

@@ -293,6 +293,7 @@ func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
 }
 
 func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	first := start(t, s.URL(), "first", withPatterns("sse:*"), func(c *Config) { c.TickInterval = 500 * time.Millisecond })
 	waitSynced(t, first)
@@ -334,6 +335,7 @@ func TestTicksOfAnotherConfigAfterTheStartMakeItNotReadyUntilTheyStop(t *testing
 }
 
 func TestTickerTakesOverAndTicksDoNotGrowWithInstances(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	var list []*instance
 	for i := range 4 {
@@ -529,6 +531,7 @@ func TestRedisThatRefusesWritesIsNamed(t *testing.T) {
 
 // TestSpoiledClockIsRepaired: somebody has written into it by hand.
 func TestSpoiledClockIsRepaired(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in")
 	waitSynced(t, in)
@@ -570,6 +573,7 @@ func TestFullMemoryDoesNotStopTicks(t *testing.T) {
 }
 
 func TestTwoFeedsLoseNothingWhenOneIsKilled(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	named := func(c *Config) { c.Client.ClientName = "victim" }
 	in := start(t, s.URL(), "a", withFeeds(2), named)

@@ -81,6 +81,7 @@ func TestTokenDecidesAboutChannels(t *testing.T) {
 }
 
 func TestStreamEndsWithItsToken(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--auth", "jwt", "--auth-jwt-secret-file", secretFile(t, testSecret), "--auth-jwt-leeway", "0", "--heartbeat", "1s")
 	token := tokenFor(t, jwt.MapClaims{"channels": []string{"a"}, "exp": time.Now().Add(3 * time.Second).Unix()})
 	resp := in.ask("channel_id=a", "Authorization", "Bearer "+token)

@@ -11,6 +11,7 @@ import (
 // a client lies ahead then, and no instance is quicker by so much: it is told at once.
 // To wait for the clock would be to take for seen what comes meanwhile.
 func TestIDOfAnotherRedisWithAnEarlierClockIsTold(t *testing.T) {
+	t.Parallel()
 	for _, behind := range []string{"-30s", "-5m"} {
 		t.Run(behind, func(t *testing.T) {
 			old := redistest.Start(t)

@@ -285,6 +285,7 @@ func TestGapsAreRecorded(t *testing.T) {
 // TestFleetIsSeenFromEveryInstance: also by instances that began later, without those
 // that were killed, and with one that is frozen.
 func TestFleetIsSeenFromEveryInstance(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one, two, three := startRedis(t, r, "--instance", "one"), startRedis(t, r, "--instance", "two"), startRedis(t, r, "--instance", "three")
 	// Reports are of different moments: that of the start says that it is not ready.

@@ -41,6 +41,7 @@ func documentedCalls(t *testing.T, path string) (calls []documentedCall) {
 // TestDocumentedCallsAnswerAsShown runs the calls of docs/ADMIN.md in their order: the
 // answers have the members that are shown, and no others.
 func TestDocumentedCallsAnswerAsShown(t *testing.T) {
+	t.Parallel()
 	_, err := exec.LookPath("curl")
 	require.NoError(t, err, "Debian: apt-get install curl")
 	r := redistest.Start(t)

@@ -15,6 +15,7 @@ import (
 // TestChurnLeaksNothing: 5,000 connections come and go in the ways that clients
 // have; then descriptors, goroutines and gauges are where they were.
 func TestChurnLeaksNothing(t *testing.T) {
+	t.Parallel()
 	const rounds, atOnce = 10, 500
 	in := start(t, "--handshake-timeout", "300ms")
 	churn(t, in, atOnce) // pools and tables have their size now

@@ -51,6 +51,7 @@ func (in *instance) freeze() {
 // Somebody whose access is withdrawn is put out of the whole fleet at once and stays out:
 // on the instance that was asked, on others, on one that was away, on one that begins later.
 func TestRevokedUserIsPutOutOfTheFleet(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	secret := secretFile(t, testSecret)
 	begin := func(name string) *instance {
@@ -149,6 +150,7 @@ func TestEmbeddedPutsSomebodyOut(t *testing.T) {
 // A stream that comes to the end of its grant is closed with a time to come back and a
 // place to go on from: with a fresh token nothing is lost.
 func TestRenewalLosesNothing(t *testing.T) {
+	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-SSE-Subject", "anna")
 		w.Header().Set("X-SSE-Expires", r.Header.Get("Authorization")[len("Bearer "):])

@@ -29,6 +29,7 @@ func diagnose(t *testing.T, args ...string) (code int, checks map[string]doctor.
 }
 
 func TestDoctorTriesAFleetByItsOwnConfiguration(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--patterns=user:*,news", "--heartbeat=1s")
 	file := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\npatterns: [news, 'user:*']\nheartbeat: 1s\nmax-connections: 100\n")
@@ -51,6 +52,7 @@ func TestDoctorTriesAFleetByItsOwnConfiguration(t *testing.T) {
 }
 
 func TestDoctorCountsHeartbeatsThatAreEvents(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--heartbeat=1s", "--heartbeat-event=ping")
 	code, checks := diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"),
 		"--heartbeat=1s", "--heartbeat-event=ping", "--probe-time=2s")

@@ -266,6 +266,7 @@ func TestSignalThatComesTwiceDrains(t *testing.T) {
 // TestSignalDrainsStreams: every client is told when to come back, then closed,
 // over the window; the process ends well within it and 5 s.
 func TestSignalDrainsStreams(t *testing.T) {
+	t.Parallel()
 	const streams, window = 200, 2 * time.Second
 	in := start(t, "--drain", window.String(), "--retry", "3s-9s")
 	var open []*eventStream

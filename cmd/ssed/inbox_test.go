@@ -82,6 +82,7 @@ func TestInboxWaitsForTheFirstInstance(t *testing.T) {
 // TestInboxOutlivesWhoMovesIt: the instance that leads is killed, again and again,
 // while entries come in; streams of another one get each once, in order.
 func TestInboxOutlivesWhoMovesIt(t *testing.T) {
+	t.Parallel()
 	const n = 12_000
 	r := redistest.Start(t)
 	stays := startRedis(t, r, "--history-max", "100000")
@@ -114,6 +115,7 @@ func TestInboxOutlivesWhoMovesIt(t *testing.T) {
 // With everysec Redis would put off writing to its log while an fsync runs, and
 // answer nevertheless: a kill then loses what it has answered.
 func TestInboxOutlivesRedis(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	in := startRedis(t, r, "--history-max", "100000", "--gap-wait", "250ms")
 	sent := 0

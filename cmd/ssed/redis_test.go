@@ -562,6 +562,7 @@ func TestForeignPatternsAreRefusedAtStart(t *testing.T) {
 
 // TestDrainFlushesTheHistory: what came in until the end is in Redis.
 func TestDrainFlushesTheHistory(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--flush-interval", "1s", "--history-max", "1000")
 	p := newPublisher(t, r)
@@ -588,6 +589,7 @@ func TestStopRightAfterABurstKeepsIt(t *testing.T) {
 }
 
 func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")
 	connect(t, in, "", "a")

@@ -118,6 +118,7 @@ func TestTailPrintsLinesOfJSONAndBeginsSinceAnID(t *testing.T) {
 }
 
 func TestTailLeavesOutHeartbeats(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--heartbeat=1s", "--heartbeat-event=ping")
 	for _, args := range [][]string{nil, {"--json"}} {
 		tail := spawn(t, []string{"SSED_HEARTBEAT_EVENT=ping"}, append([]string{"tail", "--url", in.public, "-n2", "a"}, args...)...)
