@@ -6,7 +6,7 @@
 // from a seeded plan, and then compares what was published, what the history
 // holds and what every client has seen.
 //
-//	chaos                                  every scenario, about seven minutes
+//	chaos                                  every scenario, about twelve minutes
 //	chaos --scenario links --seed 7        one of them, another plan
 //	chaos --markdown docs/GUARANTEES.md    and put the tables into the document
 //
@@ -21,7 +21,11 @@
 //
 //	main.go       flags, exit status
 //	scenario.go   which faults run on which set-up
-//	faults.go     what each fault does
+//	faults.go     what each fault does; those of single scenarios are in files of their own:
+//	retention.go  what the history keeps, and for how long
+//	hostile.go    what clients do
+//	upgrade.go    two programs in one fleet
+//	bent.go       a Redis whose clock can be set
 //	runner.go     one scenario from start to verdict
 //	cluster.go    Redis, replica, sentinel, proxies
 //	instance.go   one ssed process
