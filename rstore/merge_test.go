@@ -92,7 +92,7 @@ func TestMergedPagesAreTheWholeHistoryInOrder(t *testing.T) {
 		if rng.IntN(3) == 0 {
 			ch = 0 // one is larger than the others
 		}
-		messages = append(messages, message{w.id(1+i/7, 1+i%7), fmt.Sprint("ch", ch), strings.Repeat("x", 1<<rng.IntN(13))})
+		messages = append(messages, message{w.id(1+i/700, 1+i%700), fmt.Sprint("ch", ch), strings.Repeat("x", 1<<rng.IntN(13))})
 	}
 	m := w.merged(10, messages) // two have nothing
 	for _, limit := range []int64{1, 5_000, 200_000, 1 << 30} {
