@@ -106,24 +106,25 @@ func (k *keySet) close() {
 func (k *keySet) algorithms() []string { return []string{algRS256, algES256, algEdDSA} }
 
 func (k *keySet) lookup(ctx context.Context, client netip.Addr, token *jwt.Token) (any, error) {
-	if !k.fresh() {
-		if err := k.refreshed(ctx, client); err != nil {
+	seen := k.snapshot() // before the keys: what is fetched from now on counts as newer
+	if !k.isFresh(&seen) {
+		if err := k.refreshed(ctx, client, &seen); err != nil {
 			return nil, err
 		}
+		seen = k.snapshot()
 	}
 	key, err := k.find.KeyfuncCtx(ctx)(token)
 	if !errors.Is(err, jwkset.ErrKeyNotFound) {
 		return key, err
 	}
-	if err := k.refreshed(ctx, client); err != nil {
+	if err := k.refreshed(ctx, client, &seen); err != nil {
 		return nil, err
 	}
 	return k.find.KeyfuncCtx(ctx)(token)
 }
 
-// fresh tells whether the keys at hand may be used.
-func (k *keySet) fresh() bool {
-	p := k.snapshot()
+// isFresh tells whether the keys at hand may be used.
+func (k *keySet) isFresh(p *progress) bool {
 	return !p.loaded.IsZero() && time.Since(p.loaded) < k.pace.maxAge
 }
 
@@ -133,20 +134,20 @@ func (k *keySet) snapshot() progress {
 	return k.progress
 }
 
-// refreshed waits for an attempt that begins from now on, one that may have been
+// refreshed waits for an attempt that began after what was seen, one that may have been
 // answered earlier proves nothing; the first one of all does. While attempts fail it
 // does not wait for the next: too many would.
-func (k *keySet) refreshed(ctx context.Context, client netip.Addr) error {
+func (k *keySet) refreshed(ctx context.Context, client netip.Addr, seen *progress) error {
 	leave, err := k.waiting.enter(ctx, client)
 	if err != nil {
 		return errKeysUnavailable
 	}
 	defer leave()
-	p := k.snapshot()
-	wanted := p.begun + 1
-	if p.ended == 0 {
+	wanted := seen.begun + 1
+	if seen.ended == 0 {
 		wanted = 1
 	}
+	p := k.snapshot()
 	for p.ended < wanted {
 		resting := p.begun == p.ended && time.Now().Before(p.earliest)
 		if p.ended > 0 && !p.ok && resting {

@@ -225,6 +225,18 @@ func TestKnownKeysDoNotWaitForUnknownOnes(t *testing.T) {
 
 func keySetOf(a *Access) *keySet { return a.chain.(*bearer).keys.(*keySet) }
 
+// A client that finds no keys while the first fetch ends has what it wanted: it does not
+// wait for the second.
+func TestFirstFetchIsEnoughWheneverItEnds(t *testing.T) {
+	s := newIssuer(t, jwk(t, "1", ecPair().public))
+	a := openAt(t, s.config(), still)
+	keys := keySetOf(a)
+	eventually(t, func() bool { return keys.snapshot().ended == 1 })
+	before := progress{begun: 1, changed: make(chan struct{})} // as it was
+	require.False(t, keys.isFresh(&before))
+	require.NoError(t, keys.refreshed(t.Context(), clientAddr, &before))
+}
+
 // Who makes up key IDs takes half of the places to wait, and no more: who has a new key
 // finds one.
 func TestWaitersForKeysAreBounded(t *testing.T) {
