@@ -203,7 +203,7 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsRefused, "outcome", "refused")
-	ch.gauge("ssed_feed_links", "Pub/Sub links that number messages.", float64(s.SubscriptionsSynced))
+	ch.gauge("ssed_feed_links", "Subscriptions that number messages.", float64(s.SubscriptionsSynced))
 	ch.counter("ssed_feed_connects_total", "Subscriptions made.", s.Connects)
 	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {
 		name := cause.String()

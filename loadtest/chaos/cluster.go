@@ -21,19 +21,20 @@ import (
 	"github.com/rs/zerolog"
 
 	"ssed/internal/child"
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
 
-// Names in Redis, for the default --stream-prefix.
 const (
-	streamPrefix = "sse:stream:"
-	clockKey     = "{sse:stream:}:clock"
-	leaseKey     = "{sse:stream:}:writer"
-	gapsKey      = "{sse:stream:}:gaps"
-	inboxKey     = "sse:inbox"
-	holesKey     = "{sse:stream:}:holes"
+	streamPrefix = "sse:stream:" // the default of --stream-prefix
 	masterSet    = "chaos"
+)
+
+// Names in Redis, for that prefix.
+var (
+	redisKeys = redisconn.MakeKeys(streamPrefix)
+	inboxKey  = redisconn.DefaultInbox(streamPrefix)
 )
 
 // setup says what a scenario runs on.
@@ -301,9 +302,9 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := c.text("HGET", clockKey, "t")
+	from := c.text("HGET", redisKeys.Clock, "t")
 	return poll(ctx, readyTimeout, func() error {
-		mark, _, _ := strings.Cut(c.text("HGET", clockKey, "watermark"), "-")
+		mark, _, _ := strings.Cut(c.text("HGET", redisKeys.Clock, "watermark"), "-")
 		if len(mark) < len(from) || mark < from || mark == "" {
 			return fmt.Errorf("chaos: the history is written up to %q, the clock was at %q", mark, from)
 		}
@@ -313,7 +314,7 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 
 // writer is the instance that holds the lease, or any that runs.
 func (c *cluster) writer(rng *rand.Rand) *instance {
-	name := c.text("GET", leaseKey)
+	name := c.text("GET", redisKeys.Lease)
 	for _, in := range c.fleet.running() {
 		if in.name() == name {
 			return in

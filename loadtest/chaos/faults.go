@@ -155,7 +155,7 @@ var (
 	deleteLease = fault{
 		"lease deleted", "`DEL` of the writer's lease", true,
 		func(_ context.Context, d *damage) error {
-			_, err := d.do("DEL", leaseKey)
+			_, err := d.do("DEL", redisKeys.Lease)
 			return err
 		},
 	}
@@ -163,9 +163,9 @@ var (
 		"two writers", "for 3 s the lease goes to another instance, or to nobody, every 20 ms", true,
 		func(ctx context.Context, d *damage) error {
 			for range 150 {
-				args := []string{"DEL", leaseKey}
+				args := []string{"DEL", redisKeys.Lease}
 				if d.rng.IntN(3) > 0 {
-					args = []string{"SET", leaseKey, d.any(d.rng).name(), "PX", "800"}
+					args = []string{"SET", redisKeys.Lease, d.any(d.rng).name(), "PX", "800"}
 				}
 				if _, err := d.do(args...); err != nil {
 					return err

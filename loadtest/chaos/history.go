@@ -65,7 +65,7 @@ func parseEntry(item any) (e entry, err error) {
 
 // readMarkers reads what is known to be missing.
 func (h *history) readMarkers(r *redistest.Server) error {
-	reply, err := r.Do("LRANGE", gapsKey, "0", "-1")
+	reply, err := r.Do("LRANGE", redisKeys.Gaps, "0", "-1")
 	if err != nil {
 		return fmt.Errorf("chaos: gap markers: %w", err)
 	}
@@ -76,7 +76,7 @@ func (h *history) readMarkers(r *redistest.Server) error {
 		}
 		h.gaps = append(h.gaps, s)
 	}
-	if reply, err = r.Do("HGETALL", holesKey); err != nil {
+	if reply, err = r.Do("HGETALL", redisKeys.Rejected); err != nil {
 		return fmt.Errorf("chaos: holes: %w", err)
 	}
 	pairs := reply.([]any)

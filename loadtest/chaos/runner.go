@@ -409,7 +409,7 @@ func (r *runner) watch(ctx context.Context) {
 			addr := now.Addr()
 			r.primary.addr.Store(&addr)
 		}
-		reply, err := reader.ask("HGET", clockKey, "watermark")
+		reply, err := reader.ask("HGET", redisKeys.Clock, "watermark")
 		text, ok := reply.(string)
 		if err != nil || !ok {
 			continue // a fault, or nothing written yet
