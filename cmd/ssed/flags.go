@@ -61,7 +61,7 @@ type flags struct {
 	StreamPrefix string   `group:"redis" default:"sse:stream:" placeholder:"TEXT" help:"Keys: the history of a channel is the stream at prefix plus channel. The same on every instance."`
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`
 	RedisFeeds   string   `group:"redis" default:"1" placeholder:"N" help:"Pub/Sub links to Redis, 1 or 2. Two are merged by message id: the loss of one then loses nothing, at twice the traffic."`
-	TickInterval string   `group:"redis" default:"100ms" placeholder:"TIME" help:"Time between two marks of the common clock, over all instances."`
+	TickInterval string   `group:"redis" default:"100ms" placeholder:"TIME" help:"Time between two ticks of the common clock, over all instances."`
 	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"A subscription on which nothing arrived for so long is cut and made anew; meanwhile ssed is not ready."`
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
@@ -88,5 +88,5 @@ type flags struct {
 	LogLevel  string `group:"logging" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `group:"logging" default:"text" placeholder:"text|json" help:"Form of the lines on standard error."`
 
-	TestClockOffset string `hidden:"" default:"0s" help:"Added to the time of Redis in this instance's marks. For fault injection."`
+	TestClockOffset string `hidden:"" default:"0s" help:"Added to the time of Redis in this instance's ticks. For fault injection."`
 }

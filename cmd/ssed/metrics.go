@@ -213,11 +213,11 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_ticks_total", "Marks of the common clock taken.", s.TicksSeen)
 	ch.counter("ssed_feed_sent_ticks_total", "Marks of the common clock sent by this instance.", s.TicksSent)
 	ch.counter("ssed_feed_tick_errors_total", "Marks that could not be sent.", s.TickErrors)
-	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the marks.", s.TakeOvers)
-	ch.gauge("ssed_feed_leading", "1 while this instance sends the marks.", oneIf(s.Leading))
+	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the ticks.", s.TakeOvers)
+	ch.gauge("ssed_feed_leading", "1 while this instance sends the ticks.", oneIf(s.Leading))
 	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)
 	ch.counter("ssed_feed_check_mismatches_total", "Intervals in which another instance saw other messages: a bug.", s.ChecksumMismatches)
-	ch.histogram("ssed_feed_lag_seconds", "Time from the making of a mark in Redis to its arrival.",
+	ch.histogram("ssed_feed_lag_seconds", "Time from the making of a tick in Redis to its arrival.",
 		s.LagSum.Seconds(), s.LagCounts[:], seconds(rsub.LagBounds[:]))
 	ch.inbox(&s.Inbox)
 }
@@ -306,12 +306,12 @@ func (ch scrape) history(s *rstore.Stats) {
 }
 
 // watermark tells by how much the history is behind, on every instance. Both ends are
-// times of Redis' clock; an instance that does not write hears of one with the marks.
+// times of Redis' clock; an instance that does not write hears of one with the ticks.
 func (ch scrape) watermark(s *rstore.Stats, log *engine.LogStats) {
 	written := max(s.Watermark.Ms, log.Watermark.Ms)
 	lag := time.Duration(log.Last.Ms-min(log.Last.Ms, written)) * time.Millisecond
 	if written == 0 {
 		lag = 0 // not known yet
 	}
-	ch.gauge("ssed_history_watermark_lag_seconds", "How far the history is behind what this instance has received; it is told once per mark.", lag.Seconds())
+	ch.gauge("ssed_history_watermark_lag_seconds", "How far the history is behind what this instance has received; it is told once per tick.", lag.Seconds())
 }
