@@ -54,7 +54,8 @@
 // # Reading
 //
 // Store.Merge reads what a client missed on its channels, all together in order: a script
-// merges the streams and returns as much as one page takes. Store.Range reads many
+// merges the streams and returns as much as one page takes. A few messages of a few
+// channels are read without it, which costs Redis less. Store.Range reads many
 // channels one after the other, for a backfill, and Store.Page one channel for an
 // operator.
 //

@@ -31,6 +31,18 @@ const (
 	mergeEntries = 500
 	// leastMergeBytes is where a slow line gets no smaller answers any more.
 	leastMergeBytes = 16 << 10
+
+	// glanceEntries is how many messages are asked for at first, of all channels together.
+	// Most resumes of few channels are whole with them, and the script costs Redis six
+	// times as much (52 instead of 8 µs for 20 small messages of one channel, 350 instead of
+	// 60 µs for as many of eight).
+	glanceEntries = 32
+	// glanceChannels is how many channels are worth a glance: with more hardly any resume
+	// is whole.
+	glanceChannels = 8
+	// glanceBytes is the size of messages above which nobody glances: what it reads in vain
+	// is read again.
+	glanceBytes = 4 << 10
 )
 
 // Merge reports the stored events of some channels with after < id ≤ through, all
@@ -38,8 +50,9 @@ const (
 // channel. There are no others up to through. It ends when the events have limit bytes,
 // which it exceeds by one step of each channel at most, or at upTo.
 //
-// Redis sends nothing that is not reported, so what it sends and what is held in memory
-// are bounded by limit, whatever the channels hold. A run of the script costs Redis
+// Redis sends nothing that is not reported, but for a glance of 32 messages where they
+// were small lately. So what it sends and what is held in memory are bounded by limit,
+// whatever the channels hold. A run of the script costs Redis
 // O(what is reported + the next entry of each channel).
 //
 // What is lost is judged as by Range, but for the range up to through only. Safe for
@@ -49,6 +62,11 @@ func (s *Store) Merge(ctx context.Context, channels []string, after, upTo ssepro
 	through = after
 	if len(channels) == 0 {
 		return upTo, nil
+	}
+	if p, isWhole, err := m.glance(ctx, after); isWhole {
+		return upTo, m.tell(p)
+	} else if err != nil && !errors.Is(err, errTooSlow) {
+		return after, err
 	}
 	runBytes := int64(mergeBytes)
 	for through.Less(upTo) && m.bytes < limit {
@@ -94,6 +112,68 @@ type mergeStream struct {
 	state   streamState
 	isOther bool // the key is no stream
 	entries []rueidis.RedisMessage
+}
+
+// glance reads without the script where that probably brings all there is.
+func (m *merge) glance(ctx context.Context, after sseproto.ID) (p mergePart, isWhole bool, err error) {
+	if len(m.channels) > glanceChannels || m.messageBytes.Load() > glanceBytes || !after.Less(m.upTo) {
+		return p, false, nil
+	}
+	most := glanceEntries / len(m.channels)
+	q := rangeQuery{Store: m.Store, after: after, upTo: m.upTo, paged: true, left: most}
+	v, err := q.look(ctx, m.channels, after)
+	if err != nil {
+		return p, false, err
+	}
+	p = mergePart{after: after, through: m.upTo, ev: v.ev, streams: make([]mergeStream, len(m.channels))}
+	isWhole = true
+	for i := range p.streams {
+		st := &p.streams[i]
+		if redisconn.Code(v.pages[2*i].Error()) == redisconn.CodeWrongType {
+			st.isOther = true
+			continue
+		}
+		if st.entries, err = v.pages[2*i].ToArray(); err != nil {
+			return p, false, fmt.Errorf("rstore: xrange: %w", err)
+		}
+		if st.state, err = parseState(v.pages[2*i+1]); err != nil {
+			return p, false, err
+		}
+		isWhole = isWhole && len(st.entries) < most
+	}
+	if !isWhole {
+		err = m.measure(p)
+	}
+	return p, isWhole, err
+}
+
+// measure learns how large messages are from some that are not told.
+func (m *merge) measure(p mergePart) error {
+	n, bytes := 0, int64(0)
+	for i := range p.streams {
+		for k := range p.streams[i].entries {
+			_, message, _, err := parseEntry(m.channels[i], &p.streams[i].entries[k])
+			if err != nil {
+				return err
+			}
+			n, bytes = n+1, bytes+int64(len(message.Data))
+		}
+	}
+	m.learn(n, bytes)
+	return nil
+}
+
+// learn takes in the size of n messages: at once when they are larger than those before,
+// slowly when they are smaller.
+func (m *merge) learn(n int, bytes int64) {
+	if n == 0 {
+		return
+	}
+	old, mean := m.messageBytes.Load(), bytes/int64(n)
+	if mean < old {
+		mean = old - (old-mean+7)/8
+	}
+	m.messageBytes.Store(mean)
 }
 
 // read runs the script, with the evidence around it.
@@ -199,10 +279,13 @@ func (m *merge) tell(p mergePart) error {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b found) int { return a.id.Compare(b.id) })
+	bytes := int64(0)
 	for k := range all {
-		m.bytes += int64(len(all[k].message.Data))
+		bytes += int64(len(all[k].message.Data))
 		m.replay.Event(all[k].channel, all[k].id, all[k].message)
 	}
+	m.bytes += bytes
+	m.learn(len(all), bytes)
 	return nil
 }
 

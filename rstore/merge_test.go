@@ -95,6 +95,7 @@ func TestMergedPagesAreTheWholeHistoryInOrder(t *testing.T) {
 		messages = append(messages, message{w.id(1+i/700, 1+i%700), fmt.Sprint("ch", ch), strings.Repeat("x", 1<<rng.IntN(13))})
 	}
 	m := w.merged(10, messages) // two have nothing
+	require.Greater(t, len(m.channels), glanceChannels)
 	for _, limit := range []int64{1, 5_000, 200_000, 1 << 30} {
 		all, lost, pages := m.pages(w.id(0, 0), limit)
 		require.Equal(t, messages, all)
@@ -103,6 +104,46 @@ func TestMergedPagesAreTheWholeHistoryInOrder(t *testing.T) {
 	}
 	all, _, _ := m.pages(messages[1234].id, 10_000)
 	require.Equal(t, messages[1235:], all)
+	for _, few := range []int{1, 3, 8} { // where the first look may be enough
+		m.channels = m.channels[:few]
+		want := slices.DeleteFunc(slices.Clone(messages), func(e message) bool { return !slices.Contains(m.channels, e.channel) })
+		for _, after := range []sseproto.ID{w.id(0, 0), want[len(want)/2].id, want[len(want)-9].id} {
+			for _, size := range []int64{0, glanceBytes + 1} {
+				m.s.messageBytes.Store(size)
+				all, lost, _ := m.pages(after, 20_000)
+				require.Equal(t, slices.DeleteFunc(slices.Clone(want), func(e message) bool { return !after.Less(e.id) }), all)
+				require.Empty(t, lost)
+			}
+		}
+		m.channels = m.channels[:cap(m.channels)][:10]
+	}
+}
+
+// The usual resume, few messages of few channels, takes no script; large ones take no
+// second look in vain.
+func TestSmallResumesAreReadAtAGlance(t *testing.T) {
+	w := newWorld(t)
+	var messages []message
+	for i := range 10 {
+		messages = append(messages, message{w.id(1+i, 0), fmt.Sprint("ch", i%2), "small"})
+	}
+	for i := range 200 {
+		messages = append(messages, message{w.id(100+i, 0), fmt.Sprint("ch", 2+i%2), strings.Repeat("x", 64<<10)})
+	}
+	m := w.merged(4, messages)
+	all := m.channels
+	require.NoError(t, w.do("CONFIG", "RESETSTAT").Error())
+	m.channels = all[:2]
+	for range 5 {
+		got, _, _ := m.pages(w.id(0, 0), 1<<20)
+		require.Len(t, got, 10)
+	}
+	require.Zero(t, w.calls("evalsha"))
+	m.channels = all[2:]
+	before := w.sentBytes()
+	got, _, _ := m.pages(w.id(0, 0), 1<<20)
+	require.Len(t, got, 200)
+	require.Less(t, w.sentBytes()-before, int64(200*64<<10+4<<20), "one glance, of 2 MiB, and all once")
 }
 
 // Large messages on many channels: Redis sends each of them about once.
@@ -202,16 +243,19 @@ func TestLossIsToldWithItsPage(t *testing.T) {
 
 func TestMergeTellsOfKeysThatAreNoStreams(t *testing.T) {
 	w := newWorld(t)
-	m := w.merged(3, []message{{w.id(1, 1), "ch0", "a"}})
+	m := w.merged(glanceChannels+1, []message{{w.id(1, 1), "ch0", "a"}})
 	require.NoError(t, w.do("SET", testPrefix+"ch1", "x").Error())
-	all, lost, _ := m.pages(w.id(0, 0), 1<<20)
-	require.Len(t, all, 1)
-	require.Equal(t, map[int][]string{1: {sseproto.ReasonUnavailable}}, lost)
+	for range 2 {
+		all, lost, _ := m.pages(w.id(0, 0), 1<<20)
+		require.Len(t, all, 1)
+		require.Equal(t, map[int][]string{1: {sseproto.ReasonUnavailable}}, lost)
+		m.channels = m.channels[:3] // at a glance
+	}
 }
 
 func TestMergeWhenTheServerForgetsTheScript(t *testing.T) {
 	w := newWorld(t)
-	m := w.merged(1, []message{{w.id(1, 1), "ch0", "a"}})
+	m := w.merged(glanceChannels+1, []message{{w.id(1, 1), "ch0", "a"}})
 	for range 3 {
 		all, lost, _ := m.pages(w.id(0, 0), 1<<20)
 		require.Len(t, all, 1)

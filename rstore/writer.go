@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"ssed/internal/redisconn"
@@ -25,6 +26,8 @@ type Store struct {
 
 	write, read *redisconn.Client // safe for concurrent use
 	count       counters          // atomic
+	// messageBytes is about the size of the messages that Merge has met lately.
+	messageBytes atomic.Int64
 }
 
 var errNoSource = errors.New("rstore: no source")
