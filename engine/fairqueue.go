@@ -38,7 +38,7 @@ func (f *fairQueue) push(client uint64, q *replayRequest) {
 		q.places = make(map[uint64]*list.Element, 1)
 	}
 	q.places[client] = l.requests.PushBack(q)
-	f.settle(client, l)
+	f.updateTurn(client, l)
 }
 
 // pop takes out the request whose turn it is, and the client who is to be told to done
@@ -54,7 +54,7 @@ func (f *fairQueue) pop() (q *replayRequest, client uint64) {
 	q = l.requests.Front().Value.(*replayRequest)
 	l.reading++ // first, or the line would go with its last request
 	f.remove(q)
-	f.settle(client, l)
+	f.updateTurn(client, l)
 	return q, client
 }
 
@@ -62,7 +62,7 @@ func (f *fairQueue) pop() (q *replayRequest, client uint64) {
 func (f *fairQueue) done(client uint64) {
 	l := f.lines[client]
 	l.reading--
-	f.settle(client, l)
+	f.updateTurn(client, l)
 }
 
 // remove takes a request out of all lines that it is in.
@@ -70,13 +70,13 @@ func (f *fairQueue) remove(q *replayRequest) {
 	for client, place := range q.places {
 		l := f.lines[client]
 		l.requests.Remove(place)
-		f.settle(client, l)
+		f.updateTurn(client, l)
 	}
 	q.places = nil
 }
 
-// settle gives a line a turn, or takes it, and forgets one that is over.
-func (f *fairQueue) settle(client uint64, l *queueLine) {
+// updateTurn gives a line a turn, or takes it, and forgets one that is over.
+func (f *fairQueue) updateTurn(client uint64, l *queueLine) {
 	hasTurn := l.requests.Len() > 0 && l.reading < f.share
 	switch {
 	case hasTurn && l.turn == nil:

@@ -139,12 +139,12 @@ func (h *handshake) run(task func()) {
 	defer h.front.tasks.Done()
 	task()
 	if h.tasks.leave() {
-		h.settle()
+		h.handOn()
 	}
 }
 
-// settle goes on with a connection that has left netpoll.
-func (h *handshake) settle() {
+// handOn goes on with a connection that has left netpoll.
+func (h *handshake) handOn() {
 	if h.ask != nil {
 		h.front.decide(h)
 		return
