@@ -33,7 +33,8 @@ if not prefixes.err then
     end
   end
   redis.pcall('ZADD', ARGV[9], text(now + ARGV[10]), ARGV[8])
-  if redis.pcall('PTTL', ARGV[9]) < tonumber(ARGV[10]) then redis.pcall('PEXPIRE', ARGV[9], ARGV[10]) end
+  local left = redis.pcall('PTTL', ARGV[9]) -- not a number without the right to it
+  if type(left) ~= 'number' or left < tonumber(ARGV[10]) then redis.pcall('PEXPIRE', ARGV[9], ARGV[10]) end
 end
 
 local shared = process == ARGV[4] and at ~= '' and (tonumber(at) or 0) > (tonumber(ARGV[5]) or 0) and '1' or ''

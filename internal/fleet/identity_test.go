@@ -127,7 +127,16 @@ func TestPrefixThatBeginsWithAnotherIsRefused(t *testing.T) {
 func TestUserWithoutTheRightToAllPrefixesIsListed(t *testing.T) {
 	w := newTown(t)
 	w.redis.Do("ACL", "SETUSER", "u", "on", ">u", "resetkeys", "~sse:stream:*", "~{sse:stream:}:*", "+@all")
-	a := w.run("a", 0, func(c *Config) { c.Client.Username, c.Client.Password = "u", "u" })
+	as := func(c *Config) { c.Client.Username, c.Client.Password = "u", "u" }
+	a := w.run("a", 0, as)
 	w.sees(a, "a")
 	require.Zero(t, a.Stats().BeatErrors)
+	// With the key, and the commands that were enough for earlier versions.
+	w.redis.Do("ACL", "SETUSER", "u", "~ssed:prefixes", "-@all", "+hello", "+ping", "+info", "+eval", "+evalsha", "+time", "+pexpire", "+hget", "+get", "+set", "+del",
+		"+mget", "+hgetall", "+zadd", "+zrange", "+zrem", "+zremrangebyscore")
+	b := w.run("b", 0, as)
+	w.sees(b, "a", "b")
+	require.Zero(t, b.Stats().BeatErrors)
+	prefixes, _ := w.redis.Do("ZCARD", "ssed:prefixes")
+	require.Equal(t, int64(1), prefixes)
 }
