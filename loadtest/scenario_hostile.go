@@ -329,16 +329,16 @@ func (x *hostileRun) fill(ctx context.Context) error {
 		return nil
 	}
 	x.stage.progress.show("filling the ring", nil)
-	hangUp, err := x.dialPublisher()
-	if err != nil {
-		return err
-	}
-	defer hangUp()
 	id, err := x.firstID(ctx)
 	if err != nil {
 		return err
 	}
 	x.lastID = id
+	hangUp, err := x.dialPublisher()
+	if err != nil {
+		return err
+	}
+	defer hangUp()
 	if err := x.send(x.body(x.bytes), x.history); err != nil {
 		return err
 	}
@@ -362,6 +362,11 @@ func (x *hostileRun) firstID(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer resp.Body.Close()
+	hangUp, err := x.dialPublisher()
+	if err != nil {
+		return "", err
+	}
+	defer hangUp()
 	if err := x.pub.Publish(x.names[0], []byte("first")); err != nil {
 		return "", err
 	}
