@@ -48,6 +48,8 @@
 // So its span is held until the next one begins: if that is of another node, the
 // lost one ends with its last tick as well, which takes back at most what came
 // within one interval. A restart of Redis is another node.
+// A server that was silent for most of Config.ProbeTimeout and sends a tick then may have
+// been frozen and replaced: the tick ends the span like a lost connection.
 // A connection on which a published tick does not come back is cut. All of them
 // are made again, for ever, with backoff; State tells what is missing meanwhile.
 //

@@ -38,14 +38,16 @@ type step struct {
 // because positions never go back.
 type sequencer struct {
 	fingerprint string // of our own patterns
+	stall       uint64 // ms between two ticks from which on the later one proves nothing, if the server was silent meanwhile
 
-	state state
-	node  string      // run_id of the server that the connection hangs on
-	term  string      // of that server, see tick; "" when not known
-	epoch string      // of the last tick
-	last  sseproto.ID // position reached; its Ms is the last good tick
-	now   interval    // since the last good tick
-	past  history
+	state  state
+	silent bool        // nothing came for long since the last tick, see subscription.watch
+	node   string      // run_id of the server that the connection hangs on
+	term   string      // of that server, see tick; "" when not known
+	epoch  string      // of the last tick
+	last   sseproto.ID // position reached; its Ms is the last good tick
+	now    interval    // since the last good tick
+	past   history
 }
 
 // subscribe tells that the connection to node has everything subscribed: what
@@ -77,6 +79,13 @@ func (s *sequencer) tick(t tick) step {
 		// The same server, but it was demoted and promoted since: what came meanwhile
 		// came by replication, with holes, and no tick of the other primary need have.
 		return s.stop(CauseNode, true)
+	case s.state == synced && s.silent && t.t > s.last.Ms+s.stall:
+		// The server stood still. Another may be the primary by now,
+		// while this one wakes up, takes what had queued up, this tick with it, and does not
+		// know yet. With the tick the stretch would count as complete, and what was published
+		// on the other one meanwhile be lost without a word. So the next span tells: of the
+		// same server, and nothing is taken back.
+		return s.stop(CauseProbe, false)
 	case t.t <= s.last.Ms:
 		// The clock key was tampered with, or is new and its maker had not seen
 		// what we have: number on from here and IDs would repeat. Whoever resyncs

@@ -15,6 +15,30 @@ func tickAt(t uint64) tick { return tick{t: t, epoch: "e1", fingerprint: "f", no
 
 func newSequencer() *sequencer { return &sequencer{fingerprint: "f"} }
 
+// A server that stood still while another became the primary, and wakes up, takes the
+// tick that had queued up. It does not make the stretch complete.
+func TestTickBehindAStallProvesNothing(t *testing.T) {
+	s := newSequencer()
+	s.stall = 2000
+	s.silent = true
+	s.subscribe("n1", "")
+	require.Equal(t, open, s.tick(tickAt(1000)).action)
+	require.Equal(t, commit, s.tick(tickAt(3000)).action)
+	id, ok := s.message("c", "doubtful")
+	require.True(t, ok)
+	st := s.tick(tickAt(5001))
+	require.Equal(t, step{action: lose, id: id, cause: CauseProbe}, st)
+
+	s = newSequencer()
+	s.stall = 2000
+	s.subscribe("n1", "")
+	require.Equal(t, open, s.tick(tickAt(1000)).action)
+	require.Equal(t, commit, s.tick(tickAt(9000)).action, "the server lived and refused writes")
+	s.silent = true
+	s.subscribe("n1", "")
+	require.Equal(t, open, s.tick(tickAt(20000)).action, "the first tick of a connection has none before it")
+}
+
 func TestMessagesBeforeTheFirstTickHaveNoNumber(t *testing.T) {
 	s := newSequencer()
 	_, ok := s.message("c", "early")

@@ -28,6 +28,9 @@ const (
 	// bring something: it lags, and cutting it would lose what Redis has queued. Redis
 	// itself cuts who is far behind for a minute (client-output-buffer-limit pubsub).
 	overdue = 30
+	// stallIntervals is the least distance of two ticks, in intervals, that counts as a stall of
+	// a server that was silent.
+	stallIntervals = 5
 	// progressBytes is what has to come in to be a sign of life, if it is no whole message.
 	progressBytes = 1024
 	// reservedOverhead is more than what the protocol adds to a message.
@@ -38,6 +41,7 @@ var (
 	errLost       = errors.New("connection lost")
 	errUnasked    = errors.New("unsubscribed by the server")
 	errNotPrimary = errors.New("connected to a server that is not the primary")
+	errStalled    = errors.New("connection cut: the server stood still, another may be the primary")
 	errConnecting = errors.New("connecting")
 )
 
@@ -65,6 +69,7 @@ type subscription struct {
 	received     atomic.Uint64                  // messages but for reserved ones, to tell slow from silent
 	bytes        atomic.Int64                   // read from the connection
 	reserved     atomic.Int64                   // of these at most, of reserved messages
+	silent       atomic.Bool                    // nothing has come for long; until the next good tick
 	synced       atomic.Bool
 	tickAt       atomic.Int64 // Feed.elapsed of the last good tick
 	tickT        atomic.Uint64
@@ -77,6 +82,7 @@ func newSubscription(f *Feed, out output) *subscription {
 	s := &subscription{feed: f, out: out, disconnects: make(chan Cause, 1)}
 	s.connecting = redisconn.New(redisconn.Subscribing(f.cfg.Client, &s.bytes))
 	s.seq.fingerprint = f.fingerprint
+	s.seq.stall = uint64(max(f.cfg.ProbeTimeout/2, stallIntervals*f.cfg.TickInterval).Milliseconds())
 	s.trouble.Store(&errConnecting)
 	return s
 }
@@ -263,6 +269,10 @@ func (s *subscription) watch(ctx context.Context, lost <-chan error, ping func(c
 			case p.silence() > timeout:
 				return CauseProbe, fmt.Errorf("connection cut: silent for %v", timeout)
 			case p.silence() > timeout/2:
+				// A server that lives answers a PING now, also one that takes no ticks.
+				if p.silence() > timeout*3/4 {
+					s.silent.Store(true)
+				}
 				p.ping(ctx, ping)
 			}
 			if ready == nil && !s.synced.Load() {
@@ -323,6 +333,8 @@ func disconnectError(cause Cause) error {
 	switch cause {
 	case CauseNode, CauseReadOnly:
 		return errNotPrimary
+	case CauseProbe:
+		return errStalled
 	}
 	return errUnasked
 }
@@ -481,6 +493,7 @@ func (s *subscription) onEarlierControl(text string) {
 
 func (s *subscription) onTick(t tick) {
 	s.stopAwaiting()
+	s.seq.silent = s.silent.Load()
 	st := s.seq.tick(t)
 	switch st.action {
 	case open:
@@ -511,6 +524,7 @@ func (s *subscription) good(t tick, st step) {
 		f.counters.checksumMismatches.Add(1)
 		f.found.mismatches.note(mismatch{t, st.own})
 	}
+	s.silent.Store(false)
 	s.entries = t.entries()
 	s.tickT.Store(t.t)
 	s.tickAt.Store(int64(f.elapsed()))
@@ -522,8 +536,8 @@ func (s *subscription) refused(st step, t tick) {
 	f := s.feed
 	f.counters.refused[st.cause].Add(1)
 	switch st.cause {
-	case CauseNode:
-		s.disconnect(CauseNode)
+	case CauseNode, CauseProbe:
+		s.disconnect(st.cause)
 	case CauseOrder:
 		f.ticker.join()
 	}
