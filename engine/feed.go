@@ -154,8 +154,8 @@ func (l *Log) appendLocked(id sseproto.ID, channel string, m *sseproto.Message, 
 		l.putLocked(id, channel, m)
 	}
 	l.reachLocked(id)
-	l.stats.appended.Add(1)
-	l.stats.bytes.Add(uint64(data))
+	l.stats.appended++
+	l.stats.bytes += uint64(data)
 }
 
 // Commit tells that all messages up to id have the same IDs on every instance,

@@ -101,8 +101,9 @@ type Log struct {
 }
 
 type logCounters struct {
-	appended, bytes, evicted, spans, backfilled, gaps, abandoned atomic.Uint64
-	unwrapped, refused                                           atomic.Uint64
+	appended, bytes                             uint64 // guarded by Log.mu
+	evicted, spans, backfilled, gaps, abandoned atomic.Uint64
+	unwrapped, refused                          atomic.Uint64
 }
 
 // LogStats is a snapshot of the log.
@@ -153,7 +154,7 @@ func (l *Log) Stats() LogStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return LogStats{
-		Appended: l.stats.appended.Load(), AppendedBytes: l.stats.bytes.Load(), Evicted: l.stats.evicted.Load(),
+		Appended: l.stats.appended, AppendedBytes: l.stats.bytes, Evicted: l.stats.evicted.Load(),
 		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
 		Spans: l.stats.spans.Load(), Backfilled: l.stats.backfilled.Load(), Gaps: l.stats.gaps.Load(),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
