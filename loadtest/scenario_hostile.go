@@ -124,8 +124,8 @@ var hostileNeighbours = []besides{
 		kind: neighbour.HalfHead, count: 200, channels: 1,
 	},
 	{
-		name: "full sockets at the ring's end", about: "Clients that never read while a ring of 1 MiB turns twice a second; those that the server closes come back.",
-		kind: neighbour.NeverReads, count: 50, channels: 2, args: []string{"--ring-bytes", "1MiB"}, perSec: 500, bytes: 4000, body: plain,
+		name: "full sockets at the ring's end", about: "Clients that never read while a ring of 4 MiB turns once a second; those that the server closes come back.",
+		kind: neighbour.NeverReads, count: 50, channels: 2, args: []string{"--ring-bytes", "4MiB"}, perSec: 1000, bytes: 4000, body: plain,
 	},
 	{
 		name: "a million channel names", about: "Clients that ask for 1,024 names which nobody had before, and leave.",
