@@ -18,6 +18,9 @@ func IsChannel(name string) bool {
 // The parameters of the stream path.
 const (
 	ParamChannelID = "channel_id"
+	// ParamChannelIDList is the same for libraries that write lists so, as those of PHP,
+	// Rails and jQuery do.
+	ParamChannelIDList = "channel_id[]"
 	// ParamLastEventID and ParamLastEventIDCamel are for clients that cannot set the
 	// Last-Event-ID header, as a page that opens a new EventSource.
 	ParamLastEventID      = "last_event_id"
@@ -83,8 +86,8 @@ func QueryParam(dst, query []byte, name string) (value []byte, ok bool) {
 	return dst, false
 }
 
-// ChannelIDs extends dst with the decoded values of all channel_id parameters, each
-// channel once, in order of their first appearance. The strings are copies.
+// ChannelIDs extends dst with the decoded values of all channel_id and channel_id[]
+// parameters, each channel once, in order of their first appearance. The strings are copies.
 //
 // It checks the escapes of the whole query first, so that the other functions may be
 // used on it afterwards. Errors are those of a query, all with status 400.
@@ -95,7 +98,7 @@ func ChannelIDs(dst []string, query []byte, maxChannels int) ([]string, error) {
 	var buf [MaxChannelBytes]byte
 	found := dst
 	for key, raw := range QueryParams(query) {
-		if !unescapesTo(key, ParamChannelID) {
+		if !unescapesTo(key, ParamChannelID) && !unescapesTo(key, ParamChannelIDList) {
 			continue
 		}
 		if len(raw) > 3*MaxChannelBytes {

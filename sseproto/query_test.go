@@ -27,6 +27,7 @@ func TestChannelIDsAreDecodedAndFolded(t *testing.T) {
 	f("channel_id=%0a%0d%ff", "\n\r\xff")
 	f("channel_id=I\xe2\x80\x99m", "I’m")
 	f("channel_id=kept", "kept")
+	f("channel_id[]=a&channel_id%5B%5D=b&channel_id=c&channel_id[]=a", "a", "b", "c")
 	f("channel_id="+strings.Repeat("%63", 255), strings.Repeat("c", 255))
 }
 
@@ -39,6 +40,7 @@ func TestChannelIDsRefusals(t *testing.T) {
 		require.Equal(t, []string{"kept"}, got)
 	}
 	f("", ErrNoChannel)
+	f("channel_id[0]=a&channel_id[=a", ErrNoChannel)
 	f("channel_id2=a&Channel_id=a&channel_i=a&=a&channel+id=a", ErrNoChannel)
 	f("channel_id", ErrBadChannel)
 	f("channel_id=", ErrBadChannel)

@@ -197,7 +197,7 @@ func (c *Config) checkTokens(p *problems) {
 		p.add("--auth-cookie", "%q is not the name of a cookie", c.Cookie)
 	}
 	switch c.Query {
-	case sseproto.ParamChannelID, sseproto.ParamLastEventID, sseproto.ParamLastEventIDCamel, sseproto.ParamStart:
+	case sseproto.ParamChannelID, sseproto.ParamChannelIDList, sseproto.ParamLastEventID, sseproto.ParamLastEventIDCamel, sseproto.ParamStart:
 		p.add("--auth-query", "%q has another meaning", c.Query)
 	}
 }
