@@ -164,6 +164,9 @@ type StreamConfig struct {
 	// StartID says which new streams begin with their position, so that a client that is cut
 	// off before its first event can come back and miss nothing. Default StartIDAuto.
 	StartID StartID
+	// Unchunked sends streams without chunks, also to clients of HTTP/1.1. Some clients and
+	// proxies then show events late, or when the stream ends.
+	Unchunked bool
 	// RetryMin and RetryMax bound the reconnection delay told to clients, drawn for each.
 	// Defaults 2 s and 5 s; RetryMax is never less than RetryMin.
 	RetryMin, RetryMax time.Duration

@@ -67,7 +67,9 @@ func TestDeliveringAMessageAllocatesNothing(t *testing.T) {
 		if i%2 == 0 {
 			channels = append(channels, fmt.Sprint("own", i))
 		}
-		clients = append(clients, joined(t, e, resumePoint{}, channels...))
+		c := joinFormed(t, e, form(i/2%forms), resumePoint{}, channels...)
+		c.read()
+		clients = append(clients, c)
 	}
 	stop := drainAll(t, clients)
 	defer stop()

@@ -52,6 +52,7 @@ func (s *shard) admit(a *front.Stream) {
 	if a.TakesID {
 		c.flags |= slotTakesID
 	}
+	c.flags |= formOf(a.Chunked, a.Told).flags()
 	c.expires = s.engine.second(a.Expires)
 	c.idle = uint8(s.rng.UintN(sweepsPerBeat)) // spreads the heartbeats of a storm of connects
 	for _, name := range a.Channels {
@@ -103,6 +104,7 @@ func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 	buf.B = append(buf.B, a.Head...)
 	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
 	buf.B = s.appendStart(buf.B, v, c, a)
+	buf.B = c.form().wrap(buf.B, len(a.Head))
 	if s.writeWhole(i, c, buf.B, a.resume) {
 		s.resumeFrom(v, i, c, a.resume)
 	}
@@ -220,7 +222,7 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 		if p.client == 0 {
 			p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr())
 		}
-		s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), p)
+		s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), c.form(), p)
 	default:
 		s.resumeWithGap(v, i, c, p, cov)
 	}
@@ -246,7 +248,7 @@ func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *co
 	if c.pos+1 == cov.first && from.Less(cov.from) {
 		from = cov.from // nothing is left before: who resumes from here is not told again
 	}
-	buf := s.appendGap(nil, from, sseproto.ReasonTrimmed, p.raw, cov.from)
+	buf := c.form().wrap(s.appendGap(nil, from, sseproto.ReasonTrimmed, p.raw, cov.from), 0)
 	if s.writeWhole(i, c, buf, resumePoint{}) {
 		s.catchUp(v, i, c)
 	}

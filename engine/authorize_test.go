@@ -53,7 +53,7 @@ func TestAuthorizerSeesTheRequest(t *testing.T) {
 	}
 	w.Whole()
 	require.Equal(t, seen{[]string{"a", "b"}, ip("192.0.2.1"), "/sse/connect?channel_id=a&channel_id=b", "Bearer x"}, <-asked)
-	require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 	eventually(t, func() bool { return s.Stats().Streams == 1 }, "it is served")
 	s.Log().Publish("b", sseproto.Message{Data: "not granted"})
 	s.Log().Publish("a", sseproto.Message{Data: "granted"})

@@ -73,14 +73,33 @@ func (s *shard) isBefore(i uint32, at *barrier) bool {
 // it that do not: the ID of a quiet channel may be so old that nothing proves any more
 // what came since.
 func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
+	var last []byte
 	if c.phase == phaseLive {
-		line := sseproto.AppendRetry(nil, s.retryDelay())
+		last = sseproto.AppendRetry(last, s.retryDelay())
 		if c.has(slotNoID | slotTakesID) {
-			line = s.appendPlace(line, i)
+			last = s.appendPlace(last, i)
 		}
-		_, _ = s.writeBytes(c, line)
+		last = c.form().wrap(last, 0)
+	}
+	if c.isBetweenMessages() {
+		last = c.form().end(last)
+	}
+	if len(last) > 0 {
+		_, _ = s.writeBytes(c, last)
 	}
 	s.closeSlot(i, reason)
+}
+
+// isBetweenMessages reports whether a slot's stream may end here: what is written of it
+// ends with a head or a message, and its socket is not known to be full.
+func (c *slot) isBetweenMessages() bool {
+	switch c.phase {
+	case phaseLive, phaseAhead, phaseResuming:
+		return true
+	case phaseQueued:
+		return !c.has(slotPending) && c.off == 0
+	}
+	return false
 }
 
 // appendPlace extends dst with the position up to which a slot was given all.

@@ -23,7 +23,11 @@ type nullShard struct {
 	*shard
 	feed *feed
 	null *os.File
+	form form // of the slots that fill adds
 }
+
+// benchForms are the forms of streams of HTTP/1.0 and 1.1.
+var benchForms = map[string]form{"plain": 0, "chunked": formChunked}
 
 func newNullShard(b testing.TB) *nullShard { return newNullShardOf(b, 64<<20) }
 
@@ -63,7 +67,7 @@ func writeNull(fd int, vec []iovec) (int, ioResult) {
 func (s *nullShard) fill(n int, channel func(i int) string) {
 	for i := range n {
 		slot, c := s.newSlot(int(s.null.Fd()))
-		c.pos, c.phase = s.log.Position(), phaseLive
+		c.pos, c.phase, c.flags = s.log.Position(), phaseLive, s.form.flags()
 		s.subscribe(slot, channel(i))
 	}
 }
@@ -92,26 +96,38 @@ var benchPayload = strings.Repeat("x", 128)
 
 func BenchmarkFanOutNull(b *testing.B) {
 	for _, slots := range []int{1_000, 100_000, 1_000_000} {
-		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) {
-			s := newNullShard(b)
-			before := heapBytes()
-			s.fill(slots, func(int) string { return "all" })
-			perSlot := float64(heapBytes()-before) / float64(slots)
-			b.ReportAllocs()
-			for b.Loop() {
-				s.feed.publish("all", benchPayload)
-				s.pass()
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots), "ns/delivery")
-			b.ReportMetric(perSlot, "B/slot")
-			runtime.KeepAlive(s)
-		})
+		for name, form := range benchForms {
+			b.Run(fmt.Sprintf("slots=%d/%s", slots, name), func(b *testing.B) { fanOutNull(b, slots, form) })
+		}
 	}
 }
 
+func fanOutNull(b *testing.B, slots int, form form) {
+	s := newNullShard(b)
+	s.form = form
+	before := heapBytes()
+	s.fill(slots, func(int) string { return "all" })
+	perSlot := float64(heapBytes()-before) / float64(slots)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.feed.publish("all", benchPayload)
+		s.pass()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*slots), "ns/delivery")
+	b.ReportMetric(perSlot, "B/slot")
+	runtime.KeepAlive(s)
+}
+
 func BenchmarkFanOutNullBurst(b *testing.B) {
+	for name, form := range benchForms {
+		b.Run(name, func(b *testing.B) { fanOutNullBurst(b, form) })
+	}
+}
+
+func fanOutNullBurst(b *testing.B, form form) {
 	const slots, burst = 10_000, 100
 	s := newNullShard(b)
+	s.form = form
 	s.fill(slots, func(int) string { return "all" })
 	for b.Loop() {
 		for range burst {
@@ -147,14 +163,17 @@ func BenchmarkBroadcastChannelNull(b *testing.B) {
 // number of slots as such.
 func BenchmarkSpreadNull(b *testing.B) {
 	for _, slots := range []int{1_000, 10_000, 1_000_000} {
-		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) { spreadNull(b, slots) })
+		for name, form := range benchForms {
+			b.Run(fmt.Sprintf("slots=%d/%s", slots, name), func(b *testing.B) { spreadNull(b, slots, form) })
+		}
 	}
 }
 
-func spreadNull(b *testing.B, slots int) {
+func spreadNull(b *testing.B, slots int, form form) {
 	const members = 10
 	channels := slots / members
 	s := newNullShard(b)
+	s.form = form
 	name := make([]string, channels)
 	for i := range name {
 		name[i] = fmt.Sprintf("channel-%d", i)
@@ -220,6 +239,12 @@ func BenchmarkCursorWalk(b *testing.B) {
 }
 
 func BenchmarkFanOutSocketpairs(b *testing.B) {
+	for name, form := range benchForms {
+		b.Run(name, func(b *testing.B) { fanOutSocketpairs(b, form) })
+	}
+}
+
+func fanOutSocketpairs(b *testing.B, form form) {
 	const clients = 1000
 	e, err := New(Config{
 		Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -230,7 +255,7 @@ func BenchmarkFanOutSocketpairs(b *testing.B) {
 	for range clients {
 		fd, conn := socketPair(b)
 		slot, c := s.newSlot(fd)
-		c.pos, c.phase = s.log.Position(), phaseLive
+		c.pos, c.phase, c.flags = s.log.Position(), phaseLive, form.flags()
 		s.subscribe(slot, "all")
 		e.conns.Add(1)
 		buf := make([]byte, 4096)

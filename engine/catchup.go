@@ -151,14 +151,15 @@ func (s *shard) findHeads(v *view, c *slot, target uint64) (ok bool) {
 func (s *shard) gatherOwn(v *view, c *slot, target uint64) (ok bool) {
 	b := &s.own
 	b.reset()
+	b.form = c.form()
 	skip := c.off
-	for len(s.heads) > 0 && b.bytes < turnBytes && len(b.frames) < turnMessages {
+	for len(s.heads) > 0 && !b.isFull() {
 		pos := s.heads[0]
 		if pos < v.tail { // the view has grown since
 			return false
 		}
 		e, seg := v.at(pos)
-		if b.add(pos, e, seg, skip) {
+		if b.add(v, pos, e, seg, skip) {
 			break
 		}
 		skip = 0

@@ -30,6 +30,7 @@ type testClient struct {
 	dec  *sseproto.Decoder
 	got  []event
 	buf  []byte
+	wire dechunker
 }
 
 // startEngine runs an engine until the test ends.
@@ -74,22 +75,35 @@ func socketPair(t testing.TB) (int, net.Conn) {
 
 // join attaches a client past the front.
 func join(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
+	return joinFormed(t, e, 0, resume, channels...)
+}
+
+// joinFormed is join for a stream of some form.
+func joinFormed(t testing.TB, e *Engine, f form, resume resumePoint, channels ...string) *testClient {
 	fd, conn := socketPair(t)
-	attachFd(e, fd, resume, channels...)
-	return newTestClient(t, conn)
+	attachFormed(e, fd, f, resume, channels...)
+	return newFormedClient(t, conn, f)
 }
 
 // attachFd makes a descriptor a stream, past the front.
 func attachFd(e *Engine, fd int, resume resumePoint, channels ...string) {
+	attachFormed(e, fd, 0, resume, channels...)
+}
+
+func attachFormed(e *Engine, fd int, f form, resume resumePoint, channels ...string) {
 	e.conns.Add(1)
 	e.attach(&front.Stream{
 		FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: e.log.standing(),
+		Chunked: f&formChunked != 0, Told: f&formTold != 0,
 		LastEventID: resume.raw, Resumes: resume.kind != resumeNone,
 	})
 }
 
-func newTestClient(t testing.TB, conn net.Conn) *testClient {
+func newTestClient(t testing.TB, conn net.Conn) *testClient { return newFormedClient(t, conn, 0) }
+
+func newFormedClient(t testing.TB, conn net.Conn, f form) *testClient {
 	c := &testClient{t: t, conn: conn, buf: make([]byte, 64<<10)}
+	c.wire.plain = f&formChunked == 0
 	c.forget()
 	t.Cleanup(func() { _ = conn.Close() })
 	return c
@@ -114,8 +128,15 @@ func after(id sseproto.ID) resumePoint { return resumePoint{kind: resumeID, id: 
 func (c *testClient) read() error {
 	require.NoError(c.t, c.conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 	n, err := c.conn.Read(c.buf)
-	_, _ = c.dec.Write(c.buf[:n])
+	c.take(c.buf[:n])
 	return err
+}
+
+// take reads what has come.
+func (c *testClient) take(b []byte) {
+	text, err := c.wire.read(b)
+	require.NoError(c.t, err)
+	_, _ = c.dec.Write(text)
 }
 
 // next returns the next n events.

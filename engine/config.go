@@ -101,6 +101,9 @@ type Config struct {
 	HeartbeatEvent string
 	// StartID says which new streams begin with their position. Default StartIDAuto.
 	StartID StartID
+	// Unchunked lets every stream end with its connection, also for clients of HTTP/1.1,
+	// which else get chunks.
+	Unchunked bool
 	// RetryMin and RetryMax bound the reconnect delay given to clients, drawn for each. Defaults 2 s and 5 s.
 	RetryMin, RetryMax time.Duration
 	// Drain is the window over which Run closes its streams at the end. Default 10 s.

@@ -20,9 +20,9 @@ type Engine struct {
 	log        *Log
 	shards     []*shard
 	front      *front.Front
-	replayer   *replayer   // nil without a history
-	backfiller *backfiller // nil without a history
-	heartbeat  []byte      // what is sent on a silent stream
+	replayer   *replayer     // nil without a history
+	backfiller *backfiller   // nil without a history
+	heartbeats [forms][]byte // what is sent on a silent stream of each form
 	started    time.Time
 	stop       context.CancelFunc // ends the readers of the history
 
@@ -40,7 +40,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeat: heartbeatOf(cfg.HeartbeatEvent), asking: make(chan struct{}, maxAsking)}
+	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeats: heartbeatsOf(cfg.HeartbeatEvent), asking: make(chan struct{}, maxAsking)}
 	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.History != nil, e.wakeShards)
 	e.log.gaps.streams = e.streams
 	e.log.envelope = cfg.Envelope
@@ -80,8 +80,8 @@ func frontConfig(cfg *Config) front.Config {
 		Authorizer: cfg.Authorizer, AuthTimeout: cfg.AuthTimeout,
 		MaxChannels: cfg.MaxChannels,
 		RetryMin:    cfg.RetryMin, RetryMax: cfg.RetryMax,
-		StartID: cfg.StartID,
-		Hosts:   cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
+		StartID: cfg.StartID, Unchunked: cfg.Unchunked,
+		Hosts: cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
 		Logger: cfg.Logger,
 	}
 }

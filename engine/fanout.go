@@ -216,7 +216,7 @@ func (s *shard) finish(n uint32) (again bool) {
 func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	j := &s.jobs[n]
 	delivered := s.delivered
-	s.batch.reset() // it is gathered for the first member that takes it
+	s.gathered = 0
 	if !j.started {
 		j.started = true
 		j.next = s.members.at(j.ch).first
@@ -237,13 +237,28 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 // deliver brings one member up to the end of the job.
 func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 	s.budget.slots++
-	switch {
-	case c.phase != phaseLive || c.pos >= j.to:
-	case c.pos < j.from && s.isQuietBeside(c, j) && s.batch.gather(v, j):
-		s.writeBatch(i, c, j.to)
-	default:
-		s.mergeSoon(i, j.came)
+	if c.phase != phaseLive || c.pos >= j.to {
+		return
 	}
+	if c.pos < j.from && s.isQuietBeside(c, j) {
+		if b := s.batchOf(v, c.form(), j); b.whole {
+			s.writeBatch(i, c, b, j.to)
+			return
+		}
+	}
+	s.mergeSoon(i, j.came)
+}
+
+// batchOf returns the job's messages in a form, gathered for the first member that takes
+// them. The batches of all forms end at the same message.
+func (s *shard) batchOf(v *view, f form, j *job) *batch {
+	b := &s.batches[f]
+	if s.gathered&(1<<f) == 0 {
+		s.gathered |= 1 << f
+		b.form = f
+		b.gather(v, j)
+	}
+	return b
 }
 
 // isQuietBeside reports whether a live slot misses nothing of other channels up to the
@@ -267,78 +282,13 @@ func (s *shard) isQuietBeside(c *slot, j *job) bool {
 	return true
 }
 
-// batch is a run of messages of one channel, gathered once and written to every
-// member.
-type batch struct {
-	vec    []iovec
-	frames []batchFrame
-	bytes  int
-	whole  bool // all messages of the run are in it
-	named  bool // one of them has an ID
-}
-
-type batchFrame struct {
-	pos   uint64
-	size  uint32
-	named bool // it has an ID: a gap event for all has none
-}
-
-// reset empties the batch. Its pieces are cleared, they would keep segments that
-// the ring has long forgotten.
-func (b *batch) reset() {
-	clear(b.vec)
-	b.vec, b.frames, b.bytes, b.whole, b.named = b.vec[:0], b.frames[:0], 0, false, false
-}
-
-// add puts a frame, or what is left of it behind skip bytes, at the end. Frames
-// that lie side by side in the ring become one piece.
-func (b *batch) add(pos uint64, e *entry, seg *segment, skip uint32) (full bool) {
-	frame := seg.frame(e)[skip:]
-	if n := len(b.vec); n == 0 || !extend(&b.vec[n-1], frame) {
-		if n == maxIovecs {
-			return true
-		}
-		b.vec = append(b.vec, piece(frame))
-	}
-	named := e.kind != kindGap
-	b.named = b.named || named
-	b.frames = append(b.frames, batchFrame{pos, uint32(len(frame)), named})
-	b.bytes += len(frame)
-	return false
-}
-
-// gather makes the batch the job's messages, if it is not. When they are too many for
-// one write, the rest is left for another job. Not whole: the first has left the ring.
-func (b *batch) gather(v *view, j *job) (whole bool) {
-	if b.whole {
-		return true
-	}
-	if j.from < v.tail {
-		return false
-	}
-	b.whole = true
-	for pos := j.from; ; {
-		e, seg := v.at(pos)
-		if b.bytes >= turnBytes || len(b.frames) == turnMessages || b.add(pos, e, seg, 0) {
-			j.split(b.frames[len(b.frames)-1].pos, pos)
-			return true
-		}
-		d := uint64(e.next.Load())
-		if d == 0 || pos+d > j.to {
-			return true
-		}
-		pos += d
-	}
-}
-
 // split ends a job at last and leaves what begins at more for another one.
 func (j *job) split(last, more uint64) {
 	j.to, j.more, j.moreCame = last, more, j.came
 }
 
 // writeBatch writes a whole batch to a live member.
-func (s *shard) writeBatch(i uint32, c *slot, to uint64) {
-	b := &s.batch
+func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
 	n, res := s.write(c, b.vec)
 	if res == ioFailed {
 		s.closeSlot(i, CloseError)

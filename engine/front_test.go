@@ -131,22 +131,29 @@ func TestHeadIsAnsweredWithoutABody(t *testing.T) {
 	require.Equal(t, "ok\n", body)
 
 	w = s.dial().Send(strings.Replace(getStream("a"), "GET", "HEAD", 1))
-	require.Equal(t, "text/event-stream", w.Answer(http.MethodHead).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodHead).Header.Get("Content-Type"))
 	w.RequireEnd()
 }
 
 func TestStreamHead(t *testing.T) {
-	s := serveEngine(t, Config{RetryMin: 2 * time.Second, RetryMax: 3 * time.Second})
-	w := s.dial().Send(getStream("a"))
-	resp := w.Answer(http.MethodGet)
-	require.Equal(t, 200, resp.StatusCode)
-	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
-	require.Equal(t, "no-cache, no-transform", resp.Header.Get("Cache-Control"))
-	require.Equal(t, "no", resp.Header.Get("X-Accel-Buffering"))
-	require.Equal(t, "*", resp.Header.Get("Access-Control-Allow-Origin"))
-	require.True(t, resp.Close)
-	require.Empty(t, resp.TransferEncoding)
-	w.RequireRetry(2*time.Second, 3*time.Second)
+	f := func(unchunked bool, version string, transferEncoding []string) {
+		t.Helper()
+		s := serveEngine(t, Config{RetryMin: 2 * time.Second, RetryMax: 3 * time.Second, Unchunked: unchunked})
+		w := s.dial().Send(strings.Replace(getStream("a"), "HTTP/1.1", version, 1))
+		resp := w.Answer(http.MethodGet)
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
+		require.Equal(t, "no-cache, no-transform", resp.Header.Get("Cache-Control"))
+		require.Equal(t, "no", resp.Header.Get("X-Accel-Buffering"))
+		require.Equal(t, "*", resp.Header.Get("Access-Control-Allow-Origin"))
+		require.True(t, resp.Close)
+		require.Equal(t, transferEncoding, resp.TransferEncoding)
+		w.RequireRetry(2*time.Second, 3*time.Second)
+	}
+	f(false, "HTTP/1.1", []string{"chunked"})
+	f(false, "HTTP/1.0", nil)
+	f(true, "HTTP/1.1", nil)
+	f(true, "HTTP/1.0", nil)
 }
 
 func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
@@ -167,7 +174,7 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 		status, _, _ := w.Whole()
 		require.Equal(t, []int{200, 404}[i%2], status)
 	}
-	require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 }
 
 func TestConnectionCloseIsHonoured(t *testing.T) {
@@ -340,7 +347,7 @@ func TestFullServerRefusesStreamsAndRecovers(t *testing.T) {
 		w := s.dial().Send(getStream("a", asEventSource))
 		resp := w.Answer(http.MethodGet)
 		require.Equal(t, 200, resp.StatusCode, "a browser would not come back after an error")
-		require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+		require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
 		w.RequireRetry(4*time.Second, 8*time.Second)
 		w.RequireEnd()
 	}
@@ -375,7 +382,7 @@ func TestConnectionsWithoutARequestCannotFillTheQueue(t *testing.T) {
 	eventually(t, func() bool { return s.Stats().Connections == 2+front.RefusalSlots }, "the idle ones are accepted")
 	for range 10 { // each is left a moment for its request
 		w := s.dial()
-		require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+		require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 		w.RequireRetry(8*time.Second, 20*time.Second)
 		w.RequireEnd()
 	}
@@ -454,7 +461,7 @@ func TestOutOfFilesStillAnswers(t *testing.T) {
 func TestNotReadyAsksEventSourcesToComeAgain(t *testing.T) {
 	s := serveEngine(t, Config{Ready: func() (bool, string) { return false, "redis is away" }})
 	w := s.dial().Send(getStream("a", "Accept: text/html, Text/Event-Stream;q=0.9"))
-	require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 	w.RequireRetry(2*time.Second, 5*time.Second)
 	w.RequireEnd()
 	status, header, body := s.dial().Send(getStream("a", "Accept: */*")).Whole()

@@ -44,6 +44,7 @@ type modelWorld struct {
 // modelClient is a browser: it reconnects with the last ID that it has seen.
 type modelClient struct {
 	*testClient
+	form     form // of the stream at hand
 	channels []string
 	from     sseproto.ID // start of its first connection
 	last     sseproto.ID
@@ -119,7 +120,8 @@ func (m *model) connect() {
 	if m.rng.IntN(2) == 0 {
 		since := m.e.log.standing()
 		named := m.rng.IntN(2) == 0
-		c.pending = func() *testClient { return requestNamed(m.t, m.e, since, named, c.channels...) }
+		c.form = form(m.rng.IntN(forms))
+		c.pending = func() *testClient { return requestFormed(m.t, m.e, since, named, c.form, c.channels...) }
 		c.decided = m.rng.IntN(200)
 		return
 	}
@@ -151,7 +153,8 @@ func (m *model) reconnect(c *modelClient) {
 	if c.last == (sseproto.ID{}) {
 		resume, c.from = resumePoint{}, sseproto.ID{Ms: m.f.t, Seq: m.f.n}
 	}
-	c.testClient = join(m.t, m.e, resume, c.channels...)
+	c.form = form(m.rng.IntN(forms))
+	c.testClient = joinFormed(m.t, m.e, c.form, resume, c.channels...)
 }
 
 // poll reads what is there.
@@ -159,7 +162,7 @@ func (m *model) poll(c *modelClient, wait time.Duration) {
 	for c.pending == nil {
 		require.NoError(m.t, c.conn.SetReadDeadline(time.Now().Add(wait)))
 		n, err := c.conn.Read(c.buf)
-		_, _ = c.dec.Write(c.buf[:n])
+		c.testClient.take(c.buf[:n])
 		for _, ev := range c.got {
 			m.take(c, ev)
 		}
@@ -218,9 +221,17 @@ func (m *model) take(c *modelClient, ev event) {
 	k, found := slices.BinarySearchFunc(m.truth, id, func(s heldMessage, id sseproto.ID) int { return s.id.Compare(id) })
 	require.True(m.t, found, "nobody published %s", id)
 	require.Contains(m.t, c.channels, m.truth[k].channel)
-	require.Equal(m.t, decoded(id, m.truth[k].message), ev)
+	require.Equal(m.t, decoded(id, toldTo(c.form, m.truth[k].channel, m.truth[k].message)), ev)
 	c.seen = append(c.seen, id)
 	c.last = id
+}
+
+// toldTo is a message as a client of a form is told of it.
+func toldTo(f form, channel string, m sseproto.Message) sseproto.Message {
+	if f&formTold != 0 && m.Event == "" {
+		m.Event = channel
+	}
+	return m
 }
 
 // decoded is what a client makes of a message.

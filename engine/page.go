@@ -24,6 +24,7 @@ type page struct {
 	known     toldLosses        // what it has been told of already
 	limit     int64             // size after which no more are taken; 0: no limit
 	full      func()            // called once when no more are taken
+	form      form              // of the frames
 	shared    bool              // each reader gets the frames of its own channels only
 	refused   bool              // an event was not taken
 	lost      map[string]string // channels known to have lost something, with the reason
@@ -54,7 +55,7 @@ func (p *page) Event(channel int, id sseproto.ID, m sseproto.Message) {
 		return
 	}
 	off := len(p.buf)
-	p.buf = sseproto.AppendEvent(p.buf, id, m)
+	p.buf = p.form.appendEvent(p.buf, id, p.channels[channel], m)
 	p.frames = append(p.frames, frameRef{id: id, channel: channel, off: off, end: len(p.buf)})
 }
 
@@ -108,7 +109,7 @@ func (p *page) finish(upTo sseproto.ID) {
 			gap.ID = id
 		}
 		off := len(p.buf)
-		p.buf = sseproto.AppendGap(p.buf, gap)
+		p.buf = p.form.appendGap(p.buf, gap)
 		p.frames = append(p.frames, frameRef{id: id, channel: group[0].channel, off: off, end: len(p.buf), gap: true})
 	}
 	slices.SortStableFunc(p.frames, func(a, b frameRef) int {

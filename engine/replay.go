@@ -91,7 +91,7 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	p := newPage(q.channels, q.key.id)
-	p.requested, p.known = q.key.id.String(), q.key.told
+	p.requested, p.known, p.form = q.key.id.String(), q.key.told, q.key.form
 	through, err := r.history.Merge(ctx, q.channels, q.key.id, upTo, r.limit, p)
 	r.bytes.Add(int64(len(p.buf)))
 	return p, through, err

@@ -44,6 +44,7 @@ type replayKey struct {
 	id       sseproto.ID
 	told     toldLosses
 	channels string
+	form     form // of the page
 }
 
 // replayRequest is one read and who waits for it. Guarded by replayer.mu, but for what is
@@ -131,9 +132,9 @@ func (r *replayer) done(client uint64) {
 
 // request lets the history of the channels behind p be read, and posted to the shard.
 // Client is the address that waits. It never blocks.
-func (r *replayer) request(s *shard, to ref, client uint64, channels []string, p resumePoint) {
+func (r *replayer) request(s *shard, to ref, client uint64, channels []string, f form, p resumePoint) {
 	w := replayWaiter{s, to}
-	key := replayKey{id: p.id, told: p.told, channels: strings.Join(channels, "\x00")}
+	key := replayKey{id: p.id, told: p.told, channels: strings.Join(channels, "\x00"), form: f}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := r.asked[key]

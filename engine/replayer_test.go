@@ -291,7 +291,7 @@ func TestWaitingResumesAreSmall(t *testing.T) {
 	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
 	before := heapInUse()
 	for i := range n { // past the shards, whose slots are counted elsewhere
-		e.replayer.request(e.shards[0], ref{uint32(i), math.MaxUint32}, uint64(i), []string{"some-channel"}, after(sseproto.ID{Ms: 2, Seq: uint64(i)}))
+		e.replayer.request(e.shards[0], ref{uint32(i), math.MaxUint32}, uint64(i), []string{"some-channel"}, 0, after(sseproto.ID{Ms: 2, Seq: uint64(i)}))
 	}
 	grown := heapInUse() - before
 	t.Logf("%d bytes for each that waits", grown/n)

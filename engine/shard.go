@@ -89,9 +89,10 @@ type shard struct {
 	count       counters
 
 	// scratch of the loop
-	batch     batch    // one job's messages
-	own       batch    // one slot's messages
-	heads     []uint64 // the next messages of one slot, see findHeads
+	batches   [forms]batch // one job's messages in each form
+	gathered  uint8        // forms whose batch has the messages of the job at hand, a bit each
+	own       batch        // one slot's messages
+	heads     []uint64     // the next messages of one slot, see findHeads
 	lags      []lagSample
 	single    [1]iovec
 	discarded []byte // what clients send after their request
@@ -204,7 +205,9 @@ func (s *shard) pass(now time.Time) {
 	s.answerAsks()
 	s.sweep(&v, now)
 	v.close()
-	s.batch.reset()
+	for f := range s.batches {
+		s.batches[f].reset()
+	}
 	s.own.reset()
 	s.publishCounts()
 }

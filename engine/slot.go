@@ -41,6 +41,8 @@ const (
 	slotNoID                          // its client got no event yet and came without an ID
 	slotTakesID                       // its client takes an id without data
 	slotStarved                       // blocked, but the kernel had no memory: no edge may follow
+	slotChunked                       // its form, which never changes
+	slotTold
 )
 
 // slot is one parked connection. It owns its descriptor, no buffer and no goroutine.
@@ -55,13 +57,14 @@ type slot struct {
 	//   - live: exact, but it may be old, also older than the ring: what was scanned since
 	//     is not for it, or in the jobs at hand. shard.upTo tells the newest one.
 	//   - queued, blocked: exact, and not so old that its ID is forgotten. Nothing behind is
-	//     written but off bytes of the next message, whichever channel it is from. Where the socket filled in the
-	//     middle of the ring's messages, pos+1 is that message.
+	//     written but off bytes of the next message, in the slot's form, whichever channel it
+	//     is from. Where the socket filled in the middle of the ring's messages, pos+1 is that
+	//     message.
 	//   - ahead, resuming, and with pending bytes that end in a resume: says nothing.
 	pos     uint64
 	fd      int32     // -1: free
 	gen     uint32    // grows when the slot is freed; events of former owners do not match
-	off     uint32    // bytes already written of the message after pos
+	off     uint32    // bytes already written of the message after pos, as they are on the wire
 	sub     uint32    // first subscription; of a free slot: the next free one
 	expires uint32    // second of the engine's life at which it is closed; 0: never
 	peer    uint32    // handle of its address in the front
@@ -73,6 +76,9 @@ type slot struct {
 }
 
 func (c *slot) has(f slotFlags) bool { return c.flags&f != 0 }
+
+// form is how the slot's stream looks on the wire: its last two flags.
+func (c *slot) form() form { return form(c.flags / slotChunked) }
 
 // subscription links a slot into the list of one channel's members in a shard,
 // and the subscriptions of one slot with each other.

@@ -19,10 +19,18 @@ func request(t *testing.T, e *Engine, since front.Standing, channels ...string) 
 
 // requestNamed is request of a client that may want its stream to begin with a position.
 func requestNamed(t testing.TB, e *Engine, since front.Standing, named bool, channels ...string) *testClient {
+	return requestFormed(t, e, since, named, 0, channels...)
+}
+
+// requestFormed is requestNamed for a stream of some form.
+func requestFormed(t testing.TB, e *Engine, since front.Standing, named bool, f form, channels ...string) *testClient {
 	fd, conn := socketPair(t)
 	e.conns.Add(1)
-	e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since, TakesID: named})
-	return newTestClient(t, conn)
+	e.attach(&front.Stream{
+		FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: since, TakesID: named,
+		Chunked: f&formChunked != 0, Told: f&formTold != 0,
+	})
+	return newFormedClient(t, conn, f)
 }
 
 // TestLinkLostDuringTheDecisionIsBackfilled: what was backfilled for others leaves out a

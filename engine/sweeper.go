@@ -127,17 +127,21 @@ func (c *slot) takesHeartbeats() bool {
 	return c.phase == phaseLive || c.phase == phaseAhead || c.phase == phaseResuming
 }
 
-// heartbeatOf is what is sent on a silent stream: a comment, or an event of the
-// given type. It has no id line, so Last-Event-ID stays what it was.
-func heartbeatOf(eventType string) []byte {
-	if eventType == "" {
-		return []byte(sseproto.Heartbeat)
+// heartbeatsOf is what is sent on a silent stream of each form: a comment, or an event of
+// the given type. It has no id line, so Last-Event-ID stays what it was.
+func heartbeatsOf(eventType string) (all [forms][]byte) {
+	text := sseproto.Heartbeat
+	if eventType != "" {
+		text = "event: " + eventType + "\ndata: \n\n"
 	}
-	return []byte("event: " + eventType + "\ndata: \n\n")
+	for f := range all {
+		all[f] = form(f).wrap([]byte(text), 0)
+	}
+	return all
 }
 
 func (s *shard) heartbeat(i uint32, c *slot) {
-	heartbeat := s.engine.heartbeat
+	heartbeat := s.engine.heartbeats[c.form()]
 	n, res := s.writeBytes(c, heartbeat)
 	switch {
 	case res == ioFailed:

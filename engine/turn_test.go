@@ -143,7 +143,7 @@ func TestShardKeepsNothingOfTheRingBetweenPasses(t *testing.T) {
 	h.arrive(t, after(first), "a")
 	h.pass()
 	require.Greater(t, cap(h.own.vec), 50)
-	for _, b := range []*batch{&h.batch, &h.own} {
+	for _, b := range []*batch{&h.batches[0], &h.own} {
 		for _, piece := range b.vec[:cap(b.vec)] {
 			require.Nil(t, piece.Base)
 		}

@@ -122,7 +122,7 @@ func (x *exchange) receive() {
 			return
 		}
 		a := &seenAnswer{outcome: strconv.Itoa(resp.StatusCode), resp: resp}
-		if resp.StatusCode == 200 && resp.Header.Get("Content-Type") == "text/event-stream" {
+		if resp.StatusCode == 200 && resp.Header.Get("Content-Type") == "text/event-stream; charset=utf-8" {
 			a.outcome = "stream"
 			x.arrived <- a
 			for lines := bufio.NewScanner(r); lines.Scan(); {

@@ -77,6 +77,8 @@ var (
 	ErrBadChannel = refusal(http.StatusBadRequest, "channel_id is empty, too long or has a NUL")
 	// ErrBadStart: a start other than id and none.
 	ErrBadStart = refusal(http.StatusBadRequest, "start is neither id nor none")
+	// ErrBadTell: a tell other than channel.
+	ErrBadTell = refusal(http.StatusBadRequest, "tell is not channel")
 	// ErrTooManyChannels: more different channels than the caller allows.
 	ErrTooManyChannels = refusal(http.StatusBadRequest, "too many channels")
 )

@@ -27,6 +27,8 @@ const (
 	ParamLastEventIDCamel = "lastEventId"
 	// ParamStart tells how a stream without a Last-Event-ID begins: see Start.
 	ParamStart = "start"
+	// ParamTell asks for the channel of each message: see ParseTell.
+	ParamTell = "tell"
 )
 
 // CheckQuery returns ErrBadEscape when a "%" of query is not followed by two hex
@@ -167,6 +169,21 @@ func ParseStart(query []byte) (Start, error) {
 		return StartDefault, ErrBadStart
 	}
 	return StartDefault, nil
+}
+
+// ParseTell reads the parameter tell of a query that ChannelIDs has checked: whether it is
+// tell=channel. Another value is ErrBadTell.
+func ParseTell(query []byte) (channel bool, err error) {
+	for key, raw := range QueryParams(query) {
+		if !unescapesTo(key, ParamTell) {
+			continue
+		}
+		if !unescapesTo(raw, "channel") {
+			return false, ErrBadTell
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 // IsEventSource reports whether the request is that of a browser's own EventSource, as far

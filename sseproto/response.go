@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// The fixed start of every stream head. The body ends when the connection does, in
-// HTTP/1.0 and 1.1 alike: no chunks, so frames go out as they are in the log.
-// no-transform keeps proxies from compressing, hence from buffering; X-Accel-Buffering
-// switches off nginx's buffer.
+// The fixed start of every stream head. The body ends when the connection does, or with
+// its last chunk. The charset is what event streams have anyway (HTML §9.2.5); some
+// clients take Latin-1 without it. no-transform keeps proxies from compressing, hence from
+// buffering; X-Accel-Buffering switches off nginx's buffer.
 const streamHead = "HTTP/1.1 200 OK\r\n" +
-	"Content-Type: text/event-stream\r\n" +
+	"Content-Type: text/event-stream; charset=utf-8\r\n" +
 	"Cache-Control: no-cache, no-transform\r\n" +
 	"X-Accel-Buffering: no\r\n" +
 	"Connection: close\r\n"
@@ -113,16 +113,21 @@ func hasContent(status int) bool {
 
 // StreamHead is the head of an event stream; the zero value is complete.
 type StreamHead struct {
+	// Chunked announces a body in chunks. Only for a request of HTTP/1.1 (RFC 9112 §6.1).
+	Chunked bool
 	// Date is left out when zero.
 	Date   time.Time
 	CORS   CORS
 	Fields []Field
 }
 
-// AppendTo extends dst with the head and its empty line. After it come frames, until
-// the connection is closed.
+// AppendTo extends dst with the head and its empty line. After it come frames until the
+// connection is closed; if Chunked, in chunks.
 func (h *StreamHead) AppendTo(dst []byte) []byte {
 	dst = append(dst, streamHead...)
+	if h.Chunked {
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	}
 	return appendCommon(dst, h.Date, &h.CORS, h.Fields)
 }
 

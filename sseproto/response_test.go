@@ -27,14 +27,15 @@ func readAnswer(t testing.TB, raw []byte, method string) (*http.Response, string
 var testDate = time.Date(2026, time.November, 8, 23, 1, 2, 0, time.FixedZone("", -3600))
 
 func TestStreamHeadIsWhatTheContractSays(t *testing.T) {
-	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n"+
+	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache, no-transform\r\n"+
 		"X-Accel-Buffering: no\r\nConnection: close\r\n"+
 		"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n\r\n", string(new(StreamHead).AppendTo(nil)))
+	require.Contains(t, string((&StreamHead{Chunked: true}).AppendTo(nil)), "\r\nTransfer-Encoding: chunked\r\n")
 	h := StreamHead{Date: testDate, CORS: CORS{AllowOrigin: "https://app.example", Credentials: true, VaryOrigin: true}, Fields: []Field{{"X-A", "b"}}}
 	resp, _ := readAnswer(t, h.AppendTo(nil), "GET")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, http.Header{
-		"Content-Type":                     {"text/event-stream"},
+		"Content-Type":                     {"text/event-stream; charset=utf-8"},
 		"Cache-Control":                    {"no-cache, no-transform"},
 		"X-Accel-Buffering":                {"no"},
 		"Date":                             {"Mon, 09 Nov 2026 00:01:02 GMT"},

@@ -115,6 +115,7 @@ func (f *flags) streamConfig(p *problems) ssed.StreamConfig {
 		Heartbeat:        p.durationOrOff("--heartbeat", f.Heartbeat),
 		HeartbeatEvent:   f.HeartbeatEvent,
 		StartID:          p.startID(f.StartID),
+		Unchunked:        p.choice("--chunked", f.Chunked, "on", "off") == "off",
 		RetryMin:         retryMin,
 		RetryMax:         retryMax,
 		Drain:            max(p.duration("--drain", f.Drain, 0), 1), // zero is the default
@@ -170,6 +171,7 @@ var flagOfField = map[string]string{
 	"Streams.Heartbeat":        "--heartbeat",
 	"Streams.HeartbeatEvent":   "--heartbeat-event",
 	"Streams.StartID":          "--start-id",
+	"Streams.Unchunked":        "--chunked",
 	"Streams.RetryMin":         "--retry",
 	"Streams.RetryMax":         "--retry",
 	"Streams.Drain":            "--drain",

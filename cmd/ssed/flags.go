@@ -24,6 +24,7 @@ type flags struct {
 
 	Retry          string `group:"streams" default:"2s-5s" placeholder:"MIN-MAX" help:"Reconnection delay told to clients, drawn for each between the two."`
 	StartID        string `name:"start-id" group:"streams" default:"auto" placeholder:"auto|on|off" help:"Begin a new stream with its position, as an id without data, so that a client cut off before its first event misses nothing. auto: for a browser's own EventSource. start=id or start=none in the query goes before it."`
+	Chunked        string `group:"streams" default:"on" placeholder:"on|off" help:"Send streams in chunks to clients of HTTP/1.1. Without them some clients and proxies show events late, or when the stream ends. off: every stream ends with its connection."`
 	Heartbeat      string `group:"streams" default:"15s" placeholder:"TIME" help:"Longest silence on a stream; then a comment line is sent. 0 turns it off."`
 	HeartbeatEvent string `group:"streams" placeholder:"NAME" help:"Send heartbeats as events of this type, with empty data and no id, for clients that watch for them. Default: a comment line, which clients do not see."`
 	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Streams are closed at this age, less up to a fifth drawn for each, so that clients spread over the instances again after a deploy. 0: never."`

@@ -36,7 +36,7 @@ func connect(t testing.TB, in *instance, lastID string, channels ...string) *eve
 	s, resp, err := tryConnect(t, in, lastID, channels...)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
-	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
 	return s
 }
 

@@ -171,7 +171,7 @@ func (l *link) passAnswers(to *net.TCPConn, from io.Reader) {
 			return
 		}
 		l.mu.Lock()
-		if bytes.Contains(buf[:n], []byte("Content-Type: text/event-stream\r\n")) {
+		if bytes.Contains(buf[:n], []byte("Content-Type: text/event-stream; charset=utf-8\r\n")) {
 			l.streams++
 		}
 		if string(buf[:n]) == ":\n" {

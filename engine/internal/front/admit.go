@@ -55,6 +55,10 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if err != nil {
 		return verdict{err: err}
 	}
+	told, err := sseproto.ParseTell(req.Query)
+	if err != nil {
+		return verdict{err: err}
+	}
 	if reason, why, ok := f.availability(); !ok {
 		return verdict{reason: reason, why: why}
 	}
@@ -71,7 +75,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	}
 	lastEventID, resumes := lastEventIDOf(req)
 	return verdict{stream: &Stream{
-		FD: c.fd, Head: f.heads.get(f.cors.grant(req.Header("Origin"))), Channels: channels,
+		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: told, Channels: channels,
 		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, start),
 		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client),
 	}}

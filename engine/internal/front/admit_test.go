@@ -56,7 +56,7 @@ func TestRequestIsJudgedAlikeHoweverItComes(t *testing.T) {
 			}
 			require.Equal(t, whole, ask(inParts, method), "%s: %q", state, request)
 			if state == "ready" && request == getStream("a") {
-				require.Equal(t, outcome{status: 200, kind: "text/event-stream"}, whole)
+				require.Equal(t, outcome{status: 200, kind: "text/event-stream; charset=utf-8"}, whole)
 				require.EqualValues(t, 2, h.front.Stats().Streams)
 			}
 		}

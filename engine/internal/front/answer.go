@@ -142,11 +142,25 @@ func (f *Front) appendUnavailable(dst []byte, req *sseproto.Request, reason Refu
 			Status: statusFor(reason), RetryAfter: f.retryDelay(reason), Body: why + "\n",
 		})
 	}
-	dst = append(dst, f.heads.get(f.cors.grant(req.Header("Origin")))...)
-	if string(req.Method) != http.MethodHead {
-		dst = sseproto.AppendRetry(dst, f.retryDelay(reason))
+	dst = append(dst, f.head(req)...)
+	if string(req.Method) == http.MethodHead {
+		return dst, thenClose
+	}
+	start := len(dst)
+	dst = sseproto.AppendRetry(dst, f.retryDelay(reason))
+	if f.wantsChunks(req) {
+		dst = append(sseproto.WrapChunk(dst, start), sseproto.LastChunk...)
 	}
 	return dst, thenClose
+}
+
+// wantsChunks reports whether the stream that answers a request has chunks. A client of
+// HTTP/1.0 does not understand them.
+func (f *Front) wantsChunks(req *sseproto.Request) bool { return req.Minor > 0 && !f.cfg.Unchunked }
+
+// head is the head of the stream that answers a request; shared.
+func (f *Front) head(req *sseproto.Request) []byte {
+	return f.heads.get(f.cors.grant(req.Header("Origin")), f.wantsChunks(req))
 }
 
 // appendOverload answers on a connection that there is no room to read from. Input
@@ -173,7 +187,7 @@ func (f *Front) appendOverload(dst, input []byte, reason RefuseReason) []byte {
 		return dst
 	}
 	f.counters.refused[reason].Add(1)
-	dst = append(dst, f.heads.get(f.cors.grant(nil))...)
+	dst = append(dst, f.heads.get(f.cors.grant(nil), false)...) // its version is not known
 	return sseproto.AppendRetry(dst, f.retryDelay(reason))
 }
 
@@ -298,9 +312,9 @@ func accepts(req *sseproto.Request, want string) bool {
 	return false
 }
 
-// headCache keeps the last stream head: within a second, and for one origin, all
-// are the same bytes.
-type headCache struct{ last atomic.Pointer[cachedHead] }
+// headCache keeps the last stream head without chunks and the last one with them: within
+// a second, and for one origin, all are the same bytes.
+type headCache struct{ plain, chunked atomic.Pointer[cachedHead] }
 
 type cachedHead struct {
 	second int64
@@ -309,13 +323,16 @@ type cachedHead struct {
 }
 
 // get returns a stream head, shared and not to be modified.
-func (c *headCache) get(cors sseproto.CORS) []byte {
-	now := time.Now()
-	if last := c.last.Load(); last != nil && last.second == now.Unix() && last.cors == cors {
+func (c *headCache) get(cors sseproto.CORS, chunked bool) []byte {
+	now, place := time.Now(), &c.plain
+	if chunked {
+		place = &c.chunked
+	}
+	if last := place.Load(); last != nil && last.second == now.Unix() && last.cors == cors {
 		return last.bytes
 	}
-	head := sseproto.StreamHead{Date: now, CORS: cors}
+	head := sseproto.StreamHead{Chunked: chunked, Date: now, CORS: cors}
 	made := &cachedHead{second: now.Unix(), cors: cors, bytes: head.AppendTo(nil)}
-	c.last.Store(made)
+	place.Store(made)
 	return made.bytes
 }

@@ -23,7 +23,7 @@ func TestAddressAtItsLimitIsRefusedAndOthersAreNot(t *testing.T) {
 	}
 	for range 20 {
 		w := s.dialFrom("127.0.0.2").Send(getStream("a", asEventSource))
-		require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+		require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 		w.RequireRetry(4*time.Second, 8*time.Second)
 		w.RequireEnd()
 		require.NoError(t, w.Close())
@@ -53,7 +53,7 @@ func TestIdleConnectionsOfOneAddressAreBounded(t *testing.T) {
 		idle[i] = s.dialFrom("127.0.0.2")
 	}
 	for _, w := range idle[limit+refusedPerAddress:] {
-		require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+		require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 		w.RequireRetry(8*time.Second, 20*time.Second)
 		w.RequireEnd()
 	}

@@ -52,7 +52,7 @@ func TestProbesAreAnsweredTruthfullyBeyondAllLimits(t *testing.T) {
 	f(strings.Replace(getHealth, "health", "nowhere", 1), 503, "overloaded\n")
 	require.EqualValues(t, 10, h.front.Stats().Refused[RefuseFull])
 	w := h.dialFrom("").Send(getStream("a", asEventSource))
-	require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 	w.RequireRetry(4*time.Second, 4*time.Second)
 }
 
@@ -66,7 +66,7 @@ func TestSilentConnectionsMakeRoomInTheLobby(t *testing.T) {
 	status, _, _ := h.dialFrom("").Send(getHealth).Whole()
 	require.Equal(t, 200, status)
 	for _, w := range silent {
-		require.Equal(t, "text/event-stream", w.Answer(http.MethodGet).Header.Get("Content-Type"))
+		require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 		w.RequireRetry(4*time.Second, 4*time.Second)
 		w.RequireEnd()
 	}
@@ -86,6 +86,6 @@ func TestClosedLobbyAnswersAndTakesNobody(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, h.front.lobby.take(fd, RefuseFull))
 	h.front.lobby.close()
-	require.Equal(t, "text/event-stream", client.Answer(http.MethodGet).Header.Get("Content-Type"))
+	require.Equal(t, "text/event-stream; charset=utf-8", client.Answer(http.MethodGet).Header.Get("Content-Type"))
 	require.False(t, h.front.lobby.take(-1, RefuseFull))
 }

@@ -20,6 +20,8 @@ type Stream struct {
 	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	Expires     time.Time // close at this time, by the monotonic clock; zero: never
 	TakesID     bool      // the client shows nothing for an id without data, or wants it
+	Chunked     bool      // Head says that the body is in chunks
+	Told        bool      // the client wants to know the channel of each message
 	Peer        uint32    // handle for Release when the descriptor is closed; 0: none
 	Subject     uint32    // handle for Release, as Peer; 0: the grant named none
 	Ends        time.Time // when the grant is over, by the wall clock; zero: never
@@ -71,6 +73,7 @@ type Config struct {
 	RetryMin, RetryMax        time.Duration
 	Hosts                     []string
 	StartID                   StartID
+	Unchunked                 bool
 	CORSOrigins               []string
 	CORSCredentials           bool
 	Logger                    *slog.Logger

@@ -44,7 +44,8 @@ func Piece(b []byte) Iovec {
 
 // Extend lets v reach over b as well when b lies right behind it in memory.
 func Extend(v *Iovec, b []byte) bool {
-	if unsafe.Add(unsafe.Pointer(v.Base), v.Len) != unsafe.Pointer(unsafe.SliceData(b)) {
+	// As numbers: a pointer behind the end of an allocation must not be made.
+	if uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) != uintptr(unsafe.Pointer(unsafe.SliceData(b))) {
 		return false
 	}
 	v.SetLen(int(v.Len) + len(b))
