@@ -586,8 +586,10 @@ func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 	require.Zero(t, stats.Refused[front.RefusePanic])
 }
 
-// churnAll runs clients side by side and returns how many were served.
+// churnAll runs clients side by side and returns how many were served. All are accepted
+// then: some had left before that, and nothing else tells that they are still to come.
 func (s *served) churnAll(workers, perWorker int) int64 {
+	s.t.Helper()
 	var answered atomic.Int64
 	var running sync.WaitGroup
 	for worker := range workers {
@@ -601,6 +603,7 @@ func (s *served) churnAll(workers, perWorker int) int64 {
 		})
 	}
 	running.Wait()
+	eventually(s.t, func() bool { return s.Stats().Front.Accepted >= uint64(workers*perWorker) }, "all are accepted")
 	return answered.Load()
 }
 
