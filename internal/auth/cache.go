@@ -86,9 +86,10 @@ type cache struct {
 	ttl  time.Duration
 	most int
 
-	mu     sync.Mutex
-	byKey  map[cacheKey]*list.Element // guarded by mu
-	oldest *list.List                 // of *cached, guarded by mu
+	mu         sync.Mutex
+	byKey      map[cacheKey]*list.Element // guarded by mu
+	oldest     *list.List                 // of *cached, guarded by mu
+	generation uint64                     // grows with clear, guarded by mu
 }
 
 type cached struct {
@@ -114,11 +115,22 @@ func (c *cache) get(key cacheKey) *answer {
 	return element.Value.(*cached).answer
 }
 
-// put remembers an answer. The oldest makes room.
-func (c *cache) put(key cacheKey, a *answer) {
+// now is the generation of answers to what is asked from here on.
+func (c *cache) now() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation
+}
+
+// put remembers an answer, unless all was forgotten since it was asked for. The oldest
+// makes room.
+func (c *cache) put(key cacheKey, a *answer, generation uint64) {
 	entry := &cached{key: key, until: time.Now().Add(c.ttl), answer: a}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if generation != c.generation {
+		return
+	}
 	if old, ok := c.byKey[key]; ok {
 		c.remove(old)
 	}
@@ -128,10 +140,11 @@ func (c *cache) put(key cacheKey, a *answer) {
 	c.byKey[key] = c.oldest.PushBack(entry)
 }
 
-// clear forgets all.
+// clear forgets all, also what is being asked for now.
 func (c *cache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.generation++
 	clear(c.byKey)
 	c.oldest.Init()
 }

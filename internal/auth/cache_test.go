@@ -22,15 +22,15 @@ func TestCacheForgetsInTime(t *testing.T) {
 			t.Helper()
 			require.Same(t, want, c.get(numbered(n)))
 		}
-		c.put(numbered(1), first)
+		c.put(numbered(1), first, 0)
 		time.Sleep(3 * time.Second)
-		c.put(numbered(2), second)
+		c.put(numbered(2), second, 0)
 		has(1, first)
 		has(2, second)
 		time.Sleep(2 * time.Second)
 		has(1, nil)
 		has(2, second)
-		c.put(numbered(2), third) // lives on from now
+		c.put(numbered(2), third, 0) // lives on from now
 		time.Sleep(4 * time.Second)
 		has(2, third)
 		time.Sleep(time.Second)
@@ -45,7 +45,7 @@ func TestCacheDoesNotOutliveTheGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(time.Hour, 10)
 		a := &answer{expires: time.Unix(time.Now().Unix()+5, 0)}
-		c.put(numbered(1), a)
+		c.put(numbered(1), a, 0)
 		time.Sleep(5*time.Second - time.Nanosecond)
 		require.Same(t, a, c.get(numbered(1)))
 		time.Sleep(time.Nanosecond)
@@ -57,7 +57,7 @@ func TestCacheIsBounded(t *testing.T) {
 	const most = 100
 	c := newCache(time.Hour, most)
 	for n := range most + 10 {
-		c.put(numbered(n), &answer{})
+		c.put(numbered(n), &answer{}, 0)
 	}
 	require.Len(t, c.byKey, most)
 	require.Equal(t, most, c.oldest.Len())
@@ -96,11 +96,23 @@ func TestDifferentRequestsHaveDifferentCacheKeys(t *testing.T) {
 func BenchmarkCacheHit(b *testing.B) {
 	c := newCache(time.Hour, maxGrants)
 	r := asking(b, forNews, "Authorization: Bearer abc", "Cookie: a=b", "User-Agent: x", "Accept: text/event-stream")
-	c.put(keyOf(r, forwardHeader(r)), &answer{})
+	c.put(keyOf(r, forwardHeader(r)), &answer{}, 0)
 	b.ReportAllocs()
 	for b.Loop() {
 		if c.get(keyOf(r, forwardHeader(r))) == nil {
 			b.Fatal("missed")
 		}
 	}
+}
+
+// An answer comes from before somebody was put out. Forget comes between the look at
+// whether it may be remembered and the remembering.
+func TestCacheDoesNotRememberWhatWasAskedBeforeAllWasForgotten(t *testing.T) {
+	c := newCache(time.Hour, 10)
+	asked := c.now()
+	c.clear()
+	c.put(numbered(1), &answer{}, asked)
+	require.Nil(t, c.get(numbered(1)))
+	c.put(numbered(1), &answer{}, c.now())
+	require.NotNil(t, c.get(numbered(1)))
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"ssed/engine"
@@ -31,9 +30,8 @@ type forward struct {
 	denials  *cache
 	needsEnd bool // every grant must have an end
 
-	forgotten atomic.Uint64 // how often forget was called
-	outage    outage
-	counters  *counters
+	outage   outage
+	counters *counters
 }
 
 func newForward(cfg *Config, counters *counters) *forward {
@@ -73,22 +71,24 @@ func (f *forward) Authorize(ctx context.Context, r *engine.AuthRequest) (engine.
 	if err != nil {
 		return engine.Grant{}, f.counters.unavailable(RefusedQueue)
 	}
-	before := f.forgotten.Load()
+	var generation uint64
+	if f.grants != nil {
+		generation = f.grants.now()
+	}
 	a, err := f.ask(ctx, header, r.Channels)
 	leave()
 	if err != nil {
 		return engine.Grant{}, err
 	}
-	if f.grants != nil && f.forgotten.Load() == before {
-		f.remember(key, a)
+	if f.grants != nil {
+		f.remember(key, a, generation)
 	}
 	return f.tell(a, r.Channels)
 }
 
 // forget has the service asked again about everyone. What it is being asked now is not
-// remembered either.
+// remembered either. Both caches are of the same generation.
 func (f *forward) forget() {
-	f.forgotten.Add(1)
 	if f.grants != nil {
 		f.grants.clear()
 		f.denials.clear()
@@ -102,12 +102,12 @@ func (f *forward) remembered(key cacheKey) *answer {
 	return f.denials.get(key)
 }
 
-func (f *forward) remember(key cacheKey, a *answer) {
+func (f *forward) remember(key cacheKey, a *answer, generation uint64) {
 	switch {
 	case a.denial == nil:
-		f.grants.put(key, a)
+		f.grants.put(key, a, generation)
 	case a.isFinal():
-		f.denials.put(key, a)
+		f.denials.put(key, a, generation)
 	}
 }
 
