@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,10 +11,13 @@ import (
 // called from other goroutines.
 type poller struct {
 	epfd   int
-	evfd   int
 	events []unix.EpollEvent
 	n      int // events of the last wait
 	taken  int // of them, by next
+
+	waking   sync.Mutex // guards the rest
+	evfd     int
+	isClosed bool
 }
 
 // pollBatch is the number of events taken from the kernel at once: enough that a
@@ -81,9 +85,23 @@ var wakeToken = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 // wake makes wait return. The eventfd is edge-triggered and never read: each
 // write is a new edge, and its counter cannot overflow in the life of a machine.
-func (p *poller) wake() { _, _ = unix.Write(p.evfd, wakeToken) }
+// Who wakes may be held up until the poller is closed: the descriptor's number may be
+// another connection's by then, so nothing is written to it.
+func (p *poller) wake() {
+	p.waking.Lock()
+	defer p.waking.Unlock()
+	if !p.isClosed {
+		_, _ = unix.Write(p.evfd, wakeToken)
+	}
+}
 
 func (p *poller) close() {
+	p.waking.Lock()
+	defer p.waking.Unlock()
+	if p.isClosed {
+		return
+	}
+	p.isClosed = true
 	_ = unix.Close(p.evfd)
 	_ = unix.Close(p.epfd)
 }
