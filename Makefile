@@ -4,7 +4,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-export GOTOOLCHAIN := local
+# Any Go from 1.21 on fetches the version that go.mod names. Offline: make GOTOOLCHAIN=local.
+export GOTOOLCHAIN := auto
 
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -25,6 +26,7 @@ SCENARIO   ?= fanout
 LOADFLAGS  ?= --with floor,ssed,naive
 CHAOSFLAGS ?=
 MILLIONFLAGS ?=
+DOCSFLAGS  ?=
 
 # What make e2e installs, by a file that tells that it is there.
 E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
@@ -60,6 +62,10 @@ check: need-go ## gofumpt, vet (for other systems too), staticcheck, tidy, then 
 	go mod tidy -diff
 	go mod verify
 	$(MAKE) test
+
+.PHONY: docs-check
+docs-check: need-go ## Print words per sentence and dead links of the documents (DOCSFLAGS=-long names the sentences)
+	go run ./internal/docscheck $(DOCSFLAGS) $$(git ls-files '*.md')
 
 .PHONY: fmt
 fmt: need-go ## Format all Go files
@@ -145,7 +151,7 @@ e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (
 
 .PHONY: need-go
 need-go:
-	@command -v go >/dev/null || { echo 'Go 1.26 or later is needed: https://go.dev/dl/'; exit 1; }
+	@command -v go >/dev/null || { echo 'Go 1.21 or later is needed: https://go.dev/dl/'; exit 1; }
 
 # The end of a recipe that has put Debian packages into $$missing. RUNLEVEL=1 keeps
 # Debian from starting the servers among them: the tests start their own.
