@@ -26,7 +26,7 @@ type waitingHeap struct {
 	isDue bool // the last look left some that may start
 
 	ends   queue[waitEnd] // when each has waited for too long, in that order
-	shutAt time.Time      // when a look last found the log not open: a wait counts from then on
+	shutAt time.Time      // when a look last found that the log could not get on: a wait counts from then on
 }
 
 // waitEnd is when a slot has waited for too long.
@@ -154,6 +154,9 @@ func (s *shard) lookAhead(v *view) {
 	if cov.from == sseproto.MaxID || cov.backfilling {
 		h.shutAt = s.began
 		return
+	}
+	if s.log.isSilent(s.began, s.engine.cfg.HistoryWait/2) {
+		h.shutAt = s.began
 	}
 	s.budget.begin(s.shares.ahead)
 	for last := s.log.last(); len(h.list) > 0 && !last.Less(h.list[0].from.id); {

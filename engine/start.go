@@ -52,3 +52,11 @@ func (l *Log) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
 	ahead := max(now.Sub(l.heard), 0) + wait
 	return id.Ms <= l.ticked.Load().Ms+uint64(ahead/time.Millisecond)
 }
+
+// isSilent reports whether no tick came for longer than that: then the link to Redis is
+// slow or lost, and an ID that lies ahead may well be one of another instance.
+func (l *Log) isSilent(now time.Time, longer time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return now.Sub(l.heard) > longer
+}

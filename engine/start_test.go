@@ -140,14 +140,28 @@ func TestRestartWithAClockThatWentBackIsTold(t *testing.T) {
 
 // The wait for a quicker instance ends: whatever made the ID, the client is told.
 func TestWaitForAnIDAheadEnds(t *testing.T) {
-	e := startEngine(t, func(cfg *Config) { cfg.HistoryWait = 50 * time.Millisecond })
-	f := startFeed(e, 1000)
-	f.publish("a", "one")
-	c := join(t, e, after(sseproto.ID{Ms: 1000, Seq: 3}), "a")
+	h := shardByHand(t, func(cfg *Config) { cfg.HistoryWait = time.Minute })
+	h.f.publish("a", "one")
+	c := h.arrive(t, after(sseproto.ID{Ms: 1000, Seq: 3}), "a")
+	began := time.Now()
+	pass := func(at, heard time.Duration) slotPhase {
+		h.log.mu.Lock()
+		h.log.heard = began.Add(heard)
+		h.log.mu.Unlock()
+		h.shard.pass(began.Add(at))
+		return h.slots.at(1).phase
+	}
+	const silence = 10 * time.Minute
+	require.Equal(t, phaseAhead, pass(silence, 0), "no tick came: the log could not get there")
+	require.Equal(t, phaseAhead, pass(silence+time.Second, silence))
+	require.Equal(t, phaseAhead, pass(silence+59*time.Second, silence+59*time.Second))
+	require.Equal(t, phaseLive, pass(silence+61*time.Second, silence+61*time.Second))
 	gap := c.next(1)[0]
 	require.Equal(t, "gap", gap.kind)
+	require.Contains(t, gap.data, sseproto.ReasonUnknownID)
 	require.Equal(t, "1000-1", gap.id, "where it goes on")
-	f.publish("a", "two")
+	h.f.publish("a", "two")
+	h.shard.pass(began.Add(silence + 62*time.Second))
 	require.Equal(t, "two", c.next(1)[0].data)
 }
 
