@@ -20,13 +20,16 @@ type lobby struct {
 
 	mu       sync.Mutex
 	waiting  []*os.File // oldest first; guarded by mu
+	open     int        // those that wait, and those that are being answered; guarded by mu
 	isClosed bool
 	running  sync.WaitGroup // a goroutine for each that waits
 }
 
 const (
-	// lobbySize bounds the connections in the lobby. As RefusalSlots they come out of the
-	// files that Config keeps in reserve.
+	// lobbySize bounds the connections that wait in the lobby, and those that are being
+	// answered: who is sent away keeps its file until its goroutine has run, and a flood
+	// comes faster than that on a busy machine. As RefusalSlots they come out of the files
+	// that Config keeps in reserve.
 	lobbySize = 32
 	// lobbyWait is how long one waits. A client sends its request together with the last
 	// packet of the connection's handshake, or right behind it.
@@ -40,13 +43,14 @@ const (
 var atOnce = time.Unix(1, 0)
 
 // take lets a connection wait. The descriptor is the lobby's then. It reports false, and
-// takes nothing, after close.
+// takes nothing, while too many are being answered and after close.
 func (l *lobby) take(fd int, reason RefuseReason) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.isClosed {
+	if l.isClosed || l.open == 2*lobbySize {
 		return false
 	}
+	l.open++
 	if len(l.waiting) == lobbySize {
 		_ = l.waiting[0].SetReadDeadline(atOnce)
 		l.waiting = slices.Delete(l.waiting, 0, 1)
@@ -70,6 +74,9 @@ func (l *lobby) answer(conn *os.File, reason RefuseReason) {
 		}
 		l.mu.Unlock()
 		_ = conn.Close()
+		l.mu.Lock()
+		l.open--
+		l.mu.Unlock()
 	}()
 	request := make([]byte, lobbyBytes)
 	n, _ := conn.Read(request)

@@ -5,6 +5,7 @@ package front
 import (
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -88,4 +89,45 @@ func TestClosedLobbyAnswersAndTakesNobody(t *testing.T) {
 	h.front.lobby.close()
 	require.Equal(t, "text/event-stream; charset=utf-8", client.Answer(http.MethodGet).Header.Get("Content-Type"))
 	require.False(t, h.front.lobby.take(-1, RefuseFull))
+}
+
+// A flood comes faster than those who are sent away are answered: the goroutines for that
+// get no processor. Their files are bounded all the same.
+func TestFloodOfTheLobbyTakesNoFurtherFiles(t *testing.T) {
+	h := fullHost(t)
+	pairs := make([][2]int, 4*lobbySize)
+	for i := range pairs {
+		var err error
+		pairs[i], err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		require.NoError(t, err)
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	most, taken := 0, make([]bool, len(pairs))
+	for i, pair := range pairs {
+		taken[i] = h.front.lobby.take(pair[0], RefuseFull)
+		open := 0
+		for n := range i + 1 {
+			if taken[n] && isOpen(pairs[n][0]) {
+				open++
+			}
+		}
+		most = max(most, open)
+	}
+	require.LessOrEqual(t, most, 2*lobbySize)
+	for i, pair := range pairs {
+		if !taken[i] {
+			require.NoError(t, unix.Close(pair[0]))
+		}
+		require.NoError(t, unix.Close(pair[1]))
+	}
+	eventually(t, func() bool {
+		h.front.lobby.mu.Lock()
+		defer h.front.lobby.mu.Unlock()
+		return h.front.lobby.open == 0
+	}, "all are answered")
+}
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
 }
