@@ -393,7 +393,7 @@ func (c *Config) engine() engine.Config {
 		Authorizer: c.Auth, AuthTimeout: s.AuthTimeout, MaxAge: s.MaxAge,
 		MaxChannels: s.MaxChannels, BroadcastChannel: s.BroadcastChannel,
 		Heartbeat: s.Heartbeat, HeartbeatEvent: s.HeartbeatEvent,
-		StartID: s.StartID, RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
+		StartID: s.StartID, Unchunked: s.Unchunked, RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
 		Hosts: s.Hosts, CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,
 		Logger: c.Logger,
 	}

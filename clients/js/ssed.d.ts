@@ -31,6 +31,12 @@ export interface Options {
    */
   silence?: number;
 
+  /**
+   * Tell the channel of each message that has no type of its own, in Message.channel. Its
+   * type is then the channel too. A message whose own type is the name of a channel looks like it.
+   */
+  tell?: boolean;
+
   /** The --heartbeat-event of the server, so that onMessage does not get it. */
   heartbeatEvent?: string;
 
@@ -60,6 +66,8 @@ export interface Message {
   /** The position, with the publisher's id behind it if there is one: "1795431293042-7/order-17". */
   id: string;
   data: string;
+  /** With the option tell: the channel that it came on; undefined if it has a type of its own. */
+  channel?: string;
 }
 
 /** Messages are missing, or may be. Load the current state from your backend. */

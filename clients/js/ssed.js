@@ -18,6 +18,8 @@ const remembered = 4096;
 export function subscribe(url, channels, options) {
   const target = new URL(url, globalThis.location?.href);
   for (const channel of channels) target.searchParams.append("channel_id", channel);
+  if (options.tell) target.searchParams.set("tell", "channel");
+  const told = new Map(channels.map((channel) => [toldAs(channel), channel]));
   const ending = new AbortController();
   const stream = { lastEventId: options.lastEventId ?? "", close: () => ending.abort() };
 
@@ -36,7 +38,7 @@ export function subscribe(url, channels, options) {
       if (id) stream.lastEventId = id;
       if (data === undefined || type === undefined || type === options.heartbeatEvent) return;
       if (type === "gap") call(() => options.onGap(JSON.parse(data)));
-      else call(() => options.onMessage({ type, id, data }));
+      else call(() => options.onMessage({ type, id, data, ...(options.tell && { channel: told.get(type) }) }));
     },
   };
 
@@ -44,6 +46,17 @@ export function subscribe(url, channels, options) {
   if (options.share !== false && canShare) share(target, options, page, ending.signal);
   else void read(target, options, page, ending.signal);
   return stream;
+}
+
+/**
+ * The type by which the server tells of a channel.
+ * @param {string} channel
+ */
+function toldAs(channel) {
+  return channel.replace(
+    /[%\r\n]|^(g(?=ap$)|o(?=pen$)|e(?=rror$))/g,
+    (c) => "%" + c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0"),
+  );
 }
 
 /**

@@ -49,6 +49,22 @@ async function listenByHelper(url, options) {
 	});
 	return stream;
 }
+async function listenTold(url, channels) {
+	const {subscribe} = await import("/ssed.js");
+	subscribe(url, channels, {
+		tell: true,
+		onMessage: (m) => seen.push({Event: "message", ID: m.id, Data: m.type + " on " + m.channel + ": " + m.data}),
+		onGap: (gap) => seen.push({Event: "gap", ID: "", Data: JSON.stringify(gap)}),
+		onState: (open) => seen.push({Event: open ? "open" : "error", State: open ? 1 : 0}),
+	});
+}
+function listenNative(url, types) {
+	const source = new EventSource(url);
+	source.onopen = () => seen.push({Event: "open", ID: "", Data: "", State: 1});
+	for (const type of types) {
+		source.addEventListener(type, (e) => seen.push({Event: "message", ID: e.lastEventId, Data: e.type + ": " + e.data}));
+	}
+}
 let tokens = 0;
 function listenWithTokens(url) { listenByHelper(url, {token: () => "token-" + ++tokens}); }
 // Pages that are opened again keep the last ID, as after a reload.
@@ -295,6 +311,7 @@ func TestBrowser(t *testing.T) {
 		{"KnowsTypedEvents", browserKnowsTypedEvents},
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
 		{"RunsTheHelper", browserRunsTheHelper},
+		{"IsToldTheChannels", browserIsToldTheChannels},
 		{"HelperNoticesSilence", browserHelperNoticesSilence},
 		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
 		{"HelperNoticesNoAnswerToAReconnect", browserHelperNoticesNoAnswerToAReconnect},

@@ -52,12 +52,17 @@ var subjects = []subject{
 	{"Python sseclient-py+httpx", python("sseclient-py+httpx")},
 	{"Python sseclient-py+requests read1", python("sseclient-py+requests read1")},
 	{"curl", startCurl},
+	blockReaders[0],
 }
 
-// blockReader is a client that reads blocks of a fixed size from an answer that has no
-// chunks, and so shows an event when later ones have filled the block. It needs a
-// proxy that makes chunks: TestNginxMakesChunks.
-var blockReader = subject{"Python sseclient-py+requests", python("sseclient-py+requests")}
+// blockReaders read blocks of a fixed size from an answer that has no chunks, and so show
+// an event when later ones have filled the block: see TestBlockReadersShowEachEventAtOnce.
+var blockReaders = []subject{
+	{"Python sseclient-py+requests", python("sseclient-py+requests")},
+	{"Python requests iter_content", python("requests iter_content")},
+	{"Python requests iter_lines", python("requests iter_lines")},
+	{"Python urllib3 stream", python("urllib3 stream")},
+}
 
 // script returns the path of a helper, and fails the test when make e2e has not
 // installed what it needs.

@@ -33,6 +33,35 @@ func browserRunsTheHelper(t *testing.T, b *browser) {
 	tryClient(t, r, newLink(t, in.public), b.subject("ssed.js in Chromium", "listenByHelper"))
 }
 
+// browserIsToldTheChannels: by tell=channel, with ssed.js and without.
+func browserIsToldTheChannels(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--heartbeat", "1s", "--envelope", "json")
+	channels := []string{"news", "gap", "error", "50%", "two\nlines", "message"}
+	send := func() {
+		for _, channel := range channels {
+			publish(t, r, channel, "x")
+		}
+		publish(t, r, "news", `{"event":"order.paid","data":"y"}`)
+	}
+	own := b.open(t, servePages(t))
+	own.run("listenTold", "http://"+in.public+"/sse/connect", channels)
+	own.waitOpen()
+	send()
+	own.want("news on news: x", "%67ap on gap: x", "%65rror on error: x", "50%25 on 50%: x", "two%0Alines on two\nlines: x",
+		"message on message: x", "order.paid on undefined: y")
+
+	native := b.open(t, servePages(t))
+	query := []string{"tell", "channel"}
+	for _, channel := range channels[1:] {
+		query = append(query, "channel_id", channel)
+	}
+	native.run("listenNative", streamURL(in.public, "news", query...), []string{"news", "%67ap", "%65rror", "50%25", "two%0Alines", "message", "order.paid"})
+	native.waitOpen()
+	send()
+	native.want("news: x", "%67ap: x", "%65rror: x", "50%25: x", "two%0Alines: x", "message: x", "order.paid: y")
+}
+
 // browserHelperNoticesSilence: the connection stands and nothing comes out of it, which
 // an EventSource does not notice. Heartbeats are comments here, and events in the tests below.
 func browserHelperNoticesSilence(t *testing.T, b *browser) {

@@ -174,7 +174,7 @@ func (l *link) passAnswers(to *net.TCPConn, from io.Reader) {
 		if bytes.Contains(buf[:n], []byte("Content-Type: text/event-stream; charset=utf-8\r\n")) {
 			l.streams++
 		}
-		if string(buf[:n]) == ":\n" {
+		if text := string(buf[:n]); text == ":\n" || text == "2\r\n:\n\r\n" { // the second in a chunk
 			l.heartbeats++
 		}
 		l.mu.Unlock()

@@ -126,19 +126,33 @@ func TestNginxPassesEachEventAtOnce(t *testing.T) {
 	in.waitStreams(0)
 }
 
-// TestNginxMakesChunks: ssed's streams have none, which lets some clients wait for
-// blocks to fill; behind nginx they get each event at once.
-func TestNginxMakesChunks(t *testing.T) {
+// TestBlockReadersShowEachEventAtOnce: each event must be shown before the next is
+// published. Nothing else comes that could fill a block.
+func TestBlockReadersShowEachEventAtOnce(t *testing.T) {
 	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s")
-	l := newLink(t, in.public)
-	host := startNginx(t, l.host(), l.host())
-	var c collector
-	blockReader.start(t, streamURL(host, "a"), c.show)
-	l.waitStreams(1)
-	for _, sent := range basics {
-		publish(t, r, "a", sent)
-		c.want(t, sent)
+	for name, proxy := range map[string]func(t *testing.T, to string) string{
+		"direct":         func(_ *testing.T, to string) string { return to },
+		"nginx HTTP/1.0": func(t *testing.T, to string) string { return startNginx(t, to, to) },
+		"nginx HTTP/1.1": func(t *testing.T, to string) string {
+			return startNginx(t, to, to, "proxy_pass http", "proxy_http_version 1.1; proxy_pass http")
+		},
+		"HAProxy": func(t *testing.T, to string) string { return startHAProxy(t, to, to) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := startReady(t, r, "--heartbeat", "0")
+			host := proxy(t, in.public)
+			clients := make([]collector, len(blockReaders))
+			for i, reader := range blockReaders {
+				reader.start(t, streamURL(host, "a"), clients[i].show)
+			}
+			in.waitStreams(len(blockReaders))
+			for _, sent := range basics {
+				publish(t, r, "a", sent)
+				for i := range clients {
+					clients[i].want(t, sent)
+				}
+			}
+		})
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ssed/sseproto"
 )
 
 const (
@@ -26,8 +28,9 @@ const (
 	maxMessageBytes = 1 << 20
 )
 
-// responseHead is answered to every request.
-const responseHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nConnection: close\r\n\r\n"
+// responseHead is answered to every request. The stream has chunks, as that of ssed has.
+const responseHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache, no-transform\r\n" +
+	"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 // role says what a descriptor of the floor is.
 type role uint8
@@ -320,7 +323,7 @@ func (f *Floor) publish(channel string, body []byte) {
 	b = strconv.AppendUint(b, f.serial, 10)
 	b = append(b, "\ndata: "...)
 	b = append(b, body...)
-	b = append(b, "\n\n"...)
+	b = sseproto.WrapChunk(append(b, "\n\n"...), 0)
 	f.frame = b
 	// From the end: dropping a member moves the last one into its place.
 	for i := len(f.members[c]) - 1; i >= 0; i-- {

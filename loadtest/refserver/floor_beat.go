@@ -10,7 +10,7 @@ import "time"
 const (
 	maxTick    = time.Second
 	beatVisits = 8
-	heartbeat  = ":\n"
+	heartbeat  = "2\r\n:\n\r\n"
 )
 
 func (f *Floor) tickEvery() time.Duration {

@@ -60,7 +60,34 @@ def with_sseclient_requests_read1():
         yield from SSEClient(iter(response.raw.read1, b"")).events()
 
 
+def with_requests_iter_content():
+    import requests
+    from sseclient import SSEClient
+
+    with requests.get(url, headers=headers(), stream=True, timeout=60) as response:
+        yield from SSEClient(response.iter_content(None)).events()
+
+
+def with_requests_iter_lines():
+    import requests
+    from sseclient import SSEClient
+
+    with requests.get(url, headers=headers(), stream=True, timeout=60) as response:
+        yield from SSEClient(line + b"\n" for line in response.iter_lines(delimiter=b"\n")).events()
+
+
+def with_urllib3_stream():
+    import urllib3
+    from sseclient import SSEClient
+
+    response = urllib3.PoolManager().request("GET", url, headers=headers(), preload_content=False, timeout=60, retries=False)
+    yield from SSEClient(response.stream()).events()
+
+
 clients = {
+    "requests iter_content": (with_requests_iter_content, ["requests", "urllib3"]),
+    "requests iter_lines": (with_requests_iter_lines, ["requests", "urllib3"]),
+    "urllib3 stream": (with_urllib3_stream, ["urllib3"]),
     "httpx-sse": (with_httpx_sse, ["httpx-sse", "httpx"]),
     "sseclient-py+httpx": (with_sseclient_httpx, ["sseclient-py", "httpx"]),
     "sseclient-py+requests": (with_sseclient_requests, ["sseclient-py", "requests"]),
