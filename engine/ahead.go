@@ -126,7 +126,11 @@ func (s *shard) startNow(v *view, i uint32, c *slot, p resumePoint) {
 // endWaits starts the slots that have waited for too long.
 func (s *shard) endWaits(v *view) {
 	h := &s.ahead
-	for !h.ends.empty() && !s.began.Before(h.ends.first().at) && !s.began.Before(h.shutAt.Add(s.engine.cfg.HistoryWait)) {
+	wait := s.engine.cfg.HistoryWait
+	for !h.ends.empty() && !s.began.Before(h.ends.first().at) {
+		if s.began.Before(h.shutAt.Add(wait)) && s.began.Before(h.ends.first().at.Add(maxBehind*wait)) {
+			return
+		}
 		if s.budget.spent() {
 			h.isDue = true
 			return
@@ -155,7 +159,7 @@ func (s *shard) lookAhead(v *view) {
 		h.shutAt = s.began
 		return
 	}
-	if s.log.isSilent(s.began, s.engine.cfg.HistoryWait/2) {
+	if s.log.isBehind(s.began, s.engine.cfg.HistoryWait/2) {
 		h.shutAt = s.began
 	}
 	s.budget.begin(s.shares.ahead)

@@ -152,10 +152,10 @@ func (l *Log) nowMs() uint64 {
 	switch {
 	case l.local.ms != 0:
 		return max(l.spans.high.Ms, uint64(time.Now().UnixMilli()))
-	case l.heard.IsZero():
+	case l.heard.at.IsZero():
 		return l.spans.high.Ms
 	}
-	return l.spans.high.Ms + uint64(time.Since(l.heard)/time.Millisecond)
+	return l.spans.high.Ms + uint64(time.Since(l.heard.at)/time.Millisecond)
 }
 
 // count counts the messages of every channel.

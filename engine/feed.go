@@ -21,6 +21,7 @@ func (l *Log) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	l.mu.Lock()
 	defer l.unlock()
 	l.stats.spans.Add(1)
+	l.heard = arrival{}
 	l.hearLocked(low)
 	before := l.spans.newest()
 	if before != nil {
@@ -77,8 +78,28 @@ func (l *Log) openLocked(low sseproto.ID) {
 // hearLocked notes a tick.
 func (l *Log) hearLocked(id sseproto.ID) {
 	l.ticked.Store(&id)
-	l.heard = time.Now()
+	l.heard.note(id, time.Now())
 }
+
+// arrival is when the last tick came, and how late. Ticks tell the time of Redis, which
+// says nothing beside the clock of this machine. But the tick of a span that was the least
+// late tells how late the others are: on a link with a backlog they come seconds later.
+type arrival struct {
+	at    time.Time
+	lag   time.Duration // behind the least late tick of the span
+	first time.Time     // when the least late tick came
+	tick  uint64        // and its ms
+}
+
+func (a *arrival) note(id sseproto.ID, now time.Time) {
+	a.at, a.lag = now, now.Sub(a.first)-time.Duration(int64(id.Ms-a.tick))*time.Millisecond
+	if a.first.IsZero() || a.lag < 0 {
+		a.first, a.tick, a.lag = now, id.Ms, 0
+	}
+}
+
+// behind is how far the log may be behind other instances, as far as ticks tell.
+func (a *arrival) behind(now time.Time) time.Duration { return max(now.Sub(a.at), 0) + a.lag }
 
 func (l *Log) reachLocked(id sseproto.ID) {
 	if l.spans.high.Less(id) {

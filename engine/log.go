@@ -88,7 +88,7 @@ type Log struct {
 	barrier   *barrier // the newest, at first one before all
 	holdback  holdback
 	local     localClock
-	heard     time.Time     // when the last tick came
+	heard     arrival       // of the last tick
 	changed   chan struct{} // closed and replaced at each commit, open and close
 
 	gaps gapLedger // has a lock of its own

@@ -41,22 +41,26 @@ func later(a, b sseproto.ID) sseproto.ID {
 
 // explains reports whether an instance that numbers from the same ticks can have given
 // an ID that lies ahead of this log. Such an ID was given before now: since the last tick
-// that came here, or within wait before it, for a feed may lag behind. A log with a clock of
-// its own has no other beside it.
+// that came here was made, or within wait before it. A log with a clock of its own has no
+// other beside it.
 func (l *Log) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.local.ms != 0 {
 		return !l.spans.high.Less(id)
 	}
-	ahead := max(now.Sub(l.heard), 0) + wait
+	ahead := min(l.heard.behind(now), maxBehind*wait) + wait
 	return id.Ms <= l.ticked.Load().Ms+uint64(ahead/time.Millisecond)
 }
 
-// isSilent reports whether no tick came for longer than that: then the link to Redis is
-// slow or lost, and an ID that lies ahead may well be one of another instance.
-func (l *Log) isSilent(now time.Time, longer time.Duration) bool {
+// maxBehind times Config.HistoryWait is how far a log may count as behind others. When the
+// clock of Redis was set back, ticks are late for as long as that takes to catch up.
+const maxBehind = 10
+
+// isBehind reports whether the log may be behind other instances by more than that: ticks
+// do not come, or come late. Then an ID that lies ahead may well be one of theirs.
+func (l *Log) isBehind(now time.Time, by time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return now.Sub(l.heard) > longer
+	return l.heard.behind(now) > by
 }

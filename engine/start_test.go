@@ -146,7 +146,7 @@ func TestWaitForAnIDAheadEnds(t *testing.T) {
 	began := time.Now()
 	pass := func(at, heard time.Duration) slotPhase {
 		h.log.mu.Lock()
-		h.log.heard = began.Add(heard)
+		h.log.heard = arrival{at: began.Add(heard)}
 		h.log.mu.Unlock()
 		h.shard.pass(began.Add(at))
 		return h.slots.at(1).phase
@@ -163,6 +163,31 @@ func TestWaitForAnIDAheadEnds(t *testing.T) {
 	h.f.publish("a", "two")
 	h.shard.pass(began.Add(silence + 62*time.Second))
 	require.Equal(t, "two", c.next(1)[0].data)
+}
+
+// On a link with a backlog ticks come late, and others are ahead by as much. A new span has
+// another link, and may be of another Redis.
+func TestLateTicksExplainAnIDAhead(t *testing.T) {
+	const wait = time.Second
+	l := newLog(minRingBytes, minSegmentBytes, 1, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 1000})
+	began := l.heard.at
+	l.heard.note(sseproto.ID{Ms: 1100}, began.Add(5*time.Second))
+	l.ticked.Store(&sseproto.ID{Ms: 1100})
+	now := began.Add(5 * time.Second)
+	require.Equal(t, 4900*time.Millisecond, l.heard.lag)
+	require.True(t, l.explains(sseproto.ID{Ms: 1100 + 5900}, now, wait))
+	require.False(t, l.explains(sseproto.ID{Ms: 1100 + 5901}, now, wait))
+	require.True(t, l.explains(sseproto.ID{Ms: 1100 + 6900}, now.Add(wait), wait), "since the last tick, too")
+	require.True(t, l.isBehind(now, wait))
+	l.heard.note(sseproto.ID{Ms: 1000 + 5010}, now.Add(10*time.Millisecond))
+	require.Zero(t, l.heard.lag, "it has caught up")
+
+	l.heard.note(sseproto.ID{Ms: 6100}, now.Add(time.Hour))
+	require.False(t, l.explains(sseproto.ID{Ms: 6100 + 11_001}, now.Add(time.Hour), wait), "the clock was set back")
+	l.CloseSpan(sseproto.ID{Ms: 6100})
+	l.OpenSpan(sseproto.ID{Ms: 6200})
+	require.Zero(t, l.heard.lag)
 }
 
 // Messages that came while the request was decided do not make the start a guess.
