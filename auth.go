@@ -14,8 +14,22 @@ import "ssed/engine"
 // Gateway.Disconnect calls before it closes streams.
 type Authorizer = engine.Authorizer
 
-// AuthRequest is what an Authorizer may look at, until Authorize returns. Request has the
-// fields of the client, Channels what it asked for, Client its address.
+// AuthRequest is what an Authorizer may look at, until Authorize returns:
+//
+//	Request  *sseproto.Request // its Header("Authorization") is a []byte, nil without that field
+//	Channels []string          // asked for; not empty, no duplicates
+//	Client   netip.Addr        // of the client; zero for a unix socket
+//
+// An Authorizer that lets clients with one key read what they ask for:
+//
+//	func (a keyed) Authorize(_ context.Context, r *ssed.AuthRequest) (ssed.Grant, error) {
+//		if string(r.Request.Header("X-Key")) != a.key {
+//			return ssed.Grant{}, &ssed.Denial{Status: 403}
+//		}
+//		return ssed.Grant{Channels: r.Channels}, nil
+//	}
+//
+// A program that checks a secret compares it with crypto/subtle.
 type AuthRequest = engine.AuthRequest
 
 // Grant is what a client may have. Channels is the part of the channels asked for that it
