@@ -88,6 +88,7 @@ type Fleet struct {
 	process      string // of all processes this one
 	identity     string // as others read it
 	listed       bool   // a beat was taken
+	isTheirs     bool   // the last beat found that another process has the name
 	told         string // when this process last said that it is there, as Redis has it
 	otherAt      string // when another one of the name did, as last seen
 	sharedLine   throttle.Line
@@ -166,7 +167,7 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	}
 	cancel()
 	answers.Wait()
-	if f.listed {
+	if f.listed && !f.isTheirs { // else its keys are those of the other one
 		f.leave()
 	}
 	f.client.Close()

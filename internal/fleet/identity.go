@@ -102,6 +102,7 @@ func compare(settings []Setting, words []string) (list []Mismatch) {
 // judge takes in what a beat found. An error is for an instance that has just begun: it
 // has to go, for the others were there before.
 func (f *Fleet) judge(answer []string) error {
+	f.isTheirs = len(answer) > 0 && answer[0] == "taken"
 	switch {
 	case len(answer) == 3 && answer[0] == "taken":
 		return f.isTaken(answer[1], parseOwner(answer[2]))

@@ -38,6 +38,20 @@ func TestSecondProcessOfANameIsRefused(t *testing.T) {
 	require.Contains(t, owner, first.process)
 }
 
+// A process was frozen, and another one of its name began meanwhile. It awakes and ends:
+// it must not take the other one off the list.
+func TestProcessWhoseNameIsTakenLeavesTheListAsItIs(t *testing.T) {
+	w := newTown(t)
+	frozen := w.run("a", 1, nil)
+	w.sees(frozen, "a")
+	w.redis.Do("SET", "{sse:stream:}:owner:a", "other 1 {}", "PX", "60000")
+	w.redis.Do("SET", "{sse:stream:}:instance:a", "1 report", "PX", "60000")
+	require.Eventually(t, func() bool { return frozen.Stats().BeatErrors > 0 }, patience, time.Millisecond)
+	frozen.stop()
+	owner, _ := w.redis.Do("GET", "{sse:stream:}:owner:a")
+	require.Equal(t, "other 1 {}", owner)
+}
+
 // TestProcessOfAnEarlierVersionKeepsItsName: it has no owner key.
 func TestProcessOfAnEarlierVersionKeepsItsName(t *testing.T) {
 	w := newTown(t)
