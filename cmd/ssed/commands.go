@@ -13,7 +13,7 @@ import (
 // commandLine is the grammar: one field for each subcommand. What stands without
 // one is for serve.
 type commandLine struct {
-	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve streams. What is given without a command is for this one."`
+	Serve  serveCommand  `cmd:"" default:"withargs" help:"Run the gateway (default command)."`
 	Doctor doctorCommand `cmd:"" help:"Check this machine, Redis and a proxy, and say what to change."`
 	Tail   tailCommand   `cmd:"" help:"Follow channels at a terminal."`
 	Pub    pubCommand    `cmd:"" help:"Publish at a terminal."`

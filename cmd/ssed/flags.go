@@ -34,12 +34,12 @@ type flags struct {
 	RingBytes      string `group:"streams" default:"64MiB" placeholder:"BYTES" help:"Memory for recent messages, which serves slow and reconnecting clients. At least 256KiB."`
 	Shards         string `group:"streams" placeholder:"N" help:"Event loops. Default: GOMAXPROCS."`
 
-	Auth              string   `group:"access" placeholder:"jwt|forward" help:"Who may open streams: the holder of a JSON Web Token, or whom the service at --auth-url admits. Default: everyone."`
+	Auth              string   `group:"access" placeholder:"jwt|forward" help:"Who may open streams. jwt: require a JSON Web Token. forward: ask the service at --auth-url. Default: everyone."`
 	AuthJWTSecretFile string   `name:"auth-jwt-secret-file" group:"access" placeholder:"PATH" help:"File with the secret of HS256 tokens, at least 32 bytes; or $SSED_AUTH_JWT_SECRET itself."`
 	AuthJWTKeyFile    string   `name:"auth-jwt-key-file" group:"access" placeholder:"PATH" help:"PEM file with public keys or certificates, for RS256, ES256 and EdDSA."`
 	AuthJWKSURL       string   `name:"auth-jwks-url" group:"access" placeholder:"URL" help:"Key set of the issuer, fetched again every five minutes and for unknown key ids."`
-	AuthJWTAudience   []string `name:"auth-jwt-audience" group:"access" placeholder:"NAME" help:"What aud of a token must have one of. Default: not checked."`
-	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"What iss of a token must be. Default: not checked."`
+	AuthJWTAudience   []string `name:"auth-jwt-audience" group:"access" placeholder:"NAME" help:"Audiences: aud of a token must have one of them. Default: not checked."`
+	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"Issuers: iss of a token must be one of them. Default: not checked."`
 	AuthJWTLeeway     string   `name:"auth-jwt-leeway" group:"access" default:"5s" placeholder:"TIME" help:"By how much the clock of the issuer may be off."`
 	AuthCookie        string   `group:"access" placeholder:"NAME" help:"Cookie that may have the token. Default: only Authorization: Bearer."`
 	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
@@ -63,14 +63,14 @@ type flags struct {
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`
 	RedisFeeds   string   `group:"redis" default:"1" placeholder:"N" help:"Pub/Sub links to Redis, 1 or 2. Two are merged by message id: the loss of one then loses nothing, at twice the traffic."`
 	TickInterval string   `group:"redis" default:"100ms" placeholder:"TIME" help:"Time between two ticks of the common clock, over all instances."`
-	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"A subscription on which nothing arrived for so long is cut and made anew; meanwhile ssed is not ready."`
+	ProbeTimeout string   `group:"redis" default:"2s" placeholder:"TIME" help:"Reconnect to Redis when nothing arrives on a subscription for this long. ssed is not ready meanwhile."`
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
 	Inbox          string `group:"history" default:"auto" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance, and of this --stream-prefix alone. auto is sse:inbox for the prefix sse:stream:, app:inbox for app:stream:, and inbox:chat: for a prefix such as chat:. off turns it off; it takes --history=on."`
 	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100."`
 	HistoryWindow  string `group:"history" default:"auto" placeholder:"TIME" help:"Messages younger than that are kept as well, up to --history-cap, so that clients who change to another instance miss nothing. auto: the longest time of --retry, --drain and 15s. 0: --history-max alone counts."`
 	HistoryCap     string `group:"history" default:"50000" placeholder:"N" help:"Most messages kept per channel, whatever --history-window says."`
-	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"A channel's history is deleted after so long without a message."`
+	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"Delete a channel's history when no message came for this long."`
 	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Most messages written to Redis at once."`
 	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"Over how long the writer spreads what it has to write, in small batches, while it keeps up."`
 	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance can go on where the history ends, the missing stretch is given up: at once when all that are there have said so, else after this. At least 250ms."`
@@ -78,7 +78,7 @@ type flags struct {
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
 	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the dashboard, the API, POST /publish, /metrics, /health and /ready. off turns it off."`
-	AdminToken     string `group:"admin" placeholder:"TEXT" help:"What the admin listener demands as bearer token, or as password of a browser, but for /health and /ready. It may do everything. The command line is visible to other users: give it by environment or file."`
+	AdminToken     string `group:"admin" placeholder:"TEXT" help:"Token for the admin listener: programs send it as bearer token, browsers as password. It allows everything. /health and /ready need none. The command line is visible to other users: give it by environment or file."`
 	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File of tokens, one on a line: a token alone, or a role (publish, read or all), the token and a name for the log. It is read again when it changes."`
 	Pprof          toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`
 
