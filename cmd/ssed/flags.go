@@ -39,7 +39,7 @@ type flags struct {
 	AuthJWTKeyFile    string   `name:"auth-jwt-key-file" group:"access" placeholder:"PATH" help:"PEM file with public keys or certificates, for RS256, ES256 and EdDSA."`
 	AuthJWKSURL       string   `name:"auth-jwks-url" group:"access" placeholder:"URL" help:"Key set of the issuer, fetched again every five minutes and for unknown key ids."`
 	AuthJWTAudience   []string `name:"auth-jwt-audience" group:"access" placeholder:"NAME" help:"Audiences: aud of a token must have one of them. Default: not checked."`
-	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"Issuers: iss of a token must be one of them. Default: not checked."`
+	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"Issuer: iss of a token must be this name. Default: not checked."`
 	AuthJWTLeeway     string   `name:"auth-jwt-leeway" group:"access" default:"5s" placeholder:"TIME" help:"By how much the clock of the issuer may be off."`
 	AuthCookie        string   `group:"access" placeholder:"NAME" help:"Cookie that may have the token. Default: only Authorization: Bearer."`
 	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
