@@ -146,8 +146,18 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 
 // walk answers from the slots behind a.after.
 func (a *listAsk) walk(s *shard, sel selection) (l listed) {
-	i := a.after + 1
-	for looks := 0; i < s.slots.used && looks < askLooks && len(l.found) < a.limit; i++ {
+	l.last = s.eachSelected(sel, a.after, func() bool { return len(l.found) >= a.limit }, func(i uint32, _ *slot) {
+		l.found = append(l.found, s.describe(i))
+	})
+	return l
+}
+
+// eachSelected visits the slots behind after that sel selects, until enough says so or it
+// has looked at as many as one answer may. Last is the slot looked at last; 0: there are
+// no more. Visit may close the slot.
+func (s *shard) eachSelected(sel selection, after uint32, enough func() bool, visit func(i uint32, c *slot)) (last uint32) {
+	i := after + 1
+	for looks := 0; i < s.slots.used && looks < askLooks && !enough(); i++ {
 		looks++
 		c := s.slots.at(i)
 		if c.phase == phaseFree {
@@ -155,13 +165,13 @@ func (a *listAsk) walk(s *shard, sel selection) (l listed) {
 		}
 		ok, seen := s.selects(sel, i, c)
 		if looks += seen; ok {
-			l.found = append(l.found, s.describe(i))
+			visit(i, c)
 		}
 	}
 	if i < s.slots.used {
-		l.last = i - 1
+		return i - 1
 	}
-	return l
+	return 0
 }
 
 // subscribes reports whether a slot belongs to a channel, all to noChannel, and how many

@@ -75,22 +75,10 @@ func (a *matchAsk) answer(s *shard) {
 		return
 	}
 	var done closedSome
-	i := a.after + 1
-	for looks := 0; i < s.slots.used && looks < askLooks && done.streams < closesPerAsk; i++ {
-		looks++
-		c := s.slots.at(i)
-		if c.phase == phaseFree {
-			continue
-		}
-		ok, seen := s.selects(sel, i, c)
-		if looks += seen; ok {
-			s.disconnect(i, c, CloseAdmin)
-			done.streams++
-		}
-	}
-	if i < s.slots.used {
-		done.last = i - 1
-	}
+	done.last = s.eachSelected(sel, a.after, func() bool { return done.streams >= closesPerAsk }, func(i uint32, c *slot) {
+		s.disconnect(i, c, CloseAdmin)
+		done.streams++
+	})
 	a.reply <- done
 }
 
