@@ -38,7 +38,7 @@ func (g *Gateway) Stats() Stats {
 	out := Stats{
 		Instance: g.cfg.Feed.Instance, Started: g.started, Draining: g.draining.Load(),
 		Connections: s.Connections, Streams: s.Streams, Slow: s.Slow, Channels: s.Channels,
-		Messages: s.Log.Appended, Deliveries: s.Delivered, SentBytes: s.SentBytes, Gaps: s.Gaps + s.Log.Gaps,
+		Messages: s.Log.Appended, Deliveries: s.Delivered, SentBytes: s.SentBytes, Gaps: s.Gaps.Total() + s.Log.Gaps.Total(),
 		Closed: make(map[string]uint64), Refused: make(map[string]uint64),
 	}
 	for _, reason := range engine.CloseReasons() {

@@ -179,8 +179,7 @@ func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
 }
 
 func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
-	s.count.gaps.Add(1)
-	s.log.gaps.note(GapRecord{At: s.began, Reason: reason, Streams: 1})
+	s.log.gaps.noteStart(s.began, reason, "")
 	return sseproto.AppendGap(dst, sseproto.Gap{ID: id, Reason: reason, Requested: requested, Oldest: oldest})
 }
 
@@ -331,12 +330,11 @@ func (s *shard) hasRoom() bool {
 	return s.pendingSize < s.maxPending
 }
 
-// noteGaps counts the gap events of a page, which all reach the client: those that its
-// socket does not take at once are kept.
+// noteGaps counts the gap events of a page, one for each reason. They all reach the
+// client: those that its socket does not take at once are kept.
 func (s *shard) noteGaps(r *replay) {
-	s.count.gaps.Add(r.gaps)
 	for _, loss := range r.told {
-		s.log.gaps.note(GapRecord{At: s.began, Channel: loss.channel, Reason: loss.reason, Streams: 1})
+		s.log.gaps.noteStart(s.began, loss.reason, loss.channel)
 	}
 }
 

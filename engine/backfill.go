@@ -232,7 +232,6 @@ func (l *Log) putFrames(p *page, frames []frameRef) (n int) {
 		kind := kindBackfill
 		if f.gap {
 			kind = kindGap
-			l.stats.gaps.Add(1)
 		} else {
 			l.stats.backfilled.Add(1)
 		}
@@ -246,6 +245,6 @@ func (l *Log) putFrames(p *page, frames []frameRef) (n int) {
 func (l *Log) noteTold(p *page) {
 	now := time.Now()
 	for _, t := range p.sumUp() {
-		l.gaps.noteLive(now, t.reason, t.channel, l.dir.subscriptions(t.channels))
+		l.gaps.noteLive(now, t.reason, t.channel, len(t.channels), l.dir.subscriptions(t.channels))
 	}
 }

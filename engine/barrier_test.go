@@ -160,7 +160,7 @@ func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
 	require.EqualValues(t, 4, turns.Load())
 	require.Zero(t, open.Load(), "no resume without a gap while they are being told")
 	require.False(t, l.cover.Load().backfilling)
-	require.EqualValues(t, channels, l.Stats().Gaps)
+	require.EqualValues(t, channels, l.Stats().Gaps.Total())
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 	l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "c1", "x")
 	require.Equal(t, sseproto.ID{Ms: 2000, Seq: 1}, l.Stats().Last)
@@ -311,7 +311,7 @@ func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
 	f.backfill(t.Context(), l.oldestHeld())
 	require.EqualValues(t, 4+1, turns.Load(), "and who waits is woken when all is there")
 	require.False(t, l.cover.Load().backfilling)
-	require.EqualValues(t, channels, l.Stats().Gaps)
+	require.EqualValues(t, channels, l.Stats().Gaps.Total())
 	require.Equal(t, channels, l.gaps.list()[0].Streams)
 }
 
@@ -338,7 +338,7 @@ func TestLossOfMoreChannelsThanTheRingHasRoomForIsABarrier(t *testing.T) {
 		b := before.next.Load()
 		require.NotNil(t, b)
 		require.Equal(t, sseproto.ID{Ms: 1000, Seq: 1}, b.after)
-		require.Zero(t, l.Stats().Gaps)
+		require.Zero(t, l.Stats().Gaps.Total())
 		require.Zero(t, l.Stats().Evicted)
 		require.False(t, l.cover.Load().backfilling)
 		l.Append(sseproto.ID{Ms: 2000, Seq: 1}, "c1", "again")

@@ -213,7 +213,7 @@ func (e *Engine) backfillFailed(err error, after, low sseproto.ID) {
 
 // Stats returns a snapshot of the engine's numbers.
 func (e *Engine) Stats() Stats {
-	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.Stats()}
+	st := Stats{Connections: e.conns.Load(), Channels: int64(e.log.dir.len()), Log: e.log.Stats(), Front: e.front.Stats(), Gaps: e.log.gaps.counts(false)}
 	for _, s := range e.shards {
 		st.add(&s.count)
 	}

@@ -141,9 +141,8 @@ func (l *Log) Oversize(id sseproto.ID, channel string) {
 	} else {
 		l.appendLocked(id, channel, &m, nil)
 	}
-	l.stats.gaps.Add(1)
 	l.unlock()
-	l.gaps.noteLive(time.Now(), sseproto.ReasonOversize, channel, l.dir.subscriptions([]string{channel}))
+	l.gaps.noteLive(time.Now(), sseproto.ReasonOversize, channel, 1, l.dir.subscriptions([]string{channel}))
 }
 
 // read turns a payload that may be an envelope into a message. It has its number by then: what

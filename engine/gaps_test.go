@@ -11,19 +11,21 @@ import (
 )
 
 func TestAStormOfGapsIsOneRecord(t *testing.T) {
-	var g gapLedger
+	g := newGapLedger()
 	now := time.Now()
 	for i := range 20_000 {
 		at := now.Add(time.Duration(i) * gapMerge / 20_001)
-		g.note(GapRecord{At: at, Channel: fmt.Sprint("c", i), Reason: sseproto.ReasonOutage, Streams: 1})
-		g.note(GapRecord{At: at, Channel: "same", Reason: sseproto.ReasonTrimmed, Streams: 1})
+		g.noteStart(at, sseproto.ReasonOutage, fmt.Sprint("c", i))
+		g.noteStart(at, sseproto.ReasonTrimmed, "same")
 	}
 	require.Equal(t, []GapRecord{
 		{At: now, Channel: "same", Reason: sseproto.ReasonTrimmed, Streams: 20_000},
 		{At: now, Channel: "", Reason: sseproto.ReasonOutage, Streams: 20_000},
 	}, g.list())
+	require.EqualValues(t, 20_000, g.counts(false)[sseproto.ReasonTrimmed])
+	require.EqualValues(t, 40_000, g.counts(false).Total())
 	for i := range 200 {
-		g.note(GapRecord{At: now.Add(time.Duration(i+2) * time.Minute), Channel: fmt.Sprint(i), Streams: i})
+		g.noteStart(now.Add(time.Duration(i+2)*time.Minute), sseproto.ReasonOutage, fmt.Sprint(i))
 	}
 	list := g.list()
 	require.Len(t, list, maxGapRecords)
@@ -48,6 +50,8 @@ func TestGapsOfLiveStreamsAreRecorded(t *testing.T) {
 	require.WithinDuration(t, time.Now(), list[0].At, waitLong)
 	list[0].At = time.Time{}
 	require.Equal(t, []GapRecord{{Reason: sseproto.ReasonOutage, Live: true, Streams: 10}}, list)
+	requireGaps(t, GapCounts{sseproto.ReasonOutage: 11}, e.Stats().Log.Gaps) // one for each channel
+	requireGaps(t, nil, e.Stats().Gaps)
 }
 
 func TestGapsAtAResumeAreRecorded(t *testing.T) {
@@ -70,6 +74,17 @@ func TestGapsAtAResumeAreRecorded(t *testing.T) {
 		{Reason: sseproto.ReasonUnknownID, Streams: 1},
 		{Channel: "a", Reason: sseproto.ReasonTrimmed, Streams: 3},
 	}, list)
+	requireGaps(t, GapCounts{sseproto.ReasonUnknownID: 1, sseproto.ReasonTrimmed: 3}, e.Stats().Gaps)
+	requireGaps(t, nil, e.Stats().Log.Gaps)
+}
+
+// requireGaps compares counts, and sees that every reason is there.
+func requireGaps(t *testing.T, want, got GapCounts) {
+	t.Helper()
+	require.Len(t, got, len(sseproto.Reasons()))
+	for reason, n := range got {
+		require.Equal(t, want[reason], n, reason)
+	}
 }
 
 func kinds(events []event) []string {

@@ -91,7 +91,7 @@ type Log struct {
 	heard     arrival       // of the last tick
 	changed   chan struct{} // closed and replaced at each commit, open and close
 
-	gaps gapLedger // has a lock of its own
+	gaps *gapLedger // has a lock of its own
 
 	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
@@ -101,9 +101,9 @@ type Log struct {
 }
 
 type logCounters struct {
-	appended, bytes                             uint64 // guarded by Log.mu
-	evicted, spans, backfilled, gaps, abandoned atomic.Uint64
-	unwrapped, refused                          atomic.Uint64
+	appended, bytes                       uint64 // guarded by Log.mu
+	evicted, spans, backfilled, abandoned atomic.Uint64
+	unwrapped, refused                    atomic.Uint64
 }
 
 // LogStats is a snapshot of the log.
@@ -113,7 +113,7 @@ type LogStats struct {
 	Evicted                 uint64        // messages that left the ring
 	Spans                   uint64        // spans opened
 	Backfilled              uint64        // messages backfilled after a lost link
-	Gaps                    uint64        // gap events put to live subscribers
+	Gaps                    GapCounts     // gap events put to live subscribers
 	Abandoned               uint64        // backfills given up: history too slow, or too much to hold
 	RingBytes, LimitBytes   int64         // memory in use, and its bound
 	Oldest                  time.Duration // age of the oldest message in the ring; 0: it is empty
@@ -123,7 +123,7 @@ type LogStats struct {
 
 // newLog makes an empty log with a reader for each shard.
 func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend func(mask uint64)) *Log {
-	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, changed: make(chan struct{})}
+	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, changed: make(chan struct{}), gaps: newGapLedger()}
 	l.holdback.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
 	for range shards {
 		l.addReader()
@@ -156,7 +156,7 @@ func (l *Log) Stats() LogStats {
 	return LogStats{
 		Appended: l.stats.appended, AppendedBytes: l.stats.bytes, Evicted: l.stats.evicted.Load(),
 		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
-		Spans: l.stats.spans.Load(), Backfilled: l.stats.backfilled.Load(), Gaps: l.stats.gaps.Load(),
+		Spans: l.stats.spans.Load(), Backfilled: l.stats.backfilled.Load(), Gaps: l.gaps.counts(true),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
 		Watermark: *l.watermark.Load(), Last: l.spans.high, LimitBytes: l.ringBytes, Oldest: l.oldestLocked(),
 	}

@@ -262,7 +262,7 @@ func TestLossIsToldOnceForAllPages(t *testing.T) {
 	}
 	require.Equal(t, "live", got[41].data)
 	require.Greater(t, h.readCount(), 7)
-	require.EqualValues(t, 1, e.Stats().Gaps)
+	require.EqualValues(t, 1, e.Stats().Gaps.Total())
 }
 
 func TestToldLossesForgetChannelsThatMovedOn(t *testing.T) {

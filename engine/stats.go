@@ -46,7 +46,6 @@ type counters struct {
 	attached    atomic.Uint64
 	resumedRing atomic.Uint64 // attached with a Last-Event-ID that the ring could serve
 	resumedHist atomic.Uint64 // … that needed the history
-	gaps        atomic.Uint64 // gap events sent at attach
 	reattached  atomic.Uint64 // fell behind together with their shard, went through the history
 	slow        atomic.Int64  // streams whose socket is full
 	busy        atomic.Int64  // nanoseconds that the loop was not asleep
@@ -62,8 +61,9 @@ type Stats struct {
 	Slow        int64 // streams whose socket is full now
 
 	Delivered, SentBytes, Writes, Blocked, Heartbeats uint64
-	Attached, ResumedRing, ResumedHistory, Gaps       uint64
+	Attached, ResumedRing, ResumedHistory             uint64
 	Reattached                                        uint64
+	Gaps                                              GapCounts // gap events sent when a stream began
 	Closed                                            [numCloseReasons]uint64
 
 	// DeliveryLag has one observation for each message given to a stream whose socket
@@ -88,7 +88,6 @@ func (s *Stats) add(c *counters) {
 	s.Attached += c.attached.Load()
 	s.ResumedRing += c.resumedRing.Load()
 	s.ResumedHistory += c.resumedHist.Load()
-	s.Gaps += c.gaps.Load()
 	s.Reattached += c.reattached.Load()
 	s.Slow += c.slow.Load()
 	s.ShardBusy = append(s.ShardBusy, time.Duration(c.busy.Load()))

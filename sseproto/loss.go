@@ -20,6 +20,11 @@ const (
 	ReasonUnavailable = "unavailable"
 )
 
+// Reasons lists all reasons of a gap event.
+func Reasons() []string {
+	return []string{ReasonUnknownID, ReasonTrimmed, ReasonExpired, ReasonEvicted, ReasonOutage, ReasonOversize, ReasonUnavailable}
+}
+
 // Oversize returns what stands in the place of a message of the channel that was larger
 // than instances deliver: AppendEvent makes of it the gap event that AppendGap makes. No
 // publisher's message has its type, see Message.Check.

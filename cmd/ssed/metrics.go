@@ -136,7 +136,9 @@ func (ch scrape) streams(s *engine.Stats) {
 	ch.counter("ssed_stream_attached_total", "Streams that began.", s.Attached)
 	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedRing, "from", "memory")
 	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedHistory, "from", "history")
-	ch.counter("ssed_stream_gaps_total", "Gap events sent when a stream began.", s.Gaps)
+	for reason, n := range s.Gaps {
+		ch.counter("ssed_stream_gaps_total", "Gap events sent when a stream began, by their reason.", n, "reason", reason)
+	}
 	ch.gauge("ssed_slow_streams", "Streams whose socket is full now.", float64(s.Slow))
 	ch.histogram("ssed_delivery_lag_seconds", "Time from a message's entry into memory to the end of the writes that gave it to a socket with room, for each delivery.",
 		s.DeliveryLag.SumSeconds, s.DeliveryLag.Counts, seconds(s.DeliveryLag.Bounds))
@@ -182,10 +184,12 @@ func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Unwrapped, "outcome", "read")
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json), by whether it was taken apart or, having a field that is not allowed, delivered as it came.", s.Refused, "outcome", "refused")
 	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
-	ch.counter("ssed_log_spans_total", "Contiguous stretches that began: one at start, one for each resync.", s.Spans)
-	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost link.", s.Backfilled)
-	ch.counter("ssed_log_gaps_total", "Gap events put to live streams.", s.Gaps)
-	ch.counter("ssed_log_abandoned_total", "Read-backs given up: the history was too slow or too much was lost.", s.Abandoned)
+	ch.counter("ssed_log_spans_total", "Spans (contiguous runs of messages) that began: one at start, one for each resync.", s.Spans)
+	ch.counter("ssed_log_filled_total", "Messages backfilled from the history after a lost link.", s.Backfilled)
+	for reason, n := range s.Gaps {
+		ch.counter("ssed_log_gaps_total", "Gap events put to live streams, by their reason.", n, "reason", reason)
+	}
+	ch.counter("ssed_log_abandoned_total", "Backfills given up: the history was too slow or too much was lost.", s.Abandoned)
 	ch.gauge("ssed_log_bytes", "Memory of the log in use, of --ring-bytes.", float64(s.RingBytes))
 	ch.gauge("ssed_log_limit_bytes", "Bound of ssed_log_bytes, --ring-bytes.", float64(s.LimitBytes))
 	ch.gauge("ssed_log_oldest_seconds", "Age of the oldest message in memory; 0 when there is none.", s.Oldest.Seconds())
@@ -207,12 +211,12 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_connects_total", "Subscriptions made.", s.Connects)
 	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {
 		name := cause.String()
-		ch.counter("ssed_feed_resyncs_total", "Stretches of a link that ended, by reason.", s.Resyncs[name], "reason", name)
-		ch.counter("ssed_feed_refused_ticks_total", "Marks of the common clock that were refused, by reason.", s.RefusedTicks[name], "reason", name)
+		ch.counter("ssed_feed_resyncs_total", "Times that a subscription stopped numbering messages, by reason.", s.Resyncs[name], "reason", name)
+		ch.counter("ssed_feed_refused_ticks_total", "Ticks of the common clock that were refused, by reason.", s.RefusedTicks[name], "reason", name)
 	}
-	ch.counter("ssed_feed_ticks_total", "Marks of the common clock taken.", s.TicksSeen)
-	ch.counter("ssed_feed_sent_ticks_total", "Marks of the common clock sent by this instance.", s.TicksSent)
-	ch.counter("ssed_feed_tick_errors_total", "Marks that could not be sent.", s.TickErrors)
+	ch.counter("ssed_feed_ticks_total", "Ticks of the common clock taken.", s.TicksSeen)
+	ch.counter("ssed_feed_sent_ticks_total", "Ticks of the common clock sent by this instance.", s.TicksSent)
+	ch.counter("ssed_feed_tick_errors_total", "Ticks that could not be sent.", s.TickErrors)
 	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the ticks.", s.TakeOvers)
 	ch.gauge("ssed_feed_leading", "1 while this instance sends the ticks.", oneIf(s.Leading))
 	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)

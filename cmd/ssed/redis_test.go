@@ -210,7 +210,7 @@ func TestLargeHistoriesAreReadOnceAndTheirLossIsToldOnce(t *testing.T) {
 	}
 	sent := sentBytes(t, r) - before
 	require.Less(t, sent, int64(2*channels*each*size+1<<20))
-	require.EqualValues(t, 1, in.metric("ssed_stream_gaps_total"))
+	require.EqualValues(t, 1, in.metric(`ssed_stream_gaps_total{reason="outage"}`))
 }
 
 func TestBroadcastChannelReachesEveryStream(t *testing.T) {

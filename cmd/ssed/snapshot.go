@@ -51,7 +51,7 @@ func totals(s *engine.Stats) admin.Totals {
 	return admin.Totals{
 		Messages: s.Log.Appended, Deliveries: s.Delivered, SentBytes: s.SentBytes,
 		Accepted: s.Front.Accepted, Attached: s.Attached, Heartbeats: s.Heartbeats,
-		Gaps:          s.Gaps + s.Log.Gaps,
+		Gaps:          s.Gaps.Total() + s.Log.Gaps.Total(),
 		ResumedMemory: s.ResumedRing, ResumedHistory: s.ResumedHistory,
 	}
 }
