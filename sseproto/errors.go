@@ -6,17 +6,21 @@ import (
 )
 
 // ProtocolError is why a request is refused. All of them are the Err values of
-// this package, to be compared with errors.Is; the text is fixed and holds nothing
-// of the request, so it may be logged and sent.
+// this package, to be compared with errors.Is; the text holds nothing of the
+// request, so it may be logged and sent.
 type ProtocolError struct {
 	// Status is the HTTP status to answer with. The connection is closed after it:
 	// where the next request would begin is not known.
 	Status int
 	text   string
+	of     error // the Err value that it is a case of; nil: none
 }
 
 // Error returns the text with the name of the package.
 func (e *ProtocolError) Error() string { return "sseproto: " + e.text }
+
+// Unwrap returns the Err value of which e is a case with a text of its own.
+func (e *ProtocolError) Unwrap() error { return e.of }
 
 // Text returns the text alone, fit for the body of an answer.
 func (e *ProtocolError) Text() string { return e.text }
@@ -79,6 +83,13 @@ var (
 	ErrBadStart = refusal(http.StatusBadRequest, "start is neither id nor none")
 	// ErrBadTell: a tell other than channel.
 	ErrBadTell = refusal(http.StatusBadRequest, "tell is not channel")
+	// ErrBadSince: a since in none of its forms.
+	ErrBadSince = refusal(http.StatusBadRequest, "since is not earliest, a duration as 10m, a Unix time in seconds or milliseconds, or a time as 2026-11-30T10:00:00Z")
+	// ErrBadLast: a last that is not a number, or out of its range. The limit follows in the
+	// text of an error.
+	ErrBadLast = refusal(http.StatusBadRequest, "last is not a number from 1 to")
+	// ErrSinceAndLast: both of them.
+	ErrSinceAndLast = refusal(http.StatusBadRequest, "since and last are both given: use one of them")
 	// ErrTooManyChannels: more different channels than the caller allows.
 	ErrTooManyChannels = refusal(http.StatusBadRequest, "too many channels")
 )

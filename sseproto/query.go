@@ -27,6 +27,10 @@ const (
 	ParamLastEventIDCamel = "lastEventId"
 	// ParamStart tells how a stream without a Last-Event-ID begins: see Start.
 	ParamStart = "start"
+	// ParamSince and ParamLast tell where a stream without a Last-Event-ID starts: see
+	// StartPoint.
+	ParamSince = "since"
+	ParamLast  = "last"
 	// ParamTell asks for the channel of each message: see ParseTell.
 	ParamTell = "tell"
 )
