@@ -49,7 +49,7 @@ func New(cfg Config, src Source) (*Store, error) {
 	reading := cfg.Client
 	reading.PipelineMultiplex = connections
 	s := &Store{
-		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix).InDatabase(cfg.Client.SelectDB), src: src,
+		cfg: cfg, keys: redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}), src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
 		tryLease: make(chan struct{}, 1),
 		write:    redisconn.New(cfg.Client),

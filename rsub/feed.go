@@ -71,7 +71,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	f := &Feed{
 		cfg:      cfg,
 		patterns: newPatternSet(cfg.Patterns),
-		keys:     redisconn.MakeKeys(cfg.Prefix).InDatabase(cfg.Client.SelectDB),
+		keys:     redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}),
 		began:    time.Now(),
 		client:   redisconn.New(cfg.Client),
 	}

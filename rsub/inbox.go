@@ -105,7 +105,7 @@ func (in *inbox) isToBeLookedAt() bool {
 // belongsTo takes in that instances with another prefix take from the inbox. It is an
 // error for who has just begun; else only the inbox stands still.
 func (in *inbox) belongsTo(owner string) error {
-	err := fmt.Errorf("%w: %s belongs to prefix %s, ours is %s", ErrInboxOwned, in.feed.cfg.Inbox, owner, in.feed.cfg.Prefix)
+	err := fmt.Errorf("%w: %s belongs to prefix %s, ours is %s", ErrInboxOwned, in.key(), owner, in.feed.keys.Prefix)
 	if !in.accepted {
 		return err
 	}
@@ -113,12 +113,15 @@ func (in *inbox) belongsTo(owner string) error {
 	return nil
 }
 
+// key is the stream that backends add to.
+func (in *inbox) key() string { return in.feed.keys.Inbox(in.feed.cfg.Inbox) }
+
 // keys returns the keys of the script behind the clock.
 func (in *inbox) keys() []string {
-	key := in.feed.cfg.Inbox
-	if key == "" {
+	if in.feed.cfg.Inbox == "" {
 		return nil
 	}
+	key := in.key()
 	return []string{in.feed.keys.InboxNotes, key, redisconn.Refused(key), in.feed.keys.Rejected}
 }
 
@@ -135,7 +138,7 @@ func (in *inbox) args() []string {
 	args := []string{
 		strconv.Itoa(inboxBatch), strconv.Itoa(inboxBatchBytes), strconv.Itoa(inboxBatches), strconv.Itoa(inboxRefused),
 		strconv.Itoa(cfg.MaxMessageBytes), envelope,
-		cfg.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10),
+		in.feed.keys.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10),
 	}
 	reclaims, newest := in.memory.reclaims(in.node)
 	in.reclaimed = newest
@@ -317,7 +320,7 @@ func (in *inbox) failed(text string) {
 	in.trouble.Store(&text)
 	in.counts.failures.Add(1)
 	if dropped, ok := in.logFail.Allow(); ok {
-		in.feed.cfg.Logger.Error("inbox: Redis refuses to work on it", "key", in.feed.cfg.Inbox, "error", text, "dropped", dropped)
+		in.feed.cfg.Logger.Error("inbox: Redis refuses to work on it", "key", in.key(), "error", text, "dropped", dropped)
 	}
 }
 
@@ -325,7 +328,7 @@ func (in *inbox) tellRefused(reasons []string) {
 	for _, reason := range reasons {
 		in.counts.refuse(reason)
 		if dropped, ok := in.logEntry.Allow(); ok {
-			in.feed.cfg.Logger.Warn("inbox: entry set aside", "kept", redisconn.Refused(in.feed.cfg.Inbox), "reason", reason, "dropped", dropped)
+			in.feed.cfg.Logger.Warn("inbox: entry set aside", "kept", redisconn.Refused(in.key()), "reason", reason, "dropped", dropped)
 		}
 	}
 }

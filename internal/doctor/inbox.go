@@ -18,13 +18,13 @@ func (d *redisDoctor) inbox(ctx context.Context) {
 	if d.Inbox == "" {
 		return
 	}
-	owner, err := d.ownerOf(ctx, d.Inbox)
+	owner, err := d.ownerOf(ctx, d.inboxKey())
 	if err != nil {
 		d.skip(check, err.Error())
 		return
 	}
 	if owner != "" && owner != d.Prefix {
-		d.fail(check, fmt.Sprintf("%s belongs to prefix %s, ours is %s", d.Inbox, owner, d.Prefix), "another --inbox, or off")
+		d.fail(check, fmt.Sprintf("%s belongs to prefix %s, ours is %s", d.inboxKey(), owner, d.keys.Prefix), "another --inbox, or off")
 		return
 	}
 	if d.Inbox != firstInbox {
@@ -36,8 +36,11 @@ func (d *redisDoctor) inbox(ctx context.Context) {
 			return
 		}
 	}
-	d.ok(check, d.Inbox)
+	d.ok(check, d.inboxKey())
 }
+
+// inboxKey is the stream that backends add to.
+func (d *redisDoctor) inboxKey() string { return d.keys.Inbox(d.Inbox) }
 
 // ownerOf returns the prefix that an inbox belongs to, "" for none.
 func (d *redisDoctor) ownerOf(ctx context.Context, inbox string) (string, error) {

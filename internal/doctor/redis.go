@@ -56,7 +56,7 @@ func (d *doctor) redis(ctx context.Context) {
 		return
 	}
 	defer client.Close()
-	r := &redisDoctor{doctor: d, Redis: d.Redis, keys: redisconn.MakeKeys(d.Redis.Prefix).InDatabase(d.Redis.Client.SelectDB), client: client}
+	r := &redisDoctor{doctor: d, Redis: d.Redis, keys: redisconn.KeysOf(d.Redis.Client, d.Redis.Prefix, redisconn.Partition{}), client: client}
 	begin := time.Now()
 	if err := client.Do(ctx, client.B().Ping().Build()).Error(); err != nil {
 		d.fail(check, fmt.Sprintf("%s does not answer: %v", where, err), connectFix(err))

@@ -62,12 +62,12 @@ func (d *redisDoctor) rights(ctx context.Context) {
 // purposes are all commands that ssed uses, those inside of its scripts too: Redis checks
 // these by the rights of the caller.
 func (d *redisDoctor) purposes(nonce string) []purpose {
-	own := []string{"~" + d.Prefix + "*", "~{" + d.Prefix + "}:*"}
+	own := []string{"~" + d.keys.Prefix + "*", "~" + d.keys.Own() + "*"}
 	all := []purpose{{"redis rights", Fail, own, d.trials(nonce)}}
 	if d.Inbox != "" {
-		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.Inbox, "~" + redisconn.Refused(d.Inbox), "~" + redisconn.InboxOwner(d.Inbox)}, d.inboxTrials(nonce)})
+		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.inboxKey(), "~" + redisconn.Refused(d.inboxKey()), "~" + redisconn.InboxOwner(d.inboxKey())}, d.inboxTrials(nonce)})
 	}
-	return append(all, purpose{"redis rights for the admin listener", Warn, append(own, "~"+redisconn.Prefixes), d.adminTrials(nonce)})
+	return append(all, purpose{"redis rights for the admin listener", Warn, append(own, "~"+d.keys.Prefixes), d.adminTrials(nonce)})
 }
 
 func (d *redisDoctor) user() string {
@@ -125,12 +125,12 @@ func (d *redisDoctor) key(nonce, kind string) string {
 func (d *redisDoctor) inboxTrials(nonce string) []trial {
 	const noEntry = "18446744073709551615-18446744073709551615"
 	return []trial{
-		{"+xrange", []string{"XRANGE", d.Inbox, "-", "+", "COUNT", "1"}},
-		{"+xdel", []string{"XDEL", d.Inbox, noEntry}},
-		{"+xlen", []string{"XLEN", d.Inbox}},
-		{"+get", []string{"GET", redisconn.InboxOwner(d.Inbox)}},
-		{"+pttl", []string{"PTTL", redisconn.InboxOwner(d.Inbox)}},
-		{"+xdel", []string{"XDEL", redisconn.Refused(d.Inbox), noEntry}},
+		{"+xrange", []string{"XRANGE", d.inboxKey(), "-", "+", "COUNT", "1"}},
+		{"+xdel", []string{"XDEL", d.inboxKey(), noEntry}},
+		{"+xlen", []string{"XLEN", d.inboxKey()}},
+		{"+get", []string{"GET", redisconn.InboxOwner(d.inboxKey())}},
+		{"+pttl", []string{"PTTL", redisconn.InboxOwner(d.inboxKey())}},
+		{"+xdel", []string{"XDEL", redisconn.Refused(d.inboxKey()), noEntry}},
 		{"+rpop", []string{"RPOP", d.key(nonce, "list")}},
 		{"+hgetall", []string{"HGETALL", d.key(nonce, "hash")}},
 		{"+pubsub|numsub", []string{"PUBSUB", "NUMSUB", d.keys.Control}},
@@ -157,7 +157,7 @@ func (d *redisDoctor) adminTrials(nonce string) []trial {
 			trial{"+xtrim", []string{"XTRIM", stream, "MAXLEN", "0"}},
 			trial{"+xsetid", []string{"XSETID", stream, "1-1", "ENTRIESADDED", "0", "MAXDELETEDID", "1-1"}})
 	}
-	trials = append(trials, trial{"+zrange", []string{"ZRANGE", redisconn.Prefixes, "0", "0"}})
+	trials = append(trials, trial{"+zrange", []string{"ZRANGE", d.keys.Prefixes, "0", "0"}})
 	return append(trials, trial{"+del", []string{"DEL", set, text, stream}})
 }
 

@@ -114,7 +114,7 @@ func New(cfg Config) *Fleet {
 	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
 	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
 	f := &Fleet{
-		cfg: cfg, keys: redisconn.MakeKeys(cfg.Prefix).InDatabase(cfg.Client.SelectDB), process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option),
+		cfg: cfg, keys: redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}), process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option),
 		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1),
 	}
 	f.asks = &kind{
@@ -206,7 +206,7 @@ func (f *Fleet) beat(ctx context.Context) error {
 		[]string{f.keys.Instances, f.keys.Instance(f.cfg.Instance), f.keys.Revoked, f.keys.Owner(f.cfg.Instance)},
 		[]string{
 			f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report()),
-			f.process, f.told, f.identity, f.keys.Owners(), f.cfg.Prefix, redisconn.Prefixes, millis(f.cfg.Keep), wasListed(f.listed),
+			f.process, f.told, f.identity, f.keys.Owners(), f.cfg.Prefix, f.keys.Prefixes, millis(f.cfg.Keep), wasListed(f.listed),
 		}).AsStrSlice()
 	if err != nil {
 		if redisconn.Code(err) != "" {

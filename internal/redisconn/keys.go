@@ -3,11 +3,13 @@ package redisconn
 import (
 	"strconv"
 	"strings"
+
+	"github.com/redis/rueidis"
 )
 
-// Keys are the names in Redis that belong to one prefix.
+// Keys are the names in Redis that belong to one prefix, or to one partition of it.
 type Keys struct {
-	Prefix     string // of the streams
+	Prefix     string // of the streams; that of the fleet with the hash tag, if there is one
 	Clock      string // hash: epoch, t, watermark, writer, offers, who is there
 	Lease      string // string with an expiry: the instance that writes the history
 	Gaps       string // list of gap markers, oldest first
@@ -16,27 +18,72 @@ type Keys struct {
 	Instances  string // sorted set: names of the instances, by expiry
 	Revoked    string // hash: subject or token → until when it is kept out, see revoke.lua of fleet
 	Control    string // Pub/Sub channel of the ticks
+	// Messages is the shard channel of --feed=sharded, and of Redis Cluster.
+	Messages string
+	// Prefixes is the sorted set of the prefixes of a database, by when their keys have gone.
+	Prefixes string
+	// Slot is where all of it lies in a Redis Cluster.
+	Slot int
 	// EarlierControl is what versions before databases were told apart have in the place
 	// of Control; "" where that is the same.
 	EarlierControl string
-	tag            string
+	own            string // what the names of all keys but the streams begin with
+	inboxTag       string // behind the name of an inbox
 }
 
-// MakeKeys names what belongs to a prefix. All but the streams have one hash tag.
-func MakeKeys(prefix string) Keys {
-	tag := "{" + prefix + "}"
-	return Keys{
-		Prefix:     prefix,
-		Clock:      tag + ":clock",
-		Lease:      tag + ":writer",
-		Gaps:       tag + ":gaps",
-		Rejected:   tag + ":holes",
-		InboxNotes: tag + ":inbox",
-		Instances:  tag + ":instances",
-		Revoked:    tag + ":revoked",
-		Control:    "__ssed:" + tag,
-		tag:        tag,
+// KeysOf names what belongs to a partition of a prefix where o leads to.
+func KeysOf(o rueidis.ClientOption, prefix string, p Partition) Keys {
+	if p.IsWhole() && !IsCluster(o) {
+		return MakeKeys(prefix).InDatabase(o.SelectDB)
 	}
+	return MakePartitionKeys(prefix, p).InDatabase(o.SelectDB)
+}
+
+// prefixes is the name of Keys.Prefixes, without a hash tag.
+const prefixes = "ssed:prefixes"
+
+// MakeKeys names what belongs to a prefix on a single server. All but the streams have
+// the prefix as their hash tag.
+func MakeKeys(prefix string) Keys {
+	k := makeKeys(prefix, "{"+prefix+"}")
+	k.Prefixes = prefixes
+	k.Messages, k.Slot = messages(prefix, wholeTag), SlotOf(wholeTag)
+	return k
+}
+
+// MakePartitionKeys names what belongs to a partition of a prefix. All names have its hash
+// tag: a script of ssed touches one slot of a Redis Cluster. As a prefix has no braces,
+// a stream has never the name of another key, nor of a stream of another prefix.
+func MakePartitionKeys(prefix string, p Partition) Keys {
+	tag := p.Tag()
+	k := makeKeys(prefix+"{"+tag+"}", "{"+tag+"}"+prefix)
+	k.Prefixes, k.inboxTag = "{"+tag+"}"+prefixes, ":{"+tag+"}"
+	k.Messages, k.Slot = messages(prefix, tag), SlotOf(tag)
+	return k
+}
+
+func makeKeys(streams, own string) Keys {
+	return Keys{
+		Prefix:     streams,
+		Clock:      own + ":clock",
+		Lease:      own + ":writer",
+		Gaps:       own + ":gaps",
+		Rejected:   own + ":holes",
+		InboxNotes: own + ":inbox",
+		Instances:  own + ":instances",
+		Revoked:    own + ":revoked",
+		Control:    "__ssed:" + own,
+		own:        own,
+	}
+}
+
+// messages is the shard channel of a prefix: "sse:{8209}" for "sse:stream:", "app:{8209}"
+// for "app:stream:", and "messages:chat:{8209}" for "chat:".
+func messages(prefix, tag string) string {
+	if front, ok := strings.CutSuffix(prefix, "stream:"); ok {
+		return front + "{" + tag + "}"
+	}
+	return "messages:" + prefix + "{" + tag + "}"
 }
 
 // InDatabase returns the names in a database. Pub/Sub does not know of databases, so the
@@ -49,27 +96,30 @@ func (k Keys) InDatabase(db int) Keys {
 	return k
 }
 
+// Own is what all keys but the streams and the inbox begin with.
+func (k Keys) Own() string { return k.own + ":" }
+
 // Owner is the string that tells which process has the name of an instance, and how it
 // is set up; Owners is what it begins with.
 func (k Keys) Owner(name string) string { return k.Owners() + name }
 
 // Owners begins the keys that Owner returns.
-func (k Keys) Owners() string { return k.tag + ":owner:" }
+func (k Keys) Owners() string { return k.own + ":owner:" }
 
 // Stream is the stream with the history of a channel.
 func (k Keys) Stream(channel string) string { return k.Prefix + channel }
 
 // Instance is the string with the report of an instance.
-func (k Keys) Instance(name string) string { return k.tag + ":instance:" + name }
+func (k Keys) Instance(name string) string { return k.own + ":instance:" + name }
 
 // Reply is the hash with the answers to a question.
-func (k Keys) Reply(nonce string) string { return k.tag + ":reply:" + nonce }
+func (k Keys) Reply(nonce string) string { return k.own + ":reply:" + nonce }
 
 // Doctor is a key on which rights are tried.
-func (k Keys) Doctor(name string) string { return k.tag + ":doctor:" + name }
+func (k Keys) Doctor(name string) string { return k.own + ":doctor:" + name }
 
-// Prefixes is the sorted set of the prefixes of a database, by when their keys have gone.
-const Prefixes = "ssed:prefixes"
+// Inbox is the key of the inbox that is configured by this name.
+func (k Keys) Inbox(name string) string { return name + k.inboxTag }
 
 // Refused is the stream of the entries of an inbox that could not be delivered.
 func Refused(inbox string) string { return inbox + ":refused" }

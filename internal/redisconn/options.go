@@ -37,12 +37,18 @@ var (
 	ErrRESP2 = errors.New("protocol 2 is not supported: subscriptions and commands share a connection, which takes RESP3")
 )
 
+// IsCluster tells whether the options lead to a Redis Cluster: several addresses, of which
+// none is a Sentinel. A cluster behind one name has it twice.
+func IsCluster(o rueidis.ClientOption) bool {
+	return len(o.InitAddress) > 1 && o.Sentinel.MasterSet == ""
+}
+
 // Check returns everything that makes the options useless.
 func Check(o rueidis.ClientOption) (problems []error) {
 	if len(o.InitAddress) == 0 {
 		problems = append(problems, ErrNoAddress)
 	}
-	if len(o.InitAddress) > 1 && o.Sentinel.MasterSet == "" {
+	if IsCluster(o) {
 		problems = append(problems, ErrSeveralServers)
 	}
 	if o.AlwaysRESP2 {

@@ -195,10 +195,10 @@ func TestKeyNamesFollowThePrefix(t *testing.T) {
 	k := MakeKeys("sse:stream:")
 	require.Equal(t, []string{
 		"{sse:stream:}:clock", "{sse:stream:}:writer", "{sse:stream:}:gaps", "{sse:stream:}:holes", "{sse:stream:}:inbox",
-		"{sse:stream:}:instances", "__ssed:{sse:stream:}", "sse:stream:user123", "{sse:stream:}:instance:a", "{sse:stream:}:reply:f", "{sse:stream:}:doctor:f",
+		"{sse:stream:}:instances", "__ssed:{sse:stream:}", "ssed:prefixes", "sse:{8209}", "sse:inbox", "sse:stream:user123", "{sse:stream:}:instance:a", "{sse:stream:}:reply:f", "{sse:stream:}:doctor:f",
 	}, []string{
 		k.Clock, k.Lease, k.Gaps, k.Rejected, k.InboxNotes,
-		k.Instances, k.Control, k.Stream("user123"), k.Instance("a"), k.Reply("f"), k.Doctor("f"),
+		k.Instances, k.Control, k.Prefixes, k.Messages, k.Inbox("sse:inbox"), k.Stream("user123"), k.Instance("a"), k.Reply("f"), k.Doctor("f"),
 	})
 	require.Equal(t, "sse:inbox:refused", Refused("sse:inbox"))
 	require.Equal(t, "sse:inbox:owner", InboxOwner("sse:inbox"))
