@@ -153,6 +153,9 @@ type StreamConfig struct {
 	MaxAge time.Duration
 	// MaxChannels bounds the channels of one stream. Default 32, at most 1024.
 	MaxChannels int
+	// MaxHeadBytes bounds a request head: the line, which has the channels, and all fields,
+	// with cookies. Default 16 KiB, at most 64 KiB. Larger ones get 431 or 414.
+	MaxHeadBytes int
 	// BroadcastChannel is a channel that every stream gets beside its own, whatever Auth
 	// says. Patterns must match it. Empty: none.
 	BroadcastChannel string
@@ -391,7 +394,7 @@ func (c *Config) engine() engine.Config {
 		TrustedProxies: s.TrustedProxies, ProxyProtocol: s.ProxyProtocol,
 		PeerTimeout: s.PeerTimeout, HandshakeTimeout: s.HandshakeTimeout,
 		Authorizer: c.Auth, AuthTimeout: s.AuthTimeout, MaxAge: s.MaxAge,
-		MaxChannels: s.MaxChannels, BroadcastChannel: s.BroadcastChannel,
+		MaxChannels: s.MaxChannels, MaxHeadBytes: s.MaxHeadBytes, BroadcastChannel: s.BroadcastChannel,
 		Heartbeat: s.Heartbeat, HeartbeatEvent: s.HeartbeatEvent,
 		StartID: s.StartID, Unchunked: s.Unchunked, RetryMin: s.RetryMin, RetryMax: s.RetryMax, Drain: s.Drain,
 		Hosts: s.Hosts, CORSOrigins: s.CORSOrigins, CORSCredentials: s.CORSCredentials,

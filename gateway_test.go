@@ -68,7 +68,7 @@ func TestProblemsAreAllNamedByField(t *testing.T) {
 		},
 		Streams: ssed.StreamConfig{
 			Shards: -1, RingBytes: 1, MaxMessageBytes: -1, MaxConnections: -1, PeerTimeout: 1, HandshakeTimeout: -1,
-			AuthTimeout: -1, MaxAge: 1, MaxChannels: -1, BroadcastChannel: "__all", Heartbeat: 1, HeartbeatEvent: "gap",
+			AuthTimeout: -1, MaxAge: 1, MaxChannels: -1, MaxHeadBytes: -1, BroadcastChannel: "__all", Heartbeat: 1, HeartbeatEvent: "gap",
 			RetryMin: 1, Drain: -1, CORSOrigins: []string{"x"}, ProxyProtocol: true, ConnectRate: -1, MaxPerAddress: -1,
 			SocketMode: 0o1777,
 		},
@@ -80,7 +80,7 @@ func TestProblemsAreAllNamedByField(t *testing.T) {
 		"Listen", "Redis", "Feed.Patterns", "Feed.Prefix", "Feed.Instance", "Feed.Subscriptions", "Feed.TickInterval", "Feed.Inbox",
 		"History.MaxLen", "History.TTL", "History.BatchSize", "History.FlushInterval", "History.GapWait", "History.Wait", "History.Readers",
 		"Streams.Shards", "Streams.RingBytes", "Streams.MaxMessageBytes", "Streams.MaxConnections", "Streams.PeerTimeout",
-		"Streams.HandshakeTimeout", "Streams.AuthTimeout", "Streams.MaxAge", "Streams.MaxChannels", "Streams.BroadcastChannel",
+		"Streams.HandshakeTimeout", "Streams.AuthTimeout", "Streams.MaxAge", "Streams.MaxChannels", "Streams.MaxHeadBytes", "Streams.BroadcastChannel",
 		"Streams.Heartbeat", "Streams.HeartbeatEvent", "Streams.RetryMin", "Streams.Drain", "Streams.CORSOrigins",
 		"Streams.ProxyProtocol", "Streams.ConnectRate", "Streams.MaxPerAddress", "Streams.SocketMode",
 	} {
@@ -92,7 +92,7 @@ func TestProblemsAreAllNamedByField(t *testing.T) {
 		}
 		require.Equal(t, 1, said, "%s in:\n%v", field, err)
 	}
-	require.Len(t, lines, 34, "and nothing else")
+	require.Len(t, lines, 35, "and nothing else")
 	require.EqualError(t, ssed.Config{}.Validate(), "ssed: Listen: no address given")
 	// What concerns Redis is checked without it too.
 	require.EqualError(t, ssed.Config{Listen: []string{":0"}, Feed: ssed.FeedConfig{Inbox: "in"}}.Validate(),

@@ -88,6 +88,9 @@ type Config struct {
 	AuthTimeout time.Duration
 	// MaxChannels bounds the channels of one connection. Default 32.
 	MaxChannels int
+	// MaxHeadBytes bounds a request head: the line, which has the channels, and all fields,
+	// with cookies. Default 16 KiB, at most 64 KiB.
+	MaxHeadBytes int
 	// BroadcastChannel is a channel that every stream gets beside its own, whatever the
 	// Authorizer says of channels; it does not count for MaxChannels. It costs 20 bytes
 	// per connection. "": none.
@@ -150,6 +153,7 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.PeerTimeout, time.Minute)
 	setDefault(&cfg.AuthTimeout, 2*time.Second)
 	setDefault(&cfg.MaxChannels, 32)
+	setDefault(&cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes)
 	setDefault(&cfg.HandshakeTimeout, 5*time.Second)
 	setDefault(&cfg.Heartbeat, 15*time.Second)
 	setDefault(&cfg.RetryMin, 2*time.Second)
@@ -214,6 +218,9 @@ func (cfg Config) Validate() error {
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {
 		bad("MaxChannels", "%d is not between 1 and 1024", cfg.MaxChannels)
 	}
+	if cfg.MaxHeadBytes < sseproto.DefaultMaxHeadBytes || cfg.MaxHeadBytes > maxHeadBytes {
+		bad("MaxHeadBytes", "%d is not between %d and %d", cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes, maxHeadBytes)
+	}
 	if cfg.StartID > StartIDOff {
 		bad("StartID", "%d is none of StartIDAuto, StartIDOn and StartIDOff", cfg.StartID)
 	}
@@ -234,6 +241,10 @@ func (cfg Config) Validate() error {
 	}
 	return check.Err()
 }
+
+// maxHeadBytes is the most of MaxHeadBytes. Proxies refuse much less unless they are told
+// otherwise: nginx a line over 8 KiB, HAProxy a head over 16 KiB.
+const maxHeadBytes = 64 << 10
 
 // maxHistoryReaders bounds the concurrent reads of the history: each holds a page of at
 // least 1 MiB.

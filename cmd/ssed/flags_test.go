@@ -76,6 +76,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--start-id":                    "maybe",
 		"--heartbeat":                   "1ms",
 		"--max-channels-per-connection": "2000",
+		"--max-head":                    "8KiB",
 		"--broadcast-channel":           "__all",
 		"--max-message-bytes":           "1MB",
 		"--ring-bytes":                  "1KiB",

@@ -30,6 +30,7 @@ type Front struct {
 	tokenSeed maphash.Seed
 	limits    sseproto.Limits
 	deadlines *deadlines
+	large     *largeRequests
 	lobby     lobby
 	listeners []*listener
 	decisions context.Context    // of the Authorizer's calls
@@ -63,7 +64,9 @@ func New(cfg Config, host Host) (*Front, error) {
 		peers:   newPeers(cfg.MaxPerAddress, cfg.ConnectRate, cfg.ConnectBurst),
 
 		subjects: newSubjects(cfg.MaxPerSubject), tokenSeed: maphash.MakeSeed(),
+		limits: sseproto.Limits{MaxHeadBytes: cfg.MaxHeadBytes},
 	}
+	f.large = newLargeRequests(maxLargeBytes, f.closeLarge)
 	f.lobby.front = f
 	f.deadlines = newDeadlines(cfg.HandshakeTimeout, f.expire)
 	f.decisions, f.giveUp = context.WithCancel(context.Background())
@@ -258,6 +261,12 @@ func (f *Front) expire(h *handshake) {
 	_ = h.conn.Close()
 }
 
+// closeLarge closes a handshake whose request takes memory that others need.
+func (f *Front) closeLarge(h *handshake) {
+	f.counters.refused[RefuseMemory].Add(1)
+	_ = h.conn.Close()
+}
+
 // availability tells whether a stream can be taken now, and if not, why.
 func (f *Front) availability() (reason RefuseReason, text string, ok bool) {
 	if f.draining.Load() {
@@ -307,12 +316,13 @@ const (
 	RefuseUndecided                     // the Authorizer could not say
 	RefuseSubject                       // MaxPerSubject
 	RefuseRevoked                       // the subject or the token is kept out for a while
+	RefuseMemory                        // requests that are not whole take too much memory, all together
 	numRefuseReasons
 )
 
 var refuseReasonNames = [numRefuseReasons]string{
 	"not-ready", "draining", "full", "files", "timeout", "unread", "protocol", "panic",
-	"address", "rate", "flood", "proxy", "denied", "undecided", "subject", "revoked",
+	"address", "rate", "flood", "proxy", "denied", "undecided", "subject", "revoked", "memory",
 }
 
 func (r RefuseReason) String() string { return refuseReasonNames[r] }
@@ -342,6 +352,7 @@ type Stats struct {
 	Addresses  int                      // client addresses that are counted now
 	Subjects   int                      // subjects that have a stream
 	Revoked    int                      // subjects and tokens that are kept out
+	LargeBytes int64                    // memory of requests over 16 KiB that are not whole yet
 	Streams    uint64                   // requests that became a stream
 	Answered   [6]uint64                // plain answers by the first digit of their status
 	Refused    [numRefuseReasons]uint64 // connections and requests not served
@@ -354,7 +365,7 @@ func (f *Front) Accepted() uint64 { return f.counters.accepted.Load() }
 func (f *Front) Stats() Stats {
 	s := Stats{
 		Accepts: f.counters.accepts.Load(), Accepted: f.counters.accepted.Load(), Addresses: f.peers.len(),
-		Subjects: f.subjects.len(), Revoked: f.revoked.len(),
+		Subjects: f.subjects.len(), Revoked: f.revoked.len(), LargeBytes: f.large.bytes(),
 		Deciding: f.counters.deciding.Load(), Handshakes: f.counters.open.Load(), Streams: f.counters.streams.Load(),
 	}
 	for i := range s.Answered {

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"container/list"
 	"context"
 	"runtime/debug"
 	"sync/atomic"
@@ -35,17 +36,22 @@ type handshake struct {
 	conn  detachable
 
 	// guarded by netpoll's processing lock, which a task or the close callback holds
-	phase  phase
-	head   *bytebufferpool.ByteBuffer // the start of a request; nil between requests
-	scan   sseproto.HeadScan
-	from   caller
-	excess int          // bytes that may still be thrown away while lingering
-	next   *Stream      // what it becomes, once detached
-	ask    *AuthRequest // what the Authorizer has to decide before; nil: nothing
-	served bool         // it had an answer
+	phase   phase
+	head    *bytebufferpool.ByteBuffer // the start of a request; nil between requests
+	isLarge bool                       // front.large knows of it
+	scan    sseproto.HeadScan
+	from    caller
+	excess  int          // bytes that may still be thrown away while lingering
+	next    *Stream      // what it becomes, once detached
+	ask     *AuthRequest // what the Authorizer has to decide before; nil: nothing
+	served  bool         // it had an answer
 
 	tasks   tasks
 	expired atomic.Bool // closed by the deadline
+
+	// guarded by largeRequests.mu
+	large      *list.Element // nil: not in the list
+	largeBytes int64
 
 	// guarded by deadlines.mu
 	due          time.Time // zero: not in the list
@@ -99,8 +105,8 @@ const (
 	chunkBytes = sseproto.DefaultMaxHeadBytes
 	// maxBacklogBytes is how far requests may come faster than they are answered. Netpoll
 	// reads what there is, with no way to hold it back: 20 MB a second from one client
-	// before this limit. Four of the largest requests fit.
-	maxBacklogBytes = 4 * chunkBytes
+	// before this limit. The largest request fits.
+	maxBacklogBytes = 8 * chunkBytes
 	// flushBytes is how many bytes of answers are gathered before they are written.
 	// Pipelined health checks fit many times.
 	flushBytes = 4 << 10
@@ -204,6 +210,7 @@ func (h *handshake) take(chunk []byte) {
 	data := chunk
 	if h.head != nil {
 		_, _ = h.head.Write(chunk)
+		h.account()
 		data = h.head.B
 		if h.phase == phaseReading && !h.scan.Ready(data, h.front.limits) {
 			return
@@ -297,18 +304,35 @@ func (h *handshake) proceed(then afterAnswer) {
 // keep stores the start of a request until more comes. Rest may be part of h.head.
 func (h *handshake) keep(rest []byte) {
 	if len(rest) == 0 {
-		if h.head != nil {
-			bytebufferpool.Put(h.head)
-			h.head = nil
+		if h.head != nil && cap(h.head.B) <= smallBytes {
+			headBuffers.Put(h.head)
 		}
+		h.head = nil
+		h.account()
 		return
 	}
 	if h.head == nil {
-		h.head = bytebufferpool.Get()
+		h.head = headBuffers.Get()
 	}
 	h.head.Set(rest)
+	h.account()
 	h.scan = sseproto.HeadScan{}
 	_ = h.scan.Ready(h.head.B, h.front.limits) // marks as seen what was parsed just now
+}
+
+// headBuffers has no large ones, which would count as much for a small request.
+var headBuffers bytebufferpool.Pool
+
+// account tells front.large of the memory that h.head takes, if it concerns it.
+func (h *handshake) account() {
+	bytes := 0
+	if h.head != nil && cap(h.head.B) > smallBytes {
+		bytes = cap(h.head.B)
+	}
+	if h.isLarge || bytes > 0 {
+		h.isLarge = bytes > 0
+		h.front.large.set(h, int64(bytes))
+	}
 }
 
 // flush writes the answers with one system call that does not wait. A client that

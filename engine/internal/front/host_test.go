@@ -14,6 +14,7 @@ import (
 
 	"ssed/engine/internal/sock"
 	"ssed/engine/internal/wiretest"
+	"ssed/sseproto"
 )
 
 // host stands in for the engine: it sends the head of each stream, and closes it when
@@ -86,6 +87,7 @@ func withDefaults(cfg Config) Config {
 		cfg.MaxConnections = sock.FileLimit() / 2
 	}
 	cfg.MaxChannels = max(cfg.MaxChannels, 32)
+	cfg.MaxHeadBytes = max(cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes)
 	cfg.CORSOrigins = []string{"*"}
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	return cfg

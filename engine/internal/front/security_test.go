@@ -14,10 +14,12 @@ import (
 func TestSecurityTellsTheBoundsOfRequests(t *testing.T) {
 	text, err := os.ReadFile("../../../SECURITY.md")
 	require.NoError(t, err)
-	f := &Front{}
-	require.Zero(t, f.limits, "those of sseproto")
+	f := listenOnly(t, Config{}).front
+	require.Zero(t, f.limits.MaxFields, "that of sseproto")
 	for _, row := range []string{
-		fmt.Sprintf("| request head | %d KiB, %d fields |", sseproto.DefaultMaxHeadBytes>>10, sseproto.DefaultMaxFields),
+		fmt.Sprintf("| `--max-head` | %dKiB |", f.limits.MaxHeadBytes>>10),
+		fmt.Sprintf("| header fields | %d |", sseproto.DefaultMaxFields),
+		fmt.Sprintf("| requests over %d KiB that are not whole | %d MiB of memory, all together |", smallBytes>>10, f.large.most>>20),
 		fmt.Sprintf("| pipelining | %d KiB ahead of the answers |", maxBacklogBytes>>10),
 	} {
 		require.Contains(t, string(text), row)

@@ -70,6 +70,7 @@ type Config struct {
 	Authorizer                Authorizer
 	AuthTimeout               time.Duration
 	MaxChannels               int
+	MaxHeadBytes              int
 	RetryMin, RetryMax        time.Duration
 	Hosts                     []string
 	StartID                   StartID

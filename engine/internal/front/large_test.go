@@ -1,0 +1,99 @@
+package front
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/engine/internal/wiretest"
+)
+
+// withCookie is a request for a stream with a cookie of that many bytes.
+func withCookie(bytes int) string {
+	return getStream("a", "Cookie: session="+strings.Repeat("c", bytes))
+}
+
+func TestCookiesAreTakenUpToMaxHead(t *testing.T) {
+	f := func(maxHead, cookie, want int) {
+		t.Helper()
+		s := serve(t, Config{MaxHeadBytes: maxHead})
+		request := withCookie(cookie)
+		for _, piece := range []int{len(request), 16 << 10, 1000} {
+			w := s.dialFrom("")
+			for rest := request; rest != ""; {
+				n := min(piece, len(rest))
+				if _, err := w.Write([]byte(rest[:n])); err != nil {
+					require.NotEqual(t, 200, want, "a refusal may come before the end")
+					break
+				}
+				rest = rest[n:]
+			}
+			require.Equal(t, want, w.Answer(http.MethodGet).StatusCode, "in pieces of %d", piece)
+		}
+		eventually(t, func() bool { return s.front.Stats().LargeBytes == 0 }, "no memory is held")
+	}
+	f(0, 15<<10, 200)
+	f(0, 17_000, 431)
+	f(32<<10, 17_000, 200)
+	f(32<<10, 31<<10, 200)
+	f(32<<10, 33<<10, 431)
+	f(64<<10, 63<<10, 200)
+	f(64<<10, 65<<10, 431)
+}
+
+func TestLongTargetsAreTakenUpToMaxHead(t *testing.T) {
+	s := serve(t, Config{MaxHeadBytes: 64 << 10})
+	require.Equal(t, 200, s.dialFrom("").Send(getStream("a&x="+strings.Repeat("x", 60<<10))).Answer(http.MethodGet).StatusCode)
+	require.Equal(t, 414, s.dialFrom("").Send(getStream("a&x="+strings.Repeat("x", 66<<10))).Answer(http.MethodGet).StatusCode)
+}
+
+// Requests that never end may take maxLargeBytes, however many they are. Who is through
+// within the time that they need for it gets its stream.
+func TestMemoryOfUnfinishedRequestsIsBounded(t *testing.T) {
+	s := listenOnly(t, Config{MaxHeadBytes: 64 << 10, HandshakeTimeout: time.Minute})
+	s.front.large.most = 256 << 10
+	require.NoError(t, s.front.Serve())
+	started := withCookie(60 << 10)[:50<<10]
+	var slow []*wiretest.Conn
+	for range 20 {
+		slow = append(slow, s.dialFrom("").Send(started))
+		eventually(t, func() bool {
+			l := s.front.large
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			newest := l.waiting.Back()
+			return newest != nil && newest.Value.(*handshake).largeBytes >= 50<<10 &&
+				int(s.front.counters.refused[RefuseMemory].Load())+l.waiting.Len() == len(slow)
+		}, "request %d is read", len(slow))
+		require.LessOrEqual(t, s.front.Stats().LargeBytes, s.front.large.most)
+	}
+	closed := int(s.front.Stats().Refused[RefuseMemory])
+	require.GreaterOrEqual(t, closed, 20-256/50)
+	for _, w := range slow[:closed] {
+		w.RequireEnd()
+	}
+	for _, w := range slow[closed:] {
+		w.Send(withCookie(60 << 10)[50<<10:])
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode, "the newest are still there")
+	}
+	require.Equal(t, 200, s.dialFrom("").Send(withCookie(60<<10)).Answer(http.MethodGet).StatusCode)
+	eventually(t, func() bool { return s.front.Stats().LargeBytes == 0 }, "all is given back")
+}
+
+// A small request has its place, whatever large ones take.
+func TestSmallRequestsAreNotClosedForLargeOnes(t *testing.T) {
+	s := listenOnly(t, Config{MaxHeadBytes: 64 << 10, HandshakeTimeout: time.Minute})
+	s.front.large.most = 100 << 10
+	require.NoError(t, s.front.Serve())
+	small := s.dialFrom("").Send(withCookie(10 << 10)[:9<<10])
+	var slow []*wiretest.Conn
+	for range 10 {
+		slow = append(slow, s.dialFrom("").Send(withCookie(60 << 10)[:40<<10]))
+	}
+	eventually(t, func() bool { return s.front.Stats().Refused[RefuseMemory] >= 8 }, "large ones make room for each other")
+	require.Len(t, slow, 10)
+	require.Equal(t, 200, small.Send(withCookie(10 << 10)[9<<10:]).Answer(http.MethodGet).StatusCode)
+}
