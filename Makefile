@@ -134,6 +134,10 @@ chaos: need-test build ## Check the guarantee under faults, about twelve minutes
 release: need-go ## Build dist/: static programs, packages, SBOMs and checksums of the commit that is checked out
 	deploy/release.sh dist
 
+.PHONY: image
+image: need-go ## Put the programs of "make release" into container images, dist/*.oci.tar, and start one (takes buildah)
+	deploy/release.sh image dist
+
 .PHONY: release-check
 release-check: need-go ## Build a release twice from fresh clones, compare, run what came out
 	deploy/release.sh check

@@ -2,13 +2,14 @@
 # Builds a release of the commit that is checked out:
 #
 #   deploy/release.sh [DIRECTORY]        the files, into dist/
+#   deploy/release.sh image [DIRECTORY]  container images of the programs in DIRECTORY
 #   deploy/release.sh check              built twice from fresh clones, compared, tried
 #
 # The same commit gives the same bytes wherever it is built with the same Go: no path, time,
 # user, umask or host gets into them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export GOTOOLCHAIN=local LC_ALL=C TZ=UTC
+export GOTOOLCHAIN=auto LC_ALL=C TZ=UTC
 
 readonly nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 readonly sbom=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
@@ -17,6 +18,7 @@ readonly architectures="amd64 arm64"
 main() {
 	case "${1:-}" in
 	check) check ;;
+	image) images "${2:-dist}" ;;
 	*) release "${1:-dist}" ;;
 	esac
 }
@@ -41,8 +43,72 @@ release() {
 		components "$arch" "$work" "$out"
 		rm -rf "$work"
 	done
-	(cd "$out" && sha256sum -- ssed* >SHA256SUMS)
-	cat "$out/SHA256SUMS"
+	sums "$out"
+}
+
+sums() {
+	(cd "$1" && sha256sum -- ssed* >SHA256SUMS)
+	cat "$1/SHA256SUMS"
+}
+
+# images makes an image for each program of a release, with the same bytes as in its archive,
+# and starts that of this machine. It takes buildah, which needs no daemon; the isolation
+# "chroot" needs no right to make namespaces. The certificates are those of this machine: the
+# image has the same bytes where its package ca-certificates has the same version.
+images() {
+	local out=$1 arch archive
+	export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	for arch in $architectures; do
+		archive=$(echo "$out"/ssed-*-linux-"$arch".tar.gz)
+		[ -e "$archive" ] || {
+			echo "release: no programs in $out: make release comes first" >&2
+			exit 1
+		}
+		tar -xzf "$archive" -C "$work"
+		image "$(basename "$archive" .tar.gz)" "$arch" "$out"
+	done
+	start_image "$(echo "$out"/ssed-*-linux-"$(go env GOARCH)".oci.tar)"
+	sums "$out"
+}
+
+# image makes one, whose tag is the version with - for +: the program, certificates of public authorities, nothing else.
+image() {
+	local name=$1 arch=$2 out=$3 ctr version
+	version=${name#ssed-}
+	version=${version%-linux-*}
+	ctr=$(buildah from --arch "$arch" scratch)
+	buildah copy -q --chmod 0755 "$ctr" "$work/$name/ssed" /ssed >/dev/null
+	buildah copy -q --chmod 0644 "$ctr" /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ >/dev/null
+	buildah config --os linux --arch "$arch" --user 65532:65532 --entrypoint '["/ssed"]' --port 8080 --port 9090 \
+		--stop-signal SIGTERM --label "org.opencontainers.image.version=$version" \
+		--label org.opencontainers.image.title=ssed --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' "$ctr"
+	SOURCE_DATE_EPOCH=$(stat -c %Y "$work/$name/ssed")
+	buildah commit -q --format oci --timestamp "$SOURCE_DATE_EPOCH" --rm "$ctr" "oci:$work/$arch:ssed:${version//+/-}" 2>/dev/null >&2
+	pack "$work/$arch" . >"$out/$name.oci.tar"
+}
+
+# start_image runs what is in an image: the version, then a gateway that has to be ready.
+start_image() {
+	local ctr address said=''
+	ctr=$(buildah from "oci-archive:$1")
+	buildah run "$ctr" -- /ssed version
+	buildah run "$ctr" -- /ssed --listen 127.0.0.1:0 --drain 1s >"$work/image.log" 2>&1 &
+	for _ in $(seq 100); do
+		address=$(sed -n 's/.*listener=streams addr=//p' "$work/image.log")
+		if [ -n "$address" ] && said=$(curl -fsS "http://$address/ready" 2>&1); then break; fi
+		sleep 0.1
+	done
+	kill -TERM $!
+	wait $! || true
+	buildah rm "$ctr" >/dev/null
+	[ "$said" = ready ] || {
+		echo "release: the program of $1 does not answer: $said" >&2
+		cat "$work/image.log" >&2
+		exit 1
+	}
+	echo "$1: it runs and is ready"
 }
 
 # require_commit refuses a tree with changes: nobody could build that again. Files that
@@ -87,8 +153,14 @@ archive() {
 	cp "$2/ssed" "$dir"
 	git archive HEAD README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md LICENSE-MIT LICENSE-APACHE \
 		docs deploy clients | tar -x -C "$dir"
+	pack "$2" "$name" | gzip -n -9 >"$3/$name.tar.gz"
+}
+
+# pack writes what is in a directory as a tar archive, with no trace of when it was made and
+# by whom.
+pack() {
 	tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
-		--mode=u=rwX,go=rX -C "$2" -c "$name" | gzip -n -9 >"$3/$name.tar.gz"
+		--mode=u=rwX,go=rX -C "$1" -c "$2"
 }
 
 package() {
