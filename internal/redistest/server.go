@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,7 +20,7 @@ import (
 )
 
 // ErrNotInstalled is returned when the server's program is not there.
-var ErrNotInstalled = errors.New("redistest: no redis-server (Debian: apt-get install redis-server)")
+var ErrNotInstalled = errors.New("redistest: the server's program is not there (Debian: apt-get install redis-server; see REDIS_SERVER)")
 
 const (
 	// startTimeout bounds the wait for the first PONG: a start takes about 20 ms,
@@ -43,6 +44,7 @@ type Server struct {
 	bin  string
 	dir  string
 	port int
+	bus  int // of a node of a cluster
 	args []string
 
 	mu   sync.Mutex
@@ -65,8 +67,12 @@ func Start(t testing.TB, args ...string) *Server {
 // it answers PING. Port 0 picks a free one. The caller ends it with Stop or Kill;
 // should the caller die, the kernel kills it.
 func Run(dir string, port int, args ...string) (*Server, error) {
-	return RunProgram("redis-server", dir, port, args...)
+	return RunProgram(Program(), dir, port, args...)
 }
+
+// Program is what servers run on: a path, or a name in PATH. The environment variable
+// REDIS_SERVER names another one than redis-server, such as valkey-server.
+func Program() string { return cmp.Or(os.Getenv("REDIS_SERVER"), "redis-server") }
 
 // RunProgram is Run with another program: a path, or a name in PATH, of a server that
 // takes the arguments of redis-server.
@@ -225,7 +231,7 @@ func (s *Server) waitReady(p *child.Process) error {
 		}
 		select {
 		case <-p.Done():
-			return fmt.Errorf("redistest: redis-server on port %d ended at start: %s", s.port, s.lastLog())
+			return fmt.Errorf("redistest: %s on port %d ended at start: %s", s.bin, s.port, s.lastLog())
 		case <-time.After(pollInterval):
 		}
 		if time.Now().After(deadline) {

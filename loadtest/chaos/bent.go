@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"ssed/internal/redistest"
 )
 
 //go:embed bent/bent.c
@@ -39,7 +41,7 @@ func bendTime(dir string) (*bentTime, error) {
 	if err := b.set(0); err != nil {
 		return nil, err
 	}
-	script := fmt.Sprintf("#!/bin/sh\nBENT_SECONDS=%q LD_PRELOAD=%q exec redis-server \"$@\"\n", file.Name(), library)
+	script := fmt.Sprintf("#!/bin/sh\nBENT_SECONDS=%q LD_PRELOAD=%q exec %q \"$@\"\n", file.Name(), library, redistest.Program())
 	return b, os.WriteFile(b.server, []byte(script), 0o700)
 }
 

@@ -122,7 +122,7 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		// while an fsync runs.
 		args = append(args, "--appendfsync", "always")
 	}
-	server := "redis-server"
+	server := redistest.Program()
 	if s.bent {
 		if c.bent, err = bendTime(dir); err != nil {
 			return nil, err
@@ -171,7 +171,7 @@ func (c *cluster) startSentinel(args []string) (err error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return err
 	}
-	if c.sentinel, err = child.Start(exec.Command("redis-server", conf, "--sentinel"), nil); err != nil {
+	if c.sentinel, err = child.Start(exec.Command(redistest.Program(), conf, "--sentinel"), nil); err != nil {
 		return fmt.Errorf("chaos: start the sentinel: %w", err)
 	}
 	return poll(context.Background(), startTimeout, func() error {

@@ -1,0 +1,331 @@
+package redistest
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"ssed/internal/clusternodes"
+)
+
+// clusterTimeout bounds every wait for the nodes of a cluster to agree.
+const clusterTimeout = 30 * time.Second
+
+const slots = 1 << 14
+
+// Cluster is a Redis Cluster of private servers: primaries first, which share out the
+// slots equally, then their replicas in the same order.
+type Cluster struct{ Nodes []*Server }
+
+// StartCluster runs a cluster for the length of a test, see RunCluster.
+func StartCluster(t testing.TB, primaries, replicas int, args ...string) *Cluster {
+	t.Helper()
+	c, err := RunCluster(t.TempDir(), primaries, replicas, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Kill)
+	return c
+}
+
+// RunCluster starts primaries with so many replicas each, with their files in dir, and
+// returns when all of them serve. A node is taken for failed after 1 s of silence, unless
+// args say otherwise.
+func RunCluster(dir string, primaries, replicas int, args ...string) (c *Cluster, err error) {
+	c = &Cluster{}
+	defer func() {
+		if err != nil {
+			c.Kill()
+		}
+	}()
+	for range primaries * (1 + replicas) {
+		s, err := runNode(dir, args)
+		if err != nil {
+			return nil, err
+		}
+		c.Nodes = append(c.Nodes, s)
+	}
+	if err := c.shareOut(primaries); err != nil {
+		return nil, err
+	}
+	if err := c.meet(); err != nil {
+		return nil, err
+	}
+	for i, s := range c.Nodes[primaries:] {
+		id, err := c.Nodes[i%primaries].Do("CLUSTER", "MYID")
+		if err == nil {
+			_, err = s.Do("CLUSTER", "REPLICATE", fmt.Sprint(id))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c, c.AwaitHealth()
+}
+
+// runNode gives the bus a port of its own: by itself it takes one that is 10,000 higher,
+// perhaps from the range of source ports.
+func runNode(dir string, args []string) (*Server, error) {
+	var err error
+	for range 5 {
+		var port, bus int
+		if port, err = FreePort(); err != nil {
+			return nil, err
+		}
+		if bus, err = FreePort(); err != nil {
+			return nil, err
+		}
+		var s *Server
+		s, err = Run(dir, port, append([]string{
+			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-config-file", "nodes-" + strconv.Itoa(port) + ".conf",
+			"--cluster-node-timeout", "1000", "--dbfilename", strconv.Itoa(port) + ".rdb", "--appenddirname", strconv.Itoa(port) + ".aof",
+		}, args...)...)
+		if err == nil {
+			s.bus = bus
+			return s, nil
+		}
+		if errors.Is(err, ErrNotInstalled) {
+			break
+		}
+	}
+	return nil, err
+}
+
+// shareOut gives every primary its slots, and a configuration epoch of its own.
+func (c *Cluster) shareOut(primaries int) error {
+	for i, s := range c.Nodes {
+		if _, err := s.Do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1)); err != nil {
+			return err
+		}
+		if i >= primaries {
+			continue
+		}
+		first, last := i*slots/primaries, (i+1)*slots/primaries-1
+		if _, err := s.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(first), strconv.Itoa(last)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meet makes all nodes known to each other.
+func (c *Cluster) meet() error {
+	for _, s := range c.Nodes[1:] {
+		if _, err := c.Nodes[0].Do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(s.port), strconv.Itoa(s.bus)); err != nil {
+			return err
+		}
+	}
+	return c.await(func() error {
+		for _, s := range c.Nodes {
+			nodes, err := s.view()
+			if err == nil && len(nodes) != len(c.Nodes) {
+				err = fmt.Errorf("redistest: %s knows %d nodes of %d", s.Addr(), len(nodes), len(c.Nodes))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// AwaitHealth waits until all nodes serve, and every replica follows its primary.
+func (c *Cluster) AwaitHealth() error {
+	return c.await(func() error {
+		for _, s := range c.Nodes {
+			if err := s.health(len(c.Nodes)); err != nil {
+				return fmt.Errorf("redistest: %s: %w", s.Addr(), err)
+			}
+		}
+		return nil
+	})
+}
+
+// health returns why a node does not serve in the eyes of all.
+func (s *Server) health(nodes int) error {
+	info, err := s.Do("CLUSTER", "INFO")
+	if err != nil {
+		return err
+	}
+	if text, _ := info.(string); !hasLine(text, "cluster_state:ok") {
+		return errors.New("the cluster is down")
+	}
+	view, err := s.view()
+	if err != nil {
+		return err
+	}
+	for _, n := range view {
+		if n.HasFailed {
+			return fmt.Errorf("%s has failed", n.Addr)
+		}
+	}
+	reply, err := s.Do("INFO", "replication")
+	if err != nil {
+		return err
+	}
+	text, _ := reply.(string)
+	if hasLine(text, "role:slave") && !hasLine(text, "master_link_status:up") {
+		return errors.New("it does not follow its primary yet")
+	}
+	if len(view) < nodes {
+		return errors.New("it does not know all nodes")
+	}
+	return nil
+}
+
+// view is what the node knows of the cluster.
+func (s *Server) view() ([]clusternodes.Node, error) {
+	reply, err := s.Do("CLUSTER", "NODES")
+	text, _ := reply.(string)
+	return clusternodes.Parse(text), err
+}
+
+func (c *Cluster) await(check func() error) error {
+	deadline := time.Now().Add(clusterTimeout)
+	for {
+		err := check()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(2 * pollInterval)
+	}
+}
+
+// Primary returns the node that serves a slot: of those that say so of themselves the one
+// with the newest configuration. A node that does not answer is left out.
+func (c *Cluster) Primary(slot int) (*Server, error) {
+	var best *Server
+	var epoch uint64
+	var failures []error
+	var mu sync.Mutex // guards all of these
+	var all sync.WaitGroup
+	for _, s := range c.Nodes {
+		all.Go(func() {
+			reply, err := s.ask(quickTimeout, "CLUSTER", "NODES")
+			text, _ := reply.(string)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failures = append(failures, err)
+			}
+			for _, n := range clusternodes.Parse(text) {
+				if n.IsMyself && n.IsPrimary && n.Has(slot) && (best == nil || n.Epoch > epoch) {
+					best, epoch = s, n.Epoch
+				}
+			}
+		})
+	}
+	all.Wait()
+	if best == nil {
+		return nil, fmt.Errorf("redistest: nobody serves slot %d: %w", slot, errors.Join(failures...))
+	}
+	return best, nil
+}
+
+// quickTimeout is for a node that may be frozen.
+const quickTimeout = 300 * time.Millisecond
+
+func (s *Server) ask(timeout time.Duration, args ...string) (any, error) {
+	conn, err := Dial(s.Addr(), timeout)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Do(args...)
+}
+
+// ReplicaOf returns a node that follows s, or nil.
+func (c *Cluster) ReplicaOf(s *Server) *Server {
+	id, err := s.Do("CLUSTER", "MYID")
+	if err != nil {
+		return nil
+	}
+	for _, other := range c.Nodes {
+		view, _ := other.view()
+		for _, n := range view {
+			if n.IsMyself && n.Primary == id {
+				return other
+			}
+		}
+	}
+	return nil
+}
+
+// Move gives a slot with all its keys to another primary, as redis-cli --cluster reshard
+// does. Halfway, if there is such a function, is called when half of the keys have moved.
+func (c *Cluster) Move(slot int, to *Server, halfway func()) error {
+	from, err := c.Primary(slot)
+	if err != nil {
+		return err
+	}
+	fromID, err := from.Do("CLUSTER", "MYID")
+	toID, err2 := to.Do("CLUSTER", "MYID")
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	n := strconv.Itoa(slot)
+	_, err = to.Do("CLUSTER", "SETSLOT", n, "IMPORTING", fmt.Sprint(fromID))
+	_, err2 = from.Do("CLUSTER", "SETSLOT", n, "MIGRATING", fmt.Sprint(toID))
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	count, err := from.Do("CLUSTER", "COUNTKEYSINSLOT", n)
+	if err != nil {
+		return err
+	}
+	total, _ := count.(int64)
+	for moved := 0; ; {
+		reply, err := from.Do("CLUSTER", "GETKEYSINSLOT", n, "10")
+		if err != nil {
+			return err
+		}
+		keys, _ := reply.([]any)
+		if len(keys) == 0 {
+			break
+		}
+		args := []string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}
+		for _, key := range keys {
+			args = append(args, fmt.Sprint(key))
+		}
+		if _, err := from.Do(args...); err != nil {
+			return err
+		}
+		if moved += len(keys); halfway != nil && moved >= int(total)/2 {
+			halfway()
+			halfway = nil
+		}
+	}
+	if halfway != nil {
+		halfway()
+	}
+	// The new one first: should the old one be told and the new one not, nobody had it.
+	for _, s := range []*Server{to, from} {
+		if _, err := s.Do("CLUSTER", "SETSLOT", n, "NODE", fmt.Sprint(toID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// URL names all nodes.
+func (c *Cluster) URL() string {
+	url := c.Nodes[0].URL()
+	for i, s := range c.Nodes[1:] {
+		sign := "&"
+		if i == 0 {
+			sign = "?"
+		}
+		url += sign + "addr=" + s.Addr()
+	}
+	return url
+}
+
+// Kill ends all nodes.
+func (c *Cluster) Kill() {
+	for _, s := range c.Nodes {
+		s.Kill()
+	}
+}
