@@ -187,6 +187,10 @@ func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Com
 			if err = r.NonRedisError(); err != nil {
 				break
 			}
+			if redisconn.IsMoved(r.Error()) && redisconn.IsCluster(s.cfg.Client) {
+				err = r.Error() // the client is made anew
+				break
+			}
 		}
 		if err == nil {
 			return res, nil

@@ -48,12 +48,13 @@ func New(cfg Config, src Source) (*Store, error) {
 	// the way of large reads; reading has as many as are asked for.
 	reading := cfg.Client
 	reading.PipelineMultiplex = connections
+	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	s := &Store{
-		cfg: cfg, keys: redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}), src: src,
+		cfg: cfg, keys: keys, src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
 		tryLease: make(chan struct{}, 1),
-		write:    redisconn.New(cfg.Client),
-		read:     redisconn.New(reading),
+		write:    redisconn.New(cfg.Client, keys.Slot),
+		read:     redisconn.New(reading, keys.Slot),
 	}
 	return s, nil
 }

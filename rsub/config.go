@@ -120,6 +120,7 @@ func (c *Config) validate() error {
 	for _, err := range redisconn.Check(c.Client) {
 		check.Add("Client", "%w", err)
 	}
+	check.If(redisconn.IsCluster(c.Client), "Client", "several addresses without master_set, and no feed of a Redis Cluster")
 	check.If(len(c.Patterns) == 0, "Patterns", "no pattern given")
 	for _, p := range c.Patterns {
 		check.If(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "Patterns", "%.50q is not 1 to %d bytes without NUL", p, maxPatternBytes)

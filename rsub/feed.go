@@ -68,12 +68,13 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	f := &Feed{
 		cfg:      cfg,
 		patterns: newPatternSet(cfg.Patterns),
-		keys:     redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}),
+		keys:     keys,
 		began:    time.Now(),
-		client:   redisconn.New(cfg.Client),
+		client:   redisconn.New(cfg.Client, keys.Slot),
 	}
 	f.description = f.patterns.describe(cfg.Envelope)
 	f.fingerprint = fingerprint(f.description)

@@ -80,7 +80,7 @@ type subscription struct {
 
 func newSubscription(f *Feed, out output) *subscription {
 	s := &subscription{feed: f, out: out, disconnects: make(chan Cause, 1)}
-	s.connecting = redisconn.New(redisconn.Subscribing(f.cfg.Client, &s.bytes))
+	s.connecting = redisconn.New(redisconn.Subscribing(f.cfg.Client, &s.bytes), f.keys.Slot)
 	s.seq.fingerprint = f.fingerprint
 	s.seq.stall = uint64(max(f.cfg.ProbeTimeout/2, stallIntervals*f.cfg.TickInterval).Milliseconds())
 	s.trouble.Store(&errConnecting)
@@ -143,6 +143,7 @@ func (s *subscription) session(ctx context.Context) error {
 		conn.Close()
 		h.close()
 		s.finish(CauseDisconnect)
+		s.connecting.Lost(connecting)
 		return err
 	}
 	s.feed.counters.connects.Add(1)
@@ -156,6 +157,7 @@ func (s *subscription) session(ctx context.Context) error {
 		s.feed.client.Discard(client)
 		s.connecting.Discard(connecting)
 	}
+	s.connecting.Lost(connecting)
 	return err
 }
 
@@ -200,7 +202,7 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 		return nil, err
 	}
 	server := redisconn.ParseInfo(info)
-	if err := server.Check(); err != nil {
+	if err := server.Check(redisconn.IsCluster(s.feed.cfg.Client)); err != nil {
 		return nil, err
 	}
 	select {

@@ -113,8 +113,9 @@ func New(cfg Config) *Fleet {
 	option := redisconn.Options(cfg.Client)
 	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
 	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
+	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	f := &Fleet{
-		cfg: cfg, keys: redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{}), process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option),
+		cfg: cfg, keys: keys, process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option, keys.Slot),
 		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1),
 	}
 	f.asks = &kind{

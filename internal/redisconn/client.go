@@ -20,7 +20,10 @@ var (
 // Safe for concurrent use.
 type Client struct {
 	option rueidis.ClientOption
+	finder *finder        // of the node to connect to; nil: no cluster
 	wg     sync.WaitGroup // dials and closings under way
+	ctx    context.Context
+	cancel context.CancelFunc
 
 	mu     sync.Mutex
 	client rueidis.Client // nil: none
@@ -33,8 +36,16 @@ type dial struct {
 	err  error // valid after done
 }
 
-// New returns a client that is not made yet. Close it after use.
-func New(option rueidis.ClientOption) *Client { return &Client{option: option} }
+// New returns a client that is not made yet. Close it after use. In a cluster it leads to
+// the primary of the slot.
+func New(option rueidis.ClientOption, slot int) *Client {
+	l := &Client{option: option}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if IsCluster(option) {
+		l.finder = &finder{option: option, slot: slot, wg: &l.wg}
+	}
+	return l
+}
 
 // Get returns the client and makes it if there is none. Callers at the same time share
 // one attempt to make it.
@@ -68,9 +79,7 @@ func (l *Client) Get(ctx context.Context) (rueidis.Client, error) {
 }
 
 func (l *Client) make(d *dial) {
-	// A single-node client comes back together with the error of its first
-	// dial and dials again when used; a Sentinel client does not come back.
-	c, err := rueidis.NewClient(l.option)
+	c, err := l.connect()
 	l.mu.Lock()
 	if c != nil && !l.closed {
 		l.client, c, err = c, nil, nil
@@ -82,6 +91,28 @@ func (l *Client) make(d *dial) {
 	}
 	d.err = err
 	close(d.done)
+}
+
+func (l *Client) connect() (rueidis.Client, error) {
+	if l.finder == nil {
+		// A single-node client comes back together with the error of its first
+		// dial and dials again when used; a Sentinel client does not come back.
+		return rueidis.NewClient(l.option)
+	}
+	addr, err := l.finder.find(l.ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := l.option
+	o.InitAddress = []string{addr}
+	c, err := rueidis.NewClient(o)
+	if err != nil {
+		if c != nil {
+			c.Close() // it would dial this node for ever, and another may be the primary by now
+		}
+		return nil, err
+	}
+	return &nodeClient{c, l}, nil
 }
 
 // Current returns the client if there is one.
@@ -108,6 +139,14 @@ func (l *Client) Discard(old rueidis.Client) {
 	}
 }
 
+// Lost is told of a connection of the client that was lost, or could not be used: in a
+// cluster another node may be the primary.
+func (l *Client) Lost(client rueidis.Client) {
+	if l.finder != nil {
+		l.Discard(client)
+	}
+}
+
 // DiscardCurrent closes whatever client there is, as Discard does.
 func (l *Client) DiscardCurrent() {
 	if c, err := l.Current(); err == nil {
@@ -121,6 +160,7 @@ func (l *Client) Close() {
 	c := l.client
 	l.client, l.closed = nil, true
 	l.mu.Unlock()
+	l.cancel()
 	if c != nil {
 		c.Close()
 	}

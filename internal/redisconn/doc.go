@@ -2,5 +2,6 @@
 // options of a client, a client that is made when it is needed, the names of keys, the
 // codes of errors, and the call of a script.
 //
-// It knows one primary, found by its address or by Sentinel.
+// It knows one primary, found by its address, by Sentinel, or among the nodes of a Redis
+// Cluster by the hash slot in which all keys lie.
 package redisconn

@@ -14,6 +14,17 @@ const (
 	CodeWrongType = "WRONGTYPE" // the key holds another type
 )
 
+// IsMoved tells of an error answer that another node of the cluster may be the primary.
+// ASK and TRYAGAIN do not: a slot on the move is served by the old node until all of it
+// has moved, and nobody else sees what is published elsewhere meanwhile.
+func IsMoved(err error) bool {
+	switch Code(err) {
+	case "MOVED", "CLUSTERDOWN", "MASTERDOWN", CodeReadOnly:
+		return true
+	}
+	return false
+}
+
 // Code returns the code that an error answer of Redis starts with, which is what the
 // protocol offers to branch on; "" for any other error: then there was no answer.
 func Code(err error) string {

@@ -29,10 +29,9 @@ const SmallBufferBytes = 32 << 10
 var (
 	// ErrNoAddress is returned by Check for options that name no server.
 	ErrNoAddress = errors.New("no Redis address")
-	// ErrSeveralServers is returned by Check for several addresses that are no Sentinels:
-	// which of them takes the writes?
-	ErrSeveralServers = errors.New("several addresses need master_set, the name under which Sentinel knows the primary: " +
-		"Redis Cluster and a list of servers are not supported")
+	// ErrDatabase is returned by Check for a Redis Cluster and a database other than 0.
+	ErrDatabase = errors.New("a Redis Cluster has no numbered databases (several addresses without master_set are nodes of a cluster): " +
+		"leave out the number, and use a prefix of your own")
 	// ErrRESP2 is returned by Check for protocol 2.
 	ErrRESP2 = errors.New("protocol 2 is not supported: subscriptions and commands share a connection, which takes RESP3")
 )
@@ -48,8 +47,8 @@ func Check(o rueidis.ClientOption) (problems []error) {
 	if len(o.InitAddress) == 0 {
 		problems = append(problems, ErrNoAddress)
 	}
-	if IsCluster(o) {
-		problems = append(problems, ErrSeveralServers)
+	if IsCluster(o) && o.SelectDB != 0 {
+		problems = append(problems, ErrDatabase)
 	}
 	if o.AlwaysRESP2 {
 		problems = append(problems, ErrRESP2)

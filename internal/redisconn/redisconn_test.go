@@ -22,10 +22,12 @@ func TestUselessOptionsAreNamed(t *testing.T) {
 		require.Equal(t, want, Check(o))
 	}
 	f("redis://a")
-	f("redis://a?addr=b", ErrSeveralServers)
+	f("redis://a?addr=b")
+	f("redis://a/1?addr=b", ErrDatabase)
+	f("redis://a/1?addr=b&master_set=m")
 	f("redis://a?addr=b&master_set=m")
 	f("redis://a?protocol=2", ErrRESP2)
-	f("redis://a?addr=b&protocol=2", ErrSeveralServers, ErrRESP2)
+	f("redis://a/1?addr=b&protocol=2", ErrDatabase, ErrRESP2)
 	require.Equal(t, []error{ErrNoAddress}, Check(rueidis.ClientOption{}))
 }
 
@@ -94,7 +96,7 @@ func TestErrorOfAScriptIsOfItsCallAlone(t *testing.T) {
 
 func TestClientIsMadeOnceAndAnew(t *testing.T) {
 	s := redistest.Start(t)
-	l := New(Options(rueidis.ClientOption{InitAddress: []string{s.Addr()}}))
+	l := New(Options(rueidis.ClientOption{InitAddress: []string{s.Addr()}}), 0)
 	_, err := l.Current()
 	require.ErrorIs(t, err, ErrNotConnected)
 	l.DiscardCurrent() // there is none
@@ -134,7 +136,7 @@ func TestWaitForADialEndsWithTheCaller(t *testing.T) {
 	s := redistest.Start(t)
 	require.NoError(t, s.Pause())
 	t.Cleanup(func() { _ = s.Resume() })
-	l := New(Options(rueidis.ClientOption{InitAddress: []string{s.Addr()}}))
+	l := New(Options(rueidis.ClientOption{InitAddress: []string{s.Addr()}}), 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := l.Get(ctx)
@@ -145,7 +147,7 @@ func TestWaitForADialEndsWithTheCaller(t *testing.T) {
 func TestServerThatCannotBeUsedIsNamed(t *testing.T) {
 	f := func(info string, want error) {
 		t.Helper()
-		require.ErrorIs(t, ParseInfo(info).Check(), want)
+		require.ErrorIs(t, ParseInfo(info).Check(false), want)
 	}
 	f("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n", nil)
 	f("redis_version:6.2.14\r\nredis_mode:standalone\r\nrun_id:abc\r\n", ErrTooOld)

@@ -13,9 +13,10 @@ const LeastVersion = 7
 var (
 	// ErrTooOld is returned for a server before LeastVersion.
 	ErrTooOld = errors.New("ssed needs Redis 7.0 or later")
-	// ErrCluster is returned for a node of a Redis Cluster.
-	ErrCluster = errors.New("a node of Redis Cluster, which is not supported: ssed needs one primary, found by its address or by Sentinel")
-	errRunID   = errors.New("no run_id in INFO")
+	// ErrCluster is returned for a node of a Redis Cluster that was taken for a single server.
+	ErrCluster = errors.New("it is a node of a Redis Cluster: name several of its nodes, " +
+		"redis://HOST:6379?addr=HOST2:6379 (where one name leads to all of them, this name twice)")
+	errRunID = errors.New("no run_id in INFO")
 )
 
 // Server is what INFO tells of a server.
@@ -39,15 +40,15 @@ func (s Server) RunID() string { return s["run_id"] }
 // primary that it was promoted from. "" when it is not told.
 func (s Server) Term() string { return s["master_replid2"] }
 
-// Check returns why ssed cannot work with the server, or nil. A version that cannot be
-// read passes: forks count by themselves.
-func (s Server) Check() error {
+// Check returns why ssed cannot work with the server, which is to be a node of a cluster or
+// not, or nil. A version that cannot be read passes: forks count by themselves.
+func (s Server) Check(isCluster bool) error {
 	major, _, _ := strings.Cut(s["redis_version"], ".")
 	if n, err := strconv.Atoi(major); err == nil && n < LeastVersion {
 		return fmt.Errorf("%w, and this is %s", ErrTooOld, s["redis_version"])
 	}
 	switch {
-	case s["redis_mode"] == "cluster":
+	case s["redis_mode"] == "cluster" && !isCluster:
 		return ErrCluster
 	case s.RunID() == "":
 		return errRunID
