@@ -158,10 +158,18 @@ func TestPasswordsOfRedisAreNeverShown(t *testing.T) {
 	}
 }
 
-func TestListOfServersWithoutSentinelIsRefusedAtStart(t *testing.T) {
-	code, _, stderr := runProgram(t, nil, "--redis-url=redis://127.0.0.1:1?addr=127.0.0.1:2")
-	require.Equal(t, exitUsage, code)
-	require.Contains(t, stderr, "--redis-url: several addresses need master_set")
+func TestDatabaseOfAClusterIsRefusedAtStart(t *testing.T) {
+	for _, url := range []string{"redis://127.0.0.1:1/2?addr=127.0.0.1:2", "redis://127.0.0.1:1?addr=127.0.0.1:2&db=2"} {
+		for _, command := range []string{"serve", "pub", "doctor"} {
+			args := []string{command, "--redis-url", url}
+			if command == "pub" {
+				args = append(args, "a", "x")
+			}
+			code, _, stderr := runProgram(t, nil, args...)
+			require.Equal(t, exitUsage, code)
+			require.Contains(t, stderr, "--redis-url: a Redis Cluster has no numbered databases")
+		}
+	}
 }
 
 func TestOnlyOneRedisURLIsTaken(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -71,15 +72,57 @@ func TestRedisCertificatesAreChecked(t *testing.T) {
 }
 
 // secureRedis is a redis-server that speaks TLS too and demands a certificate of clients.
+// A program that was built without TLS has it from a proxy.
 func secureRedis(t *testing.T, a *certtest.Authority) (r *redistest.Server, port string) {
 	t.Helper()
 	n, err := redistest.FreePort()
 	require.NoError(t, err)
 	pair := a.Issue("localhost", "127.0.0.1")
 	port = strconv.Itoa(n)
-	r = redistest.Start(t, "--tls-port", port, "--tls-cert-file", pair.Cert, "--tls-key-file", pair.Key,
+	r, err = redistest.Run(t.TempDir(), 0, "--tls-port", port, "--tls-cert-file", pair.Cert, "--tls-key-file", pair.Key,
 		"--tls-ca-cert-file", a.CA, "--tls-auth-clients", "yes")
+	if err != nil && strings.Contains(err.Error(), "TLS support") {
+		return proxiedRedis(t, a, pair)
+	}
+	require.NoError(t, err)
+	t.Cleanup(r.Kill)
 	return r, port
+}
+
+// proxiedRedis is a redis-server behind a proxy that demands a certificate of clients.
+func proxiedRedis(t *testing.T, a *certtest.Authority, pair certtest.Pair) (r *redistest.Server, port string) {
+	t.Helper()
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	require.NoError(t, err)
+	ca, err := os.ReadFile(a.CA)
+	require.NoError(t, err)
+	clients := x509.NewCertPool()
+	require.True(t, clients.AppendCertsFromPEM(ca))
+	r = redistest.Start(t)
+	port = relayTLS(t, r.Addr(), &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients})
+	return r, port
+}
+
+// relayTLS listens for TLS, and passes on what comes to a server.
+func relayTLS(t *testing.T, to string, config *tls.Config) (port string) {
+	t.Helper()
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	require.NoError(t, err)
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { relay(client, to) })
+		}
+	})
+	t.Cleanup(conns.Wait)
+	t.Cleanup(func() { listener.Close() })
+	_, port, err = net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	return port
 }
 
 func TestRedisByTLS(t *testing.T) {
@@ -134,27 +177,12 @@ func TestRedisIsToldTheNameOfEachServer(t *testing.T) {
 	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
 	require.NoError(t, err)
 	names := make(chan string, 100)
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+	port := relayTLS(t, r.Addr(), &tls.Config{
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			names <- hello.ServerName
 			return &cert, nil
 		},
 	})
-	require.NoError(t, err)
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() { relay(client, r.Addr()) })
-		}
-	})
-	t.Cleanup(conns.Wait)
-	t.Cleanup(func() { listener.Close() })
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
 	code, stdout, stderr := runProgram(t, nil, "pub", "--redis-url", "rediss://localhost:"+port, "--redis-ca", a.CA, "a", "x")
 	require.Equal(t, exitFailed, code, stderr) // nobody is subscribed
 	require.Equal(t, "receivers: 0\n", stdout)

@@ -153,6 +153,7 @@ func TestServerThatCannotBeUsedIsNamed(t *testing.T) {
 	f("redis_version:6.2.14\r\nredis_mode:standalone\r\nrun_id:abc\r\n", ErrTooOld)
 	f("redis_version:7.2.4\r\nserver_name:valkey\r\nredis_mode:sentinel\r\nrun_id:abc\r\n", nil)
 	f("redis_version:7.0.15\r\nredis_mode:cluster\r\nrun_id:abc\r\n", ErrCluster)
+	f("redis_version:7.2.4\r\nserver_name:valkey\r\nserver_mode:cluster\r\nrun_id:abc\r\n", ErrCluster)
 	f("redis_version:7.0.15\r\n", errRunID)
 	require.Equal(t, "abc", ParseInfo("run_id:abc\r\n").RunID())
 }

@@ -40,6 +40,11 @@ func (s Server) RunID() string { return s["run_id"] }
 // primary that it was promoted from. "" when it is not told.
 func (s Server) Term() string { return s["master_replid2"] }
 
+// isInCluster tells of a node of a cluster. Valkey says server_mode.
+func (s Server) isInCluster() bool {
+	return s["redis_mode"] == "cluster" || s["server_mode"] == "cluster"
+}
+
 // Check returns why ssed cannot work with the server, which is to be a node of a cluster or
 // not, or nil. A version that cannot be read passes: forks count by themselves.
 func (s Server) Check(isCluster bool) error {
@@ -48,7 +53,7 @@ func (s Server) Check(isCluster bool) error {
 		return fmt.Errorf("%w, and this is %s", ErrTooOld, s["redis_version"])
 	}
 	switch {
-	case s["redis_mode"] == "cluster" && !isCluster:
+	case s.isInCluster() && !isCluster:
 		return ErrCluster
 	case s.RunID() == "":
 		return errRunID
