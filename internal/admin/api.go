@@ -98,10 +98,12 @@ func (a *API) Counts() Counts {
 	return c
 }
 
-// routes has a guard for each kind of request. Only probes have none.
+// routes has a guard for each kind of request. Only probes and the description of the API
+// have none.
 func (a *API) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /health", a.health)
 	mux.HandleFunc("GET /ready", a.ready)
+	mux.HandleFunc("GET /openapi.yaml", a.openapi)
 
 	read := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.reading(h)) }
 	mux.Handle("GET /{$}", a.reading(newPage(a.cfg.Streams, a.cfg.HeartbeatEvent)))

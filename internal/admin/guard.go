@@ -60,15 +60,16 @@ func (a *API) changing(next http.HandlerFunc) http.Handler {
 	return a.guard(RoleAll, a.browserGuard(a.private(a.audited(next))))
 }
 
-// authenticate finds out whose the token of a request is, of everything but probes. It
-// comes as Bearer (RFC 6750), or as the password of Basic, which is what lets a browser
-// have the page.
+// authenticate finds out whose the token of a request is, of everything but probes and
+// the description of the API. It comes as Bearer (RFC 6750), or as the password of Basic,
+// which is what lets a browser have the page.
 func (a *API) authenticate(next http.Handler) http.Handler {
 	if a.keys == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/health" || r.URL.Path == "/ready" {
+		switch r.URL.Path {
+		case "/health", "/ready", "/openapi.yaml":
 			next.ServeHTTP(w, r)
 			return
 		}

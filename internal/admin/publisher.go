@@ -39,7 +39,7 @@ type Denial struct {
 func (d *Denial) Error() string { return "admin: denied: " + http.StatusText(d.Status) }
 
 // NewPublisher makes the handler of the listener for backends: POST /publish, /api/send
-// and /api/batch as on the admin listener, /health and /ready, and nothing else.
+// and /api/batch as on the admin listener, /health, /ready, /openapi.yaml, and nothing else.
 func NewPublisher(cfg PublisherConfig) *API {
 	a := newAPI(Config{
 		Publish: cfg.Publish, MaxMessageBytes: cfg.MaxMessageBytes, Untyped: cfg.Untyped,
@@ -48,6 +48,7 @@ func NewPublisher(cfg PublisherConfig) *API {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", a.health)
 	mux.HandleFunc("GET /ready", a.ready)
+	mux.HandleFunc("GET /openapi.yaml", a.openapi)
 	scoped := func(pattern string, h http.HandlerFunc) {
 		mux.Handle(pattern, a.scoped(cfg.Authorize, a.audited(h)))
 	}

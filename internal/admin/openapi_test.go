@@ -1,0 +1,28 @@
+package admin
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestEveryRouteIsDescribed: what is described is compared with real answers elsewhere.
+func TestEveryRouteIsDescribed(t *testing.T) {
+	source, err := os.ReadFile("api.go")
+	require.NoError(t, err)
+	routes := regexp.MustCompile(`"(GET|POST|DELETE) (/[^"]*)"`).FindAllStringSubmatch(string(source), -1)
+	require.NotEmpty(t, routes)
+	for _, route := range routes {
+		path := strings.TrimSuffix(route[2], "{$}")
+		if strings.HasPrefix(path, "/debug/") {
+			continue // profiles are Go's own
+		}
+		_, item, found := strings.Cut(string(openAPI), "\n  "+path+":\n")
+		require.True(t, found, path)
+		item, _, _ = strings.Cut(item, "\n  /")
+		require.Contains(t, "\n"+item, "\n    "+strings.ToLower(route[1])+":\n", route[0])
+	}
+}
