@@ -81,6 +81,7 @@ type FeedConfig struct {
 // HistoryConfig is how messages are kept in Redis.
 type HistoryConfig struct {
 	// MaxLen is how many messages a channel keeps at least; Redis trims in nodes of 100.
+	// It is the largest last=N of a client, too, also without Redis.
 	// Default 100.
 	MaxLen int
 	// Window: messages younger than that stay as well, however many, up to Cap. Clients
@@ -401,7 +402,7 @@ func (c *Config) engine() engine.Config {
 		Logger: c.Logger,
 	}
 	if c.History != nil {
-		cfg.HistoryWait, cfg.HistoryReaders = c.History.Wait, c.History.Readers
+		cfg.HistoryWait, cfg.HistoryReaders, cfg.MaxLast = c.History.Wait, c.History.Readers, max(c.History.MaxLen, 0)
 	}
 	return cfg
 }

@@ -117,7 +117,11 @@ func (s *shard) wait(i uint32, c *slot, p resumePoint) {
 func (s *shard) startNow(v *view, i uint32, c *slot, p resumePoint) {
 	var id sseproto.ID
 	c.pos, id = s.now(v)
-	gap := s.appendGap(nil, id, sseproto.ReasonUnknownID, p.raw, sseproto.ID{})
+	reason := sseproto.ReasonUnknownID
+	if p.kind == resumeStart {
+		reason = sseproto.ReasonUnavailable
+	}
+	gap := s.appendGap(nil, id, reason, p.raw, sseproto.ID{})
 	if s.writeWhole(i, c, c.form().wrap(gap, 0), resumePoint{}) {
 		s.catchUp(v, i, c)
 	}

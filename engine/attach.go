@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"runtime"
 	"slices"
 	"time"
 
@@ -46,7 +45,7 @@ func (s *shard) admit(a *front.Stream) {
 	}
 	c.pos = a.Since.Position
 	resume := resumePointOf(a)
-	if resume.kind == resumeNone {
+	if resume.kind == resumeNone || resume.kind == resumeStart {
 		c.flags |= slotNoID
 	}
 	if a.TakesID {
@@ -132,7 +131,7 @@ func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte 
 	switch {
 	case a.resume.kind == resumeUnknown:
 		return s.appendNow(dst, v, c, a, sseproto.ReasonUnknownID)
-	case a.resume.kind == resumeID:
+	case a.resume.kind == resumeID, a.resume.kind == resumeStart:
 		return dst
 	case !s.missesNothing(v, c, a):
 		id, known := s.log.idAt(c.pos)
@@ -175,7 +174,7 @@ func (s *shard) appendNow(dst []byte, v *view, c *slot, a *attachment, reason st
 // known only for channels that had a subscriber, and of a discontinuity only their
 // messages are backfilled.
 func (s *shard) missesNothing(v *view, c *slot, a *attachment) bool {
-	return a.Since.Discontinuities == s.log.discontinuities.Load() && c.pos+1 >= s.coverage(v).first
+	return a.Since.Discontinuities == s.log.discontinuities.Load() && c.pos+1 >= v.coverage().first
 }
 
 func (s *shard) appendGap(dst []byte, id sseproto.ID, reason, requested string, oldest sseproto.ID) []byte {
@@ -196,12 +195,17 @@ func (s *shard) now(v *view) (uint64, sseproto.ID) {
 // resumeFrom starts a slot behind a position: in the ring, or through the
 // history, or when the log gets there.
 func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
-	if p.kind != resumeID {
+	switch p.kind {
+	case resumeID:
+	case resumeStart:
+		s.startFrom(v, i, c, p)
+		return
+	default:
 		s.catchUp(v, i, c)
 		return
 	}
 	last := s.log.last() // before the coverage: what it has reached is then in the ring, or behind it
-	cov := s.coverage(v)
+	cov := v.coverage()
 	switch {
 	case cov.from == sseproto.MaxID, cov.backfilling && p.begins:
 		s.wait(i, c, p)
@@ -214,35 +218,30 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	case !cov.backfilling && !p.id.Less(cov.from):
 		s.count.resumedRing.Add(1)
 		c.pos = v.seek(cov.first, p.id)
+		s.startEach(v, i, c, cov.first, p.from)
 		s.catchUp(v, i, c)
-	case s.engine.replayer != nil:
+	case s.engine.cfg.History != nil:
 		s.count.resumedHist.Add(1)
-		s.enter(c, phaseResuming)
-		if p.client == 0 {
-			p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr())
-		}
-		s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), c.form(), p)
+		s.askReplayer(i, c, p)
 	default:
 		s.resumeWithGap(v, i, c, p, cov)
 	}
 }
 
-// coverage is what the ring covers as the view sees it. While the ring turns, its
-// tail is moved a moment before its coverage: a resume must not fall in between.
-func (s *shard) coverage(v *view) *coverage {
-	v.refresh()
-	for {
-		if cov := s.log.cover.Load(); cov.first >= v.tail {
-			return cov
-		}
-		runtime.Gosched()
+// askReplayer lets a slot wait for an answer of the replayer.
+func (s *shard) askReplayer(i uint32, c *slot, p resumePoint) {
+	s.enter(c, phaseResuming)
+	if p.client == 0 {
+		p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr())
 	}
+	s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), c.form(), p)
 }
 
 // resumeWithGap serves all that the ring still has behind the ID, without a
 // history to ask.
 func (s *shard) resumeWithGap(v *view, i uint32, c *slot, p resumePoint, cov *coverage) {
 	c.pos = v.seek(v.tail, p.id)
+	s.startEach(v, i, c, v.tail, p.from)
 	from := p.id
 	if c.pos+1 == cov.first && from.Less(cov.from) {
 		from = cov.from // nothing is left before: who resumes from here is not told again

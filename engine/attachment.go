@@ -10,11 +10,12 @@ type resumeKind uint8
 
 const (
 	resumeNone    resumeKind = iota // no Last-Event-ID: start at now
+	resumeStart                     // none either: start where it is asked for
 	resumeID                        // a well-formed Last-Event-ID
 	resumeUnknown                   // one that is not ours: a gap event, then now
 )
 
-// resumePoint is the Last-Event-ID of a request.
+// resumePoint is where a stream goes on, or starts.
 type resumePoint struct {
 	kind resumeKind
 	id   sseproto.ID
@@ -23,13 +24,21 @@ type resumePoint struct {
 	// a discontinuity is being backfilled it waits for the ring.
 	begins bool
 
+	start sseproto.StartPoint // of resumeStart
+	// from: behind id, a channel counts only from its own ID in it. "": all count.
+	from startIDs
+
 	client uint64     // whose turn it takes to read the history, see fairQueue; 0: not known yet
 	told   toldLosses // while it reads the history page by page
 }
 
 // resumePointOf reads where the client of a stream left off.
 func resumePointOf(a *front.Stream) resumePoint {
-	if !a.Resumes {
+	switch {
+	case a.Resumes:
+	case a.Start != nil:
+		return resumePoint{kind: resumeStart, start: *a.Start, client: a.Client}
+	default:
 		return resumePoint{}
 	}
 	p := resumePoint{kind: resumeUnknown, raw: a.LastEventID, client: a.Client}

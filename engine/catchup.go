@@ -93,7 +93,7 @@ func (s *shard) writePending(v *view, i uint32, c *slot) {
 // or queued, blocked, on its way through the history, or closed.
 func (s *shard) catchUp(v *view, i uint32, c *slot) {
 	target := s.reader.cursor.Load() - 1
-	if c.pos < target && !s.findHeads(v, c, target) {
+	if c.pos < target && !s.findHeads(v, i, c, target) {
 		s.fellBehind(v, i, c)
 		return
 	}
@@ -122,17 +122,19 @@ func (s *shard) catchUp(v *view, i uint32, c *slot) {
 			return
 		}
 	}
+	delete(s.starts, i)
 	s.enter(c, phaseLive)
 }
 
 // findHeads makes s.heads the slot's next messages up to target, one of each channel that
 // has any, as a heap. Not ok: some have left the ring. O(n log m) for n channels with m
 // messages behind pos.
-func (s *shard) findHeads(v *view, c *slot, target uint64) (ok bool) {
+func (s *shard) findHeads(v *view, i uint32, c *slot, target uint64) (ok bool) {
 	s.heads = s.heads[:0]
-	for n := c.sub; n != 0; {
+	starts := s.starts[i]
+	for k, n := 0, c.sub; n != 0; k++ {
 		sub := s.subs.at(n)
-		pos, lost := v.follow(sub.ch, c.pos)
+		pos, lost := v.follow(sub.ch, starts.behind(k, c.pos))
 		if lost {
 			return false
 		}
@@ -203,7 +205,12 @@ func (s *shard) fellBehind(v *view, i uint32, c *slot) {
 		return
 	}
 	s.count.reattached.Add(1)
-	s.resumeFrom(v, i, c, resumePoint{kind: resumeID, id: id})
+	p := resumePoint{kind: resumeID, id: id}
+	if starts := s.starts[i]; starts != nil {
+		p.from = starts.from
+		delete(s.starts, i)
+	}
+	s.resumeFrom(v, i, c, p)
 }
 
 // lostTouch reports whether a blocked slot's next message has left the ring. Where the
@@ -216,8 +223,9 @@ func (s *shard) lostTouch(v *view, i uint32) bool {
 		return false
 	}
 	next := max(s.reader.cursor.Load(), c.pos+1)
-	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		pos, lost := v.follow(s.subs.at(n).ch, c.pos)
+	starts := s.starts[i]
+	for k, n := 0, c.sub; n != 0; k, n = k+1, s.subs.at(n).sibling {
+		pos, lost := v.follow(s.subs.at(n).ch, starts.behind(k, c.pos))
 		if lost {
 			return true
 		}

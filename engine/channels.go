@@ -176,27 +176,12 @@ func (t *tally) count() {
 // countOne follows a channel back through the ring.
 func (t *tally) countOne(index uint32) (n channelCount) {
 	left := t.limit
-	t.walk(index, func(e *entry) bool {
+	t.v.walkBack(index, func(_ uint64, e *entry) bool {
 		n.add(e, t.from)
 		left--
 		return left > 0
 	})
 	return n
-}
-
-// walk visits a channel's messages, the newest first, until visit returns false.
-func (t *tally) walk(index uint32, visit func(*entry) bool) {
-	pos := t.log.dir.at(index).last.Load()
-	if pos >= t.v.head {
-		t.v.refresh()
-	}
-	for pos != 0 && pos >= t.v.tail {
-		e, _ := t.v.at(pos)
-		if e.isMessage() && !visit(e) || e.prev == 0 {
-			return
-		}
-		pos -= uint64(e.prev)
-	}
 }
 
 // rankedChannel is a candidate for a list.
@@ -261,7 +246,7 @@ func (t *tally) info(index uint32) (info ChannelInfo, ok bool) {
 	}
 	info.Subscribers = t.log.dir.subscribers(index)
 	n := t.of(index)
-	t.walk(index, func(e *entry) bool {
+	t.v.walkBack(index, func(_ uint64, e *entry) bool {
 		info.Newest = e.id
 		return false
 	})

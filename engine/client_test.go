@@ -92,11 +92,15 @@ func attachFd(e *Engine, fd int, resume resumePoint, channels ...string) {
 
 func attachFormed(e *Engine, fd int, f form, resume resumePoint, channels ...string) {
 	e.conns.Add(1)
-	e.attach(&front.Stream{
+	a := &front.Stream{
 		FD: fd, Head: []byte("HEAD\n"), Channels: channels, Since: e.log.standing(),
 		Chunked: f&formChunked != 0, Told: f&formTold != 0,
-		LastEventID: resume.raw, Resumes: resume.kind != resumeNone,
-	})
+		LastEventID: resume.raw, Resumes: resume.kind == resumeID || resume.kind == resumeUnknown,
+	}
+	if resume.kind == resumeStart {
+		a.Start = &resume.start
+	}
+	e.attach(a)
 }
 
 func newTestClient(t testing.TB, conn net.Conn) *testClient { return newFormedClient(t, conn, 0) }

@@ -28,8 +28,15 @@ type History interface {
 	// Merge reports to r the stored events of some channels with after < id ≤ through, all
 	// together in ascending order, and what is known to be lost in that range: at most one
 	// loss per channel. It ends at upTo, or when the events have about limit bytes, with
-	// at least one event.
-	Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error)
+	// at least one event. From is nil or has an ID for each channel: events before it are
+	// left out, and what is lost before it is not told.
+	Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error)
+	// Starts finds where a stream starts on each of some channels: the ID of the first
+	// event that it gets, or one before it with nothing in between; zero where nothing is
+	// stored that it might get. At is not FromNow. For FromLast counts has how many events
+	// are wanted of each channel, those up to upTo. Written is how far the history was written
+	// before it looked.
+	Starts(ctx context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) (from []sseproto.ID, written sseproto.ID, err error)
 	// Written tells how far the history is written. Commit tells it too, some time
 	// later; Written is asked while somebody waits.
 	Written(ctx context.Context) (sseproto.ID, error)
@@ -91,6 +98,9 @@ type Config struct {
 	// MaxHeadBytes bounds a request head: the line, which has the channels, and all fields,
 	// with cookies. Default 16 KiB, at most 64 KiB.
 	MaxHeadBytes int
+	// MaxLast bounds the parameter last: how many of its newest messages a stream may ask
+	// for of each channel. Default 100.
+	MaxLast int
 	// BroadcastChannel is a channel that every stream gets beside its own, whatever the
 	// Authorizer says of channels; it does not count for MaxChannels. It costs 20 bytes
 	// per connection. "": none.
@@ -154,6 +164,7 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.AuthTimeout, 2*time.Second)
 	setDefault(&cfg.MaxChannels, 32)
 	setDefault(&cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes)
+	setDefault(&cfg.MaxLast, 100)
 	setDefault(&cfg.HandshakeTimeout, 5*time.Second)
 	setDefault(&cfg.Heartbeat, 15*time.Second)
 	setDefault(&cfg.RetryMin, 2*time.Second)
@@ -220,6 +231,9 @@ func (cfg Config) Validate() error {
 	}
 	if cfg.MaxHeadBytes < sseproto.DefaultMaxHeadBytes || cfg.MaxHeadBytes > maxHeadBytes {
 		bad("MaxHeadBytes", "%d is not between %d and %d", cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes, maxHeadBytes)
+	}
+	if cfg.MaxLast < 1 {
+		bad("MaxLast", "%d is not positive", cfg.MaxLast)
 	}
 	if cfg.StartID > StartIDOff {
 		bad("StartID", "%d is none of StartIDAuto, StartIDOn and StartIDOff", cfg.StartID)

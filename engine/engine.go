@@ -20,7 +20,7 @@ type Engine struct {
 	log        *Log
 	shards     []*shard
 	front      *front.Front
-	replayer   *replayer     // nil without a history
+	replayer   *replayer
 	backfiller *backfiller   // nil without a history
 	heartbeats [forms][]byte // what is sent on a silent stream of each form
 	started    time.Time
@@ -44,8 +44,8 @@ func New(cfg Config) (*Engine, error) {
 	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.History != nil, e.wakeShards)
 	e.log.gaps.streams = e.streams
 	e.log.envelope = cfg.Envelope
+	e.replayer = newReplayer(ctx, e.log, &e.cfg)
 	if cfg.History != nil {
-		e.replayer = newReplayer(ctx, e.log, &e.cfg)
 		e.backfiller = &backfiller{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}
 	}
 	for n := range cfg.Shards {
@@ -57,7 +57,7 @@ func New(cfg Config) (*Engine, error) {
 		e.shards = append(e.shards, s)
 	}
 	f, err := front.New(frontConfig(&e.cfg), front.Host{
-		Ready: e.cfg.Ready, Standing: e.log.standing, Attach: e.attach, Connections: &e.conns,
+		Ready: e.cfg.Ready, Standing: e.log.standing, Clock: e.log.clock, Attach: e.attach, Connections: &e.conns,
 	})
 	if err != nil {
 		e.discard()
@@ -78,7 +78,7 @@ func frontConfig(cfg *Config) front.Config {
 		PeerTimeout: cfg.PeerTimeout, Heartbeat: cfg.Heartbeat,
 		HandshakeTimeout: cfg.HandshakeTimeout, MaxAge: cfg.MaxAge,
 		Authorizer: cfg.Authorizer, AuthTimeout: cfg.AuthTimeout,
-		MaxChannels: cfg.MaxChannels, MaxHeadBytes: cfg.MaxHeadBytes,
+		MaxChannels: cfg.MaxChannels, MaxHeadBytes: cfg.MaxHeadBytes, MaxLast: cfg.MaxLast,
 		RetryMin: cfg.RetryMin, RetryMax: cfg.RetryMax,
 		StartID: cfg.StartID, Unchunked: cfg.Unchunked,
 		Hosts: cfg.Hosts, CORSOrigins: cfg.CORSOrigins, CORSCredentials: cfg.CORSCredentials,
@@ -123,9 +123,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
 	}
 	loops.Go(func() { e.trim(readers) })
-	if e.replayer != nil {
-		e.replayer.start()
-	}
+	e.replayer.start()
 	err := e.front.Serve()
 	if err == nil {
 		<-ctx.Done()
@@ -137,9 +135,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		s.post(command{order: orderStop})
 	}
 	loops.Wait()
-	if e.replayer != nil {
-		e.replayer.running.Wait() // after the loops: a late attachment may have asked for a history
-	}
+	e.replayer.running.Wait() // after the loops: a late attachment may have asked for a history
 	return err
 }
 

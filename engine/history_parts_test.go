@@ -54,8 +54,8 @@ func (h trimmedHistory) Range(ctx context.Context, channels []string, after, upT
 	return h.memoryHistory.Range(ctx, channels, after, upTo, r)
 }
 
-func (h trimmedHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
-	return mergeRange(ctx, h.Range, channels, after, upTo, limit, r)
+func (h trimmedHistory) Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	return mergeRange(ctx, h.Range, channels, from, after, upTo, limit, r)
 }
 
 // TestLossOfManyChannelsIsOneEvent: it names them, and survives a full socket.

@@ -69,15 +69,15 @@ func (h *memoryHistory) Range(ctx context.Context, channels []string, after, upT
 	return nil
 }
 
-func (h *memoryHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
-	return mergeRange(ctx, h.Range, channels, after, upTo, limit, r)
+func (h *memoryHistory) Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	return mergeRange(ctx, h.Range, channels, from, after, upTo, limit, r)
 }
 
 // rangeFunc is History.Range.
 type rangeFunc func(ctx context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error
 
 // mergeRange is History.Merge made of History.Range.
-func mergeRange(ctx context.Context, read rangeFunc, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+func mergeRange(ctx context.Context, read rangeFunc, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
 	var all collected
 	if err := read(ctx, channels, after, upTo, &all); err != nil {
 		return after, err
@@ -85,6 +85,9 @@ func mergeRange(ctx context.Context, read rangeFunc, channels []string, after, u
 	slices.SortStableFunc(all.events, func(a, b collectedEvent) int { return a.id.Compare(b.id) })
 	for _, l := range all.lost {
 		r.Lost(l.channel, l.reason, l.oldest)
+	}
+	if from != nil {
+		all.events = slices.DeleteFunc(all.events, func(e collectedEvent) bool { return e.id.Less(from[e.channel]) })
 	}
 	for k, e := range all.events {
 		if r.Event(e.channel, e.id, e.message); k+1 < len(all.events) {
@@ -114,6 +117,36 @@ func (c *collected) Event(channel int, id sseproto.ID, m sseproto.Message) {
 
 func (c *collected) Lost(channel int, reason string, oldest sseproto.ID) {
 	c.lost = append(c.lost, lostRange{channel, reason, oldest})
+}
+
+// Starts is History.Starts, for what is stored and never trimmed.
+func (h *memoryHistory) Starts(_ context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := make([]sseproto.ID, len(channels))
+	for i, name := range channels {
+		var list []sseproto.ID
+		for _, m := range h.stored[name] {
+			if !upTo.Less(m.id) {
+				list = append(list, m.id)
+			}
+		}
+		switch {
+		case at.Kind == sseproto.FromTime:
+			from[i] = sseproto.ID{Ms: at.Time, Seq: 1}
+			for _, id := range list {
+				if id.Ms <= at.Time {
+					from[i] = sseproto.ID{Ms: id.Ms}
+				}
+			}
+		case len(list) == 0:
+		case at.Kind == sseproto.FromLast:
+			from[i] = list[max(len(list)-counts[i], 0)]
+		default:
+			from[i] = list[0]
+		}
+	}
+	return from, h.written, h.err
 }
 
 func (h *memoryHistory) Written(context.Context) (sseproto.ID, error) {

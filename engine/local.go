@@ -27,6 +27,7 @@ func (l *Log) OpenLocal() {
 	l.mu.Lock()
 	l.local.ms = uint64(max(time.Now().UnixMilli(), 1))
 	low := sseproto.ID{Ms: l.local.ms}
+	l.isLocal.Store(true)
 	l.mu.Unlock()
 	l.OpenSpan(low)
 }
@@ -40,4 +41,16 @@ func (l *Log) Publish(channel string, m sseproto.Message) sseproto.ID {
 	id := l.local.next(time.Now())
 	l.appendLocked(id, channel, &m, e)
 	return id
+}
+
+// clock is the present on the clock that the IDs are from, in wire milliseconds, and not
+// ahead of it: messages that come from now on are not older. With Redis that is the last
+// tick. No lock: it is asked where a request is read.
+func (l *Log) clock() uint64 {
+	now := uint64(time.Now().UnixMilli())
+	tick := l.ticked.Load().Ms
+	if tick == 0 || l.isLocal.Load() {
+		return now
+	}
+	return tick
 }

@@ -55,8 +55,8 @@ type coverage struct {
 // Log is the ordered tail of all messages that this instance has seen: a ring of
 // encoded frames. Positions count entries and never repeat. It takes messages
 // from one feed (methods OpenSpan, Append, Commit, CloseSpan) and is read
-// through views without locks: by any number of shards, one history writer, and one
-// at a time of those who look at the channels.
+// through views without locks: by any number of shards, one history writer, and one at a
+// time of those who look at the channels, and of those who look for where a stream starts.
 type Log struct {
 	// fixed after construction
 	ringBytes    int64
@@ -68,7 +68,9 @@ type Log struct {
 	committed    *reader // of ReadCommitted
 	inspector    *reader // of who holds a place in inspecting
 	dir          *directory
+	starter      *reader       // of who holds a place in starting
 	inspecting   chan struct{} // capacity 1
+	starting     chan struct{} // capacity 1
 
 	// read by everybody, written under mu
 	head            atomic.Uint64 // the next position
@@ -94,6 +96,7 @@ type Log struct {
 	gaps *gapLedger // has a lock of its own
 
 	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
+	isLocal   atomic.Bool                 // IDs come from the clock of this process
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
 	watchers  atomic.Int32                // who waits for it to move
 	watch     chan struct{}               // capacity 1: somebody began to wait
@@ -130,6 +133,7 @@ func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend 
 	}
 	l.committed = l.addReader()
 	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
+	l.starter, l.starting = l.addReader(), make(chan struct{}, 1)
 	l.dir, l.barrier = newDirectory(l), &barrier{}
 	l.head.Store(1)
 	l.tail.Store(1)

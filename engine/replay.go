@@ -16,6 +16,7 @@ import (
 type replay struct {
 	page   *page
 	upTo   sseproto.ID // where to go on behind it
+	from   startIDs    // from where the channels count, see resumePoint
 	events uint64
 	gaps   uint64
 	told   []toldLoss // what the gap events say
@@ -40,13 +41,13 @@ func (r *replay) rest(n int) (missing []byte, p resumePoint, events uint64) {
 	for frames[k].gap && k+1 < len(frames) && frames[k+1].gap {
 		k++
 	}
-	p = resumePoint{kind: resumeID, id: frames[k].id, told: r.page.known.with(r.page.told, frames[:k+1])}
+	p = resumePoint{kind: resumeID, id: frames[k].id, from: r.from, told: r.page.known.with(r.page.told, frames[:k+1])}
 	return r.page.buf[n:frames[k].end], p, uint64(k+1) - min(r.gaps, uint64(k+1))
 }
 
 // next is where a client goes on that has all of the page.
 func (r *replay) next() resumePoint {
-	return resumePoint{kind: resumeID, id: r.upTo, told: r.page.known.with(r.page.told, r.page.frames)}
+	return resumePoint{kind: resumeID, id: r.upTo, from: r.from, told: r.page.known.with(r.page.told, r.page.frames)}
 }
 
 // read makes the page of what lies between the ID and the ring, or its first part.
@@ -59,7 +60,7 @@ func (r *replayer) read(q *replayRequest) (*replay, error) {
 		return nil, err
 	}
 	if !q.key.id.Less(upTo) { // the ring covers it by now
-		return &replay{page: newPage(nil, upTo), upTo: q.key.id}, nil
+		return &replay{page: newPage(nil, upTo), upTo: q.key.id, from: q.key.from}, nil
 	}
 	isLate := false
 	if written := *r.log.watermark.Load(); q.key.id.Less(written) && written.Less(upTo) {
@@ -78,7 +79,7 @@ func (r *replayer) read(q *replayRequest) (*replay, error) {
 		p.loseAll(sseproto.ReasonUnavailable)
 	}
 	p.finish(through)
-	res := &replay{page: p, upTo: through}
+	res := &replay{page: p, upTo: through, from: q.key.from}
 	res.arrange()
 	return res, nil
 }
@@ -91,8 +92,11 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	p := newPage(q.channels, q.key.id)
-	p.requested, p.known, p.form = q.key.id.String(), q.key.told, q.key.form
-	through, err := r.history.Merge(ctx, q.channels, q.key.id, upTo, r.limit, p)
+	p.known, p.form = q.key.told, q.key.form
+	if q.key.from == "" {
+		p.requested = q.key.id.String()
+	}
+	through, err := r.history.Merge(ctx, q.channels, q.key.from.ids(), q.key.id, upTo, r.limit, p)
 	r.bytes.Add(int64(len(p.buf)))
 	return p, through, err
 }

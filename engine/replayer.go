@@ -11,7 +11,7 @@ import (
 	"ssed/sseproto"
 )
 
-// replayer reads the history for resuming clients: a fixed number of readers, a queue in
+// replayer reads the history for resuming clients, and finds where new ones start: a fixed number of readers, a queue in
 // front of them, and one read for all who ask the same meanwhile. A page is in memory
 // from its read until all shards have taken it; its reader waits for that.
 //
@@ -22,7 +22,7 @@ import (
 type replayer struct {
 	// fixed after construction
 	log     *Log
-	history History
+	history History // nil: there is none, and only where streams start is asked
 	wait    time.Duration
 	limit   int64           // bytes of one page
 	readers int             // goroutines
@@ -42,6 +42,8 @@ type replayer struct {
 // as a client sent it, or everybody could have a read of its own.
 type replayKey struct {
 	id       sseproto.ID
+	start    sseproto.StartPoint // not FromNow: where does it start?
+	from     startIDs
 	told     toldLosses
 	channels string
 	form     form // of the page
@@ -134,7 +136,7 @@ func (r *replayer) done(client uint64) {
 // Client is the address that waits. It never blocks.
 func (r *replayer) request(s *shard, to ref, client uint64, channels []string, f form, p resumePoint) {
 	w := replayWaiter{s, to}
-	key := replayKey{id: p.id, told: p.told, channels: strings.Join(channels, "\x00"), form: f}
+	key := replayKey{id: p.id, start: p.start, from: p.from, told: p.told, channels: strings.Join(channels, "\x00"), form: f}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := r.asked[key]
@@ -187,7 +189,11 @@ func (r *replayer) endLocked(q *replayRequest) {
 // answer does one read, hands the result to all who wait for it, and waits until they
 // have taken it.
 func (r *replayer) answer(q *replayRequest) {
-	res, err := r.read(q)
+	read := r.read
+	if !q.key.start.IsNow() {
+		read = r.findStart
+	}
+	res, err := read(q)
 	if err != nil {
 		res = &replay{err: err}
 	}

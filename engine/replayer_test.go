@@ -36,11 +36,11 @@ type countingHistory struct {
 	asked []string
 }
 
-func (h *countingHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+func (h *countingHistory) Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
 	h.mu.Lock()
 	h.asked = append(h.asked, channels[0]+" "+after.String())
 	h.mu.Unlock()
-	return h.memoryHistory.Merge(ctx, channels, after, upTo, limit, r)
+	return h.memoryHistory.Merge(ctx, channels, from, after, upTo, limit, r)
 }
 
 func (h *countingHistory) reads() []string {

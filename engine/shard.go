@@ -79,7 +79,8 @@ type shard struct {
 	overrun     overrun
 	asks        queue[waitingAsk] // questions
 	pending     map[uint32]*pendingBytes
-	pendingSize int64 // bytes in pending
+	pendingSize int64                 // bytes in pending
+	starts      map[uint32]*ringStart // slots that do not start at one place of the ring on all their channels
 	rng         *rand.Rand
 	sweeper     sweeper
 	drained     sync.Once // tells the engine that nothing is open any more
@@ -127,6 +128,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		sharesBit:  e.cfg.Shards > 64,
 		maxPending: e.cfg.RingBytes / 2 / int64(e.cfg.Shards),
 		pending:    make(map[uint32]*pendingBytes),
+		starts:     make(map[uint32]*ringStart),
 		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		discarded:  make([]byte, maxDiscard),
 	}
@@ -395,11 +397,12 @@ func (s *shard) keepPending(i uint32, b []byte, then resumePoint) {
 // closeSlot ends a connection.
 func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	c := s.slots.at(i)
-	if c.phase == phaseResuming && s.engine.replayer != nil {
+	if c.phase == phaseResuming {
 		s.engine.replayer.leave(s, ref{i, c.gen})
 	}
 	s.unsubscribeAll(i)
 	s.dropPending(i)
+	delete(s.starts, i)
 	if c.phase == phaseAhead {
 		s.ahead.leave(s)
 	}

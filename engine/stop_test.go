@@ -25,8 +25,8 @@ func (h deafHistory) Range(context.Context, []string, sseproto.ID, sseproto.ID, 
 	return context.Canceled
 }
 
-func (h deafHistory) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
-	return mergeRange(ctx, h.Range, channels, after, upTo, limit, r)
+func (h deafHistory) Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (sseproto.ID, error) {
+	return mergeRange(ctx, h.Range, channels, from, after, upTo, limit, r)
 }
 
 func TestRunWaitsForReadersOfTheHistory(t *testing.T) {

@@ -33,10 +33,7 @@ func (e *Engine) trim(ctx context.Context) {
 		case <-tick.C:
 		}
 		e.log.reclaim()
-		now := e.front.Accepted() * handshakeGarbage
-		if e.replayer != nil {
-			now += uint64(e.replayer.bytes.Load())
-		}
+		now := e.front.Accepted()*handshakeGarbage + uint64(e.replayer.bytes.Load())
 		if now-trimmed >= trimAfter && now-last < trimQuiet*uint64(trimEvery/time.Second) {
 			debug.FreeOSMemory()
 			trimmed = now

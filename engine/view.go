@@ -10,8 +10,9 @@ import (
 // noPosition stands for "reads nothing" in a reader.
 const noPosition = math.MaxUint64
 
-// reader is one party that reads the log without locks: a shard, the history writer,
-// or who looks at the channels (Log.inspector). Its owner alone uses its view.
+// reader is one party that reads the log without locks: a shard, the history writer, who
+// looks at the channels (Log.inspector), or for where a stream starts (Log.starter). Its
+// owner alone uses its view.
 type reader struct {
 	log *Log
 

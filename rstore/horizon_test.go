@@ -40,7 +40,7 @@ func (w *world) requireLost(s *Store, channel string, after, upTo sseproto.ID, r
 	require.NoError(w.t, s.Range(w.t.Context(), []string{channel}, after, upTo, r))
 	require.Equal(w.t, want, r.lost)
 	r = newRecorder()
-	through, err := s.Merge(w.t.Context(), []string{channel}, after, upTo, 1<<30, r)
+	through, err := s.Merge(w.t.Context(), []string{channel}, nil, after, upTo, 1<<30, r)
 	require.NoError(w.t, err)
 	require.Equal(w.t, upTo, through)
 	require.Equal(w.t, want, r.lost, "Merge")

@@ -18,9 +18,11 @@ import (
 var (
 	//go:embed merge.lua
 	mergeLua string
+	//go:embed state.lua
+	stateLua string
 
 	// It changes nothing, so that it may run with memory full.
-	mergeScript = redisconn.NewScript("#!lua flags=no-writes,allow-oom\n", redislua.IDs, mergeLua)
+	mergeScript = redisconn.NewScript("#!lua flags=no-writes,allow-oom\n", redislua.IDs, stateLua, mergeLua)
 )
 
 const (
@@ -55,10 +57,13 @@ const (
 // whatever the channels hold. A run of the script costs Redis
 // O(what is reported + the next entry of each channel).
 //
+// From is nil or has an ID for each channel: it counts from there, and what is before is
+// neither reported nor lost.
+//
 // What is lost is judged as by Range, but for the range up to through only. Safe for
 // concurrent use.
-func (s *Store) Merge(ctx context.Context, channels []string, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error) {
-	m := merge{Store: s, channels: channels, upTo: upTo, replay: r, told: make([]bool, len(channels)), seen: make([]bool, len(channels))}
+func (s *Store) Merge(ctx context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, limit int64, r sseproto.Replay) (through sseproto.ID, err error) {
+	m := merge{Store: s, channels: channels, from: from, upTo: upTo, replay: r, told: make([]bool, len(channels)), seen: make([]bool, len(channels))}
 	through = after
 	if len(channels) == 0 {
 		return upTo, nil
@@ -93,6 +98,7 @@ func (s *Store) Merge(ctx context.Context, channels []string, after, upTo ssepro
 type merge struct {
 	*Store
 	channels []string
+	from     []sseproto.ID // nil: all count from the beginning of the read
 	upTo     sseproto.ID
 	replay   sseproto.Replay
 	bytes    int64  // of the events that were reported
@@ -120,7 +126,7 @@ func (m *merge) glance(ctx context.Context, after sseproto.ID) (p mergePart, isW
 		return p, false, nil
 	}
 	most := glanceEntries / len(m.channels)
-	q := rangeQuery{Store: m.Store, after: after, upTo: m.upTo, paged: true, left: most}
+	q := rangeQuery{Store: m.Store, after: after, from: m.from, upTo: m.upTo, paged: true, left: most}
 	v, err := q.look(ctx, m.channels, after)
 	if err != nil {
 		return p, false, err
@@ -185,24 +191,36 @@ func (m *merge) read(ctx context.Context, after sseproto.ID, enough int64) (p me
 	call := redisconn.Call{Keys: keys, Args: []string{
 		after.String(), m.upTo.String(), strconv.FormatInt(enough, 10), strconv.Itoa(mergeEntries),
 	}}
+	for _, from := range m.from {
+		call.Args = append(call.Args, later(after, before(from)).String())
+	}
 	p.after = after
+	res, ev, err := m.runForEvidence(ctx, mergeScript, call)
+	if err != nil {
+		return p, err
+	}
+	p.ev = ev
+	return p, p.parse(res, len(keys))
+}
+
+// runForEvidence runs a script that reads the streams in call.Keys, with the evidence for
+// what it reads around it.
+func (s *Store) runForEvidence(ctx context.Context, script *redisconn.Script, call redisconn.Call) (r rueidis.RedisResult, ev evidence, err error) {
 	for _, withText := range []bool{false, true} {
-		res, err := m.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
-			cmds := append(make(rueidis.Commands, 0, frontCmds+1+backCmds), m.evidenceFront(b, keys)...)
-			return append(append(cmds, mergeScript.Command(b, call, withText)), m.evidenceBack(b)...)
+		res, err := s.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
+			cmds := append(make(rueidis.Commands, 0, frontCmds+1+backCmds), s.evidenceFront(b, call.Keys)...)
+			return append(append(cmds, script.Command(b, call, withText)), s.evidenceBack(b)...)
 		})
 		if err != nil {
-			return p, err
+			return r, ev, err
 		}
 		if redisconn.Code(res[frontCmds].Error()) == redisconn.CodeNoScript && !withText {
 			continue // the whole pipeline once more: what is behind the entries was read too early
 		}
-		if p.ev, err = parseEvidence(res[:frontCmds], res[frontCmds+1:]); err != nil {
-			return p, err
-		}
-		return p, p.parse(res[frontCmds], len(keys))
+		ev, err = parseEvidence(res[:frontCmds], res[frontCmds+1:])
+		return res[frontCmds], ev, err
 	}
-	return p, errAnswer
+	return r, ev, errAnswer
 }
 
 func (p *mergePart) parse(r rueidis.RedisResult, n int) error {
@@ -293,18 +311,22 @@ func (m *merge) tell(p mergePart) error {
 func (m *merge) judge(i int, st *mergeStream, p mergePart) {
 	wasThere := m.seen[i]
 	m.seen[i] = st.state.exists
-	if m.told[i] {
+	after := p.after
+	if m.from != nil {
+		after = later(after, m.from[i]) // its own message is there, so the one before need not be
+	}
+	if m.told[i] || !after.Less(p.through) {
 		return
 	}
 	reason := sseproto.ReasonUnavailable
 	if !st.isOther {
-		reason = p.ev.lost(i, st.state, p.after, p.through)
+		reason = p.ev.lost(i, st.state, after, p.through)
 	}
 	if reason == "" && wasThere && !st.state.exists {
 		reason = sseproto.ReasonTrimmed // between two runs of the script
 	}
 	if reason != "" {
 		m.told[i] = true
-		m.replay.Lost(i, reason, st.state.oldest(p.after))
+		m.replay.Lost(i, reason, st.state.oldest(after))
 	}
 }

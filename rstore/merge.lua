@@ -1,10 +1,11 @@
 -- Reads the entries of several streams, all together in the order of their IDs.
 -- KEYS: the streams. ARGV: the positions after (exclusive) and up_to (inclusive), how many
--- bytes and how many entries are enough.
+-- bytes and how many entries are enough; then, if it is not the same for all, after for each
+-- stream.
 --
 -- Returns through, and for each stream its state and its entries with
 -- after < id <= through. There is nothing more up to through, and at least one entry
--- unless through is up_to. Both limits may be exceeded by what one step of each stream
+-- unless through is up_to. State: see state.lua. Both limits may be exceeded by what one step of each stream
 -- brings.
 --
 -- The merge is done here because a client that did it would have to fetch the first
@@ -56,26 +57,9 @@ local function fetch(s)
   end
 end
 
--- What XINFO STREAM says, without the entries in it: length, entries-added,
--- max-deleted-entry-id, last-generated-id, the first ID and the field prev of that entry,
--- '' without one. '' when there is no stream.
--- In full it has one entry, else two.
-local function state_of(key)
-  local info = redis.pcall('XINFO', 'STREAM', key, 'FULL', 'COUNT', 1)
-  if info.err then return '' end
-  local f = {}
-  for i = 1, #info, 2 do f[info[i]] = info[i + 1] end
-  local first = f['entries'][1]
-  local prev = ''
-  for i = 1, first and #first[2] or 0, 2 do
-    if first[2][i] == 'prev' then prev = first[2][i + 1] end
-  end
-  return {f['length'], f['entries-added'], f['max-deleted-entry-id'], f['last-generated-id'], first and first[1] or '', prev}
-end
-
 local streams = {}
 for i, key in ipairs(KEYS) do
-  streams[i] = {key = key, last = after, entries = {}, bytes = 0, step = first_step}
+  streams[i] = {key = key, last = ARGV[4 + i] or after, entries = {}, bytes = 0, step = first_step}
   fetch(streams[i])
 end
 

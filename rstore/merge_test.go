@@ -45,7 +45,7 @@ func (m *mergedWorld) pages(after sseproto.ID, limit int64) (all []message, lost
 	lost = make(map[int][]string)
 	for after.Less(m.upTo) {
 		r := &inOrder{recorder: newRecorder()}
-		through, err := m.s.Merge(m.t.Context(), m.channels, after, m.upTo, limit, r)
+		through, err := m.s.Merge(m.t.Context(), m.channels, nil, after, m.upTo, limit, r)
 		require.NoError(m.t, err)
 		require.True(m.t, after.Less(through), "a page gets on")
 		for _, e := range r.all {
@@ -229,7 +229,7 @@ func TestLossIsToldWithItsPage(t *testing.T) {
 	var told []sseproto.ID
 	for after := w.id(0, 0); after.Less(m.upTo); {
 		r := newRecorder()
-		through, err := m.s.Merge(t.Context(), m.channels, after, m.upTo, 3000, r)
+		through, err := m.s.Merge(t.Context(), m.channels, nil, after, m.upTo, 3000, r)
 		require.NoError(t, err)
 		if len(r.lost) > 0 {
 			told = append(told, after)

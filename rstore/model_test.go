@@ -87,7 +87,7 @@ func (m *model) checkReads() {
 		for i := 0; i < len(m.all); i += 1 + m.rnd.IntN(20) {
 			from := m.all[i]
 			r := newRecorder()
-			through, err := m.writers[0].Merge(m.ctx(), []string{channel}, from.id, end, 1<<30, r)
+			through, err := m.writers[0].Merge(m.ctx(), []string{channel}, nil, from.id, end, 1<<30, r)
 			require.NoError(m.t, err)
 			require.Equal(m.t, end, through)
 			got := map[sseproto.ID]bool{}

@@ -89,9 +89,10 @@ func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, lim
 type rangeQuery struct {
 	*Store
 	after, upTo sseproto.ID
-	paged       bool        // a call of Page: one channel
-	left        int         // events that the page still takes
-	next        sseproto.ID // where a page that is full ends
+	from        []sseproto.ID // of the channels of a look, see Merge; nil: all count
+	paged       bool          // a call of Page: one channel
+	left        int           // events that the page still takes
+	next        sseproto.ID   // where a page that is full ends
 	replay      sseproto.Replay
 	bytes       int // of data in the last chunk
 }
@@ -113,8 +114,12 @@ func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto
 	res, err := q.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
 		cmds := make(rueidis.Commands, 0, frontCmds+2*len(keys)+backCmds)
 		cmds = append(cmds, q.evidenceFront(b, keys)...)
-		for _, key := range keys {
-			cmds = append(cmds, q.pageCmds(b, key, after)...)
+		for i, key := range keys {
+			behind := after
+			if q.from != nil {
+				behind = later(after, before(q.from[i]))
+			}
+			cmds = append(cmds, q.pageCmds(b, key, behind)...)
 		}
 		return append(cmds, q.evidenceBack(b)...)
 	})
@@ -257,6 +262,12 @@ func (q *rangeQuery) judge(ch, i int, v view) (lost bool, err error) {
 		q.replay.Lost(ch, reason, st.oldest(v.after))
 	}
 	return reason != "", nil
+}
+
+// before is the position right before id: messages count from 1.
+func before(id sseproto.ID) sseproto.ID {
+	id.Seq = max(id.Seq, 1) - 1
+	return id
 }
 
 // next is the position right after id, which is not MaxID.

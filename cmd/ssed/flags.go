@@ -68,7 +68,7 @@ type flags struct {
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
 	Inbox          string `group:"history" default:"auto" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance, and of this --stream-prefix alone. auto is sse:inbox for the prefix sse:stream:, app:inbox for app:stream:, and inbox:chat: for a prefix such as chat:. off turns it off; it takes --history=on."`
-	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100."`
+	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100. Also the most that last=N may ask for."`
 	HistoryWindow  string `group:"history" default:"auto" placeholder:"TIME" help:"Messages younger than that are kept as well, up to --history-cap, so that clients who change to another instance miss nothing. auto: the longest time of --retry, --drain and 15s. 0: --history-max alone counts."`
 	HistoryCap     string `group:"history" default:"50000" placeholder:"N" help:"Most messages kept per channel, whatever --history-window says."`
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"Delete a channel's history when no message came for this long."`

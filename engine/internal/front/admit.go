@@ -59,6 +59,10 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if err != nil {
 		return verdict{err: err}
 	}
+	from, err := sseproto.ParseStartPoint(req.Query, f.cfg.MaxLast)
+	if err != nil {
+		return verdict{err: err}
+	}
 	if reason, why, ok := f.availability(); !ok {
 		return verdict{reason: reason, why: why}
 	}
@@ -78,7 +82,21 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: told, Channels: channels,
 		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, start),
 		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client),
+		Start: f.startOf(from, resumes),
 	}}
+}
+
+// startOf is Stream.Start for what a client asks for. An age counts from the request, not
+// from when an Authorizer has made up its mind.
+func (f *Front) startOf(p sseproto.StartPoint, resumes bool) *sseproto.StartPoint {
+	if resumes || p.IsNow() {
+		return nil
+	}
+	if p.Kind == sseproto.FromAge {
+		now := f.host.Clock()
+		p = sseproto.StartPoint{Kind: sseproto.FromTime, Time: now - min(now, uint64(p.Age/time.Millisecond))}
+	}
+	return &p
 }
 
 // maxAge draws when a stream that begins now is closed; the zero time is never.

@@ -50,6 +50,7 @@ func listenOnly(t testing.TB, cfg Config) *host {
 	f, err := New(withDefaults(cfg), Host{
 		Ready:       func() (bool, string) { return !h.notReady.Load(), "no feed" },
 		Standing:    func() Standing { return Standing{} },
+		Clock:       func() uint64 { return 1_790_000_000_000 },
 		Attach:      h.attach,
 		Connections: &h.conns,
 	})

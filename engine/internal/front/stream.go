@@ -17,8 +17,8 @@ type Stream struct {
 	Head        []byte    // response head, written first; shared, never modified
 	Channels    []string  // owned; at least one, no duplicates
 	LastEventID string    // as sent, at most 256 bytes of it; owned
-	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	Expires     time.Time // close at this time, by the monotonic clock; zero: never
+	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	TakesID     bool      // the client shows nothing for an id without data, or wants it
 	Chunked     bool      // Head says that the body is in chunks
 	Told        bool      // the client wants to know the channel of each message
@@ -28,6 +28,9 @@ type Stream struct {
 	Token       uint64    // TokenHash of the token that was shown; 0: it has no ID
 	Client      uint64    // ClientKey of who asks, also behind trusted proxies
 	Since       Standing  // when the request was read: "now" of a client without Last-Event-ID
+	// Start is where a client without Last-Event-ID wants to start, never a StartPoint of
+	// the kind FromAge; nil: now.
+	Start *sseproto.StartPoint
 }
 
 // Standing is where the log of the host stood at some moment. The front carries it and
@@ -45,6 +48,9 @@ type Host struct {
 	Ready func() (ok bool, reason string)
 	// Standing tells where the log stands. It is asked before the request is judged.
 	Standing func() Standing
+	// Clock tells the present in wire milliseconds, on the clock that IDs are from: it is
+	// not ahead of it.
+	Clock func() uint64
 	// Attach takes over a stream. Its descriptor and its place in Connections are the
 	// host's from here on; it gives back Peer and Subject by Release.
 	Attach func(*Stream)
@@ -71,6 +77,7 @@ type Config struct {
 	AuthTimeout               time.Duration
 	MaxChannels               int
 	MaxHeadBytes              int
+	MaxLast                   int
 	RetryMin, RetryMax        time.Duration
 	Hosts                     []string
 	StartID                   StartID
