@@ -44,6 +44,7 @@ endif
 # What make e2e installs, by a file that tells that it is there.
 E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
 E2E_PYTHON := bin/e2e-python/installed
+E2E_JAVA   := bin/e2e-java/installed
 
 .PHONY: help
 help: ## Print the targets
@@ -162,7 +163,7 @@ clean: ## Remove what make built
 # It ends with the list of what it tried, with versions.
 .PHONY: e2e
 e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (installs them; six minutes)
-	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 15m -v . | grep -v '^=== '
+	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 15m -parallel 8 -v . | grep -v '^=== '
 
 # What the targets need on the machine.
 
@@ -198,12 +199,12 @@ $(VALKEY):
 
 # As need-test, with what the tests of internal/e2e run.
 .PHONY: need-e2e
-need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON)
+need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON) $(E2E_JAVA)
 
 .PHONY: need-e2e-programs
 need-e2e-programs:
 	@missing=; \
-	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm; do \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm javac:default-jdk-headless mvn:maven; do \
 		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
@@ -216,4 +217,8 @@ $(E2E_NPM): internal/e2e/clients/package-lock.json | need-e2e-programs
 $(E2E_PYTHON): internal/e2e/clients/requirements.txt | need-e2e-programs
 	python3 -m venv bin/e2e-python
 	bin/e2e-python/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+$(E2E_JAVA): internal/e2e/clients/java/pom.xml | need-e2e-programs
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/bin/e2e-java
 	@touch $@

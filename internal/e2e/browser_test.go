@@ -6,8 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -28,7 +31,12 @@ import (
 
 // page is what an application's page does with an EventSource: it notes what happens
 // for the test to fetch.
-const page = `<!doctype html><title>e2e</title><script>
+const page = `<!doctype html><title>e2e</title>
+<script type="importmap">{"imports": {
+	"ssed-client": "/ssed.js",
+	"@microsoft/fetch-event-source": "/fetch-event-source/index",
+	"event-source-polyfill": "/event-source-polyfill.js"
+}}</script><script>
 const seen = [];
 function listen(url, withCredentials) {
 	const source = new EventSource(url, {withCredentials});
@@ -81,14 +89,15 @@ async function installWorker() {
 	seen.push({Event: "worker", State: 0});
 }
 function setCookie(pair) { document.cookie = pair; }
-async function listenByFetch(url) {
+async function listenByBareFetch(url) {
 	const {fetchEventSource} = await import("/fetch-event-source/index");
-	await fetchEventSource(url, {
-		headers: {Authorization: "Bearer token"},
-		openWhenHidden: true,
-		onmessage: (e) => seen.push({Event: e.event || "message", ID: e.id, Data: e.data}),
-		onclose() { throw new Error("ended by the server"); }, // else it does not come back
-	});
+	await fetchEventSource(url, {onmessage: (e) => seen.push({Event: "message", ID: e.id, Data: e.data})});
+}
+async function runSnippet(name, url) {
+	window.url = url;
+	window.show = (type, id, data) => seen.push({Event: type, ID: id, Data: data});
+	window.lost = (why) => seen.push({Lost: why ? "error" : "end"});
+	await import("/snippets/" + name);
 }
 </script>`
 
@@ -120,6 +129,23 @@ func servePages(t testing.TB) (origin string) {
 	mux.HandleFunc("GET /fetch-event-source/", func(w http.ResponseWriter, req *http.Request) {
 		http.ServeFile(w, req, "clients/node_modules/@microsoft/fetch-event-source/lib/esm/"+path.Base(req.URL.Path)+".js")
 	})
+	mux.HandleFunc("GET /snippets/", func(w http.ResponseWriter, req *http.Request) {
+		http.ServeFile(w, req, "clients/snippets/"+path.Base(req.URL.Path))
+	})
+	// What a bundler does to a package of the time before modules.
+	mux.HandleFunc("GET /event-source-polyfill.js", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := os.ReadFile("clients/node_modules/event-source-polyfill/src/eventsource.js")
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "text/javascript")
+		fmt.Fprintf(w, "%s\nexport const { EventSourcePolyfill } = globalThis;", text)
+	})
+	mux.HandleFunc("GET /htmx", serveHTMX)
+	mux.HandleFunc("GET /htmx/", func(w http.ResponseWriter, req *http.Request) {
+		http.ServeFile(w, req, "clients/node_modules/"+map[string]string{"htmx.js": "htmx.org/dist/htmx.js", "sse.js": "htmx-ext-sse/sse.js"}[path.Base(req.URL.Path)])
+	})
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the state after a gap") })
 	mux.HandleFunc("GET /worker.js", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/javascript")
 		fmt.Fprint(w, passThroughWorker)
@@ -130,6 +156,21 @@ func servePages(t testing.TB) (origin string) {
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+// serveHTMX is a page with the snippet for htmx. Its query has the URL of the stream.
+func serveHTMX(w http.ResponseWriter, req *http.Request) {
+	snippet, err := os.ReadFile("clients/snippets/htmx-ext-sse.html")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	fmt.Fprintf(w, `<!doctype html><title>e2e</title><script src="/htmx/htmx.js"></script><script src="/htmx/sse.js"></script><script>
+const seen = [];
+addEventListener("htmx:sseMessage", ({detail}) => seen.push({Event: detail.type, ID: detail.lastEventId, Data: detail.data}));
+addEventListener("htmx:sseError", () => seen.push({Lost: "error"}));
+</script>%s`, strings.Replace(string(snippet), "/sse/connect?channel_id=news", html.EscapeString(req.URL.Query().Get("url")), 1))
 }
 
 // browser is one Chromium for a test and its subtests.
@@ -248,7 +289,7 @@ func (p *tab) fetch(ctx context.Context) {
 }
 
 func (p *tab) note(n sighting) {
-	if n.Event != "open" && n.Event != "error" && n.Event != "worker" {
+	if n.Lost != "" || n.Event != "open" && n.Event != "error" && n.Event != "worker" {
 		p.show(n.event)
 		return
 	}
@@ -300,7 +341,10 @@ func TestBrowser(t *testing.T) {
 	}{
 		{"DecodesEveryPayload", browserDecodesEveryPayload},
 		{"BehavesAsTheOtherClients", browserBehavesAsTheOtherClients},
-		{"RunsFetchEventSource", browserRunsFetchEventSource},
+		{"TakesTheStartBlock", func(t *testing.T, b *browser) { tryStartBlock(t, b.subjects()) }},
+		{"NoticesThatSsedIsKilled", func(t *testing.T, b *browser) { tryKill(t, b.subjects()) }},
+		{"OutlastsAnInstanceThatIsNotReadyInEachWay", func(t *testing.T, b *browser) { tryNotReady(t, b.subjects()) }},
+		{"OutlastsSilence", func(t *testing.T, b *browser) { trySilence(t, b.subjects()) }},
 		{"MissesNothingOverCuts", browserMissesNothingOverCuts},
 		{"LosesNothingFromOpenOn", browserLosesNothingFromOpenOn},
 		{"AsksForLeaveAcrossOrigins", browserAsksForLeaveAcrossOrigins},
@@ -310,7 +354,6 @@ func TestBrowser(t *testing.T) {
 		{"ShowsGaps", browserShowsGaps},
 		{"KnowsTypedEvents", browserKnowsTypedEvents},
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
-		{"RunsTheHelper", browserRunsTheHelper},
 		{"IsToldTheChannels", browserIsToldTheChannels},
 		{"HelperNoticesSilence", browserHelperNoticesSilence},
 		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
@@ -344,11 +387,43 @@ func browserDecodesEveryPayload(t *testing.T, b *browser) {
 
 // subject makes a client for tryClient of a function of the page.
 func (b *browser) subject(name, function string, more ...any) subject {
-	return subject{name, func(t testing.TB, url string, show func(event)) {
+	return subject{name: name, start: func(t testing.TB, url string, show func(event)) {
 		p := b.open(t, servePages(t))
 		p.forward(t, show)
 		p.run(function, append([]any{url}, more...)...)
 	}}
+}
+
+// browserSubjects are those that run in a page. Their start is a function of the browser:
+// see browser.subjects.
+var browserSubjects = []struct{ name, snippet string }{
+	{"browsers' EventSource", "eventsource.js"},
+	{"ssed.js", "ssed.js"},
+	{"fetch-event-source", "fetch-event-source.js"},
+	{"event-source-polyfill", "event-source-polyfill.js"},
+	{"htmx-ext-sse", ""},
+}
+
+// subjects are the clients that run in a page.
+func (b *browser) subjects() (list []subject) {
+	for _, s := range browserSubjects {
+		one := subject{name: s.name, ends: s.name == "ssed.js"}
+		if s.name == "fetch-event-source" {
+			one.bare = b.subject(s.name, "listenByBareFetch").start
+		}
+		one.start = func(t testing.TB, stream string, show func(event)) {
+			origin := servePages(t)
+			p := b.open(t, origin)
+			p.forward(t, show)
+			if s.snippet == "" {
+				p.navigate(origin + "/htmx?url=" + url.QueryEscape(stream))
+				return
+			}
+			p.run("runSnippet", s.snippet, stream)
+		}
+		list = append(list, one)
+	}
+	return list
 }
 
 // forward gives what the page sees to show.
@@ -356,8 +431,12 @@ func (p *tab) forward(t testing.TB, show func(event)) {
 	background(t, func(ctx context.Context) {
 		for i := 0; ctx.Err() == nil; {
 			p.collector.mu.Lock()
-			fresh := p.events[i:]
+			fresh, losses := p.events[i:], p.lost
+			p.lost = nil
 			p.collector.mu.Unlock()
+			for _, lost := range losses {
+				show(event{Lost: lost})
+			}
 			for _, e := range fresh {
 				show(e)
 			}
@@ -370,23 +449,26 @@ func (p *tab) forward(t testing.TB, show func(event)) {
 	})
 }
 
+// browserBehavesAsTheOtherClients: htmx asks with credentials, which across origins takes
+// --cors-credentials.
 func browserBehavesAsTheOtherClients(t *testing.T, b *browser) {
+	for _, name := range []string{"@microsoft/fetch-event-source", "event-source-polyfill", "htmx.org", "htmx-ext-sse"} {
+		version := versionOf(t, "node", "-p", `require("./clients/node_modules/`+name+`/package.json").version`)
+		tested.add("npm "+name, version+", in Chromium")
+	}
 	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s")
-	tryClient(t, r, newLink(t, in.public), b.subject("Chromium", "listen"))
-}
-
-// browserRunsFetchEventSource: the library sends Last-Event-ID and Authorization by
-// fetch, which across origins takes a preflight.
-func browserRunsFetchEventSource(t *testing.T, b *browser) {
-	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s")
-	l := newLink(t, in.public)
-	version := versionOf(t, "node", "-p", `require("./clients/node_modules/@microsoft/fetch-event-source/package.json").version`)
-	tested.add("npm @microsoft/fetch-event-source", version+", in Chromium")
-	tryClient(t, r, l, b.subject("fetch-event-source", "listenByFetch"))
-	_, header := l.lastGet()
-	require.Equal(t, "Bearer token", header.Get("Authorization"))
+	in := startReady(t, r, "--heartbeat", "1s", "--cors-credentials")
+	for _, s := range b.subjects() {
+		t.Run(s.name, func(t *testing.T) {
+			l := newLink(t, in.public)
+			tryClient(t, r, l, s)
+			if s.name == "fetch-event-source" || s.name == "event-source-polyfill" {
+				// By fetch, which across origins takes a preflight.
+				_, header := l.lastGet()
+				require.Equal(t, "Bearer token", header.Get("Authorization"))
+			}
+		})
+	}
 }
 
 func browserMissesNothingOverCuts(t *testing.T, b *browser) {

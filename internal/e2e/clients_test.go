@@ -5,22 +5,17 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	r3labs "github.com/r3labs/sse/v2"
 	"github.com/stretchr/testify/require"
-	"github.com/tmaxmax/go-sse"
-	"gopkg.in/cenkalti/backoff.v1"
 
 	"ssed/internal/redistest"
 	"ssed/sseproto"
@@ -32,6 +27,8 @@ type event struct {
 	ID    string
 	Data  string
 
+	Base64  []byte // of a helper script: Data
+	Lost    string // no event: the connection has gone, and how the client tells it
 	Version string // alone in the first line of a helper script
 }
 
@@ -40,28 +37,39 @@ type event struct {
 type subject struct {
 	name  string
 	start func(t testing.TB, url string, show func(event))
+	// bare reads without the condition by which its snippet leaves out events without
+	// data. Nil: there is none.
+	bare func(t testing.TB, url string, show func(event))
+	// ends: it tells the end of a killed ssed as it tells any end. Else it tells an error.
+	ends bool
 }
 
 var subjects = []subject{
-	{"npm eventsource", node("eventsource")},
-	{"npm undici", node("undici")},
-	{"ssed.js in Node", node("ssed.js")},
-	{"Go r3labs/sse", startR3labs},
-	{"Go tmaxmax/go-sse", startGoSSE},
-	{"Python httpx-sse", python("httpx-sse")},
-	{"Python sseclient-py+httpx", python("sseclient-py+httpx")},
-	{"Python sseclient-py+requests read1", python("sseclient-py+requests read1")},
-	{"curl", startCurl},
-	blockReaders[0],
+	{name: "eventsource (Node.js)", start: node("npm-eventsource.mjs", "eventsource")},
+	{name: "undici (Node.js)", start: node("undici.mjs", "undici")},
+	{name: "ssed.js (Node.js)", start: node("ssed.js", "ssed-client"), ends: true},
+	{name: "httpx-sse", start: python("httpx-sse.py", "httpx-sse", "httpx"), bare: pythonReader("httpx-sse")},
+	{name: "sseclient-py, httpx", start: python("sseclient-httpx.py", "sseclient-py", "httpx")},
+	sseclientRequests,
+	{name: "requests, iter_lines", start: pythonReader("requests iter_lines")},
+	{name: "aiohttp", start: python("aiohttp.py", "aiohttp")},
+	{name: "r3labs/sse (Go)", start: startR3labs, bare: startBareR3labs},
+	{name: "tmaxmax/go-sse (Go)", start: startGoSSE, bare: startBareGoSSE},
+	{name: "OkHttp", start: java("OkHttp")},
+	{name: "Java HttpClient", start: java("JavaHttpClient")},
+	{name: "curl", start: startCurl, ends: true},
 }
+
+var sseclientRequests = subject{name: "sseclient-py, requests", start: python("sseclient-requests.py", "sseclient-py", "requests")}
 
 // blockReaders read blocks of a fixed size from an answer that has no chunks, and so show
 // an event when later ones have filled the block: see TestBlockReadersShowEachEventAtOnce.
 var blockReaders = []subject{
-	{"Python sseclient-py+requests", python("sseclient-py+requests")},
-	{"Python requests iter_content", python("requests iter_content")},
-	{"Python requests iter_lines", python("requests iter_lines")},
-	{"Python urllib3 stream", python("urllib3 stream")},
+	sseclientRequests,
+	{name: "requests iter_content", start: pythonReader("requests iter_content")},
+	{name: "requests iter_lines", start: pythonReader("requests iter_lines")},
+	{name: "urllib3 stream", start: pythonReader("urllib3 stream")},
+	{name: "requests read1", start: pythonReader("requests read1")},
 }
 
 // script returns the path of a helper, and fails the test when make e2e has not
@@ -77,23 +85,70 @@ func script(t testing.TB, name, needs string) string {
 // pythonProgram is the interpreter of the virtual environment.
 const pythonProgram = "../../bin/e2e-python/bin/python"
 
-// node runs a JavaScript client, ssed.js with further options.
-func node(client string, options ...map[string]any) func(testing.TB, string, func(event)) {
+const snippetDir = "snippets/"
+
+// node runs a snippet for a package of npm.
+func node(snippet, name string) func(testing.TB, string, func(event)) {
 	return func(t testing.TB, url string, show func(event)) {
-		path := script(t, "sse.mjs", "clients/node_modules/"+strings.Replace(client, "ssed.js", "typescript", 1))
-		args := []string{path, client, url}
-		for _, o := range options {
-			text, err := json.Marshal(o)
-			require.NoError(t, err)
-			args = append(args, string(text))
-		}
-		spawn(t, lines("npm "+client, show), "node", args...)
+		path := script(t, "harness.mjs", "clients/node_modules/"+name)
+		spawn(t, lines("npm "+name, show), "node", path, script(t, snippetDir+snippet, path), url, name)
 	}
 }
 
-func python(client string) func(testing.TB, string, func(event)) {
+// nodeHelper runs ssed.js with options.
+func nodeHelper(options map[string]any) func(testing.TB, string, func(event)) {
 	return func(t testing.TB, url string, show func(event)) {
-		spawn(t, lines("Python "+client, show), pythonProgram, script(t, "sse.py", pythonProgram), client, url)
+		text, err := json.Marshal(options)
+		require.NoError(t, err)
+		spawn(t, lines("ssed.js in Node", show), "node", script(t, "sse.mjs", "clients/node_modules/ssed-client"), url, string(text))
+	}
+}
+
+// python runs a snippet for packages of PyPI.
+func python(snippet string, packages ...string) func(testing.TB, string, func(event)) {
+	return func(t testing.TB, url string, show func(event)) {
+		path := script(t, "harness.py", pythonProgram)
+		args := append([]string{path, script(t, snippetDir+snippet, path), url}, packages...)
+		spawn(t, lines("PyPI "+packages[0], show), pythonProgram, args...)
+	}
+}
+
+// pythonReader runs one of the readers of sse.py.
+func pythonReader(name string) func(testing.TB, string, func(event)) {
+	return func(t testing.TB, url string, show func(event)) {
+		spawn(t, lines("Python "+name, show), pythonProgram, script(t, "sse.py", pythonProgram), name, url)
+	}
+}
+
+// javaClasses compiles what clients/java has, once.
+var javaClasses = sync.OnceValues(func() (path string, err error) {
+	path = "../../bin/e2e-java/classes"
+	sources, err := filepath.Glob("clients/java/clients/*.java")
+	if err != nil {
+		return "", err
+	}
+	said, err := exec.Command("javac", append([]string{"-Werror", "-cp", javaLibraries, "-d", path}, sources...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("javac: %w\n%s", err, said)
+	}
+	return path + ":" + javaLibraries, nil
+})
+
+const javaLibraries = "../../bin/e2e-java/*"
+
+// java runs a class of clients/java.
+func java(class string) func(testing.TB, string, func(event)) {
+	return func(t testing.TB, url string, show func(event)) {
+		script(t, "java", "../../bin/e2e-java/installed")
+		path, err := javaClasses()
+		require.NoError(t, err)
+		jars, err := filepath.Glob("../../bin/e2e-java/okhttp-jvm-*.jar")
+		require.NoError(t, err)
+		require.Len(t, jars, 1)
+		_, version, _ := strings.Cut(strings.TrimSuffix(filepath.Base(jars[0]), ".jar"), "okhttp-jvm-")
+		tested.add("OkHttp", version)
+		tested.add("Java", versionOf(t, "java", "--version"))
+		spawn(t, lines("", show), "java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path, "clients."+class, url)
 	}
 }
 
@@ -109,6 +164,9 @@ func lines(name string, show func(event)) func(io.Reader) {
 			if e.Version != "" {
 				tested.add(name, e.Version)
 				continue
+			}
+			if e.Base64 != nil {
+				e.Data, e.Base64 = strings.ToValidUTF8(string(e.Base64), "\uFFFD"), nil
 			}
 			show(e)
 		}
@@ -126,54 +184,6 @@ func background(t testing.TB, fn func(ctx context.Context)) {
 	})
 }
 
-// startR3labs reads as README of r3labs/sse tells, with three additions that any
-// application needs: the client gives up when the server ends a stream, its default
-// delays are not those of the stream, and its events are at most 64 KiB.
-func startR3labs(t testing.TB, url string, show func(event)) {
-	tested.add("Go r3labs/sse", moduleVersion(t, "github.com/r3labs/sse/v2"))
-	client := r3labs.NewClient(url, r3labs.ClientMaxBufferSize(4<<20))
-	client.ReconnectStrategy = &backoff.StopBackOff{}
-	client.Connection = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	background(t, func(ctx context.Context) {
-		for ctx.Err() == nil {
-			_ = client.SubscribeRawWithContext(ctx, func(m *r3labs.Event) {
-				// It shows a block without data too, when the stream ends before one with.
-				if m.Data != nil {
-					show(event{Event: orMessage(string(m.Event)), ID: string(m.ID), Data: string(m.Data)})
-				}
-			})
-			select {
-			case <-ctx.Done():
-			case <-time.After(300 * time.Millisecond):
-			}
-		}
-	})
-}
-
-func startGoSSE(t testing.TB, url string, show func(event)) {
-	tested.add("Go tmaxmax/go-sse", moduleVersion(t, "github.com/tmaxmax/go-sse"))
-	background(t, func(ctx context.Context) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		client := sse.Client{HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
-		conn := client.NewConnection(req)
-		conn.Buffer(nil, 4<<20) // the default is 64 KiB
-		conn.SubscribeToAll(func(e sse.Event) {
-			show(event{Event: orMessage(e.Type), ID: e.LastEventID, Data: e.Data})
-		})
-		if err := conn.Connect(); !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
-}
-
-func moduleVersion(t testing.TB, path string) string {
-	return versionOf(t, "go", "list", "-m", "-f", "{{.Version}}", path)
-}
-
 func orMessage(eventType string) string {
 	if eventType == "" {
 		return sseproto.EventMessage
@@ -181,42 +191,37 @@ func orMessage(eventType string) string {
 	return eventType
 }
 
-// startCurl does what a shell script does: curl in a loop, with the last ID.
 func startCurl(t testing.TB, url string, show func(event)) {
 	tested.add("curl", strings.Fields(versionOf(t, "curl", "--version"))[1])
-	background(t, func(ctx context.Context) {
-		decoder := sseproto.Decoder{OnEvent: func(id, eventType, data []byte) {
-			show(event{Event: string(eventType), ID: string(id), Data: strings.ToValidUTF8(string(data), "\uFFFD")})
-		}}
-		for ctx.Err() == nil {
-			cmd := []string{"-sN", "--retry", "0", "-H", "Accept: text/event-stream", url}
-			if id := decoder.LastEventID(); len(id) > 0 {
-				cmd = append(cmd, "-H", "Last-Event-ID: "+string(id))
-			}
-			curl := exec.CommandContext(ctx, "curl", cmd...)
-			curl.Stdout = &decoder
-			_ = curl.Run() // a cut connection is an error
-			decoder.Reconnected()
-			wait, _ := decoder.Retry()
-			select {
-			case <-ctx.Done():
-			case <-time.After(wait):
-			}
-		}
-	})
+	spawn(t, lines("curl", show), "bash", script(t, "harness.sh", "/bin/bash"), script(t, snippetDir+"curl.sh", "/bin/bash"), url)
 }
+
+// lostAtEnd is how clients tell a stream that ended, and was not cut off.
+const lostAtEnd = "end"
 
 // collector keeps what a client shows.
 type collector struct {
 	mu     sync.Mutex
-	events []event // guarded by mu
-	next   int     // the test's: events before it were looked at
+	events []event  // guarded by mu
+	lost   []string // guarded by mu: how the client told that its connection was gone
+	next   int      // the test's: events before it were looked at
 }
 
 func (c *collector) show(e event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if e.Lost != "" {
+		c.lost = append(c.lost, e.Lost)
+		return
+	}
 	c.events = append(c.events, e)
+}
+
+// losses returns how the client told that its connections were gone.
+func (c *collector) losses() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.lost)
 }
 
 // take waits for the next event.
@@ -248,6 +253,32 @@ func (c *collector) want(t testing.TB, data ...string) (last event) {
 	return last
 }
 
+// allClients are the rows of the table in docs/CLIENTS.md.
+func allClients() (names []string) {
+	for _, s := range browserSubjects {
+		names = append(names, s.name)
+	}
+	for _, s := range subjects {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// The columns of that table.
+const (
+	columnLive   = "each event at once"
+	columnResume = "cut off: comes back, misses nothing"
+	columnKilled = "ssed is killed (-9)"
+	columnGap    = "`event: gap`"
+	columnID     = "a block with an id alone"
+	columnQuiet  = "15 s of silence"
+)
+
+var clientMatrix = newMatrix("CLIENTS.md", "matrix", allClients(),
+	columnLive, columnResume, columnKilled, columnGap, columnID, columnQuiet)
+
+const yes = "yes"
+
 // TestClients: each client gets what is published, byte for byte, nothing else, and
 // goes on where it was however its connection ends.
 func TestClients(t *testing.T) {
@@ -261,6 +292,8 @@ func TestClients(t *testing.T) {
 	}
 }
 
+// tryClient has s read a channel. Each message is published when the client has shown the
+// one before.
 func tryClient(t *testing.T, r *redistest.Server, l *link, s subject) {
 	t.Helper()
 	channel := "for/" + s.name + "?&=ü"
@@ -269,11 +302,14 @@ func tryClient(t *testing.T, r *redistest.Server, l *link, s subject) {
 	first := c.take(t)
 	require.Equal(t, sseproto.EventGap, first.Event, "an unknown ID is told")
 	require.Contains(t, first.Data, sseproto.ReasonUnknownID)
+	clientMatrix.set(t, s.name, columnGap, yes)
 
+	var last event
 	for _, sent := range basics {
 		publish(t, r, channel, sent)
+		last = c.want(t, sent)
 	}
-	last := c.want(t, basics...)
+	clientMatrix.set(t, s.name, columnLive, yes)
 
 	l.waitHeartbeats(2)
 	publish(t, r, channel, "behind heartbeats")
@@ -289,59 +325,145 @@ func tryClient(t *testing.T, r *redistest.Server, l *link, s subject) {
 		publish(t, r, channel, fmt.Sprint("live ", i))
 		last = c.want(t, fmt.Sprint("missed ", i), fmt.Sprint("missed too ", i), fmt.Sprint("live ", i))
 	}
+	clientMatrix.set(t, s.name, columnResume, yes)
 }
 
-// showsStart are those that show a block without data as an event. (So does r3labs/sse,
-// whose events without data are left out in startR3labs.)
-var showsStart = map[string]bool{"Go tmaxmax/go-sse": true, "Python httpx-sse": true}
+// trial is a client on a channel of its own, behind a link of its own.
+type trial struct {
+	subject
+	collector
+	*link
+}
+
+// tryAll starts clients that read the channel of their name.
+func tryAll(t *testing.T, in *instance, list []subject, more ...string) (all []*trial) {
+	t.Helper()
+	for _, s := range list {
+		one := &trial{subject: s, link: newLink(t, in.public)}
+		s.start(t, streamURL(one.link.host(), s.name, more...), one.show)
+		all = append(all, one)
+	}
+	return all
+}
 
 // TestClientsTakeTheStartBlock: with start=id they come back to before their first event.
 // Some show an event without data for it, so that it is only for those who ask.
 func TestClientsTakeTheStartBlock(t *testing.T) {
+	t.Parallel()
+	tryStartBlock(t, subjects)
+}
+
+func tryStartBlock(t *testing.T, list []subject) {
+	t.Helper()
 	r := redistest.Start(t)
-	in := startReady(t, r)
-	for _, s := range subjects {
-		t.Run(s.name, func(t *testing.T) {
-			t.Parallel()
-			l := newLink(t, in.public)
-			var c collector
-			s.start(t, streamURL(l.host(), s.name, "start", "id"), c.show)
-			l.waitStreams(1)
-			if showsStart[s.name] {
-				require.Empty(t, c.take(t).Data)
-			}
-			publish(t, r, s.name, "m")
-			c.want(t, "m")
-			how := "shows nothing"
-			if showsStart[s.name] {
-				how = "shows an event without data"
-			}
-			tested.add(s.name+" and start=id", how)
-		})
+	in := startReady(t, r, "--cors-credentials")
+	for _, c := range tryAll(t, in, list, "start", "id") {
+		c.waitStreams(1)
+		publish(t, r, c.name, "m")
+		c.want(t, "m")
+		cell := "shows nothing"
+		if c.bare != nil {
+			var bare collector
+			c.bare(t, streamURL(in.public, c.name, "start", "id"), bare.show)
+			require.Empty(t, bare.take(t).Data, c.name)
+			cell = "an event without data, which the snippet leaves out"
+		}
+		clientMatrix.set(t, c.name, columnID, cell)
+	}
+}
+
+// TestClientsNoticeThatSsedIsKilled: they go to another instance and miss nothing.
+func TestClientsNoticeThatSsedIsKilled(t *testing.T) {
+	t.Parallel()
+	tryKill(t, subjects)
+}
+
+func tryKill(t *testing.T, list []subject) {
+	t.Helper()
+	r := redistest.Start(t)
+	one, other := startReady(t, r, "--cors-credentials"), startReady(t, r, "--cors-credentials")
+	all := tryAll(t, one, list)
+	for _, c := range all {
+		c.waitStreams(1)
+		publish(t, r, c.name, "before")
+		c.want(t, "before")
+		require.Empty(t, c.losses(), c.name)
+		c.leadTo(other.public)
+	}
+	one.kill()
+	for _, c := range all {
+		publish(t, r, c.name, "meanwhile")
+	}
+	for _, c := range all {
+		c.want(t, "meanwhile")
+		losses := c.losses()
+		require.NotEmpty(t, losses, c.name)
+		cell := "an error, comes back"
+		if losses[0] == lostAtEnd {
+			cell = "an end, comes back"
+		}
+		require.Equal(t, c.ends, losses[0] == lostAtEnd, "%s: %q", c.name, losses)
+		clientMatrix.set(t, c.name, columnKilled, cell)
+	}
+}
+
+// TestClientsOutlastSilence: with the time-outs of the snippets a stream on which only
+// heartbeats come stands, at the heartbeat that is the default. Two libraries end it
+// sooner by themselves.
+func TestClientsOutlastSilence(t *testing.T) {
+	t.Parallel()
+	trySilence(t, append(slices.Clone(subjects), hasty...))
+}
+
+var hasty = []subject{
+	{name: "httpx with its own time-out", start: pythonReader("httpx defaults")},
+	{name: "OkHttp with its own time-out", start: java("OkHttpDefaults")},
+}
+
+func trySilence(t *testing.T, list []subject) {
+	t.Helper()
+	r := redistest.Start(t)
+	in := startReady(t, r, "--cors-credentials")
+	all := tryAll(t, in, list)
+	for _, c := range all {
+		c.waitStreams(1)
+	}
+	for _, c := range all {
+		if slices.ContainsFunc(hasty, func(s subject) bool { return s.name == c.name }) {
+			eventually(t, c.name+" gives up", func() bool { return len(c.losses()) > 0 })
+			require.Zero(t, c.count(&c.heartbeats), "%s gives up before the first heartbeat", c.name)
+			tested.add(c.name, "gives up before the first heartbeat: "+c.losses()[0])
+			continue
+		}
+		eventually(t, c.name+": a heartbeat", func() bool { return c.count(&c.heartbeats) > 0 })
+		publish(t, r, c.name, "behind the silence")
+		c.want(t, "behind the silence")
+		require.Empty(t, c.losses(), c.name)
+		clientMatrix.set(t, c.name, columnQuiet, "stands")
 	}
 }
 
 // TestClientsOutlastAnInstanceThatIsNotReady: an instance without Redis turns clients
 // away in a way that none of them takes for the end.
 func TestClientsOutlastAnInstanceThatIsNotReady(t *testing.T) {
+	t.Parallel()
+	tryNotReady(t, subjects)
+}
+
+func tryNotReady(t *testing.T, list []subject) {
+	t.Helper()
 	r := redistest.Start(t)
 	r.Stop()
-	in := start(t, "--redis-url", r.URL())
-	clients := make([]collector, len(subjects))
-	var links []*link
-	for i, s := range subjects {
-		l := newLink(t, in.public)
-		s.start(t, streamURL(l.host(), "a"), clients[i].show)
-		links = append(links, l)
-	}
-	for _, l := range links {
-		l.waitStreams(2)
+	in := start(t, "--redis-url", r.URL(), "--cors-credentials")
+	all := tryAll(t, in, list)
+	for _, c := range all {
+		c.waitStreams(2)
 	}
 	require.NoError(t, r.Restart())
 	in.waitReady()
-	in.waitStreams(len(subjects))
-	publish(t, r, "a", "at last")
-	for i := range clients {
-		clients[i].want(t, "at last")
+	in.waitStreams(len(all))
+	for _, c := range all {
+		publish(t, r, c.name, "at last")
+		c.want(t, "at last")
 	}
 }

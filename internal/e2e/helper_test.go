@@ -27,12 +27,6 @@ import (
 // helperFile is what pages may use in the place of a bare EventSource.
 const helperFile = "../../clients/js/ssed.js"
 
-func browserRunsTheHelper(t *testing.T, b *browser) {
-	r := redistest.Start(t)
-	in := startReady(t, r, "--heartbeat", "1s")
-	tryClient(t, r, newLink(t, in.public), b.subject("ssed.js in Chromium", "listenByHelper"))
-}
-
 // browserIsToldTheChannels: by tell=channel, with ssed.js and without.
 func browserIsToldTheChannels(t *testing.T, b *browser) {
 	r := redistest.Start(t)
@@ -153,7 +147,7 @@ func browserHelperNoticesNoAnswerToAReconnect(t *testing.T, b *browser) {
 }
 
 func TestHelperNoticesNoAnswerToAReconnect(t *testing.T) {
-	tryReconnectWithoutAnswer(t, subject{"ssed.js in Node", node("ssed.js", watchful)})
+	tryReconnectWithoutAnswer(t, subject{name: "ssed.js in Node", start: nodeHelper(watchful)})
 }
 
 // tryReconnectWithoutAnswer: the connection breaks, the EventSource comes back by

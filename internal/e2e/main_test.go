@@ -34,6 +34,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		os.RemoveAll(dir)
 		tested.print()
+		for _, m := range []*matrix{clientMatrix} {
+			if err := m.publish(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
 		os.Exit(code)
 	}))
 }
@@ -67,13 +73,21 @@ func (l *ledger) print() {
 	}
 }
 
+// versions are the answers of versionOf, by command.
+var versions sync.Map
+
 // versionOf returns the first line that a command prints.
 func versionOf(t testing.TB, command ...string) string {
 	t.Helper()
+	name := strings.Join(command, " ")
+	if known, found := versions.Load(name); found {
+		return known.(string)
+	}
 	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+		t.Fatalf("%s: %v\n%s", name, err, out)
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
+	versions.Store(name, line)
 	return line
 }

@@ -18,7 +18,7 @@ import (
 
 const (
 	// patience is how long a test waits for what should happen at once.
-	patience = 30 * time.Second
+	patience = time.Minute
 	// pollInterval is the pause between two looks at a condition.
 	pollInterval = 10 * time.Millisecond
 )

@@ -21,6 +21,7 @@ type instance struct {
 	*ssedtest.Instance
 	t             testing.TB
 	public, admin string // "127.0.0.1:port"
+	killed        bool
 }
 
 // start runs ssed on free ports until the test ends, with a short drain, and waits for
@@ -38,12 +39,22 @@ func start(t testing.TB, args ...string) *instance {
 
 // end stops the process if it runs, and fails the test for an untidy end.
 func (in *instance) end() {
+	if in.killed {
+		return
+	}
 	if err := in.Stop(syscall.SIGTERM, patience); err != nil {
 		in.t.Error(err)
 	}
 	if code := in.Cmd.ProcessState.ExitCode(); code != 0 || in.t.Failed() {
 		in.t.Errorf("ssed: exit code %d\n%s", code, in.Log())
 	}
+}
+
+// kill ends the process as kill -9 does, and waits for the end.
+func (in *instance) kill() {
+	in.t.Helper()
+	in.killed = true
+	require.NoError(in.t, in.Stop(syscall.SIGKILL, patience))
 }
 
 // wait returns the exit code.

@@ -1,10 +1,7 @@
-"""Opens an event stream with one of the Python clients and prints each event as a
-line of JSON, after a line with the version.
+"""Opens an event stream with a way to read an answer of requests, urllib3 or httpx, and prints
+each event as a line of JSON, after a line with the version.
 
-    python sse.py CLIENT URL
-
-The clients of Python read one response; coming back is the caller's business. The
-loop below is what an application writes.
+    python sse.py READER URL
 """
 
 import json
@@ -28,31 +25,7 @@ def headers():
     return h
 
 
-def with_httpx_sse():
-    import httpx
-    from httpx_sse import connect_sse
-
-    with httpx.Client(timeout=60) as client, connect_sse(client, "GET", url, headers=headers()) as source:
-        yield from source.iter_sse()
-
-
-def with_sseclient_httpx():
-    import httpx
-    from sseclient import SSEClient
-
-    with httpx.stream("GET", url, headers=headers(), timeout=60) as response:
-        yield from SSEClient(response.iter_bytes()).events()
-
-
-def with_sseclient_requests():
-    import requests
-    from sseclient import SSEClient
-
-    with requests.get(url, headers=headers(), stream=True, timeout=60) as response:
-        yield from SSEClient(response).events()
-
-
-def with_sseclient_requests_read1():
+def with_requests_read1():
     import requests
     from sseclient import SSEClient
 
@@ -84,14 +57,29 @@ def with_urllib3_stream():
     yield from SSEClient(response.stream()).events()
 
 
+def with_httpx_defaults():
+    import httpx
+    from sseclient import SSEClient
+
+    with httpx.stream("GET", url, headers=headers()) as response:
+        yield from SSEClient(response.iter_bytes()).events()
+
+
+def with_httpx_sse():
+    import httpx
+    from httpx_sse import connect_sse
+
+    with httpx.Client(timeout=60) as client, connect_sse(client, "GET", url, headers=headers()) as source:
+        yield from source.iter_sse()
+
+
 clients = {
+    "httpx-sse": (with_httpx_sse, ["httpx-sse", "httpx"]),
+    "httpx defaults": (with_httpx_defaults, ["httpx"]),
     "requests iter_content": (with_requests_iter_content, ["requests", "urllib3"]),
     "requests iter_lines": (with_requests_iter_lines, ["requests", "urllib3"]),
     "urllib3 stream": (with_urllib3_stream, ["urllib3"]),
-    "httpx-sse": (with_httpx_sse, ["httpx-sse", "httpx"]),
-    "sseclient-py+httpx": (with_sseclient_httpx, ["sseclient-py", "httpx"]),
-    "sseclient-py+requests": (with_sseclient_requests, ["sseclient-py", "requests"]),
-    "sseclient-py+requests read1": (with_sseclient_requests_read1, ["sseclient-py", "requests"]),
+    "requests read1": (with_requests_read1, ["requests", "urllib3"]),
 }
 
 events, packages = clients[name]
@@ -104,9 +92,10 @@ while True:
             if e.retry is not None:
                 retry = int(e.retry) / 1000
             show({"event": e.event or "message", "id": e.id, "data": e.data})
+        show({"lost": "end"})
     except Exception as failed:
         # A connection that could not be made or was cut, as each library calls it.
         if type(failed).__module__.split(".")[0] not in ("requests", "urllib3", "httpx"):
             raise
-        print(failed, file=sys.stderr, flush=True)
+        show({"lost": str(failed)})
     time.sleep(retry)

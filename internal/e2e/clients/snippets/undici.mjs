@@ -1,0 +1,7 @@
+import { EventSource } from "undici";
+
+const source = new EventSource(url);
+const take = (e) => show(e.type, e.lastEventId, e.data);
+source.addEventListener("message", take);
+source.addEventListener("gap", take);
+source.addEventListener("error", lost);
