@@ -2,8 +2,11 @@
 -- KEYS: clock, lease, rejected streams, gaps, then the stream of each message.
 -- ARGV: epoch, expected watermark, new watermark, maxlen, ttl ms, instance,
 --       lease ttl ms, most rejected streams, most markers, window ms, most entries of a
---       stream, then of each message head, data, and how many ms its channel's
---       message before it lies back, -1 when nobody knows.
+--       stream; shortest ttl ms of a policy, policies (see retention), maxlen, ttl ms,
+--       window ms and most entries of those policies that messages here have, with spaces
+--       between, and for each message which of them it has, 0 for what is said
+--       before, '' when all have that; then of each message head, data, and how many ms
+--       its channel's message before it lies back, -1 when nobody knows.
 --       A head is the id, or for few messages: id, retry ms, publisher's id and
 --       event type with a space between two; retry and publisher's id may be empty.
 -- Answer: status, epoch, watermark, holder, last writer, added, refused, error,
@@ -21,21 +24,40 @@ end
 -- script and none after it. So either this fails and nothing is written, or
 -- no XADD fails for memory.
 local through, instance = ARGV[3], ARGV[6]
-local noted = {'watermark', through, 'writer', instance, 'horizon_mark', through}
-local horizon = new_horizon(KEYS[1], mark, ARGV[5])
-if horizon then
-  for _, word in ipairs({'horizon', horizon, 'ttl', ARGV[5]}) do noted[#noted + 1] = word end
-end
-local moved = redis.pcall('HSET', KEYS[1], unpack(noted))
+local noted = retention(KEYS[1], mark, through, ARGV[12], ARGV[13])
+local moved = redis.pcall('HSET', KEYS[1], 'watermark', through, 'writer', instance, unpack(noted))
 if type(moved) == 'table' then
   return {'failed', epoch, mark, holder, writer, 0, 0, moved.err, 0}
 end
 
 -- A key must outlive the IDs in it by the TTL, so that readers can judge
 -- expiry by ID; IDs run ahead of the clock when it was set back.
-local ttl = tonumber(ARGV[5])
-local ahead = tonumber(string.match(through, '^%d+')) - now_ms()
-if ahead > 0 then ttl = ttl + ahead end
+local through_ms = tonumber((string.match(through, '^%d+')))
+local ahead = math.max(0, through_ms - now_ms())
+
+-- A stream keeps its newest messages, maxlen of them, and all that are younger than
+-- the window, but never more than most: XADD sees to the latter. Redis trims whole
+-- nodes, and none that holds what is to stay; LIMIT keeps a run short, the next one
+-- goes on.
+local function policy(maxlen, ttl, window, most)
+  window = tonumber(window)
+  return {
+    maxlen = tonumber(maxlen), ttl = tonumber(ttl) + ahead, most = most,
+    young = window > 0 and string.format('%.0f-0', math.max(0, through_ms - window)) or through,
+  }
+end
+local usual = policy(ARGV[4], ARGV[5], ARGV[10], ARGV[11])
+local of_message = {} -- only what has another policy
+if ARGV[15] ~= '' then
+  local policies, n = {}, 0
+  for maxlen, ttl, window, most in string.gmatch(ARGV[14], '(%d+) (%d+) (%d+) (%d+)') do
+    policies[#policies + 1] = policy(maxlen, ttl, window, most)
+  end
+  for which in string.gmatch(ARGV[15], '%d+') do
+    n = n + 1
+    of_message[n] = policies[tonumber(which)]
+  end
+end
 
 -- True when this stream cannot take the message, whatever else is well.
 local function stream_rejects(err, key, id)
@@ -49,28 +71,21 @@ local function stream_rejects(err, key, id)
   return false
 end
 
--- A stream keeps its newest messages, maxlen of them, and all that are younger than
--- the window, but never more than most: XADD sees to the latter. Redis trims whole
--- nodes, and none that holds what is to stay; LIMIT keeps a run short, the next one
--- goes on.
-local maxlen, most = tonumber(ARGV[4]), tonumber(ARGV[11])
-local young = string.match(through, '^%d+') - tonumber(ARGV[10])
-young = tonumber(ARGV[10]) > 0 and string.format('%.0f-0', math.max(0, young)) or through
 local capped, failure = 0, ''
-local function trim(key)
+local function trim(key, p)
   local length = redis.call('XLEN', key)
-  if length > maxlen then
-    redis.call('XTRIM', key, 'MINID', '~', young, 'LIMIT', math.min(length - maxlen, 10000))
+  if length > p.maxlen then
+    redis.call('XTRIM', key, 'MINID', '~', p.young, 'LIMIT', math.min(length - p.maxlen, 10000))
   end
-  if length >= most then
+  if length >= tonumber(p.most) then
     local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-    if oldest and less(young, oldest[1]) then capped = capped + 1 end
+    if oldest and less(p.young, oldest[1]) then capped = capped + 1 end
   end
 end
 
 -- Adds one message. Fields that it has not are not there. The kind "gap" is no
 -- publisher's: it stands for a message that was too large, and its data is the reason.
-local function add(key, id, kind, data, prev, publisher, retry)
+local function add(key, most, id, kind, data, prev, publisher, retry)
   if kind == 'gap' then
     return redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'gap', data, 'prev', prev)
   end
@@ -90,10 +105,10 @@ end
 -- What is left to do for each stream that got something.
 local touched = {}
 local function settle()
-  for key in pairs(touched) do
-    local e = redis.pcall('PEXPIRE', key, ttl)
+  for key, p in pairs(touched) do
+    local e = redis.pcall('PEXPIRE', key, p.ttl)
     if type(e) == 'table' then failure = e.err end
-    local ok, why = pcall(trim, key) -- a right may be missing: what is written counts
+    local ok, why = pcall(trim, key, p) -- a right may be missing: what is written counts
     if not ok then failure = type(why) == 'table' and why.err or tostring(why) end
   end
 end
@@ -101,23 +116,24 @@ end
 local added, refused = 0, 0
 local good = mark
 for k = 5, #KEYS do
-  local key, id, data, prev = KEYS[k], ARGV[3 * k - 3], ARGV[3 * k - 2], ARGV[3 * k - 1]
+  local key, id, data, prev = KEYS[k], ARGV[3 * k + 1], ARGV[3 * k + 2], ARGV[3 * k + 3]
+  local p = of_message[k - 4] or usual
   local r
   if string.find(id, ' ', 1, true) then
     local plain, retry, publisher, kind = string.match(id, '^(%S+) (%d*) ([^ ]*) (.*)$')
     id = plain
-    r = add(key, id, kind, data, prev, publisher, retry)
+    r = add(key, p.most, id, kind, data, prev, publisher, retry)
   else
-    r = redis.pcall('XADD', key, 'MAXLEN', '~', most, id, 'event_type', 'message', 'data', data, 'prev', prev)
+    r = redis.pcall('XADD', key, 'MAXLEN', '~', p.most, id, 'event_type', 'message', 'data', data, 'prev', prev)
   end
   if type(r) ~= 'table' then
     added = added + 1
-    touched[key] = true
+    touched[key] = p
   elseif stream_rejects(r.err, key, id) then
     refused = refused + 1
     reject(KEYS[1], KEYS[3], key, mark, id)
   else
-    redis.call('HSET', KEYS[1], 'watermark', good, 'horizon_mark', good)
+    redis.call('HSET', KEYS[1], 'watermark', good, unpack(retention(KEYS[1], through, good, ARGV[12], ARGV[13])))
     settle()
     return {'failed', epoch, good, holder, writer, added, refused, r.err, capped}
   end

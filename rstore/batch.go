@@ -14,8 +14,11 @@ type batch struct {
 	entries        []entry
 }
 
-// entry is a message as append.lua gets it.
-type entry struct{ stream, head, data, prev string }
+// entry is a message as append.lua gets it. Policy is its place in Store.policies.
+type entry struct {
+	stream, head, data, prev string
+	policy                   int
+}
 
 // collect reads what fits one pipeline: batches that continue each other, none when
 // nothing is new. More may be waiting: then all but the last are as large as they may
@@ -28,11 +31,19 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 		ends      []int // in text, of stream, head and data of each message
 		ids       []sseproto.ID
 		distances []string // to the channel's message before each
+		chosen    []int    // the policy of each
+		visited   int      // those without a history too
 		scratch   [headBytes]byte
 		size      int
 	)
 	limit := depth * s.cfg.BatchSize
 	through, low := s.src.ReadCommitted(after, limit, pipelineBytes, func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID) {
+		visited++
+		policy := s.policies.of(channel)
+		if s.policies.list[policy].Off {
+			return
+		}
+		chosen = append(chosen, policy)
 		ids = append(ids, id)
 		distances = append(distances, distance(prev, id))
 		text.WriteString(s.keys.Prefix)
@@ -51,7 +62,7 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 		return q, low
 	}
 	most := s.cfg.BatchSize
-	if q.more = len(ids) == limit || size >= pipelineBytes; !q.more {
+	if q.more = visited == limit || size >= pipelineBytes; !q.more {
 		most = min(most, max(smallBatch, (len(ids)+steps-1)/steps))
 	}
 	b := &batch{after: after}
@@ -63,7 +74,7 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 			room = batchBytes
 		}
 		stream, head, data := ends[3*i], ends[3*i+1], ends[3*i+2]
-		b.entries = append(b.entries, entry{text.String()[start:stream], text.String()[stream:head], text.String()[head:data], distances[i]})
+		b.entries = append(b.entries, entry{text.String()[start:stream], text.String()[stream:head], text.String()[head:data], distances[i], chosen[i]})
 		b.through = id
 		room -= data - head
 		start = data
@@ -110,12 +121,14 @@ func appendHead(dst []byte, id sseproto.ID, m *sseproto.Message) []byte {
 }
 
 func (s *Store) appendCall(epoch string, b *batch) redisconn.Call {
+	settings, chosen := s.policies.forBatch(b.entries)
 	c := redisconn.Call{
 		Keys: append(make([]string, 0, 4+len(b.entries)), s.keys.Clock, s.keys.Lease, s.keys.Rejected, s.keys.Gaps),
-		Args: append(make([]string, 0, 11+3*len(b.entries)),
+		Args: append(make([]string, 0, 15+3*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
 			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers),
-			strconv.FormatInt(s.cfg.Window.Milliseconds(), 10), strconv.Itoa(s.cfg.Cap)),
+			strconv.FormatInt(s.cfg.Window.Milliseconds(), 10), strconv.Itoa(s.cfg.Cap),
+			millis(s.policies.leastTTL()), s.policies.text, settings, chosen),
 	}
 	for _, e := range b.entries {
 		c.Keys = append(c.Keys, e.stream)

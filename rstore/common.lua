@@ -44,14 +44,95 @@ local function reject(clock, rejected, stream, from, id)
   if not reach or less(reach, id) then redis.call('HSET', clock, 'holes_to', id) end
 end
 
--- Returns the position below which a missing stream proves nothing, for a write
--- behind mark with this ttl: nil when it stays. It moves up to mark when what is
+-- Without a glob's special characters: what every channel that it matches begins with.
+local function literal_start(glob)
+  return string.match(glob, '^[^*?%[\\]*')
+end
+
+-- Of two globs the one that matches fewer channels, as far as their starts tell; nil when
+-- no channel matches both. '*' stands for all.
+local function narrower(a, b)
+  local x, y = literal_start(a), literal_start(b)
+  local n = math.min(#x, #y)
+  if string.sub(x, 1, n) ~= string.sub(y, 1, n) then return nil end
+  return #x > #y and a or b
+end
+
+-- Raises the two floors of a glob: below the first a missing stream proves nothing, below
+-- the second messages were not kept. A list of triples.
+local function raise_floor(floors, glob, absent, unkept)
+  for _, f in ipairs(floors) do
+    if f[1] == glob then
+      if less(f[2], absent) then f[2] = absent end
+      if less(f[3], unkept) then f[3] = unkept end
+      return
+    end
+  end
+  floors[#floors + 1] = {glob, absent, unkept}
+end
+
+-- What a change of policies does to the floors. A policy is {glob, ttl in ms}, 0 for no
+-- history; the first that matches a channel counts, the last one matches all. Where channels
+-- of an old policy come under one that keeps them for longer, their streams may have
+-- expired already; where the old one kept nothing, all up to mark is missing.
+local function change_policies(floors, old, new, mark)
+  local taken = {} -- globs before the old one: it has none of their channels
+  for _, was in ipairs(old) do
+    for _, is in ipairs(new) do
+      local glob = not taken[is[1]] and narrower(was[1], is[1])
+      if glob and is[2] > was[2] then
+        raise_floor(floors, glob, mark, was[2] == 0 and mark or '0-0')
+      end
+      if is[1] == was[1] then break end -- no channel of the old one is left for the next
+    end
+    taken[was[1]] = true
+  end
+end
+
+-- most_floors: beyond them all channels have one. Nobody has so many policies in his life.
+local most_floors = 256
+
+-- Returns what the clock has to note with a write behind mark up to through: pairs of field
+-- and value. Ttl is the shortest that an own policy has, policies all of them as JSON,
+-- '' when there is one for all channels.
+--
+-- Horizon is the position below which a missing stream proves nothing. It moves up to mark when what is
 -- there was written with another ttl, or by an instance that does not note its ttl:
--- that one leaves horizon_mark behind the watermark.
-local function new_horizon(clock, mark, ttl)
-  local f = redis.call('HMGET', clock, 'ttl', 'horizon_mark', 'horizon')
-  if f[1] == ttl and f[2] == mark and f[3] then return nil end
-  return mark
+-- that one leaves horizon_mark behind the watermark. With policies that is for readers
+-- of earlier versions; others read policies and policy_floors, if policies_mark says
+-- that the last writer noted them. A clock that had policies once keeps these fields: where
+-- one kept nothing readers have to know that.
+local function retention(clock, mark, through, ttl, policies)
+  local f = redis.call('HMGET', clock, 'ttl', 'horizon_mark', 'horizon', 'policies', 'policies_mark', 'policy_floors')
+  local noted = {'horizon_mark', through}
+  local function note(field, value)
+    noted[#noted + 1] = field
+    noted[#noted + 1] = value
+  end
+  local is_known = f[1] and f[2] == mark and f[3]
+  if not is_known or f[1] ~= ttl then
+    note('horizon', mark)
+    note('ttl', ttl)
+  end
+  if not f[4] and policies == '' then return noted end
+  if policies == '' then policies = '[["*",' .. ttl .. ']]' end
+  note('policies_mark', through)
+  if f[4] == policies and f[5] == mark then return noted end
+
+  local old, floors
+  if f[4] and f[5] == mark then
+    old, floors = cjson.decode(f[4]), cjson.decode(f[6])
+  elseif is_known and not f[4] then
+    old, floors = {{'*', tonumber(f[1])}}, {{'*', f[3], '0-0'}}
+  else
+    -- Somebody else wrote meanwhile: nothing is known of what is there.
+    old, floors = {}, {{'*', mark, f[4] and mark or '0-0'}}
+  end
+  change_policies(floors, old, cjson.decode(policies), mark)
+  if #floors > most_floors then floors = {{'*', mark, mark}} end
+  note('policies', policies)
+  note('policy_floors', cjson.encode(floors))
+  return noted
 end
 
 -- Notes in the clock that an instance is there, and forgets who was not for the

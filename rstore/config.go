@@ -36,6 +36,10 @@ type Config struct {
 	// with another TTL than the last writer notes it, and readers tell clients of
 	// whatever may have expired (sseproto.ReasonExpired).
 	TTL time.Duration
+	// Policies are for channels of which more or less is kept. The first that matches a
+	// channel counts; for the others MaxLen, Window and TTL hold. Instances may have
+	// different ones for a while, as for TTL.
+	Policies []Policy
 	// BatchSize is the most messages in one script run. Default 100.
 	BatchSize int
 	// FlushInterval is over how long what was committed is written while the writer
@@ -123,6 +127,7 @@ func (c Config) Validate() error {
 	check.If(c.BatchSize < 1, "BatchSize", "%d is less than 1", c.BatchSize)
 	check.If(c.BatchSize > maxBatch, "BatchSize", "%d is more than %d: Redis does nothing else while it writes a batch", c.BatchSize, maxBatch)
 	check.If(c.TTL < time.Millisecond, "TTL", "%v is less than 1ms", c.TTL)
+	c.checkPolicies(&check)
 	check.If(c.FlushInterval < 0, "FlushInterval", "%v is negative", c.FlushInterval)
 	check.If(c.LeaseTTL < 4*time.Millisecond, "LeaseTTL", "%v is less than 4ms", c.LeaseTTL)
 	check.If(c.GapWait < time.Millisecond, "GapWait", "%v is less than 1ms", c.GapWait)

@@ -28,8 +28,10 @@ type evidence struct {
 	rejecting []stretch // per channel: where its stream refused messages, zero where it did not
 
 	// A stream that has nothing at or before a position below one of these may have
-	// lost what was behind it.
+	// lost what was behind it. Expired is for all channels, keeping tells more of each.
 	expired, evicted sseproto.ID
+	keeping          keeping
+	latest           uint64 // the greatest time that Redis or a tick has shown, in ms
 }
 
 // The commands of the evidence in front of the entries: what epoch and watermark
@@ -58,6 +60,7 @@ var (
 	backFields  = []string{
 		"epoch", "watermark", "t", "ttl", "horizon", "horizon_mark",
 		"evicted", "evicted_node", "evicted_to",
+		"policies", "policies_mark", "policy_floors",
 	}
 )
 
@@ -104,7 +107,7 @@ func parseEvidence(front, back []rueidis.RedisResult) (ev evidence, err error) {
 	if err != nil {
 		return ev, err
 	}
-	if ev.expired, err = clock.expired(now); err != nil {
+	if err := ev.takeRetention(clock, now); err != nil {
 		return ev, err
 	}
 	info, err := back[backInfo].ToString()
@@ -152,6 +155,26 @@ func (c clock) number(name string) (n uint64, err error) {
 	return n, nil
 }
 
+// takeRetention reads how long messages are kept.
+func (ev *evidence) takeRetention(c clock, now uint64) (err error) {
+	t, err := c.number("t")
+	if err != nil {
+		return err
+	}
+	ev.latest = max(now, t)
+	if c["policies"] == "" {
+		ev.expired, err = c.expired(ev.latest)
+		return err
+	}
+	if c["policies_mark"] != c["watermark"] { // one of an older version writes, see expired
+		if ev.expired, err = c.position("watermark"); err != nil {
+			return err
+		}
+	}
+	ev.keeping, err = parseKeeping(c["policies"], c["policy_floors"])
+	return err
+}
+
 // expired returns the horizon: up to there messages may have expired with their key. A
 // key expires the ttl after its last message was written or later, so at a time beyond
 // the ttl after every ID in it. That time was at most the present one, or the greatest
@@ -160,18 +183,17 @@ func (c clock) number(name string) (n uint64, err error) {
 // The ttl is that of what was written above the horizon of the clock, if the writers
 // all noted theirs. One of an older version does not: then nothing is known of what
 // is written.
-func (c clock) expired(now uint64) (sseproto.ID, error) {
+func (c clock) expired(latest uint64) (sseproto.ID, error) {
 	written, err1 := c.position("watermark")
 	horizon, err2 := c.position("horizon")
-	t, err3 := c.number("t")
-	ttl, err4 := c.number("ttl")
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	ttl, err3 := c.number("ttl")
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return horizon, err
 	}
 	if c["ttl"] == "" || c["horizon_mark"] != c["watermark"] {
 		return written, nil
 	}
-	if latest := max(now, t); latest > ttl {
+	if latest > ttl {
 		return later(horizon, sseproto.ID{Ms: latest - ttl}), nil
 	}
 	return horizon, nil
@@ -215,7 +237,11 @@ func later(a, b sseproto.ID) sseproto.ID {
 // when it is. St is the state of its stream, read behind its entries. What was
 // trimmed comes first: it lies right behind the position, and an outage that is in
 // the range too may lie anywhere.
-func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string {
+func (ev *evidence) lost(i int, channel string, st streamState, after, upTo sseproto.ID) string {
+	absent, unkept, off := ev.keeping.of(channel, ev.latest)
+	if off || after.Less(unkept) {
+		return sseproto.ReasonNotKept
+	}
 	if st.trimmed(after) {
 		return sseproto.ReasonTrimmed
 	}
@@ -228,7 +254,7 @@ func (ev *evidence) lost(i int, st streamState, after, upTo sseproto.ID) string 
 	case ev.rejecting[i].overlaps(after, upTo):
 		return sseproto.ReasonUnavailable
 	case st.wholeSince(after):
-	case after.Less(ev.expired):
+	case after.Less(later(ev.expired, absent)):
 		return sseproto.ReasonExpired
 	case after.Less(ev.evicted):
 		return sseproto.ReasonEvicted

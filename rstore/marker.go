@@ -26,7 +26,7 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 			w.epoch, w.watermark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 			millis(w.cfg.there()), millis(w.cfg.assembled()),
-			w.keys.Prefix, strconv.Itoa(w.cfg.Cap), millis(w.cfg.TTL),
+			w.keys.Prefix, millis(w.policies.leastTTL()), w.policies.text, w.policies.caps(),
 		},
 	})[0]
 	if a.err != nil {

@@ -320,7 +320,7 @@ func (m *merge) judge(i int, st *mergeStream, p mergePart) {
 	}
 	reason := sseproto.ReasonUnavailable
 	if !st.isOther {
-		reason = p.ev.lost(i, st.state, after, p.through)
+		reason = p.ev.lost(i, m.channels[i], st.state, after, p.through)
 	}
 	if reason == "" && wasThere && !st.state.exists {
 		reason = sseproto.ReasonTrimmed // between two runs of the script

@@ -16,8 +16,8 @@ import (
 // writers, FLUSHALL, a watermark set back (failover to a lagging replica), cut
 // connections and zombies, against real Redis. Whatever happens: a stream holds
 // each message once and in order, and what it lacks is covered by a marker. In every
-// third run writers have TTLs of their own, some so short that streams expire, and
-// somebody deletes the gap markers: a reader is told of whatever it does not get.
+// third run writers have TTLs and policies of their own, some so short that streams expire,
+// some without a history, and somebody deletes the gap markers: a reader is told of whatever it does not get.
 func TestRandomFaultsLoseNothingSilently(t *testing.T) {
 	runs := 60
 	if testing.Short() {
@@ -63,6 +63,9 @@ func (m *model) play() {
 		if m.forgets && m.rnd.IntN(2) == 0 {
 			cfg.TTL = time.Duration(1+m.rnd.IntN(20)) * time.Millisecond
 		}
+		if m.forgets && m.rnd.IntN(3) > 0 {
+			cfg.Policies = m.policies()
+		}
 		m.logs = append(m.logs, log)
 		m.writers = append(m.writers, &writer{Store: m.store(cfg, log)})
 	}
@@ -77,6 +80,25 @@ func (m *model) play() {
 	} else {
 		m.check()
 	}
+}
+
+// policies are some that match a part of the channels ch0 to ch2, in any order.
+func (m *model) policies() (list []Policy) {
+	for _, match := range []string{"ch0", "ch[01]", "*1", "ch*"} {
+		switch p := (Policy{Match: match}); m.rnd.IntN(4) {
+		case 0:
+			p.Off = true
+			list = append(list, p)
+		case 1:
+			p.TTL = time.Duration(1+m.rnd.IntN(20)) * time.Millisecond
+			list = append(list, p)
+		case 2:
+			p.MaxLen = 1
+			list = append(list, p)
+		}
+	}
+	m.rnd.Shuffle(len(list), func(i, k int) { list[i], list[k] = list[k], list[i] })
+	return list
 }
 
 // checkReads reads every channel from every position: what does not come is told.
@@ -191,7 +213,7 @@ func (m *model) rollBack() {
 			return
 		}
 		before := sseproto.ID{Ms: last.id.Ms, Seq: last.id.Seq - 1}
-		require.NoError(m.t, m.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", before.String(), "horizon_mark", before.String()).Error())
+		require.NoError(m.t, m.do("HSET", redisconn.MakeKeys(testPrefix).Clock, "watermark", before.String(), "horizon_mark", before.String(), "policies_mark", before.String()).Error())
 		return
 	}
 }

@@ -119,7 +119,7 @@ func (q *rangeQuery) look(ctx context.Context, channels []string, after sseproto
 			if q.from != nil {
 				behind = later(after, before(q.from[i]))
 			}
-			cmds = append(cmds, q.pageCmds(b, key, behind)...)
+			cmds = append(cmds, q.pageCmds(b, channels[i], key, behind)...)
 		}
 		return append(cmds, q.evidenceBack(b)...)
 	})
@@ -145,19 +145,19 @@ func (q *rangeQuery) tell(ctx context.Context, base int, v view) error {
 
 // pageCmds ask for entries first and the state of the stream then: what is
 // trimmed between the two is taken for lost, never the other way round.
-func (q *rangeQuery) pageCmds(b rueidis.Builder, key string, after sseproto.ID) []rueidis.Completed {
+func (q *rangeQuery) pageCmds(b rueidis.Builder, channel, key string, after sseproto.ID) []rueidis.Completed {
 	return []rueidis.Completed{
-		b.Xrange().Key(key).Start(next(after).String()).End(q.upTo.String()).Count(q.page()).Build(),
+		b.Xrange().Key(key).Start(next(after).String()).End(q.upTo.String()).Count(q.page(channel)).Build(),
 		b.XinfoStream().Key(key).Build(),
 	}
 }
 
-// page holds what a channel normally has: MAXLEN ~ n leaves up to n and a node.
-func (q *rangeQuery) page() int64 {
+// page holds what the channel normally has: MAXLEN ~ n leaves up to n and a node.
+func (q *rangeQuery) page(channel string) int64 {
 	if q.paged {
 		return int64(min(q.left, pageStep))
 	}
-	return int64(min(2*q.cfg.MaxLen+100, maxPage))
+	return int64(min(2*q.policies.list[q.policies.of(channel)].MaxLen+100, maxPage))
 }
 
 // errTooSlow: the pipeline was not answered within ConnWriteTimeout, which
@@ -235,7 +235,7 @@ func (q *rangeQuery) channel(ctx context.Context, ch, i int, v view) error {
 				return err
 			}
 		}
-		if int64(len(list)) < q.page() || !cursor.Less(q.upTo) {
+		if int64(len(list)) < q.page(v.channels[i]) || !cursor.Less(q.upTo) {
 			return nil
 		}
 		if q.left -= len(list); q.paged && (q.left == 0 || q.bytes >= chunkBytes) {
@@ -254,7 +254,7 @@ func (q *rangeQuery) judge(ch, i int, v view) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	reason := v.ev.lost(i, st, v.after, q.upTo)
+	reason := v.ev.lost(i, v.channels[i], st, v.after, q.upTo)
 	if reason == "" && !st.exists && q.after.Less(v.after) {
 		reason = sseproto.ReasonTrimmed // it was there for the page before
 	}

@@ -29,7 +29,7 @@ var (
 
 	appendScript     = newScript(appendLua)
 	leaseScript      = newScript(leaseLua)
-	skipScript       = newScript(redislua.InboxNotes, skipLua)
+	skipScript       = newScript(redislua.InboxNotes, redislua.Globs, skipLua)
 	invalidateScript = newScript(invalidateLua)
 	deleteScript     = newScript(deleteLua)
 )

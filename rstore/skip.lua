@@ -5,7 +5,8 @@
 -- ARGV: epoch, expected watermark, offered position, instance, wait ms,
 --       lease ttl ms, reason, most markers, how long an instance counts as
 --       there (ms), how long after an outage it is known who is there (ms),
---       stream prefix, most entries of a stream, ttl ms.
+--       stream prefix, shortest ttl ms of a policy, policies (see retention), and of each
+--       policy the most entries of a stream, with spaces between.
 -- Answer: as append.lua; for 'wait' the sixth is the ms left, else how many
 --         messages of the stretch the inbox still had.
 local epoch, mark, writer = state(KEYS[1])
@@ -49,7 +50,10 @@ if left > 0 and not (all and by == instance) then
   return {'wait', epoch, mark, holder, writer, left, 0, ''}
 end
 
-local horizon = new_horizon(KEYS[1], mark, ARGV[13])
+local noted = retention(KEYS[1], mark, low, ARGV[12], ARGV[13])
+local policies = ARGV[13] == '' and {{'*', tonumber(ARGV[12])}} or cjson.decode(ARGV[13])
+local most = {}
+for n in string.gmatch(ARGV[14], '%d+') do most[#most + 1] = n end
 
 -- The marker first: should the rest fail, a marker too many is no loss.
 add_marker(KEYS[1], KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
@@ -58,14 +62,21 @@ add_marker(KEYS[1], KEYS[3], mark, low, ARGV[7], instance, tonumber(ARGV[8]))
 -- passed it, and a note tells its position: into its stream with it. Nothing in a
 -- stream lies beyond the watermark, so it goes to the end. A stream that refuses it (a
 -- key of another type) is noted as append.lua does it, and the marker tells of that too.
-local ttl = tonumber(ARGV[13]) + math.max(0, tonumber(string.match(low, '^%d+')) - now)
+local ahead = math.max(0, tonumber((string.match(low, '^%d+'))) - now)
 local saved = 0
+local function policy_of(channel)
+  for i, p in ipairs(policies) do
+    if i == #policies or match_glob(p[1], channel) then return p[2], most[i] end
+  end
+end
 local function save(key, id, at)
   local entry = redis.pcall('XRANGE', key, id, id)[1]
   if not entry then return end -- withdrawn; or the key is no stream any more
   local f = {}
   for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
   local stream = ARGV[11] .. (f.channel or '')
+  local ttl, length = policy_of(f.channel or '')
+  if ttl == 0 then return end -- no history
   local function given(text) return text and text ~= '' and text or nil end
   local message = {'event_type', given(f.event_type) or 'message', 'data', f.data or ''}
   for _, name in ipairs({'id', 'retry'}) do
@@ -74,9 +85,9 @@ local function save(key, id, at)
       message[#message + 1] = f[name]
     end
   end
-  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[12], at, unpack(message))
+  local added = redis.pcall('XADD', stream, 'MAXLEN', '~', length, at, unpack(message))
   if type(added) == 'table' then return reject(KEYS[1], KEYS[5], stream, mark, at) end
-  redis.pcall('PEXPIRE', stream, ttl) -- beyond the IDs in it, see append.lua
+  redis.pcall('PEXPIRE', stream, ttl + ahead) -- beyond the IDs in it, see append.lua
   saved = saved + 1
 end
 for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
@@ -86,8 +97,7 @@ for i = 0, redis.call('LLEN', KEYS[4]) - 1 do
     if less(mark, at) and not less(low, at) then save(key, id, at) end
   end
 end
-redis.call('HSET', KEYS[1], 'watermark', low, 'writer', instance, 'horizon_mark', low, 'ttl', ARGV[13])
-if horizon then redis.call('HSET', KEYS[1], 'horizon', horizon) end
+redis.call('HSET', KEYS[1], 'watermark', low, 'writer', instance, unpack(noted))
 redis.call('HDEL', KEYS[1], 'offer', 'offer_by', 'offer_at', 'offer_mark', 'offered')
 redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])
 return {'ok', epoch, low, instance, writer, saved, 0, ''}

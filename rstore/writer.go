@@ -19,6 +19,7 @@ import (
 type Store struct {
 	// fixed after construction
 	cfg      Config
+	policies policies
 	keys     redisconn.Keys
 	src      Source
 	log      *slog.Logger
@@ -50,7 +51,7 @@ func New(cfg Config, src Source) (*Store, error) {
 	reading.PipelineMultiplex = connections
 	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	s := &Store{
-		cfg: cfg, keys: keys, src: src,
+		cfg: cfg, policies: cfg.policies(), keys: keys, src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
 		tryLease: make(chan struct{}, 1),
 		write:    redisconn.New(cfg.Client, keys.Slot),

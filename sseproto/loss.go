@@ -8,6 +8,9 @@ const (
 	ReasonTrimmed = "trimmed"
 	// ReasonExpired: messages after the Last-Event-ID may have expired by their TTL.
 	ReasonExpired = "expired"
+	// ReasonNotKept: the channel has no history, or had none for a while, and the
+	// Last-Event-ID lies before what memory holds.
+	ReasonNotKept = "not-kept"
 	// ReasonEvicted: messages after the Last-Event-ID may have been evicted by Redis, whose
 	// memory was full.
 	ReasonEvicted = "evicted"

@@ -14,4 +14,9 @@ var (
 	//
 	//go:embed notes.lua
 	InboxNotes string
+
+	// Globs matches channels as sseproto.MatchGlob does.
+	//
+	//go:embed glob.lua
+	Globs string
 )
