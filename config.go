@@ -36,6 +36,10 @@ type Config struct {
 	// forgotten what they missed. Nil: off. &HistoryConfig{} turns it on with its
 	// defaults, which is what most want. Without Redis it is checked and not used.
 	History *HistoryConfig
+	// Policies are for channels of which more, less or nothing is kept. The first that
+	// matches a channel counts; what none matches is kept as History says. The same on all
+	// instances; they may differ while they are changed one after the other.
+	Policies []Policy
 	// Streams is about the clients, their connections and their streams.
 	Streams StreamConfig
 	// Auth decides who may open a stream. Nil: everyone.
@@ -263,6 +267,7 @@ func (c Config) Validate() error {
 	}
 	c.checkFeed(&check)
 	c.checkHistory(&check)
+	c.checkPolicies(&check)
 	c.checkStreams(&check)
 	return check.Err()
 }
@@ -307,6 +312,8 @@ func historyField(name string) string {
 	switch name {
 	case "Client", "Prefix", "Instance":
 		return ""
+	case "Policies":
+		return name
 	}
 	return "History." + name
 }
@@ -402,7 +409,7 @@ func (c *Config) engine() engine.Config {
 		Logger: c.Logger,
 	}
 	if c.History != nil {
-		cfg.HistoryWait, cfg.HistoryReaders, cfg.MaxLast = c.History.Wait, c.History.Readers, max(c.History.MaxLen, 0)
+		cfg.HistoryWait, cfg.HistoryReaders, cfg.MaxLast = c.History.Wait, c.History.Readers, c.longestLen()
 	}
 	return cfg
 }
@@ -439,7 +446,7 @@ func (c *Config) history() rstore.Config {
 	h := c.History
 	cfg := rstore.Config{
 		Prefix: c.Feed.Prefix, Instance: c.Feed.Instance, MaxLen: h.MaxLen, TTL: h.TTL,
-		Window: c.HistoryWindow(), Cap: h.Cap,
+		Window: c.HistoryWindow(), Cap: h.Cap, Policies: c.retention(),
 		BatchSize: h.BatchSize, FlushInterval: h.FlushInterval, GapWait: h.GapWait,
 		Logger: c.Logger,
 	}

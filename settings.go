@@ -15,7 +15,9 @@ func (g *Gateway) settings() []fleet.Setting {
 		{Name: "max message bytes", Value: strconv.Itoa(g.cfg.Streams.MaxMessageBytes), Harmful: true},
 		{Name: "inbox", Value: g.cfg.Feed.Inbox, Harmful: true},
 	}
-	list = append(list, fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel})
+	list = append(list,
+		fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel},
+		fleet.Setting{Name: "policies", Value: g.cfg.policyText()})
 	if g.store == nil {
 		return append(list, fleet.Setting{Name: "history"})
 	}
@@ -33,5 +35,5 @@ func (g *Gateway) keep() time.Duration {
 	if g.store == nil {
 		return time.Hour // somebody else's history
 	}
-	return 2 * g.store.Config().TTL
+	return 2 * g.store.LongestTTL()
 }

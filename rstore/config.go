@@ -57,6 +57,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// The defaults of Config.
+const (
+	DefaultMaxLen = 100
+	DefaultTTL    = time.Hour
+)
+
 // Bounds that are not worth a flag.
 const (
 	// maxBatch keeps one script run, which blocks Redis, below about 30 ms.
@@ -91,10 +97,10 @@ const (
 )
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.MaxLen, 100)
+	setDefault(&c.MaxLen, DefaultMaxLen)
 	setDefault(&c.Cap, defaultCap)
 	c.Cap = max(c.Cap, c.MaxLen)
-	setDefault(&c.TTL, time.Hour)
+	setDefault(&c.TTL, DefaultTTL)
 	setDefault(&c.BatchSize, 100)
 	setDefault(&c.FlushInterval, 10*time.Millisecond)
 	setDefault(&c.LeaseTTL, 800*time.Millisecond)

@@ -110,10 +110,10 @@ func (p *policies) leastTTL() time.Duration {
 	return least
 }
 
-// longestTTL is how long the key of a stream may live.
-func (p *policies) longestTTL() (longest time.Duration) {
-	for i := range p.list {
-		longest = max(longest, p.list[i].TTL)
+// LongestTTL is how long the key of a stream may live behind its last message.
+func (s *Store) LongestTTL() (longest time.Duration) {
+	for i := range s.policies.list {
+		longest = max(longest, s.policies.list[i].TTL)
 	}
 	return longest
 }

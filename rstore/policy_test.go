@@ -258,8 +258,13 @@ func TestPoliciesAreChecked(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config("a")
 	cfg.Policies = []Policy{
-		{Match: ""}, {Match: "\xff"}, {Match: "a"}, {Match: "a"}, {Match: "b", MaxLen: -1},
-		{Match: "c", TTL: time.Microsecond}, {Match: "d", Off: true, MaxLen: 5},
+		{Match: ""},
+		{Match: "\xff"},
+		{Match: "a"},
+		{Match: "a"},
+		{Match: "b", MaxLen: -1},
+		{Match: "c", TTL: time.Microsecond},
+		{Match: "d", Off: true, MaxLen: 5},
 	}
 	err := cfg.Validate()
 	for _, want := range []string{

@@ -25,7 +25,7 @@ const (
 
 // Reasons lists all reasons of a gap event.
 func Reasons() []string {
-	return []string{ReasonUnknownID, ReasonTrimmed, ReasonExpired, ReasonEvicted, ReasonOutage, ReasonOversize, ReasonUnavailable}
+	return []string{ReasonUnknownID, ReasonTrimmed, ReasonExpired, ReasonNotKept, ReasonEvicted, ReasonOutage, ReasonOversize, ReasonUnavailable}
 }
 
 // Oversize returns what stands in the place of a message of the channel that was larger

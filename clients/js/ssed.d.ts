@@ -72,7 +72,7 @@ export interface Message {
 
 /** Messages are missing, or may be. Load the current state from your backend. */
 export interface Gap {
-  /** "unknown-id", "trimmed", "expired", "evicted", "outage", "oversize", "unavailable", or one to come. */
+  /** "unknown-id", "trimmed", "expired", "not-kept", "evicted", "outage", "oversize", "unavailable", or one to come. */
   reason: string;
   /** The one that is concerned. */
   channel?: string;

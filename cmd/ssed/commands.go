@@ -175,7 +175,7 @@ func fileKeys(parser *kong.Kong) map[string]*kong.Flag {
 	keys := map[string]*kong.Flag{}
 	for _, flag := range commandNode(parser, "serve").Flags {
 		if flag.Name != "config" && !flag.Hidden {
-			keys[flag.Name] = flag
+			keys[fileKey(flag.Name)] = flag
 		}
 	}
 	return keys

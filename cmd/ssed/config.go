@@ -86,7 +86,8 @@ func (f *flags) gatewayConfig(p *problems) ssed.Config {
 			Wait:          p.positive("--history-wait", f.HistoryWait),
 			Readers:       p.count("--history-readers", f.HistoryReaders),
 		},
-		Streams: f.streamConfig(p),
+		Policies: p.policies(f.Policy),
+		Streams:  f.streamConfig(p),
 	}
 }
 
@@ -152,6 +153,7 @@ var flagOfField = map[string]string{
 	"History.GapWait":          "--gap-wait",
 	"History.Wait":             "--history-wait",
 	"History.Readers":          "--history-readers",
+	"Policies":                 "--policy",
 	"Streams.SocketMode":       "--listen-mode",
 	"Streams.ReusePort":        "--reuse-port",
 	"Streams.Shards":           "--shards",

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"ssed/engine"
 	"ssed/internal/admin"
@@ -113,6 +114,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 		cfg.Redis.Inbox = feed.Inbox
 		if cfg.Redis.History {
 			cfg.Redis.Window = serve.gateway.HistoryWindow()
+			cfg.Redis.WindowOf = func(channel string) time.Duration { return serve.gateway.PolicyOf(channel).Window }
 		}
 		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, feed.Envelope)
 	}

@@ -30,7 +30,7 @@ func printConfig(w io.Writer, inv *invocation) {
 	fmt.Fprintln(w, "# The effective configuration of", "ssed", versionText())
 	group := ""
 	for _, flag := range inv.node.Flags {
-		if inv.known[flag.Name] == nil {
+		if inv.known[fileKey(flag.Name)] == nil {
 			continue
 		}
 		if flag.Group.Title != group {
@@ -47,10 +47,13 @@ func printConfig(w io.Writer, inv *invocation) {
 // configLine is the line of a flag; a comment for one that has no value.
 func configLine(flag *kong.Flag, from origin) string {
 	if from == fromDefault && !flag.HasDefault {
-		return fmt.Sprintf("# %s:  # not set", flag.Name)
+		return fmt.Sprintf("# %s:  # not set", fileKey(flag.Name))
 	}
-	value := flowText(shown(flag))
-	return fmt.Sprintf("%s: %s  # %s", flag.Name, value, from)
+	value := shown(flag)
+	if flag.Name == policyFlag {
+		value = policyNodes(flag.Target.Interface().([]string))
+	}
+	return fmt.Sprintf("%s: %s  # %s", fileKey(flag.Name), flowText(value), from)
 }
 
 // shown is the value of the flag without its secrets, as YAML.

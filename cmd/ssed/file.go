@@ -29,13 +29,17 @@ func (inv *invocation) applyFile(path string) error {
 			p.add("--config", "%s: unknown key %.60q: the keys are the names of flags, see ssed serve --help", entry.where(path), entry.key)
 			continue
 		}
-		values, err := entry.values(flag.Target.Kind() == reflect.Slice)
+		read := entry.values
+		if flag.Name == policyFlag {
+			read = entry.policies
+		}
+		values, err := read(flag.Target.Kind() == reflect.Slice)
 		if err != nil {
 			p.add("--config", "%s: %s: %w", entry.where(path), entry.key, err)
 			continue
 		}
-		if values != nil && inv.origin(entry.key) == fromDefault && inv.set(entry.key, values) {
-			inv.origins[entry.key] = origin(entry.where(filepath.Base(path)))
+		if values != nil && inv.origin(flag.Name) == fromDefault && inv.set(flag.Name, values) {
+			inv.origins[flag.Name] = origin(entry.where(filepath.Base(path)))
 		}
 	}
 	return errors.Join(p...)

@@ -195,7 +195,8 @@ func TestConfigPrintsAFileThatGivesTheSameConfiguration(t *testing.T) {
 	require.Equal(t, want, got)
 	require.Contains(t, from["drain"], "ssed.yaml line ")
 	for _, f := range allFlags(t) {
-		require.True(t, f.Name == "config" || strings.Contains(text, "\n"+f.Name+": ") || strings.Contains(text, "\n# "+f.Name+":  # not set"), f.Name)
+		key := fileKey(f.Name)
+		require.True(t, key == "config" || strings.Contains(text, "\n"+key+": ") || strings.Contains(text, "\n# "+key+":  # not set"), key)
 	}
 }
 

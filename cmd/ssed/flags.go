@@ -68,7 +68,7 @@ type flags struct {
 
 	History        string `group:"history" default:"on" placeholder:"on|off" help:"Keep messages in Redis for clients that reconnect. Off: only what is in memory."`
 	Inbox          string `group:"history" default:"auto" placeholder:"KEY" help:"Stream to which backends XADD channel and data, so that nothing is lost while no instance runs. The same on every instance, and of this --stream-prefix alone. auto is sse:inbox for the prefix sse:stream:, app:inbox for app:stream:, and inbox:chat: for a prefix such as chat:. off turns it off; it takes --history=on."`
-	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100. Also the most that last=N may ask for."`
+	HistoryMax     string `group:"history" default:"100" placeholder:"N" help:"Messages kept per channel at least; Redis trims in steps of up to 100. Also the most that last=N may ask for, unless a policy keeps more."`
 	HistoryWindow  string `group:"history" default:"auto" placeholder:"TIME" help:"Messages younger than that are kept as well, up to --history-cap, so that clients who change to another instance miss nothing. auto: the longest time of --retry, --drain and 15s. 0: --history-max alone counts."`
 	HistoryCap     string `group:"history" default:"50000" placeholder:"N" help:"Most messages kept per channel, whatever --history-window says."`
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"Delete a channel's history when no message came for this long."`
@@ -77,6 +77,8 @@ type flags struct {
 	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance can go on where the history ends, the missing stretch is given up: at once when all that are there have said so, else after this. At least 250ms."`
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
+
+	Policy []string `group:"history" sep:";" placeholder:"GLOB=NAME:VALUE,…" help:"What holds for channels that match, such as chat:*=history-max:10000,history-ttl:10m or live:*=history:off. Names are history-max, history-ttl, history-window and history. Repeat the flag, or put ; between. The first that matches a channel counts. In the file: a list, policies. The same on every instance."`
 
 	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the dashboard, the API, POST /publish, /metrics, /health and /ready. off turns it off."`
 	AdminToken     string `group:"admin" placeholder:"TEXT" help:"Token for the admin listener: programs send it as bearer token, browsers as password. It allows everything. /health and /ready need none. The command line is visible to other users: give it by environment or file."`

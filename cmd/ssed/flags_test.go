@@ -93,6 +93,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--history-max":                 "-1",
 		"--inbox":                       "two words",
 		"--history-ttl":                 "1",
+		"--policy":                      "chat:*",
 		"--batch-size":                  "1.5",
 		"--flush-interval":              "0",
 		"--gap-wait":                    "100ms",

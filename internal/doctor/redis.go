@@ -29,6 +29,8 @@ type Redis struct {
 	History bool
 	// Window is how far back the history of a busy channel has to reach. 0: as it comes.
 	Window time.Duration
+	// WindowOf is the same for channels that have one of their own. Nil: none has.
+	WindowOf func(channel string) time.Duration
 	// Inbox is the stream that backends add to. Empty: none.
 	Inbox string
 }

@@ -24,6 +24,7 @@ type kept struct {
 	length      int64
 	trimmed     bool
 	first, last time.Time
+	window      time.Duration // how far back it should reach
 }
 
 // span is how much time the history holds.
@@ -60,11 +61,14 @@ func (d *redisDoctor) window(ctx context.Context) {
 	var worst *kept
 	for i := range histories {
 		k := &histories[i]
-		if now.Sub(k.last) > d.Window {
+		if k.window = d.Window; d.WindowOf != nil {
+			k.window = d.WindowOf(k.channel)
+		}
+		if now.Sub(k.last) > k.window {
 			continue
 		}
 		busy++
-		if k.trimmed && k.span() < d.Window && (worst == nil || worst.perSecond() < k.perSecond()) {
+		if k.trimmed && k.span() < k.window && (worst == nil || worst.perSecond() < k.perSecond()) {
 			worst = k
 		}
 	}
@@ -73,8 +77,8 @@ func (d *redisDoctor) window(ctx context.Context) {
 		return
 	}
 	d.warn(check, fmt.Sprintf("channel %q has %.0f messages/s, and its history reaches back %v of %v: clients who change to another instance may miss some",
-		worst.channel, worst.perSecond(), worst.span().Round(time.Millisecond), d.Window),
-		fmt.Sprintf("--history-cap %.0f on all instances, or a shorter --history-window", math.Ceil(worst.perSecond()*d.Window.Seconds()*1.2)))
+		worst.channel, worst.perSecond(), worst.span().Round(time.Millisecond), worst.window),
+		fmt.Sprintf("--history-cap %.0f on all instances, or a shorter --history-window", math.Ceil(worst.perSecond()*worst.window.Seconds()*1.2)))
 }
 
 // streams finds histories, the first that Redis comes across.

@@ -1,0 +1,102 @@
+package ssed
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ssed/internal/invalid"
+	"ssed/rstore"
+	"ssed/sseproto"
+)
+
+// Policy says what is kept of the channels that Match matches. A field that is zero means
+// what HistoryConfig says for all channels.
+type Policy struct {
+	// Match is a glob as in FeedConfig.Patterns, 1 to 256 bytes of UTF-8.
+	Match string
+	// NoHistory: nothing of these channels is written to Redis. A client that comes back
+	// from before what memory holds gets a gap event with the reason not-kept.
+	NoHistory bool
+	MaxLen    int           // as HistoryConfig.MaxLen
+	TTL       time.Duration // as HistoryConfig.TTL
+	Window    time.Duration // as HistoryConfig.Window; negative: MaxLen alone counts
+}
+
+// String is the policy as the flag --policy takes it.
+func (p Policy) String() string {
+	var words []string
+	if p.NoHistory {
+		words = append(words, "history:off")
+	}
+	if p.MaxLen != 0 {
+		words = append(words, "history-max:"+strconv.Itoa(p.MaxLen))
+	}
+	if p.TTL != 0 {
+		words = append(words, "history-ttl:"+p.TTL.String())
+	}
+	if p.Window != 0 {
+		words = append(words, "history-window:"+max(p.Window, 0).String())
+	}
+	return p.Match + "=" + strings.Join(words, ",")
+}
+
+// PolicyOf is what holds for a channel: the first of Policies that matches it, filled in
+// with what holds for all channels. Match is empty when none does. The times and the
+// length are zero without a history.
+func (c *Config) PolicyOf(channel string) Policy {
+	p := Policy{}
+	for _, of := range c.Policies {
+		if sseproto.MatchGlob(of.Match, channel) {
+			p = of
+			break
+		}
+	}
+	if c.History == nil || c.Redis == nil || p.NoHistory {
+		return Policy{Match: p.Match, NoHistory: true}
+	}
+	setDefault(&p.MaxLen, c.History.MaxLen)
+	setDefault(&p.MaxLen, rstore.DefaultMaxLen)
+	setDefault(&p.TTL, c.History.TTL)
+	setDefault(&p.TTL, rstore.DefaultTTL)
+	if p.Window == 0 {
+		p.Window = c.HistoryWindow()
+	}
+	p.Window = max(p.Window, 0)
+	return p
+}
+
+// longestLen is the largest MaxLen of a policy, or of History: 0 for the default.
+func (c *Config) longestLen() int {
+	longest := max(c.History.MaxLen, 0)
+	for _, p := range c.Policies {
+		if p.MaxLen > max(longest, rstore.DefaultMaxLen) {
+			longest = p.MaxLen
+		}
+	}
+	return longest
+}
+
+// retention is the part of the policies that the history has.
+func (c *Config) retention() (list []rstore.Policy) {
+	for _, p := range c.Policies {
+		list = append(list, rstore.Policy{Match: p.Match, Off: p.NoHistory, MaxLen: p.MaxLen, TTL: p.TTL, Window: p.Window})
+	}
+	return list
+}
+
+func (c *Config) checkPolicies(check *invalid.Check) {
+	for _, p := range c.Policies {
+		check.If(p.TTL > 0 && p.TTL < minHistoryTTL, "Policies", "%.70q: history-ttl: %v is less than %v", p.Match, p.TTL, minHistoryTTL)
+	}
+}
+
+// policyText is all of them, for the comparison of instances.
+func (c *Config) policyText() string {
+	words := make([]string, len(c.Policies))
+	for i, p := range c.Policies {
+		words[i] = fmt.Sprintf("%q", p.String())
+	}
+	return strings.Join(words, " ")
+}
