@@ -306,3 +306,24 @@ return out`
 	}
 	require.Greater(t, matched, 500)
 }
+
+// A start at a time judges by the policy of each channel too: where more was there than is
+// left, it is the first event that is left.
+func TestStartsFollowPolicies(t *testing.T) {
+	w := newWorld(t)
+	w.base -= 100_000
+	w.clock("e1")
+	log := newTestLog(w.id(0, 0))
+	wr := w.with(log, nil, policiesOf(Policy{Match: "short", TTL: 50 * time.Second}, Policy{Match: "live", Off: true}))
+	names := []string{"short", "live", "plain"}
+	var list []message
+	for _, name := range names {
+		list = append(list, message{w.id(90_000, len(list)+1), name, "x"})
+	}
+	log.commit(w.id(95_000, 0), list...)
+	w.settle(wr)
+	at := sseproto.StartPoint{Kind: sseproto.FromTime, Time: w.id(10_000, 0).Ms}
+	from, _, err := wr.Starts(t.Context(), names, at, nil, w.id(95_000, 0))
+	require.NoError(t, err)
+	require.Equal(t, []sseproto.ID{list[0].id, {}, w.id(10_000, 0)}, from)
+}

@@ -101,7 +101,7 @@ func (q *startQuery) find(ctx context.Context) (from []sseproto.ID, written ssep
 	from = make([]sseproto.ID, len(answers))
 	for i, a := range answers {
 		if from[i] = a.id; q.at.Kind == sseproto.FromTime {
-			if from[i], err = q.fromTime(a, ev); err != nil {
+			if from[i], err = q.fromTime(q.channels[i], a, ev); err != nil {
 				return nil, written, err
 			}
 		}
@@ -110,7 +110,7 @@ func (q *startQuery) find(ctx context.Context) (from []sseproto.ID, written ssep
 }
 
 // fromTime is where a channel starts at a time.
-func (q *startQuery) fromTime(a startAnswer, ev evidence) (from sseproto.ID, err error) {
+func (q *startQuery) fromTime(channel string, a startAnswer, ev evidence) (from sseproto.ID, err error) {
 	from.Ms = q.at.Time
 	if !a.id.IsZero() {
 		from.Ms = a.id.Ms // all of that tick
@@ -122,7 +122,7 @@ func (q *startQuery) fromTime(a startAnswer, ev evidence) (from sseproto.ID, err
 	if err != nil || isOther {
 		return from, err
 	}
-	if ev.reachesBack(st, from) {
+	if ev.reachesBack(channel, st, from) {
 		return from, nil
 	}
 	if st.length == 0 || !st.exists {
@@ -133,8 +133,11 @@ func (q *startQuery) fromTime(a startAnswer, ev evidence) (from sseproto.ID, err
 
 // reachesBack reports whether a stream has all that the log knew of its channel behind a
 // position, but for what is lost in between.
-func (ev *evidence) reachesBack(st streamState, after sseproto.ID) bool {
+func (ev *evidence) reachesBack(channel string, st streamState, after sseproto.ID) bool {
+	absent, unkept, off := ev.keeping.of(channel, ev.latest)
 	switch {
+	case off || after.Less(unkept):
+		return false
 	case len(ev.markers) > 0 && ev.markers[0].from.IsZero() && after.Less(ev.markers[0].to): // the log was not there
 		return false
 	case st.trimmed(after) && (st.length == 0 || after.Less(st.first)):
@@ -142,7 +145,7 @@ func (ev *evidence) reachesBack(st streamState, after sseproto.ID) bool {
 	case st.wholeSince(after):
 		return true
 	}
-	return !after.Less(ev.expired) && !after.Less(ev.evicted) && !st.torn(after, sseproto.MaxID)
+	return !after.Less(later(ev.expired, absent)) && !after.Less(ev.evicted) && !st.torn(after, sseproto.MaxID)
 }
 
 // findLast goes back over the streams, run by run.
