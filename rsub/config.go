@@ -32,6 +32,14 @@ type Config struct {
 	Client rueidis.ClientOption
 	// Patterns are subscribed to with PSUBSCRIBE. At least one.
 	Patterns []string
+	// Sharded says how messages come. False: backends PUBLISH, and the patterns are subscribed
+	// to. True: backends SPUBLISH on one shard channel (Feed.ShardChannel) the channel, a line
+	// feed and the payload. All of them are numbered, whatever the patterns are. All instances
+	// of a prefix have it alike: it is part of the fingerprint.
+	//
+	// In a Redis Cluster Redis copies what is published without it to every node, and may lose
+	// it on the way: then ticks tell of it, which takes the right to CLUSTER LINKS.
+	Sharded bool
 	// Prefix is the prefix of the streams; the clock key and the control channel
 	// have it in their names. Instances that work together have the same one.
 	Prefix string
@@ -120,7 +128,6 @@ func (c *Config) validate() error {
 	for _, err := range redisconn.Check(c.Client) {
 		check.Add("Client", "%w", err)
 	}
-	check.If(redisconn.IsCluster(c.Client), "Client", "several addresses without master_set, and no feed of a Redis Cluster")
 	check.If(len(c.Patterns) == 0, "Patterns", "no pattern given")
 	for _, p := range c.Patterns {
 		check.If(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "Patterns", "%.50q is not 1 to %d bytes without NUL", p, maxPatternBytes)

@@ -47,7 +47,7 @@ func startEarlier(t testing.TB, url, name string) *earlierInstance {
 	option, err := rueidis.ParseURL(url)
 	require.NoError(t, err)
 	e := &earlierInstance{t: t, name: name, keys: redisconn.MakeKeys(testPrefix), ids: map[string]sseproto.ID{}}
-	e.fingerprint, e.description = Fingerprint([]string{"*"}, false)
+	e.fingerprint, e.description = Fingerprint([]string{"*"}, Rules{})
 	e.seq.fingerprint = e.fingerprint
 	e.client, err = rueidis.NewClient(redisconn.Options(option))
 	require.NoError(t, err)

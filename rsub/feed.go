@@ -76,7 +76,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		began:    time.Now(),
 		client:   redisconn.New(cfg.Client, keys.Slot),
 	}
-	f.description = f.patterns.describe(cfg.Envelope)
+	f.description = f.patterns.describe(Rules{Envelope: cfg.Envelope, Sharded: cfg.Sharded})
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.results = newResults(&f.counters, cfg.Feeds)

@@ -44,6 +44,8 @@ type findings struct {
 	refused    finding[refusal]
 	oversize   finding[outsized]
 	mismatches finding[mismatch]
+	unframed   finding[int] // bytes
+	bus        finding[uint64]
 }
 
 // refusal is a tick that was refused.
@@ -79,6 +81,13 @@ func (f *Feed) tell() {
 	if m, dropped, ok := f.found.oversize.take(); ok {
 		log.Warn("redis: message over the limit dropped", "id", m.id, "bytes", m.bytes,
 			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
+	}
+	if n, dropped, ok := f.found.unframed.take(); ok {
+		log.Warn("redis: message of the shard channel without a line for its channel dropped",
+			"shardChannel", f.keys.Messages, "bytes", n, "dropped", dropped)
+	}
+	if t, dropped, ok := f.found.bus.take(); ok {
+		log.Warn("redis: a link of the cluster bus was lost, messages of other nodes may be missing", "after", t, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.mismatches.take(); ok {
 		log.Error("redis: instances saw different messages, this is a bug", "caller", m.tick.caller,

@@ -212,7 +212,7 @@ end
 local function given(text) return text and text ~= '' and text or nil end
 
 -- What is published for an entry, or nil and why nothing can be.
-local function payload_of(fields, envelope, most)
+local function payload_of(fields, envelope, most, shard)
   local event, id, retry = given(fields.event_type), given(fields.id), given(fields.retry)
   local typed = event or id or retry
   local payload = fields.data
@@ -224,7 +224,7 @@ local function payload_of(fields, envelope, most)
     end
   end
   if most > 0 and #payload > most then return nil, 'size' end
-  if not redis.acl_check_cmd('PUBLISH', fields.channel, '') then return nil, 'denied' end
+  if shard == '' and not redis.acl_check_cmd('PUBLISH', fields.channel, '') then return nil, 'denied' end
   return payload
 end
 
@@ -234,9 +234,12 @@ end
 -- report.
 --   o: notes, key, aside, holes (keys), streams (prefix), watermark, verdicts (by id:
 --      '' or why not), t, most, bytes, batches, aside_most, payload_most (bounds),
---      envelope, may_move, control (channel of the ticks)
+--      envelope, may_move, control (channel of the ticks), shard (channel of messages)
 local function serve_inbox(o)
   local report = {acknowledged = 0, refused = {}, asked = {}}
+  if o.shard ~= '' and not redis.acl_check_cmd('SPUBLISH', o.shard, '') then
+    error({err = 'NOPERM this user may not SPUBLISH on ' .. o.shard})
+  end
   -- What nobody is there to number stays where it is.
   o.may_move = o.may_move and (not next(o.verdicts) or redis.call('PUBSUB', 'NUMSUB', o.control)[2] > 0)
   local newest, is_reclaimed = acknowledge(o, report)
@@ -261,7 +264,7 @@ local function serve_inbox(o)
       return #report.asked < o.most and asked_bytes < o.bytes
     end
     local payload
-    if verdict == '' then payload, verdict = payload_of(fields, o.envelope, o.payload_most) end
+    if verdict == '' then payload, verdict = payload_of(fields, o.envelope, o.payload_most, o.shard) end
     bytes = bytes + size
     if payload then
       ids[#ids + 1] = id

@@ -57,21 +57,31 @@ func (ps patternSet) match(channel string) bool {
 
 // describe returns the readable form of all that decides which messages are
 // counted, and as which events they are delivered.
-func (ps patternSet) describe(envelope bool) string {
+func (ps patternSet) describe(r Rules) string {
 	quoted := make([]string, len(ps))
 	for i, p := range ps {
 		quoted[i] = fmt.Sprintf("%q", p)
 	}
 	text := fmt.Sprintf("numbering=%d exclude=%q patterns=[%s]", numbering, reservedPrefix+"*", strings.Join(quoted, " "))
-	if envelope {
+	if r.Envelope {
 		text += " envelope=json"
+	}
+	if r.Sharded {
+		text += " feed=sharded"
 	}
 	return text
 }
 
+// Rules are what instances have to have in common, beside the patterns, to number and
+// to deliver alike. See the fields of Config.
+type Rules struct {
+	Envelope bool
+	Sharded  bool
+}
+
 // Fingerprint returns what Feed.Fingerprint does, for a feed that is not there.
-func Fingerprint(patterns []string, envelope bool) (short, readable string) {
-	readable = newPatternSet(patterns).describe(envelope)
+func Fingerprint(patterns []string, r Rules) (short, readable string) {
+	readable = newPatternSet(patterns).describe(r)
 	return fingerprint(readable), readable
 }
 

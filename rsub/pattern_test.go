@@ -46,12 +46,13 @@ func TestOneCopyOfEachMessageIsCanonical(t *testing.T) {
 }
 
 func TestFingerprintIsOfTheSetOfPatterns(t *testing.T) {
-	f := func(p ...string) string { return fingerprint(newPatternSet(p).describe(false)) }
+	f := func(p ...string) string { return fingerprint(newPatternSet(p).describe(Rules{})) }
 	require.Equal(t, f("a", "b"), f("b", "a", "b"))
 	require.NotEqual(t, f("a", "b"), f("a"))
 	require.NotEqual(t, f("a b"), f("a", "b"))
 	require.NotEqual(t, f(`a" "b`), f("a", "b"))
-	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(true)))
+	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(Rules{Envelope: true})))
+	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(Rules{Sharded: true})))
 }
 
 func TestNewNamesEveryProblem(t *testing.T) {

@@ -113,8 +113,8 @@ func (f *Feed) send(ctx context.Context, p *publishBatch, messages []OutMessage,
 	if err != nil {
 		return list, err
 	}
-	args := make([]string, 0, 3+2*len(messages))
-	args = append(args, f.keys.Control, f.cfg.Instance, p.name())
+	args := make([]string, 0, 4+2*len(messages))
+	args = append(args, f.keys.Control, f.cfg.Instance, p.name(), f.shardChannel())
 	for _, m := range messages {
 		args = append(args, m.Channel, m.Payload)
 	}

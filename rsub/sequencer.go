@@ -45,6 +45,7 @@ type sequencer struct {
 	node   string      // run_id of the server that the connection hangs on
 	term   string      // of that server, see tick; "" when not known
 	epoch  string      // of the last tick
+	links  string      // of the last tick
 	last   sseproto.ID // position reached; its Ms is the last good tick
 	now    interval    // since the last good tick
 	past   history
@@ -86,6 +87,12 @@ func (s *sequencer) tick(t tick) step {
 		// on the other one meanwhile be lost without a word. So the next span tells: of the
 		// same server, and nothing is taken back.
 		return s.stop(CauseProbe, false)
+	case s.state == synced && t.links != s.links && t.t > s.last.Ms:
+		// Since the last tick a node of the cluster had no link to ours, or another one: what
+		// was published there may be lost. From this tick on nothing is, so it opens a span.
+		st := s.stop(CauseBus, true)
+		s.state = unsynced
+		return st
 	case t.t <= s.last.Ms:
 		// The clock key was tampered with, or is new and its maker had not seen
 		// what we have: number on from here and IDs would repeat. Whoever resyncs
@@ -103,7 +110,7 @@ func (s *sequencer) tick(t tick) step {
 		s.past.put(s.now)
 		st.own, st.differs = s.compare(t.checksum)
 	}
-	s.epoch = t.epoch
+	s.epoch, s.links = t.epoch, t.links
 	s.last = sseproto.ID{Ms: t.t}
 	s.now = interval{start: t.t}
 	st.id = s.last

@@ -200,9 +200,12 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, iv, got)
 	}
-	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and more")
+	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links more")
 	require.NoError(t, err)
-	require.Equal(t, tick{12, "e", id(5, 6), "fp", "node", interval{3, 2, 10}, "caller", "7-0,7-1", "and"}, got)
+	require.Equal(t, tick{
+		t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", checksum: interval{3, 2, 10},
+		caller: "caller", batch: "7-0,7-1", term: "and", links: "links",
+	}, got)
 	got, err = parseTick("tick 12 e 5-6 fp node - caller  term")
 	require.NoError(t, err)
 	require.Equal(t, tick{t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", caller: "caller", term: "term"}, got)

@@ -24,13 +24,16 @@ const (
 	CauseConfigMismatch
 	// CauseMalformed: a tick that cannot be read.
 	CauseMalformed
+	// CauseBus: between two ticks a node of the cluster lost its link to the one that the
+	// connection hangs on, and with it perhaps messages.
+	CauseBus
 	// CauseShutdown: Run is ending.
 	CauseShutdown
 
 	causes // how many
 )
 
-var causeNames = [causes]string{"disconnect", "node", "readonly", "probe", "order", "foreign", "malformed", "shutdown"}
+var causeNames = [causes]string{"disconnect", "node", "readonly", "probe", "order", "foreign", "malformed", "bus", "shutdown"}
 
 // String returns the label of the cause for metrics.
 func (c Cause) String() string { return causeNames[c] }
@@ -52,6 +55,8 @@ type Stats struct {
 	Reserved   uint64 // on channels that begin with "__", through a pattern
 	Oversize   uint64 // numbered and left out, for which the sink got the place
 	Unaskable  uint64 // numbered and left out: no client can ask for a channel of this name
+	Unmatched  uint64 // of the shard channel, numbered and left out: none of the patterns has the channel, or it is reserved
+	Unframed   uint64 // of the shard channel, numbered and left out: it names no channel
 
 	TicksSeen           uint64            // accepted
 	TicksSent           uint64            // published by this instance
@@ -86,7 +91,7 @@ type Stats struct {
 // counters are the live form of Stats.
 type counters struct {
 	// A message is counted in one of these, once: no sum or snapshot goes back.
-	passed, oversize, unaskable, unnumbered, overlaps, reserved atomic.Uint64
+	passed, oversize, unaskable, unmatched, unframed, unnumbered, overlaps, reserved atomic.Uint64
 
 	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
 	connects, epochChanges, checksumMismatches  atomic.Uint64
@@ -112,7 +117,7 @@ func (c *counters) lag(d time.Duration) {
 func (c *counters) snapshot() Stats {
 	s := Stats{
 		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unaskable: c.unaskable.Load(), Unnumbered: c.unnumbered.Load(),
-		Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
+		Unmatched: c.unmatched.Load(), Unframed: c.unframed.Load(), Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
 		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),
@@ -121,7 +126,7 @@ func (c *counters) snapshot() Stats {
 		ResultsRefused: c.resultsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
-	s.Numbered = s.Delivered + s.Oversize + s.Unaskable
+	s.Numbered = s.Delivered + s.Oversize + s.Unaskable + s.Unmatched + s.Unframed
 	for i := range c.lagCounts {
 		s.LagCounts[i] = c.lagCounts[i].Load()
 	}

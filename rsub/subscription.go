@@ -212,9 +212,11 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 	s.node, s.term, s.confirmed, s.ready = server.RunID(), server.Term(), 0, make(chan struct{})
 	s.wanted.Store(0)
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: h.onMessage, OnSubscription: h.onSubscription})
-	cmds := rueidis.Commands{
-		conn.B().Subscribe().Channel(s.feed.keys.Control).Build(),
-		conn.B().Psubscribe().Pattern(s.feed.patterns...).Build(),
+	cmds := rueidis.Commands{conn.B().Subscribe().Channel(s.feed.keys.Control).Build()}
+	if s.feed.cfg.Sharded {
+		cmds = append(cmds, conn.B().Ssubscribe().Channel(s.feed.keys.Messages).Build())
+	} else {
+		cmds = append(cmds, conn.B().Psubscribe().Pattern(s.feed.patterns...).Build())
 	}
 	if earlier := s.feed.keys.EarlierControl; earlier != "" {
 		// First, so that it is there when the rest is. Who may not needs no earlier versions.
@@ -400,8 +402,8 @@ func (s *subscription) ended(st step) {
 func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
 	switch {
 	case m.Channel != "" && m.Channel == s.feed.keys.EarlierControl:
-	case m.Kind == "subscribe", m.Kind == "psubscribe":
-		if s.confirmed++; s.confirmed == 1+len(s.feed.patterns) {
+	case m.Kind == "subscribe", m.Kind == "psubscribe", m.Kind == "ssubscribe":
+		if s.confirmed++; s.confirmed == s.feed.channels() {
 			s.seq.subscribe(s.node, s.term)
 			close(s.ready)
 		}
@@ -413,6 +415,7 @@ func (s *subscription) onSubscription(m rueidis.PubSubSubscription) {
 // onMessage is the way of every message. It allocates nothing.
 func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	c := &s.feed.counters
+	sharded := m.Pattern == "" && m.Channel == s.feed.keys.Messages // the control channel has another name
 	if m.Pattern != "" && Reserved(m.Channel) {
 		// No sign of life: a sentinel says hello on every server, the wrong one too.
 		c.reserved.Add(1)
@@ -421,6 +424,9 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 	}
 	s.received.Add(1)
 	switch {
+	case sharded:
+		s.onSharded(m.Message)
+		return
 	case m.Pattern == "":
 		if m.Channel == s.feed.keys.EarlierControl && m.Channel != "" {
 			s.onEarlierControl(m.Message)
@@ -432,28 +438,40 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 		c.overlaps.Add(1)
 		return
 	}
-	id, ok := s.seq.message(m.Channel, m.Message)
+	if id, ok := s.number(m.Channel, m.Message); ok {
+		s.deliver(id, m.Channel, m.Message)
+	}
+}
+
+// number gives the next message its position. False: it has none.
+func (s *subscription) number(channel, payload string) (sseproto.ID, bool) {
+	id, ok := s.seq.message(channel, payload)
 	if !ok {
-		c.unnumbered.Add(1)
-		return
+		s.feed.counters.unnumbered.Add(1)
 	}
+	return id, ok
+}
+
+// deliver gives a message of one of the patterns to the sink, or counts why not.
+func (s *subscription) deliver(id sseproto.ID, channel, payload string) {
+	c := &s.feed.counters
 	if s.awaited != nil {
-		s.noteOwn(id, m.Channel)
+		s.noteOwn(id, channel)
 	}
-	if !sseproto.IsChannel(m.Channel) {
+	if !sseproto.IsChannel(channel) {
 		c.unaskable.Add(1)
 		return
 	}
 	// An entry of the inbox had the limit of the instance that published it, and does
 	// not come again: it is delivered whatever the limit is here.
-	if limit := s.feed.cfg.MaxMessageBytes; limit > 0 && len(m.Message) > limit && id.Seq > s.entries {
+	if limit := s.feed.cfg.MaxMessageBytes; limit > 0 && len(payload) > limit && id.Seq > s.entries {
 		c.oversize.Add(1)
-		s.feed.found.oversize.note(outsized{id, len(m.Message)})
-		s.out.oversize(id, m.Channel)
+		s.feed.found.oversize.note(outsized{id, len(payload)})
+		s.out.oversize(id, channel)
 		return
 	}
 	c.passed.Add(1)
-	s.out.append(id, m.Channel, m.Message)
+	s.out.append(id, channel, payload)
 }
 
 // onControl takes a message of the control channel.
@@ -508,6 +526,11 @@ func (s *subscription) onTick(t tick) {
 		s.out.commit(st.id, t.watermark)
 	case end, lose:
 		s.ended(st)
+		if st.cause == CauseBus {
+			s.feed.found.bus.note(st.id.Ms)
+			s.onTick(t) // it opens the next span
+			return
+		}
 		s.refused(st, t)
 	case refuse:
 		s.refused(st, t)

@@ -32,6 +32,7 @@ type tick struct {
 	checksum    interval
 	caller      string
 	batch       string // ids of the entries of the inbox right behind it, with commas between
+	links       string // of a cluster: another one when a node's link to this one is another. "" where nothing comes by it
 	term        string // master_replid2 of the server: another one with each promotion. "" from earlier versions
 }
 
@@ -45,7 +46,7 @@ func (t *tick) entries() uint64 {
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term>]]
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term> [<links>]]]
 //
 // The batch is empty, between two spaces, when a term but no batch follows. Further words are left for later versions.
 func parseTick(s string) (tick, error) {
@@ -59,6 +60,9 @@ func parseTick(s string) (tick, error) {
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
-	w = append(w, "", "")
-	return tick{t, w[2], watermark, w[4], w[5], checksum, w[7], w[8], w[9]}, nil
+	w = append(w, "", "", "")
+	return tick{
+		t: t, epoch: w[2], watermark: watermark, fingerprint: w[4], node: w[5], checksum: checksum,
+		caller: w[7], batch: w[8], term: w[9], links: w[10],
+	}, nil
 }

@@ -10,11 +10,13 @@
 --      11 how long after the end of the lead a fingerprint still counts, ms
 --      12 control channel of earlier versions, if it is another one, else ""
 --      13 index of the instances  14 what their owner keys begin with
+--      15 shard channel for all messages, or "": each on its own channel
+--      16 "1": tells of the links by which messages come from other nodes of a cluster
 --      with an inbox, whose bounds are:
---      15 messages and 16 bytes of a batch  17 batches  18 refused entries
---      19 bytes of a payload, 0 for any; and 20 "1": payloads are envelopes
---      21 prefix of the streams  22 how long after a change of the server nothing
---      is moved, ms  23 how many reclaims, which follow: t and ids of each; then id
+--      17 messages and 18 bytes of a batch  19 batches  20 refused entries
+--      21 bytes of a payload, 0 for any; and 22 "1": payloads are envelopes
+--      23 prefix of the streams  24 how long after a change of the server nothing
+--      is moved, ms  25 how many reclaims, which follow: t and ids of each; then id
 --      and verdict of an entry, and so on
 -- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, …} |
 --         {"led", t, time, leader, node, reclaims, epoch, owner} |
@@ -75,7 +77,7 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 local inbox
 local failed_reclaim, owner = '', ''
-if #KEYS > 1 then owner = other_owner(KEYS[3], ARGV[21]) end
+if #KEYS > 1 then owner = other_owner(KEYS[3], ARGV[23]) end
 if #KEYS > 1 and owner == '' then
   local base, since = tonumber(f[9]) or 0, tonumber(f[10]) or 0
   if f[8] ~= node then
@@ -83,13 +85,14 @@ if #KEYS > 1 and owner == '' then
     redis.call('HSET', KEYS[1], 'inbox_node', node, 'inbox_base', text(base), 'inbox_since', text(since))
   end
   inbox = {
-    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[21],
-    most = tonumber(ARGV[15]), bytes = tonumber(ARGV[16]), batches = tonumber(ARGV[17]),
-    aside_most = ARGV[18], payload_most = tonumber(ARGV[19]), envelope = ARGV[20] == '1',
-    may_move = math.abs(now - since) >= tonumber(ARGV[22]), verdicts = {},
+    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[23],
+    most = tonumber(ARGV[17]), bytes = tonumber(ARGV[18]), batches = tonumber(ARGV[19]),
+    aside_most = ARGV[20], payload_most = tonumber(ARGV[21]), envelope = ARGV[22] == '1',
+    may_move = math.abs(now - since) >= tonumber(ARGV[24]), verdicts = {},
   }
-  local forgotten, reclaims_end = {}, 23 + 2 * tonumber(ARGV[23])
-  for i = 24, reclaims_end, 2 do
+  inbox.shard = ARGV[15]
+  local forgotten, reclaims_end = {}, 25 + 2 * tonumber(ARGV[25])
+  for i = 26, reclaims_end, 2 do
     local at, ids = ARGV[i], {}
     for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
     if tonumber(at) > base then forgotten[#forgotten + 1] = {at, ids} end -- else this server knows the tick, and all since
@@ -110,6 +113,22 @@ local free = leader == caller or ends <= now or inbox and f[13] ~= leader
 local epoch = f[2] or ARGV[5]
 if ARGV[1] == 'lead' and not free then
   return {'led', text(stored), text(now), leader, node, failed_reclaim, epoch, owner}
+end
+
+-- What is published on another node comes by its link to this one. When that is cut, what
+-- was under way is lost, and nobody says so but this list.
+local links
+if ARGV[16] == '1' then
+  local list, names = redis.pcall('CLUSTER', 'LINKS'), {}
+  if list.err then -- nothing is written yet
+    return redis.error_reply('NOLINKS ' .. list.err)
+  end
+  for i, link in ipairs(list) do
+    local l = as_table(link)
+    if l.direction == 'from' then names[#names + 1] = l.node .. ' ' .. text(l['create-time']) end
+  end
+  table.sort(names)
+  links = redis.sha1hex(table.concat(names, ','))
 end
 
 local watermark = f[3] or '0-0'
@@ -150,7 +169,7 @@ end
 local answer = {'tick', t, text(now), leader, node, failed_reclaim, epoch, owner}
 local batch, report = {}, nil
 if inbox and leader == caller then
-  keep_owner(KEYS[3], ARGV[21])
+  keep_owner(KEYS[3], ARGV[23])
   inbox.t, inbox.control = t, ARGV[9]
   local ok
   ok, batch, report = pcall(serve_inbox, inbox)
@@ -161,12 +180,19 @@ if inbox and leader == caller then
 end
 
 local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term}
+if links then words[#words + 1] = links end
 local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end
   return failed
 end
 if tells_earlier then redis.pcall('PUBLISH', ARGV[12], table.concat(words, ' ')) end
-for _, message in ipairs(batch) do redis.call('PUBLISH', message[1], message[2]) end
+for _, message in ipairs(batch) do
+  if ARGV[15] ~= '' then
+    redis.call('SPUBLISH', ARGV[15], message[1] .. '\n' .. message[2])
+  else
+    redis.call('PUBLISH', message[1], message[2])
+  end
+end
 if report then append_report(answer, report, #batch) end
 return answer

@@ -74,7 +74,7 @@ func (t *ticker) join() {
 	}
 }
 
-// run ends with ctx, or with ErrConfigMismatch or ErrInboxOwned before anything was ever synced.
+// run ends with ctx, or with ErrConfigMismatch, ErrInboxOwned or ErrNoLinks before anything was ever synced.
 func (t *ticker) run(ctx context.Context) error {
 	timer := time.NewTimer(t.pause())
 	defer timer.Stop()
@@ -146,6 +146,9 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 		t.feed.readOnly(client)
 		t.feed.client.Discard(client)
 	}
+	if redisconn.Code(err) == "NOLINKS" {
+		err = fmt.Errorf("%w: %w", ErrNoLinks, err)
+	}
 	if redisconn.Code(err) == redisconn.CodeWrongType { // all else that it uses is in a pcall
 		err = fmt.Errorf("key %s: %w", t.feed.keys.Clock, err)
 	}
@@ -188,6 +191,7 @@ func (t *ticker) args(mode string) []string {
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(mismatchFor.Milliseconds(), 10),
 		f.keys.EarlierControl, f.keys.Instances, f.keys.Owners(),
+		f.shardChannel(), f.tellsLinks(),
 	}
 }
 
@@ -246,7 +250,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 	f.counters.tickErrors.Add(1)
 	f.trouble.Store(&err)
 	foreign := errors.Is(err, ErrConfigMismatch)
-	if foreign && !f.everSynced.Load() || errors.Is(err, ErrInboxOwned) {
+	if foreign && !f.everSynced.Load() || errors.Is(err, ErrInboxOwned) || errors.Is(err, ErrNoLinks) && !f.everSynced.Load() {
 		return true
 	}
 	level := f.cfg.Logger.Warn

@@ -116,7 +116,7 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 			cfg.Redis.Window = serve.gateway.HistoryWindow()
 			cfg.Redis.WindowOf = func(channel string) time.Duration { return serve.gateway.PolicyOf(channel).Window }
 		}
-		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, feed.Envelope)
+		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, rsub.Rules{Envelope: feed.Envelope})
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)
 	if c.PublicURL != "" {

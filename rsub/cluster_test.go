@@ -1,0 +1,136 @@
+package rsub
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/internal/redisconn"
+	"ssed/internal/redistest"
+)
+
+var (
+	clusterKeys  = redisconn.MakePartitionKeys(testPrefix, redisconn.Partition{})
+	clusterInbox = clusterKeys.Inbox(testInbox)
+)
+
+// clusterPrimary is the node that serves the slot of all keys.
+func clusterPrimary(t testing.TB, c *redistest.Cluster) *redistest.Server {
+	t.Helper()
+	s, err := c.Primary(clusterKeys.Slot)
+	require.NoError(t, err)
+	return s
+}
+
+func TestClusterByTheShardChannel(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	testPublishing(t, clusterPrimary(t, c), c.URL(), clusterInbox)
+	require.Equal(t, int64(0), do(t, c.Nodes[0], "DBSIZE"))
+	require.Equal(t, int64(0), do(t, c.Nodes[2], "DBSIZE"))
+}
+
+// TestShardedFeedFollowsItsSlot: the old node says sunsubscribe when it gives the slot
+// away, and is a replica after a failover. Everywhere the IDs are the same.
+func TestShardedFeedFollowsItsSlot(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 1)
+	a, b := start(t, c.URL(), "a", withSharded), start(t, c.URL(), "b", withSharded, withFeeds(2))
+	waitSynced(t, a, b)
+	flushSharded(t, clusterPrimary(t, c), "first", a, b)
+
+	require.NoError(t, c.Move(clusterKeys.Slot, c.Nodes[0], nil))
+	waitMoved(t, c.Nodes[0], a, b)
+	flushSharded(t, c.Nodes[0], "moved", a, b)
+
+	_, err := c.Nodes[3].Do("CLUSTER", "FAILOVER")
+	require.NoError(t, err)
+	waitMoved(t, c.Nodes[3], a, b)
+	flushSharded(t, c.Nodes[3], "failed over", a, b)
+
+	c.Nodes[3].Kill()
+	waitMoved(t, c.Nodes[0], a, b)
+	flushSharded(t, c.Nodes[0], "killed", a, b)
+	require.Equal(t, tail(a.sink.all(), b.sink.spans[0].low), tail(b.sink.all(), a.sink.spans[0].low))
+}
+
+// waitMoved waits until all subscriptions hang on s and number what comes.
+func waitMoved(t testing.TB, s *redistest.Server, list ...*instance) {
+	t.Helper()
+	for _, in := range list {
+		eventually(t, func() bool {
+			node := redisconn.ParseInfo(fmt.Sprint(must(s.Do("INFO", "server")))).RunID()
+			for _, sub := range in.subscriptions {
+				if to := sub.subscribedTo.Load(); to == nil || *to != node || !sub.synced.Load() {
+					return false
+				}
+			}
+			return in.isSynced()
+		}, "%s has not moved", in.cfg.Instance)
+	}
+}
+
+// must is for answers that an eventual condition may lack.
+func must(reply any, _ error) any { return reply }
+
+func TestPublishedOnAnyNodeOfACluster(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 1)
+	a, b := start(t, c.URL(), "a"), start(t, c.URL(), "b", withFeeds(2))
+	waitSynced(t, a, b)
+	for i, s := range c.Nodes {
+		for k := range 50 {
+			do(t, s, "PUBLISH", "a", fmt.Sprintf("%d-%d", i, k))
+		}
+	}
+	eventually(t, func() bool { return len(a.sink.all()) == 300 && len(b.sink.all()) == 300 }, "not all")
+	require.Equal(t, a.sink.all(), b.sink.all())
+	require.Len(t, a.sink.spans, 1)
+	r, err := a.Publish(t.Context(), "a", "x")
+	require.NoError(t, err)
+	require.NotZero(t, r.ID)
+}
+
+// TestLossOnTheBusIsADiscontinuity: while the node to which all are subscribed is frozen
+// for longer than half of the node timeout, the others cut their links to it and make them
+// anew. What they had to send is lost, and the connections of the instances stand.
+func TestLossOnTheBusIsADiscontinuity(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0, "--cluster-node-timeout", "1500")
+	s := clusterPrimary(t, c)
+	patient := func(in *Config) { in.ProbeTimeout = time.Minute }
+	a, b := start(t, c.URL(), "a", patient), start(t, c.URL(), "b", patient, withFeeds(2))
+	waitSynced(t, a, b)
+	flush(t, c.Nodes[0], "before", a, b)
+	require.NoError(t, s.Pause())
+	for i := range 400 {
+		do(t, c.Nodes[2], "PUBLISH", "a", fmt.Sprintf("%d", i))
+		time.Sleep(3 * time.Millisecond) // a pace, not a wait: the links have to be cut among these
+	}
+	require.NoError(t, s.Resume())
+	for _, in := range []*instance{a, b} {
+		eventually(t, func() bool { return in.Stats().Resyncs["bus"] > 0 }, "%s: no loss is told", in.cfg.Instance)
+		require.EqualValues(t, max(in.cfg.Feeds, 1), in.Stats().Connects, "the connections stand")
+	}
+	waitSynced(t, a, b)
+	flush(t, c.Nodes[0], "after", a, b)
+	got := a.sink.all()
+	require.Less(t, len(got), 402, "nothing was lost: that shows nothing")
+	require.Equal(t, got, b.sink.all())
+	spans, _, _ := a.sink.counts()
+	require.Greater(t, spans, 1)
+}
+
+// TestLinksThatCannotBeSeen: then nobody can tell what the bus loses.
+func TestLinksThatCannotBeSeen(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	for _, s := range c.Nodes {
+		do(t, s, "ACL", "SETUSER", "u", "on", ">u", "~*", "&*", "+@all", "-cluster|links")
+	}
+	as := func(in *Config) { in.Client.Username, in.Client.Password = "u", "u" }
+	in, err := New(testConfig(t, c.URL(), "a", as), discard{})
+	require.NoError(t, err)
+	err = in.Run(t.Context())
+	require.True(t, errors.Is(err, ErrNoLinks), "%v", err)
+	require.ErrorContains(t, err, "sharded")
+	waitSynced(t, start(t, c.URL(), "b", as, withSharded))
+}

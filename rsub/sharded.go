@@ -1,0 +1,62 @@
+package rsub
+
+import (
+	"errors"
+	"strings"
+
+	"ssed/internal/redisconn"
+)
+
+// ErrNoLinks is returned by Run in a Redis Cluster without Config.Sharded when CLUSTER LINKS
+// is refused: then nobody can tell what the cluster loses on the way from node to node.
+var ErrNoLinks = errors.New("rsub: messages that are published on other nodes of the Redis Cluster may be lost, which only CLUSTER LINKS can tell: " +
+	"give the user +cluster|links, or use the sharded feed (--feed=sharded)")
+
+// ShardChannel is where backends SPUBLISH with Config.Sharded: the name of a channel, a
+// line feed and the payload.
+func (f *Feed) ShardChannel() string { return f.keys.Messages }
+
+// channels is how many confirmations a connection gets when it is subscribed to everything.
+func (f *Feed) channels() int {
+	if f.cfg.Sharded {
+		return 2
+	}
+	return 1 + len(f.patterns)
+}
+
+// delivers reports whether messages of the channel are given to the sink.
+func (f *Feed) delivers(channel string) bool { return !Reserved(channel) && f.patterns.match(channel) }
+
+// onSharded takes a message of the shard channel. Number first, filter after: all instances
+// number alike, whatever is wrong with it.
+func (s *subscription) onSharded(text string) {
+	c := &s.feed.counters
+	channel, payload, isFramed := strings.Cut(text, "\n")
+	id, ok := s.number(channel, payload)
+	switch {
+	case !ok:
+	case !isFramed:
+		c.unframed.Add(1)
+		s.feed.found.unframed.note(len(text))
+	case s.feed.delivers(channel):
+		s.deliver(id, channel, payload)
+	default:
+		c.unmatched.Add(1)
+	}
+}
+
+// shardChannel is what scripts publish messages on, "" to publish each on its own channel.
+func (f *Feed) shardChannel() string {
+	if f.cfg.Sharded {
+		return f.keys.Messages
+	}
+	return ""
+}
+
+// tellsLinks is "1" where messages come from other nodes of a cluster.
+func (f *Feed) tellsLinks() string {
+	if redisconn.IsCluster(f.cfg.Client) && !f.cfg.Sharded {
+		return "1"
+	}
+	return ""
+}
