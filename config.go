@@ -26,7 +26,8 @@ type Config struct {
 	// Listen holds the public addresses: "host:port", ":port" or "unix:/path". Port 0
 	// picks a free one, see Gateway.Addrs.
 	Listen []string
-	// Redis says how to reach Redis 7.0 or newer; rueidis.ParseURL makes it of a URL. Nil:
+	// Redis says how to reach Redis 7.0 or newer; rueidis.ParseURL makes it of a URL. Several
+	// addresses without Sentinel are nodes of a Redis Cluster. Nil:
 	// embedded. The gateway is then alone, takes messages by Publish and keeps them in memory.
 	Redis *rueidis.ClientOption
 	// Feed is how messages come from Redis. Without Redis it is checked, and only
@@ -49,11 +50,15 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// FeedConfig is how messages come from Redis. Prefix, Patterns, Envelope and Inbox are
+// FeedConfig is how messages come from Redis. Prefix, Patterns, Sharded, Envelope and Inbox are
 // the same on all instances that work together.
 type FeedConfig struct {
 	// Patterns are the channels to deliver, as for PSUBSCRIBE. Default "*".
 	Patterns []string
+	// Sharded: backends publish all messages on one shard channel, by SPUBLISH sse:{8209} of
+	// channel, line feed and payload (see rsub.Config). False: each on its own, by PUBLISH. On
+	// a Redis Cluster that takes the right to CLUSTER LINKS.
+	Sharded bool
 	// Prefix begins the keys: the history of a channel is the stream at prefix plus
 	// channel. Default "sse:stream:".
 	Prefix string
@@ -420,7 +425,7 @@ func (c *Config) feed() rsub.Config {
 	cfg := rsub.Config{
 		Patterns: f.Patterns, Prefix: f.Prefix, Instance: f.Instance, Feeds: f.Subscriptions,
 		TickInterval: f.TickInterval, ProbeTimeout: f.ProbeTimeout,
-		MaxMessageBytes: c.Streams.MaxMessageBytes, Envelope: f.Envelope, Inbox: f.Inbox,
+		MaxMessageBytes: c.Streams.MaxMessageBytes, Envelope: f.Envelope, Sharded: f.Sharded, Inbox: f.Inbox,
 		ClockOffset: f.ClockOffset, Logger: c.Logger,
 	}
 	if c.Redis != nil {

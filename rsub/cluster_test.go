@@ -44,8 +44,7 @@ func TestShardedFeedFollowsItsSlot(t *testing.T) {
 	waitMoved(t, c.Nodes[0], a, b)
 	flushSharded(t, c.Nodes[0], "moved", a, b)
 
-	_, err := c.Nodes[3].Do("CLUSTER", "FAILOVER")
-	require.NoError(t, err)
+	require.NoError(t, c.Promote(c.Nodes[3]))
 	waitMoved(t, c.Nodes[3], a, b)
 	flushSharded(t, c.Nodes[3], "failed over", a, b)
 

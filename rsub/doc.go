@@ -19,8 +19,19 @@
 // span nothing is missing. Messages before the first tick have no position and
 // are not given on. With two feeds a span lives as long as one of them does.
 //
-// Number first, filter after: a message over the size limit keeps its number, and
+// With Config.Sharded all messages come on one shard channel, as the name of the channel, a
+// line feed and the payload. Number first, filter after: a message over the size limit keeps its number, and
 // the sink gets its place alone. Only channels that begin with "__" have no number.
+//
+// # Cluster
+//
+// In a Redis Cluster all keys and the shard channel have one hash tag, and all subscriptions
+// hang on the primary of its slot. When that node gives the slot away it unsubscribes the
+// shard channel, and when it is demoted ticks of another node come: the connection is cut
+// and made again, to the primary that is found then. Without Config.Sharded messages come
+// from all nodes, by links that may break while the connection stands. The tick carries a
+// hash of these links; another one than before ends the span at the tick before, and this
+// tick opens the next one.
 //
 // # Publishing
 //

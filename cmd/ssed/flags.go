@@ -53,12 +53,13 @@ type flags struct {
 	ChannelsAllow     []string `group:"access" placeholder:"GLOB" help:"Channels that may be asked for, by everyone. Default: all."`
 	ChannelsDeny      []string `group:"access" placeholder:"GLOB" help:"Channels that may not be asked for."`
 
-	RedisURL     string   `name:"redis-url" group:"redis" placeholder:"URL" help:"redis://user:password@host:6379/0, also rediss:// and unix://. Without it ssed runs embedded. The command line is visible to other users: give a password by environment or file."`
+	RedisURL     string   `name:"redis-url" group:"redis" placeholder:"URL" help:"redis://user:password@host:6379/0, also rediss:// and unix://. With Sentinels: redis://host:26379?addr=host2:26379&master_set=NAME. With Redis Cluster: redis://host:6379?addr=host2:6379, some of its nodes. Without a URL ssed runs embedded. The command line is visible to other users: give a password by environment or file."`
 	RedisURLFile string   `name:"redis-url-file" group:"redis" placeholder:"PATH" help:"File that holds the URL."`
 	RedisCA      string   `name:"redis-ca" group:"redis" placeholder:"PATH" help:"PEM file of the authorities that certify the servers of a rediss:// URL. Default: those of the system. With skip_verify=true in the URL nothing is verified: whoever is on the way can read and change everything."`
 	RedisCert    string   `group:"redis" placeholder:"PATH" help:"PEM file with the certificate that ssed shows to Redis, and what leads to its authority. Read again for each connection."`
 	RedisKey     string   `group:"redis" placeholder:"PATH" help:"PEM file with the key of that certificate."`
 	Patterns     []string `group:"redis" default:"*" placeholder:"GLOB" help:"Channels to deliver, as for PSUBSCRIBE. The same on every instance."`
+	Feed         string   `group:"redis" default:"pattern" placeholder:"pattern|sharded" help:"pattern: backends PUBLISH each message on its channel. sharded: they SPUBLISH all of them on sse:{8209}, the channel, a line feed and the payload, which costs a Redis Cluster a third. The same on every instance."`
 	Envelope     string   `group:"redis" default:"off" placeholder:"off|json" help:"json: a payload that is a JSON object of data and optionally event, id and retry is an event of that type and id; all others stay as they are. The same on every instance."`
 	StreamPrefix string   `group:"redis" default:"sse:stream:" placeholder:"TEXT" help:"Keys: the history of a channel is the stream at prefix plus channel. The same on every instance."`
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`

@@ -203,6 +203,8 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Reserved, "reason", "reserved")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Oversize, "reason", "oversize")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unaskable, "reason", "channel")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unmatched, "reason", "unmatched")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unframed, "reason", "unframed")
 	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")

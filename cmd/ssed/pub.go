@@ -40,11 +40,15 @@ type pubCommand struct {
 	RedisCA        string `name:"redis-ca" placeholder:"PATH" help:"As for ssed serve."`
 	RedisCert      string `placeholder:"PATH" help:"As for ssed serve."`
 	RedisKey       string `placeholder:"PATH" help:"As for ssed serve."`
+	Feed           string `default:"pattern" placeholder:"pattern|sharded" help:"As the instances have it, for what is published on Redis."`
+	StreamPrefix   string `default:"sse:stream:" placeholder:"TEXT" help:"As the instances have it, for --feed=sharded on Redis."`
 	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
 
 	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file of \"ssed serve\", of which the values of these flags are taken."`
 
-	envelopes bool // Envelope, checked
+	envelopes bool           // Envelope, checked
+	sharded   bool           // Feed, checked
+	keys      redisconn.Keys // of the way by Redis
 }
 
 // Help implements kong.HelpProvider.
@@ -146,6 +150,8 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 		token = p.tokenToPublish(c.AdminToken, c.AdminTokenFile)
 	}
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
+	c.sharded = p.choice("--feed", c.Feed, "pattern", "sharded") == "sharded"
+	c.keys = redisconn.KeysOf(option, p.notEmpty("--stream-prefix", c.StreamPrefix), redisconn.Partition{})
 	if direct && !c.envelopes && c.Event+c.ID != "" {
 		p.add("--envelope", "--event and --id need json here and on the instances: without it Redis carries data alone")
 	}
@@ -193,22 +199,19 @@ const pubTimeout = 10 * time.Second
 
 // byRedis connects at the first message.
 func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeSender func()) {
-	option = redisconn.Options(option)
-	var client rueidis.Client
+	lazy := redisconn.New(redisconn.Options(option), c.keys.Slot)
 	send = func(ctx context.Context, m sseproto.Message) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, pubTimeout)
 		defer cancel()
-		if client == nil {
-			var err error
-			if client, err = rueidis.NewClient(option); err != nil {
-				return "", err
-			}
+		client, err := lazy.Get(ctx)
+		if err != nil {
+			return "", err
 		}
 		payload := m.Data
 		if c.envelopes {
 			payload = string(sseproto.AppendPayload(nil, m))
 		}
-		n, err := client.Do(ctx, client.B().Publish().Channel(c.Channel).Message(payload).Build()).AsInt64()
+		n, err := client.Do(ctx, c.command(client.B(), payload)).AsInt64()
 		if err != nil {
 			return "", err
 		}
@@ -217,11 +220,15 @@ func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeS
 		}
 		return receivers(n), err
 	}
-	return send, func() {
-		if client != nil {
-			client.Close()
-		}
+	return send, lazy.Close
+}
+
+// command publishes on Redis as the feed of the instances wants it.
+func (c *pubCommand) command(b rueidis.Builder, payload string) rueidis.Completed {
+	if c.sharded {
+		return b.Spublish().Channel(c.keys.Messages).Message(c.Channel + "\n" + payload).Build()
 	}
+	return b.Publish().Channel(c.Channel).Message(payload).Build()
 }
 
 func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }

@@ -25,6 +25,8 @@ type Redis struct {
 	// Fingerprint and Rules are the short and the readable form of what all instances on
 	// the prefix must have alike.
 	Fingerprint, Rules string
+	// Sharded is --feed=sharded.
+	Sharded bool
 	// History tells whether messages are kept.
 	History bool
 	// Window is how far back the history of a busy channel has to reach. 0: as it comes.
@@ -52,21 +54,24 @@ func (d *doctor) redis(ctx context.Context) {
 	defer cancel()
 	const check = "redis"
 	where := strings.Join(d.Redis.Client.InitAddress, ", ")
-	client, err := rueidis.NewClient(redisconn.Options(d.Redis.Client))
+	keys := redisconn.KeysOf(d.Redis.Client, d.Redis.Prefix, redisconn.Partition{})
+	lazy := redisconn.New(redisconn.Options(d.Redis.Client), keys.Slot)
+	defer lazy.Close()
+	client, err := lazy.Get(ctx)
 	if err != nil {
-		d.fail(check, fmt.Sprintf("no connection to %s: %v", where, err), connectFix(err))
+		d.fail(check, fmt.Sprintf("no connection to %s: %v", where, err), d.connectFix(err))
 		return
 	}
-	defer client.Close()
-	r := &redisDoctor{doctor: d, Redis: d.Redis, keys: redisconn.KeysOf(d.Redis.Client, d.Redis.Prefix, redisconn.Partition{}), client: client}
+	r := &redisDoctor{doctor: d, Redis: d.Redis, keys: keys, client: client}
 	begin := time.Now()
 	if err := client.Do(ctx, client.B().Ping().Build()).Error(); err != nil {
-		d.fail(check, fmt.Sprintf("%s does not answer: %v", where, err), connectFix(err))
+		d.fail(check, fmt.Sprintf("%s does not answer: %v", where, err), d.connectFix(err))
 		return
 	}
 	d.ok(check, fmt.Sprintf("%s answers within %v", where, time.Since(begin).Round(time.Microsecond)))
 	d.transport()
 	r.server(ctx)
+	r.service(ctx)
 	r.rights(ctx)
 	r.settings(ctx)
 	r.clockDifference(ctx)
@@ -87,8 +92,13 @@ func (d *doctor) transport() {
 	}
 }
 
-func connectFix(err error) string {
-	if redisconn.Code(err) != "" {
+func (d *doctor) connectFix(err error) string {
+	var answer *rueidis.RedisError
+	isAnswer := errors.As(err, &answer)
+	if isAnswer && redisconn.IsCluster(d.Redis.Client) && redisconn.Code(answer) == redisconn.CodeNoPerm {
+		return "+cluster|nodes for the user of --redis-url: without it nobody finds the primary"
+	}
+	if isAnswer {
 		return "user and password in --redis-url; special characters in them must be percent-encoded"
 	}
 	return "start Redis, or correct --redis-url; redis-cli -u URL ping must answer from this machine"
@@ -122,8 +132,10 @@ func (d *redisDoctor) version() {
 func (d *redisDoctor) role() {
 	const check = "redis role"
 	switch role := d.info["role"]; {
-	case d.info["cluster_enabled"] == "1":
-		d.fail(check, "it is a node of Redis Cluster, which is not supported", "a Redis without cluster-enabled, alone or with Sentinel")
+	case d.info["cluster_enabled"] == "1" && !d.isCluster():
+		d.fail(check, "it is a node of a Redis Cluster, and --redis-url names one server", "--redis-url redis://HOST:6379?addr=HOST2:6379, some of the nodes; where one name leads to all of them, this name twice")
+	case d.isCluster() && role == "master":
+		d.ok(check, fmt.Sprintf("primary of slot %d of a cluster, with %s replicas", d.keys.Slot, d.info["connected_slaves"]))
 	case role == "master":
 		d.ok(check, fmt.Sprintf("primary with %s replicas", d.info["connected_slaves"]))
 	case role == "":
@@ -136,6 +148,8 @@ func (d *redisDoctor) role() {
 		d.fail(check, "it is loading its data", "wait")
 	}
 }
+
+func (d *redisDoctor) isCluster() bool { return redisconn.IsCluster(d.Client) }
 
 func (d *redisDoctor) memoryOfRedis() {
 	const check = "redis memory"

@@ -56,23 +56,30 @@ func requireFine(t *testing.T, all map[string]Result) {
 func TestFreshRedisIsFineAndNothingIsLeftInIt(t *testing.T) {
 	r := redistest.Start(t)
 	all := ofRedis(t, useOf(r))
-	require.Len(t, all, 14)
+	require.Len(t, all, 15)
 	for _, result := range all {
 		require.Equal(t, OK, result.Status, "%v", result)
 	}
 	require.EqualValues(t, 0, do(t, r, "DBSIZE"))
 }
 
-// aclOfDocs is the user that docs/OPERATIONS.md tells to make, in the words of ACL SETUSER.
-func aclOfDocs(t *testing.T) (rights []string) {
+// aclOfDocs is the user that docs/OPERATIONS.md tells to make, in the words of ACL SETUSER:
+// on one server, and what to change on a cluster with one feed and the other.
+func aclOfDocs(t *testing.T) (rights, sharded, pattern []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/OPERATIONS.md")
 	require.NoError(t, err)
-	for _, block := range regexp.MustCompile(`(?m)^ +ACL SETUSER ssed (.+(?:\n {8}.+)*)`).FindAllStringSubmatch(string(text), -1) {
-		rights = append(rights, strings.Fields(block[1])...)
-	}
+	blocks := regexp.MustCompile(`(?m)^ +ACL SETUSER ssed (.+(?:\n {8}.+)*)`).FindAllStringSubmatch(string(text), -1)
+	require.Len(t, blocks, 4)
+	rights = strings.Fields(blocks[0][1] + " " + blocks[1][1])
 	require.Contains(t, rights, "-@all")
 	rights[slices.Index(rights, ">PASSWORD")] = ">s3cret"
+	return rights, strings.Fields(blocks[2][1]), strings.Fields(blocks[3][1])
+}
+
+// rightsOfDocs is that user on one server.
+func rightsOfDocs(t *testing.T) []string {
+	rights, _, _ := aclOfDocs(t)
 	return rights
 }
 
@@ -83,7 +90,7 @@ func asUser(use *Redis) *Redis {
 
 func TestUserOfTheDocsHasAllRights(t *testing.T) {
 	r := redistest.Start(t)
-	do(t, r, append([]string{"ACL", "SETUSER", "ssed"}, aclOfDocs(t)...)...)
+	do(t, r, append([]string{"ACL", "SETUSER", "ssed"}, rightsOfDocs(t)...)...)
 	all := ofRedis(t, asUser(useOf(r)))
 	requireFine(t, all)
 	require.Equal(t, Skip, all["redis client-output-buffer-limit"].Status, "this user has no CONFIG")
@@ -95,7 +102,7 @@ func TestEveryMissingRightIsNamedWithTheFix(t *testing.T) {
 	f := func(taken, check, named string, want Status) {
 		t.Helper()
 		_, _ = r.Do("ACL", "DELUSER", "ssed")
-		do(t, r, append(append([]string{"ACL", "SETUSER", "ssed"}, aclOfDocs(t)...), strings.Fields(taken)...)...)
+		do(t, r, append(append([]string{"ACL", "SETUSER", "ssed"}, rightsOfDocs(t)...), strings.Fields(taken)...)...)
 		all := ofRedis(t, asUser(useOf(r)))
 		require.Equal(t, want, all[check].Status, "%s: %v", taken, all)
 		require.Contains(t, all[check].Fix, "ACL SETUSER ssed ")
@@ -126,11 +133,14 @@ func TestEveryMissingRightIsNamedWithTheFix(t *testing.T) {
 
 // TestEveryCommandOfSsedIsTried finds commands in the sources of what speaks with Redis.
 func TestEveryCommandOfSsedIsTried(t *testing.T) {
-	tried := map[string]bool{"psubscribe": true, "subscribe": true, "ping": true} // ping is the first thing the doctor does
-	d := &redisDoctor{Redis: &Redis{History: true, Inbox: "i"}}
-	for _, p := range d.purposes("x") {
-		for _, trial := range p.trials {
-			tried[strings.ToLower(trial.args[0])] = true
+	tried := map[string]bool{"psubscribe": true, "subscribe": true, "ssubscribe": true, "ping": true} // ping is the first thing the doctor does
+	cluster := rueidis.ClientOption{InitAddress: []string{"a", "b"}}
+	for _, use := range []Redis{{History: true, Inbox: "i"}, {History: true, Sharded: true}, {Client: cluster}} {
+		d := &redisDoctor{Redis: &use}
+		for _, p := range d.purposes("x") {
+			for _, trial := range p.trials {
+				tried[strings.ToLower(trial.args[0])] = true
+			}
 		}
 	}
 	found := map[string]bool{}

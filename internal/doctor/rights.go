@@ -94,6 +94,15 @@ func (d *redisDoctor) trials(nonce string) []trial {
 		{"+eval", []string{"EVAL", "return redis.call('EXISTS', KEYS[1])", "1", d.keys.Clock}},
 		{"+evalsha", []string{"EVALSHA", unknownScript, "0"}},
 	}
+	if d.Sharded { // a message that every instance numbers and leaves out
+		trials = append(trials, trial{"+spublish", []string{"SPUBLISH", d.keys.Messages, "__doctor:" + nonce + "\n"}})
+	}
+	if d.isCluster() {
+		trials = append(trials, trial{"+cluster|nodes", []string{"CLUSTER", "NODES"}})
+		if !d.Sharded {
+			trials = append(trials, trial{"+cluster|links", []string{"CLUSTER", "LINKS"}})
+		}
+	}
 	if d.History {
 		trials = append(trials,
 			trial{"+xadd", []string{"XADD", stream, "MAXLEN", "~", "1", "*", "a", "1"}},
@@ -200,7 +209,7 @@ func (d *redisDoctor) trySubscriptions(ctx context.Context) (missing []string, e
 	}
 	err = errors.Join(
 		try("+subscribe", conn.B().Subscribe().Channel(d.keys.Control).Build()),
-		try("+psubscribe", conn.B().Psubscribe().Pattern(d.Patterns...).Build()),
+		d.tryMessages(try, conn.B()),
 	)
 	if len(missing) > 0 { // the command or its channels
 		missing = append(missing, d.channels()...)
@@ -208,9 +217,20 @@ func (d *redisDoctor) trySubscriptions(ctx context.Context) (missing []string, e
 	return missing, err
 }
 
+// tryMessages subscribes to what brings the messages.
+func (d *redisDoctor) tryMessages(try func(string, rueidis.Completed) error, b rueidis.Builder) error {
+	if d.Sharded {
+		return try("+ssubscribe", b.Ssubscribe().Channel(d.keys.Messages).Build())
+	}
+	return try("+psubscribe", b.Psubscribe().Pattern(d.Patterns...).Build())
+}
+
 // channels are those that ssed needs, in the words of ACL SETUSER: anew, because Redis
 // takes none after &*.
 func (d *redisDoctor) channels() []string {
+	if d.Sharded {
+		return []string{"resetchannels", "&" + d.keys.Control, "&" + d.keys.Messages}
+	}
 	if slices.Contains(d.Patterns, "*") {
 		return []string{"resetchannels", "&*"}
 	}

@@ -254,6 +254,33 @@ func (c *Cluster) ReplicaOf(s *Server) *Server {
 	return nil
 }
 
+// Promote makes a replica the primary, by an ordered failover, and waits until it is. A
+// busy node gives the first attempt up after 5 s.
+func (c *Cluster) Promote(replica *Server) error {
+	return c.await(func() error {
+		if _, err := replica.Do("CLUSTER", "FAILOVER"); err != nil && !errors.As(err, new(Error)) {
+			return err
+		}
+		deadline := time.Now().Add(manualFailover)
+		for time.Now().Before(deadline) {
+			view, err := replica.view()
+			if err != nil {
+				return err
+			}
+			for _, n := range view {
+				if n.IsMyself && n.IsPrimary {
+					return nil
+				}
+			}
+			time.Sleep(pollInterval)
+		}
+		return fmt.Errorf("redistest: %s was not promoted", replica.Addr())
+	})
+}
+
+// manualFailover is a little more than the time after which a node gives an attempt up.
+const manualFailover = 6 * time.Second
+
 // Move gives a slot with all its keys to another primary, as redis-cli --cluster reshard
 // does. Halfway, if there is such a function, is called when half of the keys have moved.
 func (c *Cluster) Move(slot int, to *Server, halfway func()) error {
