@@ -74,8 +74,8 @@ var (
 // Refusals of a query.
 var (
 	// ErrBadEscape: "%" without two hex digits after it.
-	ErrBadEscape = refusal(http.StatusBadRequest, "malformed percent escape in the query")
-	// ErrNoChannel: no channel_id in the query.
+	ErrBadEscape = refusal(http.StatusBadRequest, "malformed percent escape in the parameters")
+	// ErrNoChannel: no channel_id.
 	ErrNoChannel = refusal(http.StatusBadRequest, "channel_id is missing")
 	// ErrBadChannel: a channel_id that is empty, longer than MaxChannelBytes or has a NUL.
 	ErrBadChannel = refusal(http.StatusBadRequest, "channel_id is empty, too long or has a NUL")
@@ -92,6 +92,24 @@ var (
 	ErrSinceAndLast = refusal(http.StatusBadRequest, "since and last are both given: use one of them")
 	// ErrTooManyChannels: more different channels than the caller allows.
 	ErrTooManyChannels = refusal(http.StatusBadRequest, "too many channels")
+)
+
+// Refusals of the body of a request for a stream.
+var (
+	// ErrBodyTooLarge: more than MaxBodyBytes.
+	ErrBodyTooLarge = refusal(http.StatusRequestEntityTooLarge, "the body has more than 64 KiB")
+	// ErrBodyType: a Content-Type of neither kind, or none. A page's fetch sends text/plain
+	// unless told otherwise.
+	ErrBodyType = refusal(http.StatusUnsupportedMediaType, "Content-Type is neither application/x-www-form-urlencoded nor application/json")
+	// ErrContentCoding: a body that is compressed.
+	ErrContentCoding = refusal(http.StatusUnsupportedMediaType, "Content-Encoding is not supported")
+	// ErrBadChunk: a body in chunks that is none by RFC 9112 §7.1.
+	ErrBadChunk = refusal(http.StatusBadRequest, "malformed chunk")
+	// ErrBadForm: a form with a control character.
+	ErrBadForm = refusal(http.StatusBadRequest, "control character in the form")
+	// ErrBadJSON: not one JSON object of strings, numbers, null and lists of these, or a
+	// member twice.
+	ErrBadJSON = refusal(http.StatusBadRequest, "the body is not a JSON object of strings, numbers and lists of them, each name once")
 )
 
 // StatusOf returns the status to answer err with: that of a *ProtocolError in its

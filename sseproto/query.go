@@ -102,6 +102,7 @@ func ChannelIDs(dst []string, query []byte, maxChannels int) ([]string, error) {
 		return dst, err
 	}
 	var buf [MaxChannelBytes]byte
+	var known map[string]bool // of found, once there are many
 	found := dst
 	for key, raw := range QueryParams(query) {
 		if !unescapesTo(key, ParamChannelID) && !unescapesTo(key, ParamChannelIDList) {
@@ -114,13 +115,25 @@ func ChannelIDs(dst []string, query []byte, maxChannels int) ([]string, error) {
 		if len(name) == 0 || len(name) > MaxChannelBytes || bytes.IndexByte(name, 0) >= 0 {
 			return dst, ErrBadChannel
 		}
-		if containsName(found[len(dst):], name) {
-			continue
+		if count := len(found) - len(dst); count < manyChannels {
+			if containsName(found[len(dst):], name) {
+				continue
+			}
+		} else {
+			if known == nil {
+				known = setOf(found[len(dst):])
+			}
+			if known[string(name)] {
+				continue
+			}
 		}
 		if len(found)-len(dst) == maxChannels {
 			return dst, ErrTooManyChannels
 		}
 		found = append(found, string(name))
+		if known != nil {
+			known[found[len(found)-1]] = true
+		}
 	}
 	if len(found) == len(dst) {
 		return dst, ErrNoChannel
@@ -129,7 +142,7 @@ func ChannelIDs(dst []string, query []byte, maxChannels int) ([]string, error) {
 }
 
 // LastEventID extends dst with the ID from which the client wants to go on: the
-// Last-Event-ID field, else the first of the two query parameters that has a value.
+// Last-Event-ID field, else the first of the two parameters that has a value.
 // ok is false without one. It is what the client sent; ParseID tells whether it is
 // an ID.
 func (r *Request) LastEventID(dst []byte) (id []byte, ok bool) {
@@ -137,7 +150,7 @@ func (r *Request) LastEventID(dst []byte) (id []byte, ok bool) {
 		return append(dst, value...), true
 	}
 	for _, name := range [...]string{ParamLastEventID, ParamLastEventIDCamel} {
-		if id, _ = QueryParam(dst, r.Query, name); len(id) > len(dst) {
+		if id, _ = QueryParam(dst, r.Params, name); len(id) > len(dst) {
 			return id, true
 		}
 	}
@@ -199,6 +212,18 @@ func ParseTell(query []byte) (channel bool, err error) {
 func (r *Request) IsEventSource() bool {
 	return string(r.Header("Accept")) == "text/event-stream" &&
 		string(r.Header("Pragma")) == "no-cache" && string(r.Header("Cache-Control")) == "no-cache"
+}
+
+// manyChannels is where a map is faster than to compare with each name: at 32 names, the
+// default of the most, comparing takes half the time; 1,000 of 36 bytes take 2 ms so.
+const manyChannels = 64
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, 2*len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
 }
 
 func containsName(names []string, name []byte) bool {

@@ -53,6 +53,9 @@ type Request struct {
 	Path []byte
 	// Query is what follows the first "?", nil without one.
 	Query []byte
+	// Params are the parameters of the request, written as a query: Query, and behind it
+	// what ReadBody has found.
+	Params []byte
 	// Host is the authority asked for: that of an absolute target or a CONNECT, else
 	// the Host field. Well-formed; empty when the field is, nil without it in HTTP/1.0.
 	Host []byte
@@ -66,6 +69,7 @@ type Request struct {
 	// the body. Never true in HTTP/1.0 (RFC 9110 §10.1.1).
 	ExpectContinue bool
 
+	bodyIsRead       bool   // Params has it
 	close, keepAlive bool   // members of the Connection field
 	fields           []byte // all field lines, checked, each with its CRLF
 }
@@ -176,9 +180,9 @@ func (r *Request) KeepAlive() bool {
 	return !r.close
 }
 
-// HasBody reports whether content follows the head (RFC 9112 §6.3). A server that
-// does not read it must close after its answer.
-func (r *Request) HasBody() bool { return r.Chunked || r.ContentLength > 0 }
+// HasBody reports whether content follows the head (RFC 9112 §6.3) that ReadBody has not
+// read. A server that does not read it must close after its answer.
+func (r *Request) HasBody() bool { return !r.bodyIsRead && (r.Chunked || r.ContentLength > 0) }
 
 // Header returns the value of the first field with that name, in any case, without
 // the white space around it; nil without such a field, empty but not nil for one

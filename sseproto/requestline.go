@@ -104,7 +104,7 @@ func (r *Request) splitPath(t []byte) {
 	}
 	r.Path = path
 	if ok {
-		r.Query = query
+		r.Query, r.Params = query, query
 	}
 }
 

@@ -55,7 +55,7 @@ func keyOf(r *engine.AuthRequest, header http.Header) (key cacheKey) {
 		}
 	}
 	hashPart(h, string(r.Request.Path))
-	for name, value := range sseproto.QueryParams(r.Request.Query) {
+	for name, value := range sseproto.QueryParams(r.Request.Params) {
 		switch string(name) {
 		case sseproto.ParamLastEventID, sseproto.ParamLastEventIDCamel:
 			continue

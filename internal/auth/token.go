@@ -36,7 +36,7 @@ func (p tokenPlaces) find(r *sseproto.Request) (string, error) {
 		}
 	}
 	if p.query != "" {
-		if token, _ := sseproto.QueryParam(nil, r.Query, p.query); len(token) > 0 {
+		if token, _ := sseproto.QueryParam(nil, r.Params, p.query); len(token) > 0 {
 			return string(token), nil
 		}
 	}

@@ -33,7 +33,17 @@ func isForStream(req *sseproto.Request) bool {
 	if string(req.Path) != pathStream || req.HasBody() {
 		return false
 	}
-	return string(req.Method) == http.MethodGet || string(req.Method) == http.MethodHead
+	switch string(req.Method) {
+	case http.MethodGet, http.MethodHead, http.MethodPost:
+		return true
+	}
+	return false
+}
+
+// bringsParams reports whether a request for a stream has parameters in its body, which
+// was not read yet.
+func bringsParams(req *sseproto.Request) bool {
+	return string(req.Method) == http.MethodPost && string(req.Path) == pathStream && req.HasBody()
 }
 
 // judge decides about a request for a stream: the one place where that is done, but for
@@ -47,15 +57,15 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 		return verdict{err: sseproto.ErrMisdirected}
 	}
 	since := f.host.Standing()
-	channels, err := sseproto.ChannelIDs(nil, req.Query, f.cfg.MaxChannels)
+	channels, err := sseproto.ChannelIDs(nil, req.Params, f.cfg.MaxChannels)
 	if err != nil {
 		return verdict{err: err}
 	}
-	start, err := sseproto.ParseStart(req.Query)
+	start, err := sseproto.ParseStart(req.Params)
 	if err != nil {
 		return verdict{err: err}
 	}
-	told, err := sseproto.ParseTell(req.Query)
+	told, err := sseproto.ParseTell(req.Params)
 	if err != nil {
 		return verdict{err: err}
 	}

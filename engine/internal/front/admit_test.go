@@ -42,6 +42,8 @@ func TestRequestIsJudgedAlikeHoweverItComes(t *testing.T) {
 			getStream("a"), getStream("a", asEventSource), getStream("a", "Last-Event-ID: 1-1"),
 			getStream(""), getStream("%zz"), getStream("a" + strings.Repeat("&channel_id=b", 40)),
 			strings.Replace(getStream("a"), "GET", "HEAD", 1), strings.Replace(getStream("a"), "GET", "POST", 1),
+			postStream("channel_id=a", asForm), postStream("channel_id=a", asForm, asEventSource), chunked(`{"channels":"a"}`, asJSON),
+			postStream("channel_id=a", "Content-Type: text/plain"), postStream("{}x", asJSON), chunked("x=1", asForm),
 			getStream("a", "Content-Length: 1"), strings.Replace(getStream("a"), "connect", "nowhere", 1), getHealth,
 		} {
 			h := listenOnly(t, Config{MaxConnections: 10})

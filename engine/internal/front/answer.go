@@ -21,7 +21,6 @@ const (
 )
 
 const (
-	allowedMethods  = "GET, HEAD, OPTIONS"
 	typeEventStream = "text/event-stream"
 	// maxRequestedBytes is how much of a Last-Event-ID is kept for the gap event: more
 	// than an ID of ours has with the longest id of a publisher behind it.
@@ -64,13 +63,27 @@ func (f *Front) appendAnswer(dst []byte, req *sseproto.Request, h *handshake) ([
 		return f.appendOptions(dst, req)
 	case method != http.MethodGet && method != http.MethodHead:
 		return f.append(dst, req, &sseproto.Response{
-			Status: http.StatusMethodNotAllowed, Allow: allowedMethods, Body: "method not allowed\n",
+			Status: http.StatusMethodNotAllowed, Allow: allowedMethods(req), Body: "method not allowed\n",
 		})
 	case req.HasBody():
 		// The body is not read, so nothing after this head is taken for a request.
-		return f.appendText(dst, req, http.StatusRequestEntityTooLarge, "a request to this path has no body")
+		return f.appendText(dst, req, http.StatusRequestEntityTooLarge, "such a request has no body")
 	}
 	return f.append(dst, req, f.probed(string(req.Path)))
+}
+
+// allowedMethods are those of a path.
+func allowedMethods(req *sseproto.Request) string {
+	if string(req.Path) == pathStream {
+		return "GET, HEAD, POST, OPTIONS"
+	}
+	return "GET, HEAD, OPTIONS"
+}
+
+// appendBodyRefusal answers a request for a stream whose body cannot be taken. What
+// remains of it is not read, so no request can follow.
+func (f *Front) appendBodyRefusal(dst []byte, req *sseproto.Request, err error) ([]byte, afterAnswer) {
+	return f.appendText(dst, req, sseproto.StatusOf(err), textOf(err))
 }
 
 // probed is the answer to a probe: of pathHealth or pathReady.
@@ -102,7 +115,7 @@ func isKnownMethod(method string) bool {
 }
 
 func (f *Front) appendOptions(dst []byte, req *sseproto.Request) ([]byte, afterAnswer) {
-	resp := sseproto.Response{Status: http.StatusNoContent, Allow: allowedMethods}
+	resp := sseproto.Response{Status: http.StatusNoContent, Allow: allowedMethods(req)}
 	if req.Header("Access-Control-Request-Method") != nil {
 		resp.CORS = f.cors.preflight(req)
 	}

@@ -13,10 +13,10 @@ import (
 	"ssed/sseproto"
 )
 
-// copyRequest takes a copy of a request, of whose head the bytes are borrowed: deciding
-// goes on when they are gone.
-func copyRequest(head []byte, limits sseproto.Limits) *sseproto.Request {
-	req, _, _ := sseproto.ParseRequest(bytes.Clone(head), limits) // it was one a moment ago
+// copyRequest takes a copy of a request, whose bytes are borrowed, with its parameters:
+// deciding goes on when they are gone.
+func copyRequest(data []byte, limits sseproto.Limits) *sseproto.Request {
+	req, _, _, _ := parseRequest(bytes.Clone(data), limits, new(sseproto.BodyScan)) // it was one a moment ago
 	return &req
 }
 

@@ -17,10 +17,11 @@ type corsPolicy struct {
 }
 
 const (
-	corsMethods = "GET, HEAD"
+	// corsMethods are allowed on every path; those that have no POST say so themselves.
+	corsMethods = "GET, HEAD, POST"
 	// corsHeaders is allowed when a preflight does not say what it wants. With
 	// credentials "*" would be taken literally.
-	corsHeaders = "Last-Event-ID, Cache-Control, Authorization"
+	corsHeaders = "Last-Event-ID, Cache-Control, Authorization, Content-Type"
 	// corsMaxAge is the longest that browsers keep a preflight's answer (Firefox;
 	// Chromium keeps it for two hours).
 	corsMaxAge = 24 * time.Hour

@@ -40,6 +40,8 @@ type handshake struct {
 	head    *bytebufferpool.ByteBuffer // the start of a request; nil between requests
 	isLarge bool                       // front.large knows of it
 	scan    sseproto.HeadScan
+	bodyAt  int               // where in head the body begins that is coming in; 0: there is none
+	body    sseproto.BodyScan // of that body
 	from    caller
 	excess  int          // bytes that may still be thrown away while lingering
 	next    *Stream      // what it becomes, once detached
@@ -212,7 +214,7 @@ func (h *handshake) take(chunk []byte) {
 		_, _ = h.head.Write(chunk)
 		h.account()
 		data = h.head.B
-		if h.phase == phaseReading && !h.scan.Ready(data, h.front.limits) {
+		if h.phase == phaseReading && !h.isReady(data) {
 			return
 		}
 	}
@@ -260,18 +262,46 @@ func (h *handshake) readProxyHeader(data []byte, out *bytebufferpool.ByteBuffer)
 	return len(data)
 }
 
+// isReady reports whether what has come can make the request in data whole, or wrong.
+func (h *handshake) isReady(data []byte) bool {
+	if h.bodyAt > 0 {
+		return h.body.Ready(data[h.bodyAt:])
+	}
+	return h.scan.Ready(data, h.front.limits)
+}
+
+// parseRequest reads the request at the start of data, with the body of one that has
+// parameters in it. head is the length of its head, n of all. head alone: the body is not
+// whole, or err tells why it cannot be taken.
+func parseRequest(data []byte, limits sseproto.Limits, body *sseproto.BodyScan) (req sseproto.Request, head, n int, err error) {
+	req, head, err = sseproto.ParseRequest(data, limits)
+	if head == 0 || !bringsParams(&req) {
+		return req, head, head, err
+	}
+	size, err := req.ReadBody(data[head:], body)
+	if size == 0 {
+		return req, head, 0, err
+	}
+	return req, head, head + size, nil
+}
+
 // serve answers the requests in data and returns the incomplete one at its end.
 func (h *handshake) serve(data []byte, out *bytebufferpool.ByteBuffer) (rest []byte) {
 	then := thenKeep
 	for then == thenKeep && len(data) > 0 {
-		req, n, err := sseproto.ParseRequest(data, h.front.limits)
+		req, head, n, err := parseRequest(data, h.front.limits, &h.body)
 		switch {
-		case err != nil:
+		case err != nil && head == 0:
 			out.B, then = h.front.appendRefusal(out.B, err), thenLinger
+		case err != nil:
+			out.B, then = h.front.appendBodyRefusal(out.B, &req, err)
 		case n == 0:
-			h.flush(out)
+			if h.flush(out) && head > 0 {
+				h.awaitBody(&req, data, head)
+			}
 			return data
 		default:
+			h.bodyAt, h.body = 0, sseproto.BodyScan{}
 			out.B, then = h.front.appendAnswer(out.B, &req, h)
 			if then == thenAuthorize {
 				h.ask.Request = copyRequest(data[:n], h.front.limits)
@@ -286,6 +316,16 @@ func (h *handshake) serve(data []byte, out *bytebufferpool.ByteBuffer) (rest []b
 		h.proceed(then)
 	}
 	return nil
+}
+
+// awaitBody waits for the rest of a body that begins at data[head:]. A client that asked
+// for it is told to send (RFC 9110 §10.1.1), unless it has begun to. It has no more time
+// than it had for the head.
+func (h *handshake) awaitBody(req *sseproto.Request, data []byte, head int) {
+	if h.bodyAt == 0 && req.ExpectContinue && len(data) == head {
+		h.send([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	}
+	h.bodyAt = head
 }
 
 // proceed does to the connection what the last answer demands.
@@ -341,18 +381,26 @@ func (h *handshake) flush(out *bytebufferpool.ByteBuffer) bool {
 	if len(out.B) == 0 {
 		return true
 	}
-	n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(out.B)})
-	if result != sock.OK || n < len(out.B) {
-		if result != sock.Failed {
-			h.front.counters.refused[RefuseUnread].Add(1)
-		}
-		h.end()
+	if !h.send(out.B) {
 		return false
 	}
 	out.Reset()
 	h.served = true
 	h.front.deadlines.arm(h)
 	return true
+}
+
+// send writes what its socket takes at once, and ends who does not take all of it.
+func (h *handshake) send(b []byte) bool {
+	n, result := sock.Send(h.from.fd, []sock.Iovec{sock.Piece(b)})
+	if result == sock.OK && n == len(b) {
+		return true
+	}
+	if result != sock.Failed {
+		h.front.counters.refused[RefuseUnread].Add(1)
+	}
+	h.end()
+	return false
 }
 
 // end closes the connection; netpoll does it when the task returns.
