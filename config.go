@@ -155,7 +155,7 @@ type StreamConfig struct {
 	// PeerTimeout: a client that acknowledges nothing, or takes nothing, for so long is
 	// gone. Default 60 s; negative: as the kernel is set.
 	PeerTimeout time.Duration
-	// HandshakeTimeout bounds the time from accept to a complete request head. Default 5 s.
+	// HandshakeTimeout bounds the time from accept to a complete request. Default 5 s.
 	HandshakeTimeout time.Duration
 	// AuthTimeout bounds one decision of Config.Auth. Default 2 s.
 	AuthTimeout time.Duration

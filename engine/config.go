@@ -105,7 +105,7 @@ type Config struct {
 	// Authorizer says of channels; it does not count for MaxChannels. It costs 20 bytes
 	// per connection. "": none.
 	BroadcastChannel string
-	// HandshakeTimeout bounds the time from accept to a complete request head. Default 5 s.
+	// HandshakeTimeout bounds the time from accept to a complete request. Default 5 s.
 	HandshakeTimeout time.Duration
 	// Heartbeat is the longest silence on a stream. Default 15 s; negative: none.
 	Heartbeat time.Duration

@@ -16,7 +16,7 @@ type flags struct {
 	TrustedProxies   []string `group:"public" placeholder:"CIDR" help:"Addresses of proxies, or networks that hold nothing else, whose X-Forwarded-For (or PROXY header) tells the client: whoever is in them can name any client. A unix socket is trusted when this is set."`
 	ProxyProtocol    toggle   `group:"public" help:"Require a PROXY header, version 1 or 2, of every connection from --trusted-proxies. Its address counts, X-Forwarded-For no longer does. From others it is refused."`
 	PeerTimeout      string   `group:"public" default:"60s" placeholder:"TIME" help:"A client that acknowledges nothing, or takes nothing, for so long is gone (TCP_USER_TIMEOUT; keep-alive probes where heartbeats are rarer than that). 0: as the kernel is set, which can be a quarter of an hour."`
-	HandshakeTimeout string   `group:"public" default:"5s" placeholder:"TIME" help:"From accept to the last byte of the request head; slower clients are closed."`
+	HandshakeTimeout string   `group:"public" default:"5s" placeholder:"TIME" help:"From accept to the last byte of the request; slower clients are closed."`
 	MaxHead          string   `group:"public" default:"16KiB" placeholder:"BYTES" help:"Largest request head: channels and fields, with cookies. 16KiB to 64KiB. Proxies in front have limits of their own."`
 	Drain            string   `group:"public" default:"10s" placeholder:"TIME" help:"On SIGTERM or SIGINT, the window over which open streams are closed. The process ends at most 5s after it."`
 	Hosts            []string `group:"public" placeholder:"NAME" help:"Host names by which streams may be asked for, such as sse.example.com, without port. Others get 421. Default: any."`
