@@ -12,9 +12,6 @@ import (
 // 1,000 channels of 36 bytes are 50 KB as a form, 40 KB as JSON.
 const MaxBodyBytes = 64 << 10
 
-// MemberChannels is ParamChannelID in a body of JSON, where it is usually a list.
-const MemberChannels = "channels"
-
 // maxChunkLine bounds the line before a chunk, and each line of a trailer. They have a few
 // octets; extensions and trailers mean nothing here.
 const maxChunkLine = 256

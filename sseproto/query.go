@@ -33,7 +33,19 @@ const (
 	ParamLast  = "last"
 	// ParamTell asks for the channel of each message: see ParseTell.
 	ParamTell = "tell"
+	// MemberChannels is ParamChannelID in a body of JSON, where it is usually a list.
+	MemberChannels = "channels"
 )
+
+// IsParam reports whether a parameter of this name has a meaning on the stream path.
+func IsParam(name string) bool {
+	switch name {
+	case ParamChannelID, ParamChannelIDList, ParamLastEventID, ParamLastEventIDCamel,
+		ParamStart, ParamSince, ParamLast, ParamTell, MemberChannels:
+		return true
+	}
+	return false
+}
 
 // CheckQuery returns ErrBadEscape when a "%" of query is not followed by two hex
 // digits. URL parsers of browsers let such a one stand for itself; here it would

@@ -43,7 +43,7 @@ type flags struct {
 	AuthJWTIssuer     string   `name:"auth-jwt-issuer" group:"access" placeholder:"NAME" help:"Issuer: iss of a token must be this name. Default: not checked."`
 	AuthJWTLeeway     string   `name:"auth-jwt-leeway" group:"access" default:"5s" placeholder:"TIME" help:"By how much the clock of the issuer may be off."`
 	AuthCookie        string   `group:"access" placeholder:"NAME" help:"Cookie that may have the token. Default: only Authorization: Bearer."`
-	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
+	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Query parameter, or member of the body of a POST, that may have the token. URLs end up in the logs of proxies: prefer the cookie."`
 	AuthURL           string   `name:"auth-url" group:"access" placeholder:"URL" help:"Service that is asked by a GET with the fields of the request; 2xx admits, other answers are passed on. X-SSE-Channels in the answer may narrow the channels."`
 	AuthTimeout       string   `group:"access" default:"2s" placeholder:"TIME" help:"Longest wait for the service, or for a key set. Then 503: never a stream."`
 	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Requests to the service at once; one client address has half of them at most. Sixteen times as many wait, in turns by address; the rest gets 503."`

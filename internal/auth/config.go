@@ -196,8 +196,7 @@ func (c *Config) checkTokens(p *problems) {
 	if strings.ContainsFunc(c.Cookie, notCookieName) {
 		p.add("--auth-cookie", "%q is not the name of a cookie", c.Cookie)
 	}
-	switch c.Query {
-	case sseproto.ParamChannelID, sseproto.ParamChannelIDList, sseproto.ParamLastEventID, sseproto.ParamLastEventIDCamel, sseproto.ParamStart:
+	if sseproto.IsParam(c.Query) {
 		p.add("--auth-query", "%q has another meaning", c.Query)
 	}
 }

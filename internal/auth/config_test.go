@@ -71,7 +71,9 @@ func TestEachMistakeInAConfigIsNamed(t *testing.T) {
 	f(Config{URL: "http://x/", Cookie: "sid"}, "--auth-cookie: needs --auth jwt")
 	f(Config{JWTSecret: testSecret}, "$SSED_AUTH_JWT_SECRET: needs --auth jwt")
 	f(Config{Mode: ModeJWT, JWTSecret: testSecret, Cookie: "a b"}, "--auth-cookie: ")
-	f(Config{Mode: ModeJWT, JWTSecret: testSecret, Query: "channel_id"}, "--auth-query: ")
+	for _, taken := range []string{"channel_id", "channels", "tell", "since", "last"} {
+		f(Config{Mode: ModeJWT, JWTSecret: testSecret, Query: taken}, "--auth-query: ")
+	}
 	f(Config{Mode: ModeJWT, JWTSecret: testSecret, JWTAudience: []string{""}}, "--auth-jwt-audience: ")
 	for _, url := range []string{"x", "//host/", "ftp://host/", "http:///path", "http://a b/", "http://u@host/", "http://host/#f", "unix:/run/x"} {
 		f(Config{URL: url}, "--auth-url: ")

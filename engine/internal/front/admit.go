@@ -69,7 +69,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if err != nil {
 		return verdict{err: err}
 	}
-	from, err := sseproto.ParseStartPoint(req.Query, f.cfg.MaxLast)
+	from, err := sseproto.ParseStartPoint(req.Params, f.cfg.MaxLast)
 	if err != nil {
 		return verdict{err: err}
 	}

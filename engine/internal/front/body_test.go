@@ -80,6 +80,9 @@ func TestBodySaysWhatAQuerySays(t *testing.T) {
 	require.Equal(t, want, ask(postStream(`{"channels":["a","b c"],"last_event_id":"5-7/x","tell":"channel","start":"id"}`, asJSON)))
 	split := postStream(`{"channels":"b c","lastEventId":"5-7/x"}`, asJSON)
 	require.Equal(t, want, ask(strings.Replace(split, "/connect", "/connect?channel_id=a&tell=channel&start=id", 1)))
+	since := ask(strings.Replace(getStream("x"), "channel_id=x", "channel_id=a&since=1795431293042", 1))
+	require.NotNil(t, since.Start)
+	require.Equal(t, since, ask(postStream(`{"channels":["a"],"since":1795431293042}`, asJSON)))
 	field := postStream(`{"channels":["a","b c"],"last_event_id":"1-1","tell":"channel","start":"id"}`, asJSON, "Last-Event-ID: 5-7/x")
 	require.Equal(t, want, ask(field), "the field wins, as a client sends it that comes back")
 }
