@@ -64,6 +64,21 @@ func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, e
 	return result.ID, result.Err
 }
 
+// ErrNoPosition: this instance has not heard of Redis yet.
+var ErrNoPosition = errors.New("ssed: no position yet: this instance has not heard of Redis")
+
+// Position returns a position behind which everything comes that is published after it is
+// returned, by Publish or at Redis; some of what was published shortly before may come behind
+// it, too. A server that asks for it before it reads a snapshot, and hands out both, joins the
+// two: a client that comes with it as Last-Event-ID misses nothing. It asks nobody.
+func (g *Gateway) Position() (ID, error) {
+	id, ok := g.engine.Log().Now()
+	if !ok {
+		return id, ErrNoPosition
+	}
+	return id, nil
+}
+
 // PublishBatch publishes messages in order, with as few round trips as that takes, and
 // returns one result for each. Those that are refused do not stop the others.
 func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []PublishResult {

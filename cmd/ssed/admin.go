@@ -31,6 +31,7 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		Channels:        view,
 		Self:            s.self,
 		Publish:         s.publish,
+		Position:        s.Engine.Log().Now,
 		MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
 		Ready:           s.gateway.Ready,
 		Metrics:         metricsHandler(s),

@@ -86,7 +86,7 @@ type flags struct {
 	AdminTokenFile string `group:"admin" placeholder:"PATH" help:"File of tokens, one on a line: a token alone, or a role (publish, read or all), the token and a name for the log. It is read again when it changes."`
 	Pprof          toggle `group:"admin" help:"Serve /debug/pprof on the admin listener."`
 
-	PublishListen        string `group:"admin" placeholder:"ADDR" help:"Listener on which backends publish, with a JSON Web Token whose claim publish lists the channels: POST /publish, /api/send and /api/batch. Default: none."`
+	PublishListen        string `group:"admin" placeholder:"ADDR" help:"Listener on which backends publish, with a JSON Web Token whose claim publish lists the channels: POST /publish, /api/send and /api/batch, GET /api/position. Default: none."`
 	PublishJWTSecretFile string `name:"publish-jwt-secret-file" group:"admin" placeholder:"PATH" help:"File with the secret of these tokens, at least 32 bytes. Default: the keys of --auth jwt."`
 	PublishJWTKeyFile    string `name:"publish-jwt-key-file" group:"admin" placeholder:"PATH" help:"PEM file with public keys or certificates for these tokens. Default: the keys of --auth jwt."`
 

@@ -119,7 +119,7 @@ func TestAnswersAreAsTheDescriptionOfTheAPISays(t *testing.T) {
 	for _, target := range []string{
 		"/health", "/ready", "/openapi.yaml", "/", "/metrics", "/api/stats", "/api/live", "/api/gaps", "/api/instances",
 		"/api/channels?sort=rate&limit=10", "/api/channels/user123", "/api/history/user123", "/api/history/user123?after=1-1&limit=1",
-		"/api/connections?channel_id=user123",
+		"/api/connections?channel_id=user123", "/api/position",
 	} {
 		d.call("GET", target, "", "", 200)
 	}

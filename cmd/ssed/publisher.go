@@ -21,6 +21,7 @@ func (s *server) openPublisher() (err error) {
 		return admin.NewPublisher(admin.PublisherConfig{
 			Authorize:       s.publisherScope,
 			Publish:         s.publish,
+			Position:        s.Engine.Log().Now,
 			MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
 			Untyped:         s.untyped(),
 			Ready:           s.gateway.Ready,

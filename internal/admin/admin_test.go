@@ -30,6 +30,7 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 			*last = published{messages[0].Channel, messages[0].Data}
 			return []Receipt{{ID: sseproto.ID{Ms: 5, Seq: 1}, Embedded: true}}
 		},
+		Position:        func() (sseproto.ID, bool) { return sseproto.ID{Ms: 7}, true },
 		MaxMessageBytes: 8,
 		Ready:           func() (bool, string) { return true, "" },
 		Metrics:         http.NotFoundHandler(),

@@ -124,6 +124,7 @@ func (a *API) routes(mux *http.ServeMux) {
 	mux.Handle("POST /publish", a.publishing(a.publish))
 	mux.Handle("POST /api/send", a.publishing(a.send))
 	mux.Handle("POST /api/batch", a.publishing(a.batch))
+	mux.Handle("GET /api/position", a.guard(RolePublish, http.HandlerFunc(a.position)))
 
 	if a.cfg.Pprof {
 		// The command line and the memory may hold passwords and messages.

@@ -30,6 +30,9 @@ type Config struct {
 	// Publish sends messages in order and tells of each what became of it: as many
 	// receipts as messages. It bounds its own time.
 	Publish func(ctx context.Context, messages []Message) []Receipt
+	// Position is one behind which everything comes that is published from now on. Not ok:
+	// there is none yet.
+	Position func() (id sseproto.ID, ok bool)
 	// MaxMessageBytes bounds the data of a message.
 	MaxMessageBytes int
 	// Untyped is why messages can have data only, "" when they can have a type, an

@@ -17,6 +17,7 @@ type PublisherConfig struct {
 	Authorize func(ctx context.Context, authorization []string) (Scope, error)
 
 	Publish         func(ctx context.Context, messages []Message) []Receipt
+	Position        func() (id sseproto.ID, ok bool)
 	MaxMessageBytes int
 	Untyped         string
 	Ready           func() (ok bool, reason string)
@@ -39,10 +40,11 @@ type Denial struct {
 func (d *Denial) Error() string { return "admin: denied: " + http.StatusText(d.Status) }
 
 // NewPublisher makes the handler of the listener for backends: POST /publish, /api/send
-// and /api/batch as on the admin listener, /health, /ready, /openapi.yaml, and nothing else.
+// and /api/batch and GET /api/position as on the admin listener, /health, /ready,
+// /openapi.yaml, and nothing else.
 func NewPublisher(cfg PublisherConfig) *API {
 	a := newAPI(Config{
-		Publish: cfg.Publish, MaxMessageBytes: cfg.MaxMessageBytes, Untyped: cfg.Untyped,
+		Publish: cfg.Publish, Position: cfg.Position, MaxMessageBytes: cfg.MaxMessageBytes, Untyped: cfg.Untyped,
 		Ready: cfg.Ready, Logger: cfg.Logger, Audit: cfg.Audit,
 	})
 	mux := http.NewServeMux()
@@ -52,6 +54,7 @@ func NewPublisher(cfg PublisherConfig) *API {
 	scoped := func(pattern string, h http.HandlerFunc) {
 		mux.Handle(pattern, a.scoped(cfg.Authorize, a.audited(h)))
 	}
+	mux.Handle("GET /api/position", a.scoped(cfg.Authorize, http.HandlerFunc(a.position)))
 	scoped("POST /publish", a.publish)
 	scoped("POST /api/send", a.send)
 	scoped("POST /api/batch", a.batch)

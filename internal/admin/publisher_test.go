@@ -37,6 +37,7 @@ func TestPublisherTakesWhatTheTokenCovers(t *testing.T) {
 			}
 			return receipts
 		},
+		Position:        func() (sseproto.ID, bool) { return sseproto.ID{Ms: 7}, true },
 		MaxMessageBytes: 64,
 		Ready:           func() (bool, string) { return true, "" },
 	})
@@ -81,6 +82,11 @@ func TestPublisherTakesWhatTheTokenCovers(t *testing.T) {
 	require.EqualValues(t, 1, p.Counts().Denied[DeniedMissing])
 	require.EqualValues(t, 1, p.Counts().Denied[DeniedToken])
 	require.EqualValues(t, 4, p.Counts().Denied[DeniedRole])
+
+	_, answer = f("orders", "GET", "/api/position", "", 200)
+	require.JSONEq(t, `{"id":"7-0"}`, answer)
+	f("", "GET", "/api/position", "", 401)
+	f("nothing", "GET", "/api/position", "", 403)
 
 	// Nothing else is there.
 	f("", "GET", "/health", "", 200)

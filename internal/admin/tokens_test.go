@@ -38,6 +38,7 @@ var everything = []struct {
 	{RolePublish, "POST", "/publish?channel_id=a", "x"},
 	{RolePublish, "POST", "/api/send", `{"channel_id":"a","data":"x"}`},
 	{RolePublish, "POST", "/api/batch", `{"channel_id":"a","data":"x"}`},
+	{RolePublish, "GET", "/api/position", ""},
 	{RoleAll, "DELETE", "/api/connections/0-7", ""},
 	{RoleAll, "DELETE", "/api/connections?sub=anna", ""},
 	{RoleAll, "DELETE", "/api/history/a", ""},

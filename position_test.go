@@ -1,0 +1,89 @@
+package ssed_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"ssed"
+	"ssed/internal/redistest"
+)
+
+// TestPositionJoinsASnapshotWithTheStream: a backend changes its database and publishes the
+// change. A page gets a position, then what the database has, and connects with the position:
+// it gets every change that is not in what it has, whichever instance told the position and
+// whichever it connects to.
+func TestPositionJoinsASnapshotWithTheStream(t *testing.T) {
+	f := func(t *testing.T, gateways []*ssed.Gateway, publish func(data string) error) {
+		var database atomic.Int64 // what it has: the number of the last change
+		var changing sync.WaitGroup
+		var done atomic.Bool
+		changing.Go(func() {
+			for n := int64(1); !done.Load(); n++ {
+				database.Store(n)
+				if err := publish(strconv.FormatInt(n, 10)); err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) // the load itself
+			}
+		})
+		for range 100 {
+			position, err := gateways[rand.IntN(len(gateways))].Position()
+			require.NoError(t, err)
+			snapshot := database.Load()
+			c := open(gateways[rand.IntN(len(gateways))], "changes", position.String())
+			next := int64(0)
+			for next <= snapshot+3 {
+				id, data := c.event()
+				n, err := strconv.ParseInt(data, 10, 64)
+				require.NoError(t, err, "%s: %s", id, data)
+				if next == 0 {
+					require.LessOrEqual(t, n, snapshot+1, "from %s", position)
+				} else {
+					require.Equal(t, next, n)
+				}
+				next = n + 1
+			}
+			c.close()
+		}
+		done.Store(true)
+		changing.Wait()
+	}
+
+	t.Run("redis", func(t *testing.T) {
+		server := redistest.Start(t)
+		redis, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ForceSingleClient: true, DisableCache: true})
+		require.NoError(t, err)
+		defer redis.Close()
+		var gateways []*ssed.Gateway
+		for range 2 {
+			cfg := onRedis(t, server)
+			gateway, err := ssed.New(cfg)
+			require.NoError(t, err)
+			_, err = gateway.Position()
+			require.ErrorIs(t, err, ssed.ErrNoPosition)
+			gateway.Close()
+			gateway, _ = serve(t, cfg)
+			awaitReady(gateway)
+			gateways = append(gateways, gateway)
+		}
+		f(t, gateways, func(data string) error {
+			return redis.Do(context.Background(), redis.B().Publish().Channel("changes").Message(data).Build()).Error()
+		})
+	})
+	t.Run("embedded", func(t *testing.T) {
+		gateway, _ := serve(t, loopback())
+		f(t, []*ssed.Gateway{gateway}, func(data string) error {
+			_, err := gateway.Publish(context.Background(), "changes", ssed.Message{Data: data})
+			return err
+		})
+	})
+}
