@@ -119,6 +119,36 @@ func TestLossOnTheBusIsADiscontinuity(t *testing.T) {
 	require.Greater(t, spans, 1)
 }
 
+// TestNodeThatDiesIsOneDiscontinuity: from the last tick before, until most take it for
+// failed. Messages of the others are delivered meanwhile, and instances stay ready.
+func TestNodeThatDiesIsOneDiscontinuity(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 1)
+	a, b := start(t, c.URL(), "a"), start(t, c.URL(), "b", withFeeds(2))
+	eventually(t, func() bool { return a.Stats().SubscriptionsSynced+b.Stats().SubscriptionsSynced == 3 }, "not synced")
+	flush(t, c.Nodes[0], "before", a, b)
+	a.sink.mu.Lock()
+	committed := len(a.sink.spans[0].commits)
+	a.sink.mu.Unlock()
+	require.NotZero(t, committed)
+	c.Nodes[5].Kill()
+	for i := 0; a.Stats().Resyncs["bus"] == 0; i++ {
+		require.Less(t, i, 10000, "no end of it")
+		flush(t, c.Nodes[2], fmt.Sprintf("meanwhile %d", i), a, b)
+		require.True(t, a.isSynced())
+		time.Sleep(2 * time.Millisecond) // a pace
+	}
+	flush(t, c.Nodes[2], "after", a, b)
+	require.NoError(t, c.Nodes[5].Restart())
+	require.NoError(t, c.AwaitHealth())
+	eventually(t, func() bool { return a.Stats().Resyncs["bus"] >= 2 }, "a new link")
+	flush(t, c.Nodes[5], "by the one that died", a, b)
+	require.Equal(t, a.sink.all(), b.sink.all())
+	for _, in := range []*instance{a, b} {
+		require.EqualValues(t, in.cfg.Feeds, in.Stats().Connects)
+		require.Less(t, in.Stats().Resyncs["bus"], uint64(5*in.cfg.Feeds), "one for each change, not for each tick")
+	}
+}
+
 // TestLinksThatCannotBeSeen: then nobody can tell what the bus loses.
 func TestLinksThatCannotBeSeen(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 0)

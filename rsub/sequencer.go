@@ -19,6 +19,7 @@ const (
 	refuse               // the tick does not count; cause tells why
 	open                 // a span begins at id
 	commit               // the span goes on, all up to id is committed
+	hold                 // the span goes on, and nobody knows yet whether something is missing
 	end                  // the span ends, only what came up to id, the last good tick, counts
 	lose                 // the span ends with id; whether what came since the last good tick counts, the next span tells
 )
@@ -45,7 +46,7 @@ type sequencer struct {
 	node   string      // run_id of the server that the connection hangs on
 	term   string      // of that server, see tick; "" when not known
 	epoch  string      // of the last tick
-	links  string      // of the last tick
+	links  string      // of the last tick that did not hold; linksMissing after one that did
 	last   sseproto.ID // position reached; its Ms is the last good tick
 	now    interval    // since the last good tick
 	past   history
@@ -87,6 +88,14 @@ func (s *sequencer) tick(t tick) step {
 		// on the other one meanwhile be lost without a word. So the next span tells: of the
 		// same server, and nothing is taken back.
 		return s.stop(CauseProbe, false)
+	case t.links == linksMissing && t.t > s.last.Ms:
+		// What some node publishes does not come. When it does again, the span ends with the
+		// last tick before. Until then messages have numbers as if this tick were not there.
+		if s.state == unsynced {
+			return step{}
+		}
+		s.links = linksMissing
+		return step{action: hold}
 	case s.state == synced && t.links != s.links && t.t > s.last.Ms:
 		// Since the last tick a node of the cluster had no link to ours, or another one: what
 		// was published there may be lost. From this tick on nothing is, so it opens a span.

@@ -318,3 +318,37 @@ func BenchmarkMessage(b *testing.B) {
 		h.onMessage(m)
 	}
 }
+
+// TestLinksOfAClusterEndTheSpan at the last tick before they changed, once however long one
+// is missing.
+func TestLinksOfAClusterEndTheSpan(t *testing.T) {
+	s := sequencer{fingerprint: "f"}
+	s.subscribe("n1", "")
+	tick := func(at uint64, links string) step {
+		next := tickAt(at)
+		next.links = links
+		st := s.tick(next)
+		st.own = interval{}
+		return st
+	}
+	message := func(want sseproto.ID) {
+		t.Helper()
+		got, ok := s.message("c", "p")
+		require.True(t, ok)
+		require.Equal(t, want, got)
+	}
+	require.Equal(t, step{}, tick(5, linksMissing), "no span begins while a link is missing")
+	require.Equal(t, step{action: open, id: id(10, 0)}, tick(10, "a"))
+	message(id(10, 1))
+	require.Equal(t, step{action: commit, id: id(20, 0)}, tick(20, "a"))
+	message(id(20, 1))
+	require.Equal(t, step{action: hold}, tick(30, linksMissing))
+	message(id(20, 2))
+	require.Equal(t, step{action: hold}, tick(40, linksMissing))
+	require.Equal(t, step{action: end, id: id(20, 0), cause: CauseBus}, tick(50, "a"), "the same again, perhaps of another node")
+	require.Equal(t, step{action: open, id: id(50, 0)}, tick(50, "a"))
+	message(id(50, 1))
+	require.Equal(t, step{action: end, id: id(50, 0), cause: CauseBus}, tick(60, "b"))
+	require.Equal(t, step{action: open, id: id(60, 0)}, tick(60, "b"))
+	require.Equal(t, step{action: commit, id: id(70, 0)}, tick(70, "b"))
+}

@@ -521,6 +521,11 @@ func (s *subscription) onTick(t tick) {
 		s.out.open(s.node+":"+s.term, st.id)
 		s.synced.Store(true)
 		s.feed.everSynced.Store(true)
+	case hold:
+		s.alive(t)
+		f := s.feed
+		f.trouble.Store(nil)
+		f.seen.note(t.t, s.seq.past.last())
 	case commit:
 		s.good(t, st)
 		s.out.commit(st.id, t.watermark)
@@ -549,11 +554,16 @@ func (s *subscription) good(t tick, st step) {
 		f.counters.checksumMismatches.Add(1)
 		f.found.mismatches.note(mismatch{t, st.own})
 	}
-	s.silent.Store(false)
 	s.entries = t.entries()
-	s.tickT.Store(t.t)
-	s.tickAt.Store(int64(f.elapsed()))
+	s.alive(t)
 	f.noteTick(t, s.seq.past.last())
+}
+
+// alive notes that a published tick has come.
+func (s *subscription) alive(t tick) {
+	s.silent.Store(false)
+	s.tickT.Store(t.t)
+	s.tickAt.Store(int64(s.feed.elapsed()))
 }
 
 // refused counts a refused tick and does what its cause asks for.

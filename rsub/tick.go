@@ -20,6 +20,9 @@ func ownWord(word string) bool {
 	return word == wordTick || word == wordLeaseReleased || word == wordSent
 }
 
+// linksMissing is in the place of tick.links while a node of the cluster has no link.
+const linksMissing = "-"
+
 var errTick = errors.New("rsub: malformed tick")
 
 // tick is a place in the order of messages.
@@ -32,7 +35,7 @@ type tick struct {
 	checksum    interval
 	caller      string
 	batch       string // ids of the entries of the inbox right behind it, with commas between
-	links       string // of a cluster: another one when a node's link to this one is another. "" where nothing comes by it
+	links       string // of a cluster: another one when a node's link to this one is another, or linksMissing. "" where nothing comes by it
 	term        string // master_replid2 of the server: another one with each promotion. "" from earlier versions
 }
 

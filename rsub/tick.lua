@@ -116,19 +116,37 @@ if ARGV[1] == 'lead' and not free then
 end
 
 -- What is published on another node comes by its link to this one. When that is cut, what
--- was under way is lost, and nobody says so but this list.
-local links
-if ARGV[16] == '1' then
-  local list, names = redis.pcall('CLUSTER', 'LINKS'), {}
-  if list.err then -- nothing is written yet
-    return redis.error_reply('NOLINKS ' .. list.err)
-  end
+-- was under way is lost, and so is what is published there until there is a link again.
+-- Nobody says so but these lists. Returns a hash of the links, '-' while one is missing, or
+-- an error.
+local function incoming_links()
+  local list, nodes = redis.pcall('CLUSTER', 'LINKS'), redis.pcall('CLUSTER', 'NODES')
+  if list.err then return nil, list.err end
+  if type(nodes) == 'table' then return nil, nodes.err end
+  local since, names = {}, {}
   for i, link in ipairs(list) do
     local l = as_table(link)
-    if l.direction == 'from' then names[#names + 1] = l.node .. ' ' .. text(l['create-time']) end
+    if l.direction == 'from' then
+      since[l.node] = true
+      names[#names + 1] = l.node .. ' ' .. text(l['create-time'])
+    end
+  end
+  for id, flags in string.gmatch(nodes, '(%x+) %S+ (%S+) [^\n]*') do
+    -- One that has failed in the eyes of most, or is not quite known, publishes nothing.
+    local silent = string.find(',' .. flags .. ',', ',fail,', 1, true) or string.find(flags, 'myself') or
+      string.find(flags, 'handshake') or string.find(flags, 'noaddr')
+    if not silent and not since[id] then return '-' end
   end
   table.sort(names)
-  links = redis.sha1hex(table.concat(names, ','))
+  return redis.sha1hex(table.concat(names, ','))
+end
+
+local links
+if ARGV[16] == '1' then
+  local failure
+  links, failure = incoming_links()
+  if not links then return redis.error_reply('NOLINKS ' .. failure) end -- nothing is written yet
+  if links == '-' and inbox then inbox.may_move = false end -- its entries would not get the numbers of this tick
 end
 
 local watermark = f[3] or '0-0'
