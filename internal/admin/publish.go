@@ -227,38 +227,45 @@ func retryOf(n json.Number) (time.Duration, error) {
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// batch publishes a message per line and answers each line with one. A line that
-// cannot be published does not keep the others back.
+// batch publishes many messages, an object on each line or in an array, and answers each
+// with one in the same form. One that cannot be published does not keep the others back.
 func (a *API) batch(w http.ResponseWriter, r *http.Request) {
-	receipts, err := a.batchReceipts(w, r)
+	receipts, inArray, err := a.batchReceipts(w, r)
 	if err != nil {
 		fail(w, err)
 		return
 	}
+	answers := make([]any, len(receipts))
+	for i, receipt := range receipts {
+		_, answers[i] = receipt.body()
+	}
+	if inArray {
+		writeJSON(w, http.StatusOK, answers)
+		return
+	}
 	setJSONHeaders(w.Header(), "application/x-ndjson")
 	out := newEncoder(w)
-	for _, receipt := range receipts {
-		_, answer := receipt.body()
+	for _, answer := range answers {
 		_ = out.Encode(answer) // fails only when the client has gone
 	}
 }
 
 // batchReceipts is receiptOf for a batch.
-func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) ([]Receipt, error) {
+func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) (receipts []Receipt, inArray bool, err error) {
 	leave, err := a.seatBody(w, r)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer leave()
-	lines, err := a.batchLines(w, r)
+	objects, inArray, err := a.batchObjects(w, r)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	receipts := make([]Receipt, len(lines))
+	receipts = make([]Receipt, len(objects))
 	var good []Message
 	var places []int
-	for i, line := range lines {
-		m, err := a.decode(line)
+	for i, object := range objects {
+		m, err := a.decode(object)
 		if err == nil {
 			err = a.covers(r, m.Channel)
 		}
@@ -273,26 +280,63 @@ func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) ([]Receipt, 
 			receipts[places[i]] = receipt
 		}
 	}
-	return receipts, nil
+	return receipts, inArray, nil
 }
 
-// batchLines reads the body. Empty lines do not count.
-func (a *API) batchLines(w http.ResponseWriter, r *http.Request) (lines [][]byte, err error) {
+var (
+	errArray = Refuse(http.StatusBadRequest, "not one JSON array of messages")
+	errMany  = Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d messages", maxBatchLines))
+)
+
+// batchObjects reads the body and takes its objects apart.
+func (a *API) batchObjects(w http.ResponseWriter, r *http.Request) (objects [][]byte, inArray bool, err error) {
 	limit := max(maxBatchBytes, jsonOverhead*int64(a.cfg.MaxMessageBytes)+maxFieldBytes)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d bytes", limit))
+		return nil, false, Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d bytes", limit))
 	} else if err != nil {
-		return nil, errBody
+		return nil, false, errBody
 	}
+	if body = bytes.TrimSpace(body); len(body) > 0 && body[0] == '[' { // no line begins so
+		objects, err = elements(body)
+		return objects, true, err
+	}
+	objects, err = linesOf(body)
+	return objects, false, err
+}
+
+// linesOf returns the lines that are not empty.
+func linesOf(body []byte) (lines [][]byte, err error) {
 	for line := range bytes.Lines(body) {
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}
 		if len(lines) == maxBatchLines {
-			return nil, Refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a batch has at most %d lines", maxBatchLines))
+			return nil, errMany
 		}
 		lines = append(lines, line)
 	}
 	return lines, nil
+}
+
+// elements returns those of an array.
+func elements(body []byte) (list [][]byte, err error) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if _, err := d.Token(); err != nil {
+		return nil, errArray
+	}
+	for d.More() {
+		var element json.RawMessage
+		if d.Decode(&element) != nil {
+			return nil, errArray
+		}
+		if len(list) == maxBatchLines {
+			return nil, errMany
+		}
+		list = append(list, element)
+	}
+	if _, err := d.Token(); err != nil || d.InputOffset() != int64(len(body)) {
+		return nil, errArray
+	}
+	return list, nil
 }

@@ -193,6 +193,39 @@ oops
 	}, *got)
 }
 
+// TestBatchOfAnArrayIsAnsweredByOne: and where the array is none, nothing is published.
+func TestBatchOfAnArrayIsAnsweredByOne(t *testing.T) {
+	h, got := numbered(t, nil)
+	r := do(h, "POST", "/api/batch", ` [{"channel_id":"a","data":"1"}, 7, {"channel_id":"__x","data":""},
+		{"channel_id":"b","data":[1,2]}] `)
+	require.Equal(t, 200, r.StatusCode)
+	require.Equal(t, "application/json", r.Header.Get("Content-Type"))
+	var answers []struct{ ID, Error string }
+	require.NoError(t, json.Unmarshal([]byte(bodyOf(t, r)), &answers))
+	require.Len(t, answers, 4)
+	for i, want := range []string{"5-0", "", "", "5-1"} {
+		require.Equal(t, want, answers[i].ID)
+		require.Equal(t, want == "", answers[i].Error != "")
+	}
+	require.Equal(t, []Message{on("a", sseproto.Message{Data: "1"}), on("b", sseproto.Message{Data: "[1,2]"})}, *got)
+
+	*got = nil
+	many := strings.Repeat(`{"channel_id":"a","data":""},`, maxBatchLines)
+	for body, status := range map[string]int{
+		`[`: 400, `[]]`: 400, `[] []`: 400, `[{"channel_id":"a","data":"1"}`: 400, `[{"channel_id":"a","data":"1"}, oops]`: 400,
+		`[{"channel_id":"a","data":"1"} {"channel_id":"a","data":"1"}]`: 400, `[` + many + `{}]`: 413,
+	} {
+		r := do(h, "POST", "/api/batch", body)
+		require.Equal(t, status, r.StatusCode, "%.50s", body)
+		require.Empty(t, *got)
+	}
+	r = do(h, "POST", "/api/batch", `[]`)
+	require.Equal(t, 200, r.StatusCode)
+	require.JSONEq(t, `[]`, bodyOf(t, r))
+	require.Equal(t, 200, do(h, "POST", "/api/batch", `[`+strings.TrimSuffix(many, ",")+`]`).StatusCode)
+	require.Len(t, *got, maxBatchLines)
+}
+
 func TestBatchIsBounded(t *testing.T) {
 	h, got := numbered(t, nil)
 	f := func(status int, body string) {
