@@ -50,8 +50,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// FeedConfig is how messages come from Redis. Prefix, Patterns, Sharded, Envelope and Inbox are
-// the same on all instances that work together.
+// FeedConfig is how messages come from Redis. Prefix, Patterns, Sharded, Envelope,
+// BatchChannel and Inbox are the same on all instances that work together.
 type FeedConfig struct {
 	// Patterns are the channels to deliver, as for PSUBSCRIBE. Default "*".
 	Patterns []string
@@ -77,6 +77,10 @@ type FeedConfig struct {
 	// Envelope: a payload that is a JSON object of data and optionally event, id and
 	// retry becomes an event of that type (see sseproto.ParseEnvelope).
 	Envelope bool
+	// BatchChannel: each message of this channel carries many, see sseproto.CutBatched.
+	// Redis has a tenth of the work with them. PublishBatch and the inbox use it. Who may
+	// publish on it in Redis may publish on every channel. Empty: none.
+	BatchChannel string
 	// Inbox is the key of a stream to which backends XADD channel and data, so that
 	// nothing is lost while no instance runs. It needs a History. Empty: none. The
 	// program ssed has "sse:inbox" with the default Prefix. An inbox belongs to one Prefix:
@@ -388,6 +392,8 @@ func (c *Config) checkStreams(check *invalid.Check) {
 	case name == "":
 	case rsub.Reserved(name):
 		check.Add("Streams.BroadcastChannel", "%.70q: channels that start with __ are never delivered", name)
+	case name == c.Feed.BatchChannel:
+		check.Add("Streams.BroadcastChannel", "%.70q is Feed.BatchChannel, which nobody can read", name)
 	case !slices.ContainsFunc(c.Feed.Patterns, matches):
 		check.Add("Streams.BroadcastChannel", "%.70q matches none of Feed.Patterns", name)
 	}
@@ -425,7 +431,7 @@ func (c *Config) feed() rsub.Config {
 	cfg := rsub.Config{
 		Patterns: f.Patterns, Prefix: f.Prefix, Instance: f.Instance, Feeds: f.Subscriptions,
 		TickInterval: f.TickInterval, ProbeTimeout: f.ProbeTimeout,
-		MaxMessageBytes: c.Streams.MaxMessageBytes, Envelope: f.Envelope, Sharded: f.Sharded, Inbox: f.Inbox,
+		MaxMessageBytes: c.Streams.MaxMessageBytes, Envelope: f.Envelope, Sharded: f.Sharded, BatchChannel: f.BatchChannel, Inbox: f.Inbox,
 		ClockOffset: f.ClockOffset, Logger: c.Logger,
 	}
 	if c.Redis != nil {

@@ -21,8 +21,8 @@ type ID = sseproto.ID
 var (
 	// ErrChannel: the name is empty, longer than 255 bytes, or has a NUL.
 	ErrChannel = errors.New("ssed: the channel is not 1 to 255 bytes without NUL")
-	// ErrReserved: channels that start with __ are never delivered.
-	ErrReserved = errors.New("ssed: channels that start with __ are never delivered")
+	// ErrReserved: channels that start with __, and FeedConfig.BatchChannel, are never delivered.
+	ErrReserved = errors.New("ssed: channels that start with __, and the one of batches, are never delivered")
 	// ErrTooLarge: the payload, an envelope around the data included, has more than
 	// StreamConfig.MaxMessageBytes.
 	ErrTooLarge = errors.New("ssed: the message is larger than MaxMessageBytes")
@@ -117,7 +117,7 @@ func (g *Gateway) payload(m OutMessage) (payload string, err error) {
 	switch {
 	case !sseproto.IsChannel(m.Channel):
 		return "", ErrChannel
-	case rsub.Reserved(m.Channel):
+	case rsub.Reserved(m.Channel), g.feed != nil && m.Channel == g.cfg.Feed.BatchChannel:
 		return "", ErrReserved
 	case g.feed != nil && g.cfg.Feed.Envelope:
 		payload = string(sseproto.AppendPayload(nil, m.Message))

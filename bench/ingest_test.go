@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -140,12 +142,16 @@ func clientOption(b *testing.B, r *redistest.Server) rueidis.ClientOption {
 }
 
 // startFeed feeds an engine from Redis until the benchmark ends.
-func startFeed(b *testing.B, r *redistest.Server, a *arrivals) *engine.Log {
+func startFeed(b *testing.B, r *redistest.Server, a *arrivals, options ...func(*rsub.Config)) *engine.Log {
 	b.Helper()
 	e := startEngine(b, engine.Config{})
-	f, err := rsub.New(rsub.Config{
+	cfg := rsub.Config{
 		Client: clientOption(b, r), Patterns: []string{"*"}, Prefix: "sse:stream:", Instance: "bench", Logger: discard(),
-	}, countedLog{e.Log(), a})
+	}
+	for _, option := range options {
+		option(&cfg)
+	}
+	f, err := rsub.New(cfg, countedLog{e.Log(), a})
 	require.NoError(b, err)
 	runUntilEnd(b, f.Run)
 	eventually(b, "the feed is synced", func() bool {
@@ -192,4 +198,67 @@ func runUntilEnd(b *testing.B, f func(ctx context.Context) error) {
 			b.Error(err)
 		}
 	})
+}
+
+// newBatchFlood is newFlood with perPublish messages in a batch.
+func newBatchFlood(b *testing.B, addr, channel string, messages, channels, size, perPublish int) *flood {
+	b.Helper()
+	f := newFlood(b, addr, messages, channels, size)
+	f.commands = f.commands[:0]
+	for i := 0; i < messages; i += perPublish {
+		var batch []byte
+		for k := i; k < i+perPublish; k++ {
+			batch = sseproto.AppendBatched(batch, fmt.Sprintf("channel-%d", k*7919%channels), fmt.Sprintf("%0*d", size, k))
+		}
+		f.commands = fmt.Appendf(f.commands, "*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(channel), channel, len(batch), batch)
+	}
+	return f
+}
+
+// redisTime is the CPU time of the thread of Redis that runs commands, so far.
+func redisTime(b *testing.B, r *redistest.Server) (sum time.Duration) {
+	b.Helper()
+	reply, err := r.Do("INFO", "cpu")
+	require.NoError(b, err)
+	for line := range strings.Lines(reply.(string)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "used_cpu_sys_main_thread" || name == "used_cpu_user_main_thread" {
+			seconds, err := strconv.ParseFloat(value, 64)
+			require.NoError(b, err)
+			sum += time.Duration(seconds * float64(time.Second))
+		}
+	}
+	return sum
+}
+
+// BenchmarkIngestBatched is what a message costs Redis and ssed, alone and with others in
+// a PUBLISH. Rounds of all alternate.
+func BenchmarkIngestBatched(b *testing.B) {
+	const channel = "ssed:batch"
+	perPublish := []int{1, 10, 100, 1000}
+	var floods []*flood
+	r := redistest.Start(b, "--client-output-buffer-limit", "pubsub", "0", "0", "0")
+	for _, n := range perPublish {
+		if n == 1 {
+			floods = append(floods, newFlood(b, r.Addr(), ingestMessages, ingestChannels, ingestBytes))
+		} else {
+			floods = append(floods, newBatchFlood(b, r.Addr(), channel, ingestMessages, ingestChannels, ingestBytes, n))
+		}
+	}
+	a := newArrivals()
+	startFeed(b, r, a, func(c *rsub.Config) { c.BatchChannel = channel })
+	floods[0].run(b, a) // the first round fills channel directory and ring
+	redisCPU, ssedCPU := make([]time.Duration, len(floods)), make([]time.Duration, len(floods))
+	for b.Loop() {
+		for i, f := range floods {
+			before := redisTime(b, r)
+			_, cpu := f.run(b, a)
+			redisCPU[i] += redisTime(b, r) - before
+			ssedCPU[i] += cpu
+		}
+	}
+	for i, n := range perPublish {
+		b.ReportMetric(float64(redisCPU[i].Nanoseconds())/float64(b.N*ingestMessages), fmt.Sprintf("redis-ns/msg-%d", n))
+		b.ReportMetric(float64(ssedCPU[i].Nanoseconds())/float64(b.N*ingestMessages), fmt.Sprintf("ssed-ns/msg-%d", n))
+	}
 }

@@ -68,6 +68,12 @@ type Config struct {
 	// each once. "" is none. It needs a history, for an entry stays in the stream
 	// until the history is written beyond it. On the same server as the clock.
 	Inbox string
+	// BatchChannel is a channel of which each message carries many, see sseproto.CutBatched;
+	// they are numbered one by one. Publish, PublishBatch and the inbox use it. "" is none.
+	// All instances of a prefix have the same one, or they would number differently: it is
+	// part of the fingerprint. Who may publish on it may publish on every channel. With
+	// Sharded it is a channel of the shard channel, like any other.
+	BatchChannel string
 	// Logger gets what an operator should know, throttled. nil is slog.Default.
 	Logger *slog.Logger
 	// OnLeaseReleased is called when an instance has given up the lease of the history
@@ -133,6 +139,9 @@ func (c *Config) validate() error {
 		check.If(p == "" || len(p) > maxPatternBytes || strings.ContainsRune(p, 0), "Patterns", "%.50q is not 1 to %d bytes without NUL", p, maxPatternBytes)
 		check.If(Reserved(p), "Patterns", "%.50q: channels that start with %s are never delivered", p, reservedPrefix)
 	}
+	check.If(len(c.BatchChannel) > maxPatternBytes || strings.ContainsFunc(c.BatchChannel, isSpaceOrControl),
+		"BatchChannel", "%.50q is longer than %d bytes or has spaces", c.BatchChannel, maxPatternBytes)
+	check.If(Reserved(c.BatchChannel), "BatchChannel", "%.50q: channels that start with %s are never delivered", c.BatchChannel, reservedPrefix)
 	check.If(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "Prefix", "%q is empty or has braces", c.Prefix)
 	check.If(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "Instance", "%q is empty or has spaces", c.Instance)
 	check.If(c.Feeds < 1 || c.Feeds > maxFeeds, "Feeds", "%d is not 1 or %d", c.Feeds, maxFeeds)

@@ -40,6 +40,13 @@
 // the answer. The notice names its node; a feed that hangs on another one does not
 // answer. So an ID that is told is the one that every instance gives, or there is none.
 //
+// # Batches
+//
+// A message of Config.BatchChannel carries many. They are numbered one by one, those too
+// that no pattern matches: how many there are depends on the bytes alone, so all instances
+// count alike. What cannot be read at its end has no number. Publish and the inbox put
+// what goes out together into batches.
+//
 // # Inbox
 //
 // With Config.Inbox the tick script also moves what backends XADD to a stream: it

@@ -76,7 +76,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		began:    time.Now(),
 		client:   redisconn.New(cfg.Client, keys.Slot),
 	}
-	f.description = f.patterns.describe(Rules{Envelope: cfg.Envelope, Sharded: cfg.Sharded})
+	f.description = f.patterns.describe(Rules{cfg.Envelope, cfg.Sharded, cfg.BatchChannel})
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.results = newResults(&f.counters, cfg.Feeds)
@@ -170,7 +170,8 @@ func (f *Feed) Stats() Stats {
 // Config is what the feed runs with: defaults are filled in.
 func (f *Feed) Config() Config { return f.cfg }
 
-// Fingerprint returns the fingerprint of the patterns and of Config.Envelope, short and readable.
+// Fingerprint returns the fingerprint of the patterns, of Config.Envelope and of
+// Config.BatchChannel, short and readable.
 func (f *Feed) Fingerprint() (short, readable string) { return f.fingerprint, f.description }
 
 var errNoTick = errors.New("rsub: no tick")

@@ -46,6 +46,7 @@ type findings struct {
 	mismatches finding[mismatch]
 	unframed   finding[int] // bytes
 	bus        finding[uint64]
+	broken     finding[brokenBatch]
 }
 
 // refusal is a tick that was refused.
@@ -88,6 +89,10 @@ func (f *Feed) tell() {
 	}
 	if t, dropped, ok := f.found.bus.take(); ok {
 		log.Warn("redis: a link of the cluster bus was lost, messages of other nodes may be missing", "after", t, "dropped", dropped)
+	}
+	if b, dropped, ok := f.found.broken.take(); ok {
+		log.Warn("redis: the end of a batch cannot be read, its messages are lost", "channel", f.cfg.BatchChannel,
+			"bytes", b.bytes, "read", b.read, "limit", sseproto.MaxBatchBytes, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.mismatches.take(); ok {
 		log.Error("redis: instances saw different messages, this is a bug", "caller", m.tick.caller,

@@ -138,7 +138,7 @@ func (in *inbox) args() []string {
 	args := []string{
 		strconv.Itoa(inboxBatch), strconv.Itoa(inboxBatchBytes), strconv.Itoa(inboxBatches), strconv.Itoa(inboxRefused),
 		strconv.Itoa(cfg.MaxMessageBytes), envelope,
-		in.feed.keys.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10),
+		in.feed.keys.Prefix, strconv.FormatInt(inboxSettle.Milliseconds(), 10), cfg.BatchChannel,
 	}
 	reclaims, newest := in.memory.reclaims(in.node)
 	in.reclaimed = newest
@@ -271,7 +271,7 @@ func (in *inbox) verdict(channel string, hasData bool, event, id, retry string) 
 	switch {
 	case channel == "" || !hasData:
 		return refusedFields
-	case !sseproto.IsChannel(channel) || Reserved(channel) || !in.feed.patterns.match(channel):
+	case !sseproto.IsChannel(channel) || !in.feed.delivers(channel):
 		return refusedChannel
 	case event == "" && id == "" && retry == "":
 		return ""

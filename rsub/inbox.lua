@@ -209,6 +209,37 @@ local function is_utf8(text)
   return not string.find(text, '[\128-\255]')
 end
 
+-- A length of a batch, see AppendBatched of sseproto.
+local function uvarint(n)
+  local bytes = ''
+  while n >= 128 do
+    bytes, n = bytes .. string.char(128 + n % 128), math.floor(n / 128)
+  end
+  return bytes .. string.char(n)
+end
+
+-- What to publish so that as few messages as possible carry these: batches of at most
+-- 1 MiB on their channel. A message that is alone goes as it is, and so do all where there
+-- is no such channel, or no right to it: their numbers are the same. With a shard channel
+-- that is what the right is to, and checked already.
+local function packed(messages, channel, shard)
+  if channel == '' or shard == '' and not redis.acl_check_cmd('PUBLISH', channel, '') then return messages end
+  local list, parts, size, first = {}, {}, 0, nil
+  local function close()
+    if #parts == 1 then list[#list + 1] = first
+    elseif #parts > 1 then list[#list + 1] = {channel, table.concat(parts)} end
+    parts, size = {}, 0
+  end
+  for _, m in ipairs(messages) do
+    local part = uvarint(#m[1]) .. m[1] .. uvarint(#m[2]) .. m[2]
+    if size + #part > 1048576 then close() end
+    if #parts == 0 then first = m end
+    parts[#parts + 1], size = part, size + #part
+  end
+  close()
+  return list
+end
+
 local function given(text) return text and text ~= '' and text or nil end
 
 -- What is published for an entry, or nil and why nothing can be.

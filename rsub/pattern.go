@@ -69,14 +69,18 @@ func (ps patternSet) describe(r Rules) string {
 	if r.Sharded {
 		text += " feed=sharded"
 	}
+	if r.BatchChannel != "" {
+		text += fmt.Sprintf(" batches=%q", r.BatchChannel)
+	}
 	return text
 }
 
 // Rules are what instances have to have in common, beside the patterns, to number and
 // to deliver alike. See the fields of Config.
 type Rules struct {
-	Envelope bool
-	Sharded  bool
+	Envelope     bool
+	Sharded      bool
+	BatchChannel string
 }
 
 // Fingerprint returns what Feed.Fingerprint does, for a feed that is not there.

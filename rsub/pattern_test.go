@@ -53,6 +53,7 @@ func TestFingerprintIsOfTheSetOfPatterns(t *testing.T) {
 	require.NotEqual(t, f(`a" "b`), f("a", "b"))
 	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(Rules{Envelope: true})))
 	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(Rules{Sharded: true})))
+	require.NotEqual(t, f("a"), fingerprint(patternSet{"a"}.describe(Rules{BatchChannel: "b"})))
 }
 
 func TestNewNamesEveryProblem(t *testing.T) {

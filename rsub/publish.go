@@ -20,8 +20,9 @@ var publishScript = redisconn.NewScript(redisconn.AllowOOM, publishLua)
 
 // What one call of the script publishes at most: Redis does nothing else meanwhile.
 const (
-	maxBatchMessages = 128
-	maxBatchBytes    = 1 << 20
+	maxCallCommands = 128
+	maxCallMessages = 1024 // in batches
+	maxCallBytes    = 1 << 20
 )
 
 var (
@@ -42,7 +43,8 @@ type PublishResult struct {
 	// ID is the position of the message, the same on every instance; zero when it
 	// has none, or was not read by a numbering feed of this instance in time.
 	ID sseproto.ID
-	// Receivers is how many subscriptions got it. 0: nobody, and it is gone.
+	// Receivers is how many subscriptions got it, or the batch that carried it. 0: nobody,
+	// and it is gone.
 	Receivers int64
 }
 
@@ -71,9 +73,9 @@ func (f *Feed) PublishBatch(ctx context.Context, messages []OutMessage) ([]Publi
 	var batches []*publishBatch
 	var err error
 	for rest := messages; len(rest) > 0; {
-		n := batchSize(rest)
+		commands, n := f.pack(rest)
 		p := f.results.open(f.patterns, rest[:n], len(list))
-		if list, err = f.send(ctx, p, rest[:n], list); err != nil {
+		if list, err = f.send(ctx, p, commands, list); err != nil {
 			f.results.drop(p)
 			break
 		}
@@ -88,7 +90,7 @@ func (f *Feed) PublishBatch(ctx context.Context, messages []OutMessage) ([]Publi
 
 func (f *Feed) mayPublish(m OutMessage) error {
 	switch limit := f.cfg.MaxMessageBytes; {
-	case Reserved(m.Channel):
+	case Reserved(m.Channel) || f.isBatchChannel(m.Channel):
 		return ErrReserved
 	case limit > 0 && len(m.Payload) > limit:
 		return ErrTooLarge
@@ -96,40 +98,31 @@ func (f *Feed) mayPublish(m OutMessage) error {
 	return nil
 }
 
-// batchSize returns how many of the messages go in one call, at least one.
-func batchSize(messages []OutMessage) int {
-	size := 0
-	for i, m := range messages {
-		if size += len(m.Channel) + len(m.Payload); i > 0 && (i == maxBatchMessages || size > maxBatchBytes) {
-			return i
-		}
-	}
-	return len(messages)
-}
-
 // send runs the script and adds the receivers of its messages to list.
-func (f *Feed) send(ctx context.Context, p *publishBatch, messages []OutMessage, list []PublishResult) ([]PublishResult, error) {
+func (f *Feed) send(ctx context.Context, p *publishBatch, commands []outCommand, list []PublishResult) ([]PublishResult, error) {
 	client, err := f.client.Current()
 	if err != nil {
 		return list, err
 	}
-	args := make([]string, 0, 4+2*len(messages))
+	args := make([]string, 0, 4+2*len(commands))
 	args = append(args, f.keys.Control, f.cfg.Instance, p.name(), f.shardChannel())
-	for _, m := range messages {
-		args = append(args, m.Channel, m.Payload)
+	for _, c := range commands {
+		args = append(args, c.channel, c.payload)
 	}
 	receivers, err := publishScript.Run(ctx, client, []string{f.keys.Clock}, args).AsIntSlice()
 	if redisconn.Code(err) == redisconn.CodeReadOnly {
 		f.ticker.join() // it finds the primary
 	}
-	if err == nil && len(receivers) != len(messages) {
+	if err == nil && len(receivers) != len(commands) {
 		err = errReply
 	}
 	if err != nil {
 		return list, fmt.Errorf("rsub: publish: %w", err)
 	}
-	for _, n := range receivers {
-		list = append(list, PublishResult{Receivers: n})
+	for i, n := range receivers {
+		for range commands[i].messages {
+			list = append(list, PublishResult{Receivers: n})
+		}
 	}
 	return list, nil
 }

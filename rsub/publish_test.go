@@ -116,7 +116,7 @@ func TestPublishBatchKeepsTheOrderAndTellsEachID(t *testing.T) {
 	waitSynced(t, in)
 	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
 	var out []OutMessage
-	for i := range 3*maxBatchMessages + 5 {
+	for i := range 3*maxCallCommands + 5 {
 		out = append(out, OutMessage{fmt.Sprint("ch:", i%2), fmt.Sprint("m", i)})
 	}
 	out = append(out, OutMessage{"ch:", strings.Repeat("x", 900<<10)}, OutMessage{"ch:", strings.Repeat("y", 900<<10)},

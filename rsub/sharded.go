@@ -18,20 +18,30 @@ func (f *Feed) ShardChannel() string { return f.keys.Messages }
 
 // channels is how many confirmations a connection gets when it is subscribed to everything.
 func (f *Feed) channels() int {
+	n := 1 + len(f.patterns)
 	if f.cfg.Sharded {
-		return 2
+		n = 2
 	}
-	return 1 + len(f.patterns)
+	if f.subscribesToBatches() {
+		n++
+	}
+	return n
 }
 
 // delivers reports whether messages of the channel are given to the sink.
-func (f *Feed) delivers(channel string) bool { return !Reserved(channel) && f.patterns.match(channel) }
+func (f *Feed) delivers(channel string) bool {
+	return !Reserved(channel) && !f.isBatchChannel(channel) && f.patterns.match(channel)
+}
 
 // onSharded takes a message of the shard channel. Number first, filter after: all instances
 // number alike, whatever is wrong with it.
 func (s *subscription) onSharded(text string) {
 	c := &s.feed.counters
 	channel, payload, isFramed := strings.Cut(text, "\n")
+	if isFramed && s.feed.isBatchChannel(channel) {
+		s.onBatch(payload)
+		return
+	}
 	id, ok := s.number(channel, payload)
 	switch {
 	case !ok:

@@ -55,8 +55,11 @@ type Stats struct {
 	Reserved   uint64 // on channels that begin with "__", through a pattern
 	Oversize   uint64 // numbered and left out, for which the sink got the place
 	Unaskable  uint64 // numbered and left out: no client can ask for a channel of this name
-	Unmatched  uint64 // of the shard channel, numbered and left out: none of the patterns has the channel, or it is reserved
+	Unmatched  uint64 // of the shard channel or a batch, numbered and left out: none of the patterns has the channel, or it is reserved
 	Unframed   uint64 // of the shard channel, numbered and left out: it names no channel
+
+	Batches       uint64 // messages of Config.BatchChannel
+	BrokenBatches uint64 // of these, ends that could not be read: their messages have no number and are lost
 
 	TicksSeen           uint64            // accepted
 	TicksSent           uint64            // published by this instance
@@ -92,6 +95,7 @@ type Stats struct {
 type counters struct {
 	// A message is counted in one of these, once: no sum or snapshot goes back.
 	passed, oversize, unaskable, unmatched, unframed, unnumbered, overlaps, reserved atomic.Uint64
+	batches, brokenBatches                                                           atomic.Uint64
 
 	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
 	connects, epochChanges, checksumMismatches  atomic.Uint64
@@ -118,6 +122,7 @@ func (c *counters) snapshot() Stats {
 	s := Stats{
 		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unaskable: c.unaskable.Load(), Unnumbered: c.unnumbered.Load(),
 		Unmatched: c.unmatched.Load(), Unframed: c.unframed.Load(), Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
+		Batches: c.batches.Load(), BrokenBatches: c.brokenBatches.Load(),
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
 		RefusedTicks: byCause(&c.refused), Resyncs: byCause(&c.resyncs),

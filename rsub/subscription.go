@@ -225,6 +225,9 @@ func (s *subscription) subscribe(ctx context.Context, conn rueidis.DedicatedClie
 			return nil, fmt.Errorf("subscribe: %w", err)
 		}
 	}
+	if s.feed.subscribesToBatches() {
+		cmds = append(cmds, conn.B().Subscribe().Channel(s.feed.cfg.BatchChannel).Build())
+	}
 	for _, res := range conn.DoMulti(ctx, cmds...) {
 		if err := res.Error(); err != nil {
 			return nil, fmt.Errorf("subscribe: %w", err)
@@ -428,14 +431,20 @@ func (s *subscription) onMessage(m rueidis.PubSubMessage) {
 		s.onSharded(m.Message)
 		return
 	case m.Pattern == "":
-		if m.Channel == s.feed.keys.EarlierControl && m.Channel != "" {
+		switch {
+		case m.Channel == s.feed.keys.EarlierControl && m.Channel != "":
 			s.onEarlierControl(m.Message)
-		} else {
+		case s.feed.isBatchChannel(m.Channel):
+			s.onBatch(m.Message)
+		default:
 			s.onControl(m.Message)
 		}
 		return
 	case !s.feed.patterns.canonical(m.Pattern, m.Channel):
 		c.overlaps.Add(1)
+		return
+	case s.feed.isBatchChannel(m.Channel):
+		s.onBatch(m.Message)
 		return
 	}
 	if id, ok := s.number(m.Channel, m.Message); ok {

@@ -16,8 +16,8 @@
 --      17 messages and 18 bytes of a batch  19 batches  20 refused entries
 --      21 bytes of a payload, 0 for any; and 22 "1": payloads are envelopes
 --      23 prefix of the streams  24 how long after a change of the server nothing
---      is moved, ms  25 how many reclaims, which follow: t and ids of each; then id
---      and verdict of an entry, and so on
+--      is moved, ms  25 channel of batches, "" for none  26 how many reclaims, which
+--      follow: t and ids of each; then id and verdict of an entry, and so on
 -- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, …} |
 --         {"led", t, time, leader, node, reclaims, epoch, owner} |
 --         {"foreign", fingerprint, readable} | {"left"}
@@ -91,8 +91,8 @@ if #KEYS > 1 and owner == '' then
     may_move = math.abs(now - since) >= tonumber(ARGV[24]), verdicts = {},
   }
   inbox.shard = ARGV[15]
-  local forgotten, reclaims_end = {}, 25 + 2 * tonumber(ARGV[25])
-  for i = 26, reclaims_end, 2 do
+  local forgotten, reclaims_end = {}, 26 + 2 * tonumber(ARGV[26])
+  for i = 27, reclaims_end, 2 do
     local at, ids = ARGV[i], {}
     for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
     if tonumber(at) > base then forgotten[#forgotten + 1] = {at, ids} end -- else this server knows the tick, and all since
@@ -205,7 +205,7 @@ if type(failed) == 'table' then
   return failed
 end
 if tells_earlier then redis.pcall('PUBLISH', ARGV[12], table.concat(words, ' ')) end
-for _, message in ipairs(batch) do
+for _, message in ipairs(#batch > 1 and packed(batch, ARGV[25], ARGV[15]) or batch) do
   if ARGV[15] ~= '' then
     redis.call('SPUBLISH', ARGV[15], message[1] .. '\n' .. message[2])
   else

@@ -48,8 +48,9 @@ const (
 	leaveTimeout = 500 * time.Millisecond
 )
 
-// ErrConfigMismatch is returned by Run when instances with other patterns, or another Config.Envelope, use the prefix.
-var ErrConfigMismatch = errors.New("rsub: instances with other patterns or envelopes use this prefix")
+// ErrConfigMismatch is returned by Run when instances with other patterns, another
+// Config.Envelope or another Config.BatchChannel use the prefix.
+var ErrConfigMismatch = errors.New("rsub: instances with other patterns, envelopes or batches use this prefix")
 
 var errReply = errors.New("rsub: unexpected reply of the tick script")
 

@@ -111,12 +111,12 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 	if r := serve.gateway.Redis; r != nil {
 		feed := &serve.gateway.Feed
 		cfg.Redis = &doctor.Redis{Client: *r, Patterns: feed.Patterns, Prefix: feed.Prefix, History: serve.gateway.History != nil}
-		cfg.Redis.Inbox, cfg.Redis.Sharded = feed.Inbox, feed.Sharded
+		cfg.Redis.Inbox, cfg.Redis.Sharded, cfg.Redis.BatchChannel = feed.Inbox, feed.Sharded, feed.BatchChannel
 		if cfg.Redis.History {
 			cfg.Redis.Window = serve.gateway.HistoryWindow()
 			cfg.Redis.WindowOf = func(channel string) time.Duration { return serve.gateway.PolicyOf(channel).Window }
 		}
-		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, rsub.Rules{Envelope: feed.Envelope, Sharded: feed.Sharded})
+		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, rsub.Rules{Envelope: feed.Envelope, Sharded: feed.Sharded, BatchChannel: feed.BatchChannel})
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)
 	if c.PublicURL != "" {
@@ -153,7 +153,7 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 		Token:   p.clientToken("--token-file", c.TokenFile),
 		Channel: channel,
 		Publish: func(ctx context.Context, data string) error {
-			_, err := send(ctx, sseproto.Message{Data: data})
+			_, err := send(ctx, []sseproto.Message{{Data: data}})
 			return err
 		},
 	}, done

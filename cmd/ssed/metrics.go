@@ -205,6 +205,8 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unaskable, "reason", "channel")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unmatched, "reason", "unmatched")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unframed, "reason", "unframed")
+	ch.counter("ssed_feed_batches_total", "Messages of --batch-channel, each of which carries many.", s.Batches)
+	ch.counter("ssed_feed_broken_batches_total", "Batches whose end could not be read: the messages in it are lost.", s.BrokenBatches)
 	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
 	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")

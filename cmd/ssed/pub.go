@@ -10,8 +10,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/redis/rueidis"
 
@@ -27,7 +29,7 @@ type pubCommand struct {
 	Channel string  `arg:"" help:"Where to publish."`
 	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input, without one line end at its end."`
 
-	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes."`
+	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes. Lines that are there already are published together: by POST /api/batch, or on Redis with --batch-channel."`
 	Event string `env:"-" placeholder:"TYPE" help:"Type of the event."`
 	ID    string `name:"id" env:"-" placeholder:"ID" help:"An ID of your own, which clients get behind that of ssed."`
 
@@ -43,6 +45,7 @@ type pubCommand struct {
 	Feed           string `default:"pattern" placeholder:"pattern|sharded" help:"As the instances have it, for what is published on Redis."`
 	StreamPrefix   string `default:"sse:stream:" placeholder:"TEXT" help:"As the instances have it, for --feed=sharded on Redis."`
 	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
+	BatchChannel   string `placeholder:"NAME" help:"As the instances have it: on Redis, lines are published on it, many at once."`
 
 	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file of \"ssed serve\", of which the values of these flags are taken."`
 
@@ -56,8 +59,9 @@ func (pubCommand) Help() string {
 	return `Prints the ID of each message on a line, or with Redis, which does not know it, how many subscriptions got the message. When that is none, the message is gone and the exit code 1.`
 }
 
-// outgoing takes a message and returns what to print for it.
-type outgoing func(ctx context.Context, m sseproto.Message) (receipt string, err error)
+// outgoing takes messages and returns what to print for each. With an error these are the
+// ones before it; those behind it may have been published or not.
+type outgoing func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error)
 
 var errNobody = errors.New("no instance was linked to Redis: the message is gone")
 
@@ -67,11 +71,17 @@ func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Wri
 		return usageError(stderr, inv.located(err))
 	}
 	defer closeSender()
-	publish := func(data string) error {
-		receipt, err := send(context.Background(), sseproto.Message{Event: c.Event, ID: c.ID, Data: data})
-		if receipt != "" {
-			_, printErr := fmt.Fprintln(stdout, receipt)
-			err = errors.Join(err, printErr)
+	publish := func(data ...string) error {
+		messages := make([]sseproto.Message, len(data))
+		for i := range data {
+			messages[i] = sseproto.Message{Event: c.Event, ID: c.ID, Data: data[i]}
+		}
+		receipts, err := send(context.Background(), messages)
+		for _, receipt := range receipts {
+			if receipt != "" {
+				_, printErr := fmt.Fprintln(stdout, receipt)
+				err = errors.Join(err, printErr)
+			}
 		}
 		return err
 	}
@@ -92,8 +102,14 @@ var (
 	errNoInput = errors.New("standard input is empty: nothing is published (an empty message: ssed pub CHANNEL '')")
 )
 
-// messages calls publish for the argument, for standard input, or for each of its lines.
-func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error {
+// What is published at once at most: POST /api/batch takes as many.
+const (
+	maxLines     = 1000
+	maxLineBytes = 1 << 20
+)
+
+// messages calls publish for the argument, for standard input, or for its lines.
+func (c *pubCommand) messages(stdin io.Reader, publish func(...string) error) error {
 	if !c.fromInput() {
 		return publish(*c.Data)
 	}
@@ -109,17 +125,55 @@ func (c *pubCommand) messages(stdin io.Reader, publish func(string) error) error
 		}
 		return publish(withoutLineEnd(string(data)))
 	}
-	lines := bufio.NewScanner(stdin)
-	lines.Buffer(nil, maxInput)
-	for lines.Scan() {
-		if err := publish(lines.Text()); err != nil {
+	lines := lineReader{bufio.NewReaderSize(stdin, maxLineBytes)}
+	for {
+		line, err := lines.next()
+		list, size := []string{line}, len(line)
+		for err == nil && len(list) < maxLines && size < maxLineBytes && lines.isThere() {
+			line, err = lines.next()
+			list, size = append(list, line), size+len(line)
+		}
+		if err != nil {
+			list = list[:len(list)-1]
+		}
+		if len(list) > 0 {
+			if err := publish(list...); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
-	if errors.Is(lines.Err(), bufio.ErrTooLong) {
-		return errTooLong
+}
+
+// lineReader reads lines of up to maxInput.
+type lineReader struct{ *bufio.Reader }
+
+// next returns a line without its end. io.EOF: there is none.
+func (r lineReader) next() (string, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxInput:
+			return "", errTooLong
+		case errors.Is(err, bufio.ErrBufferFull):
+		case err == nil || errors.Is(err, io.EOF) && len(line) > 0:
+			return withoutLineEnd(string(line)), nil
+		default:
+			return "", err
+		}
 	}
-	return lines.Err()
+}
+
+// isThere reports whether the next line can be read without waiting for it.
+func (r lineReader) isThere() bool {
+	buffered, _ := r.Peek(r.Buffered()) // what is there is no error
+	return bytes.IndexByte(buffered, '\n') >= 0
 }
 
 // withoutLineEnd leaves out the one line end that echo and editors put behind a text.
@@ -200,18 +254,14 @@ const pubTimeout = 10 * time.Second
 // byRedis connects at the first message.
 func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeSender func()) {
 	lazy := redisconn.New(redisconn.Options(option), c.keys.Slot)
-	send = func(ctx context.Context, m sseproto.Message) (string, error) {
+	publish := func(ctx context.Context, channel, payload string) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, pubTimeout)
 		defer cancel()
 		client, err := lazy.Get(ctx)
 		if err != nil {
 			return "", err
 		}
-		payload := m.Data
-		if c.envelopes {
-			payload = string(sseproto.AppendPayload(nil, m))
-		}
-		n, err := client.Do(ctx, c.command(client.B(), payload)).AsInt64()
+		n, err := client.Do(ctx, c.publication(client.B(), channel, payload)).AsInt64()
 		if err != nil {
 			return "", err
 		}
@@ -220,72 +270,168 @@ func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeS
 		}
 		return receivers(n), err
 	}
+	send = func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error) {
+		for len(messages) > 0 && err == nil {
+			channel, payload, n := c.command(messages)
+			var receipt string
+			if receipt, err = publish(ctx, channel, payload); receipt != "" {
+				receipts = append(receipts, slices.Repeat([]string{receipt}, n)...)
+			}
+			messages = messages[n:]
+		}
+		return receipts, err
+	}
 	return send, lazy.Close
 }
 
-// command publishes on Redis as the feed of the instances wants it.
-func (c *pubCommand) command(b rueidis.Builder, payload string) rueidis.Completed {
+// publication publishes on Redis as the feed of the instances wants it.
+func (c *pubCommand) publication(b rueidis.Builder, channel, payload string) rueidis.Completed {
 	if c.sharded {
-		return b.Spublish().Channel(c.keys.Messages).Message(c.Channel + "\n" + payload).Build()
+		return b.Spublish().Channel(c.keys.Messages).Message(channel + "\n" + payload).Build()
 	}
-	return b.Publish().Channel(c.Channel).Message(payload).Build()
+	return b.Publish().Channel(channel).Message(payload).Build()
+}
+
+// command is what to publish on Redis for the first n messages. One goes as it is.
+func (c *pubCommand) command(messages []sseproto.Message) (channel, payload string, n int) {
+	var batch []byte
+	var size int
+	for _, m := range messages {
+		text := m.Data
+		if c.envelopes {
+			text = string(sseproto.AppendPayload(nil, m))
+		}
+		if size += sseproto.BatchedSize(c.Channel, text); n > 0 && size > sseproto.MaxBatchBytes {
+			break
+		}
+		if n++; n == 1 {
+			payload = text
+		}
+		if c.BatchChannel == "" {
+			break
+		}
+		batch = sseproto.AppendBatched(batch, c.Channel, text)
+	}
+	if n == 1 {
+		return c.Channel, payload, 1
+	}
+	return c.BatchChannel, string(batch), n
 }
 
 func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }
 
-// byAdmin uses POST /publish.
+// byAdmin uses POST /publish, and for many messages POST /api/batch.
 func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeSender func()) {
 	client := &http.Client{Timeout: pubTimeout, Transport: outbound.Transport(pubTimeout)}
 	if !c.Redirects { // a redirect would carry the message to whom the answer names
 		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
-	target := base.JoinPath("publish")
-	query := url.Values{"channel_id": {c.Channel}}
-	for name, value := range map[string]string{"event": c.Event, "id": c.ID} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
-	target.RawQuery = query.Encode()
-	send = func(ctx context.Context, m sseproto.Message) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), strings.NewReader(m.Data))
+	post := func(ctx context.Context, target *url.URL, body io.Reader, messages int) ([]string, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if token != "" {
 			req.Header.Set("Authorization", "Bearer "+token)
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			return "", fmt.Errorf("--admin-url: %w", outbound.WithoutURL(err))
+			return nil, fmt.Errorf("--admin-url: %w", outbound.WithoutURL(err))
 		}
 		defer resp.Body.Close()
-		return readReceipt(resp)
+		return readReceipts(resp, messages)
+	}
+	one := base.JoinPath("publish")
+	query := url.Values{"channel_id": {c.Channel}}
+	for name, value := range map[string]string{"event": c.Event, "id": c.ID} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	one.RawQuery = query.Encode()
+	send = func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error) {
+		if len(messages) > 1 && !slices.ContainsFunc(messages, isNoJSON) {
+			return post(ctx, base.JoinPath("api", "batch"), c.objects(messages), len(messages))
+		}
+		for _, m := range messages {
+			receipt, err := post(ctx, one, strings.NewReader(m.Data), 1)
+			receipts = append(receipts, receipt...)
+			if err != nil {
+				return receipts, err
+			}
+		}
+		return receipts, nil
 	}
 	return send, client.CloseIdleConnections
+}
+
+// isNoJSON tells data that a JSON string cannot hold byte for byte.
+func isNoJSON(m sseproto.Message) bool { return !utf8.ValidString(m.Data) }
+
+// objects is the body of a batch.
+func (c *pubCommand) objects(messages []sseproto.Message) io.Reader {
+	type object struct {
+		Channel string `json:"channel_id"`
+		Event   string `json:"event_type,omitempty"`
+		ID      string `json:"id,omitempty"`
+		Data    string `json:"data"`
+	}
+	var body bytes.Buffer
+	lines := json.NewEncoder(&body)
+	for _, m := range messages {
+		if err := lines.Encode(object{c.Channel, m.Event, m.ID, m.Data}); err != nil {
+			panic(err) // texts always have a JSON form
+		}
+	}
+	return &body
 }
 
 // maxReceiptBytes is far more than an answer of the admin listener to a message.
 const maxReceiptBytes = 16 << 10
 
-func readReceipt(resp *http.Response) (string, error) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReceiptBytes))
+// readReceipts reads the answer to one message, or a line for each of several.
+func readReceipts(resp *http.Response, messages int) (receipts []string, err error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(messages)*maxReceiptBytes))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	answers := bytes.Split(bytes.TrimSpace(body), []byte("\n"))
+	if resp.StatusCode != http.StatusOK || messages == 1 {
+		answers = [][]byte{bytes.TrimSpace(body)}
+	}
+	for _, answer := range answers {
+		receipt, err := readReceipt(resp, answer, messages > 1)
+		if receipt != "" {
+			receipts = append(receipts, receipt)
+		}
+		if err != nil {
+			return receipts, err
+		}
+	}
+	if messages > 1 && len(answers) != messages {
+		return receipts, errNoListener
+	}
+	return receipts, nil
+}
+
+var errNoListener = errors.New("the answer is not that of an admin listener: is --admin-url right?")
+
+func readReceipt(resp *http.Response, text []byte, isLine bool) (string, error) {
 	var answer struct {
 		ID        string
 		Receivers *int64
 		Error     string
 	}
-	decodeErr := json.Unmarshal(bytes.TrimSpace(body), &answer)
+	decodeErr := json.Unmarshal(text, &answer)
 	switch {
 	case resp.StatusCode/100 == 3 && resp.Header.Get("Location") != "":
 		return "", fmt.Errorf("the answer is %s, to %s: nothing is published; name that server by --admin-url, or give --follow-redirects", resp.Status, place(resp))
 	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted:
 		return "", fmt.Errorf("the admin listener answered %s: %s", resp.Status, answer.Error)
 	case decodeErr != nil:
-		return "", errors.New("the answer is not that of an admin listener: is --admin-url right?")
+		return "", errNoListener
+	case isLine && answer.Error != "":
+		return "", fmt.Errorf("the admin listener refused a line: %s", answer.Error)
 	case answer.Receivers != nil && *answer.Receivers == 0:
 		return receivers(0), errNobody
 	case answer.ID != "" || answer.Receivers == nil:

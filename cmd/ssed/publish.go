@@ -15,6 +15,8 @@ const publishTimeout = 3 * time.Second
 
 var errEnvelopeTooLarge = admin.Refuse(http.StatusRequestEntityTooLarge, "the message with its envelope is larger than --max-message-bytes")
 
+var errBatchChannel = admin.Refuse(http.StatusBadRequest, "the channel is that of --batch-channel: nobody can read it, POST /api/batch takes batches")
+
 // publish sends messages for the admin listener.
 func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.Receipt {
 	out := make([]ssed.OutMessage, len(messages))
@@ -26,8 +28,11 @@ func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.
 	receipts := make([]admin.Receipt, len(messages))
 	for i, r := range s.gateway.PublishBatch(ctx, out) {
 		receipts[i] = admin.Receipt{ID: r.ID, Receivers: r.Receivers, Err: r.Err, Embedded: s.Feed == nil}
-		if errors.Is(r.Err, ssed.ErrTooLarge) { // without its envelope it was not: the listener has looked
+		switch { // the listener has looked at the rest
+		case errors.Is(r.Err, ssed.ErrTooLarge): // without its envelope it was not
 			receipts[i].Err = errEnvelopeTooLarge
+		case errors.Is(r.Err, ssed.ErrReserved):
+			receipts[i].Err = errBatchChannel
 		}
 	}
 	return receipts

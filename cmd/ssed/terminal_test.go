@@ -383,21 +383,28 @@ func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
 	require.Equal(t, []string{"one", "two", "three"}, lines)
 }
 
-func TestPubOnRedisPutsTypeAndIDIntoAnEnvelope(t *testing.T) {
-	r := redistest.Start(t)
+// subscribe is what a subscriber of Redis gets on a channel.
+func subscribe(t *testing.T, r *redistest.Server, channel string) <-chan string {
+	t.Helper()
 	client := newPublisher(t, r).client
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	got, received := make(chan string, 2), make(chan struct{})
+	got, received := make(chan string, 10), make(chan struct{})
 	t.Cleanup(func() { cancel(); <-received })
 	go func() {
 		defer close(received)
-		_ = client.Receive(ctx, client.B().Subscribe().Channel("a").Build(), func(m rueidis.PubSubMessage) { got <- m.Message })
+		_ = client.Receive(ctx, client.B().Subscribe().Channel(channel).Build(), func(m rueidis.PubSubMessage) { got <- m.Message })
 	}()
 	for subscribers := int64(0); subscribers == 0; {
-		answer, err := r.Do("PUBSUB", "NUMSUB", "a")
+		answer, err := r.Do("PUBSUB", "NUMSUB", channel)
 		require.NoError(t, err)
 		subscribers = answer.([]any)[1].(int64)
 	}
+	return got
+}
+
+func TestPubOnRedisPutsTypeAndIDIntoAnEnvelope(t *testing.T) {
+	r := redistest.Start(t)
+	got := subscribe(t, r, "a")
 	code, _, stderr := runProgram(t, nil, "pub", "--redis-url", r.URL(), "--envelope=json", "--event=order", "--id=o-17", "a", `{"x":1}`)
 	require.Equal(t, exitOK, code, stderr)
 	m, ok := sseproto.ParseEnvelope(<-got)

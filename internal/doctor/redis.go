@@ -35,6 +35,8 @@ type Redis struct {
 	WindowOf func(channel string) time.Duration
 	// Inbox is the stream that backends add to. Empty: none.
 	Inbox string
+	// BatchChannel is --batch-channel. Empty: none.
+	BatchChannel string
 }
 
 // redisTimeout bounds all of the checks of Redis together.

@@ -67,6 +67,9 @@ func (d *redisDoctor) purposes(nonce string) []purpose {
 	if d.Inbox != "" {
 		all = append(all, purpose{"redis rights for --inbox", Warn, []string{"~" + d.inboxKey(), "~" + redisconn.Refused(d.inboxKey()), "~" + redisconn.InboxOwner(d.inboxKey())}, d.inboxTrials(nonce)})
 	}
+	if d.BatchChannel != "" && !d.Sharded { // a batch without messages
+		all = append(all, purpose{"redis rights for --batch-channel", Warn, d.channels(), []trial{{"+publish", []string{"PUBLISH", d.BatchChannel, ""}}}})
+	}
 	return append(all, purpose{"redis rights for the admin listener", Warn, append(own, "~"+d.keys.Prefixes), d.adminTrials(nonce)})
 }
 
@@ -208,7 +211,7 @@ func (d *redisDoctor) trySubscriptions(ctx context.Context) (missing []string, e
 		return err
 	}
 	err = errors.Join(
-		try("+subscribe", conn.B().Subscribe().Channel(d.keys.Control).Build()),
+		try("+subscribe", conn.B().Subscribe().Channel(d.ownChannels()...).Build()),
 		d.tryMessages(try, conn.B()),
 	)
 	if len(missing) > 0 { // the command or its channels
@@ -225,6 +228,14 @@ func (d *redisDoctor) tryMessages(try func(string, rueidis.Completed) error, b r
 	return try("+psubscribe", b.Psubscribe().Pattern(d.Patterns...).Build())
 }
 
+// ownChannels are those that are subscribed to by their names.
+func (d *redisDoctor) ownChannels() []string {
+	if d.BatchChannel == "" || d.Sharded {
+		return []string{d.keys.Control}
+	}
+	return []string{d.keys.Control, d.BatchChannel}
+}
+
 // channels are those that ssed needs, in the words of ACL SETUSER: anew, because Redis
 // takes none after &*.
 func (d *redisDoctor) channels() []string {
@@ -234,8 +245,8 @@ func (d *redisDoctor) channels() []string {
 	if slices.Contains(d.Patterns, "*") {
 		return []string{"resetchannels", "&*"}
 	}
-	rights := []string{"resetchannels", "&" + d.keys.Control}
-	for _, pattern := range d.Patterns {
+	rights := []string{"resetchannels"}
+	for _, pattern := range append(d.ownChannels(), d.Patterns...) {
 		rights = append(rights, "&"+pattern)
 	}
 	return rights
