@@ -114,6 +114,8 @@ func TestAnswersAreAsTheDescriptionOfTheAPISays(t *testing.T) {
 	d.call("POST", "/api/send", "application/json", `{"channel_id":"user123","data":{"a":1},"retry":5000}`, 200)
 	d.call("POST", "/api/send", "application/json", `{"channel_id":"user123"}`, 400)
 	batch := d.call("POST", "/api/batch", lines, `{"channel_id":"user123","data":"x"}`+"\n{}", 200)
+	d.call("POST", "/api/batch", "application/json", `[{"channel_id":"user123","data":"x"},{"channel_id":"user123","data":[1]}]`, 200)
+	d.call("POST", "/api/batch", "application/json", `[`, 400)
 	written := regexp.MustCompile(`[0-9]+-[0-9]+`).FindString(batch)
 	d.in.written(r, written)
 	for _, target := range []string{
