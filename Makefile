@@ -162,7 +162,7 @@ clean: ## Remove what make built
 
 # It ends with the list of what it tried, with versions.
 .PHONY: e2e
-e2e: need-e2e ## Try browsers, client libraries, publishers, nginx and HAProxy (installs them; six minutes)
+e2e: need-e2e ## Try browsers, client libraries, publishers and proxies (installs them; eight minutes)
 	cd internal/e2e && go vet -tags e2e . && go test -tags e2e -count=1 -timeout 15m -parallel 8 -v . | grep -v '^=== '
 
 # What the targets need on the machine.
@@ -204,7 +204,7 @@ need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON) $(E2E_JAVA)
 .PHONY: need-e2e-programs
 need-e2e-programs:
 	@missing=; \
-	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm javac:default-jdk-headless mvn:maven; do \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd apache2:apache2 caddy:caddy varnishd:varnish squid:squid h2o:h2o php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm javac:default-jdk-headless mvn:maven; do \
 		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \

@@ -213,6 +213,13 @@ func (l *link) count(what *int) int {
 	return *what
 }
 
+// openCount counts the connections that stand.
+func (l *link) openCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open)
+}
+
 // waitStreams waits until so many streams have begun in all. A stream is subscribed
 // before it is answered, so what is published from then on comes.
 func (l *link) waitStreams(n int) {

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		os.RemoveAll(dir)
 		tested.print()
-		for _, m := range []*matrix{clientMatrix} {
+		for _, m := range []*matrix{clientMatrix, proxyMatrix} {
 			if err := m.publish(); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				code = 1

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -181,21 +182,18 @@ var shownInClients = map[string]shown{
 
 // TestDocumentsShowTheSnippetsThatRun: what stands in docs is what these tests start.
 func TestDocumentsShowTheSnippetsThatRun(t *testing.T) {
-	places := map[string]string{}
-	for name, s := range shownInClients {
-		places["snippet "+name] = s.block(t)
+	for file, all := range map[string]map[string]shown{"CLIENTS.md": shownInClients, "PROXIES.md": shownInProxies} {
+		places := map[string]string{}
+		for name, s := range all {
+			places["snippet "+name] = s.block(t)
+		}
+		require.NoError(t, document(file, places))
 	}
-	require.NoError(t, document("CLIENTS.md", places))
-	files, err := filepath.Glob("clients/snippets/*")
-	require.NoError(t, err)
-	for _, file := range files {
-		require.True(t, slices.ContainsFunc(slicesOf(shownInClients), func(s shown) bool { return s.path == file }), "%s is shown nowhere", file)
+	for pattern, all := range map[string]map[string]shown{"clients/snippets/*": shownInClients, "proxies/*": shownInProxies} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			require.True(t, slices.ContainsFunc(slices.Collect(maps.Values(all)), func(s shown) bool { return s.path == file }), "%s is shown nowhere", file)
+		}
 	}
-}
-
-func slicesOf(all map[string]shown) (list []shown) {
-	for _, s := range all {
-		list = append(list, s)
-	}
-	return list
 }

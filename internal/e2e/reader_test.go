@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -25,7 +26,8 @@ type stream struct {
 	t      testing.TB
 	resp   *http.Response
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	done   chan struct{}
+	end    error // why it ended, io.EOF as nil; read after done is closed
 	collector
 
 	lock    sync.Mutex
@@ -49,11 +51,14 @@ func openStreamBy(t testing.TB, client *http.Client, url string, header http.Hea
 	resp, err := client.Do(req)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
-	s := &stream{t: t, resp: resp, cancel: cancel}
+	s := &stream{t: t, resp: resp, cancel: cancel, done: make(chan struct{})}
 	s.decoder.OnEvent = func(id, eventType, data []byte) {
 		s.show(event{Event: string(eventType), ID: string(id), Data: string(data)})
 	}
-	s.wg.Go(func() { copyBody(s, resp) })
+	go func() {
+		defer close(s.done)
+		s.end = copyBody(s, resp)
+	}()
 	t.Cleanup(s.close)
 	return s
 }
@@ -76,25 +81,36 @@ func (s *stream) want(data ...string) {
 	s.collector.want(s.t, data...)
 }
 
-func (s *stream) close() {
-	s.cancel()
-	s.wg.Wait()
+// ended waits for the end of the answer. Nil: it ended as answers do.
+func (s *stream) ended() error {
+	s.t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		s.t.Fatal("the stream goes on")
+	}
+	return s.end
 }
 
-func copyBody(to interface{ Write([]byte) (int, error) }, resp *http.Response) {
-	defer resp.Body.Close()
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := resp.Body.Read(buf)
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
+func (s *stream) hasEnded() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
 	}
+}
+
+func (s *stream) close() {
+	s.cancel()
+	<-s.done
+}
+
+// copyBody returns why the body ended, nil for an end as answers have it.
+func copyBody(to io.Writer, resp *http.Response) error {
+	defer resp.Body.Close()
+	_, err := io.Copy(to, resp.Body)
+	return err
 }
 
 // reader is a client that behaves as browsers do: it comes back after the delay that
@@ -156,7 +172,7 @@ func (r *reader) connect(ctx context.Context) {
 		resp.Body.Close()
 		return
 	}
-	copyBody(&r.decoder, resp)
+	_ = copyBody(&r.decoder, resp) // it comes back all the same
 }
 
 func (r *reader) take(_, eventType, data []byte) {
