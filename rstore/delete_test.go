@@ -128,6 +128,36 @@ func TestPagesGoThroughAHistory(t *testing.T) {
 	require.Empty(t, r.events)
 }
 
+func TestPagesGoBackThroughAHistory(t *testing.T) {
+	w := newWorld(t)
+	s := w.written(w.config("a"), w.id(9, 0), w.burst(1, 3*pageStep, 1)...)
+	for _, limit := range []int{1, 10, pageStep, pageStep + 1, 2 * pageStep, 3 * pageStep, 1000} {
+		var all []message
+		for before, more := (sseproto.ID{}), true; more; {
+			r := newRecorder()
+			next, err := s.PageBack(t.Context(), "ch0", before, limit, r)
+			require.NoError(t, err)
+			require.Empty(t, r.lost)
+			require.LessOrEqual(t, len(r.events[0]), limit)
+			all = append(all, r.events[0]...)
+			more, before = !next.IsZero(), next
+		}
+		require.Len(t, all, 3*pageStep, limit)
+		for i, m := range all {
+			require.Equal(t, w.id(1, 3*pageStep-i), m.id)
+		}
+	}
+	r := newRecorder()
+	next, err := s.PageBack(t.Context(), "none", sseproto.ID{}, 10, r)
+	require.NoError(t, err)
+	require.True(t, next.IsZero())
+	require.Empty(t, r.events)
+	require.NoError(t, w.do("SET", testPrefix+"b", "another type").Error())
+	_, err = s.PageBack(t.Context(), "b", sseproto.ID{}, 10, r)
+	require.NoError(t, err)
+	require.Equal(t, []string{sseproto.ReasonUnavailable}, r.lost[0])
+}
+
 // TestPagesOfLargeMessagesAreShorter: memory is bounded whatever the limit.
 func TestPagesOfLargeMessagesAreShorter(t *testing.T) {
 	const n = 4 * pageStep

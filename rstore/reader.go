@@ -85,7 +85,48 @@ func (s *Store) Page(ctx context.Context, channel string, after sseproto.ID, lim
 	return q.next, err
 }
 
-// rangeQuery is one call of Range or Page.
+// PageBack reports up to limit stored events of a channel before a position, newest first,
+// fewer when they are large, as Page does. The zero position begins with the newest. What is
+// lost is not reported: nobody knows how far back there was something. Next is the position
+// of the last event read when there may be more, else zero. Safe for concurrent use.
+func (s *Store) PageBack(ctx context.Context, channel string, before sseproto.ID, limit int, r sseproto.Replay) (next sseproto.ID, err error) {
+	end, q := "+", rangeQuery{Store: s, replay: r, paged: true, left: limit}
+	if !before.IsZero() {
+		end = "(" + before.String()
+	}
+	for q.left > 0 {
+		count := q.page(channel)
+		res, err := s.ask(ctx, func(b rueidis.Builder) rueidis.Commands {
+			return rueidis.Commands{b.Xrevrange().Key(s.keys.Prefix + channel).End(end).Start("-").Count(count).Build()}
+		})
+		if err != nil {
+			return sseproto.ID{}, err
+		}
+		list, err := res[0].ToArray()
+		if redisconn.Code(err) == redisconn.CodeWrongType {
+			r.Lost(0, sseproto.ReasonUnavailable, sseproto.ID{})
+			return sseproto.ID{}, nil
+		}
+		if err != nil {
+			return sseproto.ID{}, fmt.Errorf("rstore: xrevrange: %w", err)
+		}
+		for k := range list {
+			if next, err = q.event(0, channel, &list[k]); err != nil {
+				return next, err
+			}
+		}
+		if int64(len(list)) < count {
+			return sseproto.ID{}, nil
+		}
+		if q.left -= len(list); q.bytes >= chunkBytes {
+			break
+		}
+		end = "(" + next.String()
+	}
+	return next, nil
+}
+
+// rangeQuery is one call of Range, Page or PageBack.
 type rangeQuery struct {
 	*Store
 	after, upTo sseproto.ID

@@ -17,6 +17,7 @@ func (s *server) openAdmin() (err error) {
 		return admin.New(s.adminConfig(host, addr))
 	})
 	if err == nil {
+		s.admin.records = true
 		s.listeners = append(s.listeners, s.admin)
 	}
 	return err
@@ -26,6 +27,7 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 	view := inspector{s.Engine, s.gateway}
 	cfg := admin.Config{
 		Stats:           s.snapshot,
+		Sample:          s.sample,
 		Gaps:            view.gaps,
 		Connections:     view,
 		Channels:        view,
@@ -44,6 +46,7 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		Exposed:         !isLoopback(addr),
 		Streams:         s.streamAddr(),
 		HeartbeatEvent:  s.Config.Streams.HeartbeatEvent,
+		MaxLast:         s.Engine.Config().MaxLast,
 		Untyped:         s.untyped(),
 	}
 	if s.Fleet != nil {

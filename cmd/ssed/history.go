@@ -21,6 +21,14 @@ func (h storedHistory) Page(ctx context.Context, channel string, after sseproto.
 	return page.HistoryPage, err
 }
 
+// PageBack implements admin.History.
+func (h storedHistory) PageBack(ctx context.Context, channel string, before sseproto.ID, limit int) (admin.HistoryPage, error) {
+	var page historyPage
+	next, err := h.store.PageBack(ctx, channel, before, limit, &page)
+	page.Next = idText(next)
+	return page.HistoryPage, err
+}
+
 // Delete implements admin.History.
 func (h storedHistory) Delete(ctx context.Context, channel string) error {
 	return h.store.Delete(ctx, channel)

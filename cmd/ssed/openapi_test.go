@@ -119,8 +119,8 @@ func TestAnswersAreAsTheDescriptionOfTheAPISays(t *testing.T) {
 	written := regexp.MustCompile(`[0-9]+-[0-9]+`).FindString(batch)
 	d.in.written(r, written)
 	for _, target := range []string{
-		"/health", "/ready", "/openapi.yaml", "/", "/metrics", "/api/stats", "/api/live", "/api/gaps", "/api/instances",
-		"/api/channels?sort=rate&limit=10", "/api/channels/user123", "/api/history/user123", "/api/history/user123?after=1-1&limit=1",
+		"/health", "/ready", "/openapi.yaml", "/", "/metrics", "/api/stats", "/api/stats/recent", "/api/live", "/api/gaps", "/api/instances",
+		"/api/channels?sort=rate&limit=10", "/api/channels/user123", "/api/history/user123", "/api/history/user123?after=1-1&limit=1", "/api/history/user123?order=newest",
 		"/api/connections?channel_id=user123", "/api/position",
 	} {
 		d.call("GET", target, "", "", 200)

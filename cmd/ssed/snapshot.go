@@ -9,6 +9,13 @@ import (
 
 // snapshot is what GET /api/stats tells.
 func (s *server) snapshot() admin.Stats {
+	out := s.sample()
+	out.Process.OpenFiles = s.process.openFiles()
+	return out
+}
+
+// sample is a snapshot without the number of open files.
+func (s *server) sample() admin.Stats {
 	now := time.Now()
 	ready, reason := s.gateway.Ready()
 	own := s.gateway.Stats()

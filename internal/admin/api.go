@@ -21,6 +21,7 @@ type API struct {
 	liveSeats seats
 	bodySeats seats
 	connSeats seats
+	recent    recentStats
 	liveWait  time.Duration // for a live stream that takes nothing
 	bodyWait  time.Duration // for a seat
 
@@ -106,9 +107,10 @@ func (a *API) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /openapi.yaml", a.openapi)
 
 	read := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.reading(h)) }
-	mux.Handle("GET /{$}", a.reading(newPage(a.cfg.Streams, a.cfg.HeartbeatEvent)))
+	mux.Handle("GET /{$}", a.reading(newPage(settings{HeartbeatEvent: a.cfg.HeartbeatEvent, MaxLast: a.cfg.MaxLast}, a.cfg.Streams)))
 	mux.Handle("GET /metrics", a.reading(a.cfg.Metrics))
 	read("GET /api/stats", a.stats)
+	read("GET /api/stats/recent", a.recentList)
 	read("GET /api/live", a.liveStream)
 	read("GET /api/gaps", a.gaps)
 	read("GET /api/instances", a.instances)

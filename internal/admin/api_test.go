@@ -19,6 +19,7 @@ type world struct {
 	channel, after string
 	order          ChannelOrder
 	limit          int
+	isBack         bool
 	closed         []string
 	who            Clients
 	keepOut        time.Duration
@@ -68,6 +69,11 @@ func (w *world) Subscribers(context.Context, string) (Spread, error) {
 
 func (w *world) Page(_ context.Context, channel string, after sseproto.ID, limit int) (HistoryPage, error) {
 	w.channel, w.from, w.limit = channel, after, limit
+	return w.page, w.err
+}
+
+func (w *world) PageBack(_ context.Context, channel string, before sseproto.ID, limit int) (HistoryPage, error) {
+	w.channel, w.from, w.limit, w.isBack = channel, before, limit, true
 	return w.page, w.err
 }
 
@@ -218,6 +224,12 @@ func TestHistoryIsReadAndDeleted(t *testing.T) {
 	require.Equal(t, sseproto.ID{Ms: 4, Seq: 2}, w.from)
 	require.JSONEq(t, `{"channel":"a/b","events":[{"id":"5-1","event":"message","data":"<x>"}],
 		"gaps":[{"reason":"trimmed","oldest":"5-1"}],"next":"5-1"}`, body)
+	require.False(t, w.isBack)
+	status, _ = ask("GET", "/api/history/a?after=4-2&order=newest")
+	require.Equal(t, 200, status)
+	require.True(t, w.isBack)
+	status, _ = ask("GET", "/api/history/a?order=up")
+	require.Equal(t, 400, status)
 	status, _ = ask("GET", "/api/history/a?after=x")
 	require.Equal(t, 400, status)
 	status, _ = ask("DELETE", "/api/history/a%2Fb")

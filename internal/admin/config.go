@@ -14,6 +14,9 @@ import (
 type Config struct {
 	// Stats takes a snapshot of this instance.
 	Stats func() Stats
+	// Sample is Stats but for Process.OpenFiles, which may take long to count. Record asks for
+	// one every three seconds.
+	Sample func() Stats
 	// Gaps lists the last gaps, newest first.
 	Gaps func() []Gap
 	// Connections are the open streams of this instance.
@@ -66,6 +69,8 @@ type Config struct {
 	// HeartbeatEvent is the type of the events that are heartbeats, which the page
 	// leaves out. Empty: there are none.
 	HeartbeatEvent string
+	// MaxLast is how many of its newest messages a stream may ask for.
+	MaxLast int
 }
 
 // Connections lists and closes streams.
@@ -100,6 +105,8 @@ type Fleet interface {
 type History interface {
 	// Page returns up to limit messages after a position, and whether there are more.
 	Page(ctx context.Context, channel string, after sseproto.ID, limit int) (HistoryPage, error)
+	// PageBack does so from the newest on: those before a position, all when it is zero.
+	PageBack(ctx context.Context, channel string, before sseproto.ID, limit int) (HistoryPage, error)
 	// Delete removes all that is stored. Clients that come back to it are told.
 	Delete(ctx context.Context, channel string) error
 }

@@ -29,6 +29,10 @@ type HistoryGap struct {
 	Oldest string `json:"oldest,omitempty"` // ID of the first that is left
 }
 
+// What a page of the history begins with. In both orders the next of a page is the after of
+// the following one.
+const orderOldest, orderNewest = "oldest", "newest"
+
 var errNoHistory = Refuse(http.StatusNotFound, "no history is kept: this instance is embedded or has --history=off")
 
 func (a *API) history(w http.ResponseWriter, r *http.Request) {
@@ -40,6 +44,12 @@ func (a *API) history(w http.ResponseWriter, r *http.Request) {
 			q.bad("after", "must be an event ID")
 		}
 	}
+	order := orderOldest
+	if text, ok := q.get("order"); ok {
+		if order = text; order != orderOldest && order != orderNewest {
+			q.bad("order", "must be oldest or newest")
+		}
+	}
 	channel, err := a.stored(r)
 	if q.err != nil {
 		err = q.err
@@ -48,7 +58,11 @@ func (a *API) history(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	page, err := a.cfg.History.Page(r.Context(), channel, after, limit)
+	read := a.cfg.History.Page
+	if order == orderNewest {
+		read = a.cfg.History.PageBack
+	}
+	page, err := read(r.Context(), channel, after, limit)
 	if err != nil {
 		fail(w, err)
 		return

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
 )
 
 // TestEveryRouteIsDescribed: what is described is compared with real answers elsewhere.
@@ -25,4 +27,5 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		item, _, _ = strings.Cut(item, "\n  /")
 		require.Contains(t, "\n"+item, "\n    "+strings.ToLower(route[1])+":\n", route[0])
 	}
+	require.Contains(t, string(openAPI), "enum: ["+strings.Join(sseproto.Reasons(), ", ")+"]")
 }

@@ -27,11 +27,11 @@ type settings struct {
 	Host           string `json:"host"`
 	Port           string `json:"port"`
 	HeartbeatEvent string `json:"heartbeat_event"`
+	MaxLast        int    `json:"max_last"`
 }
 
 // newPage renders the page once: it is the same for everyone.
-func newPage(streams, heartbeatEvent string) http.Handler {
-	set := settings{HeartbeatEvent: heartbeatEvent}
+func newPage(set settings, streams string) http.Handler {
 	if host, port, err := net.SplitHostPort(streams); err == nil {
 		set.Port = port
 		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsUnspecified() {

@@ -28,6 +28,7 @@ var everything = []struct {
 	{RoleRead, "GET", "/", ""},
 	{RoleRead, "GET", "/metrics", ""},
 	{RoleRead, "GET", "/api/stats", ""},
+	{RoleRead, "GET", "/api/stats/recent", ""},
 	{RoleRead, "HEAD", "/api/live", ""},
 	{RoleRead, "GET", "/api/gaps", ""},
 	{RoleRead, "GET", "/api/instances", ""},

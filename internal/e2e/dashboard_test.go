@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +50,8 @@ func TestDashboard(t *testing.T) {
 		{"GoesOnWhereAPlannedEndWas", dashboardGoesOn},
 		{"TellsWhyThereAreNoNumbers", dashboardTellsWhy},
 		{"AsksForTheToken", dashboardAsksForToken},
+		{"AsksForTheTokenOfStreams", dashboardAsksForStreamToken},
+		{"BeginsWithWhatTheServerRemembers", dashboardRemembers},
 		{"HidesWhatEmbeddedHasNot", dashboardEmbedded},
 		{"LeavesOutHeartbeats", dashboardLeavesOutHeartbeats},
 		{"TellsWhichPortItReaches", dashboardTellsWhichPort},
@@ -302,11 +306,13 @@ func dashboardHistory(t *testing.T, b *browser) {
 		d.until(fmt.Sprintf("%d entries from %s", n, first), fmt.Sprintf(
 			`document.querySelectorAll("#history tbody tr").length === %d && document.querySelector("#history tbody tr td:last-child").textContent === %s`, n, quoted(first)))
 	}
-	rows(50, "message 0")
+	rows(50, "message 69")
 	d.click("#history-pager button:nth-of-type(2)")
-	rows(kept-50, "message 50")
+	rows(kept-50, "message 19")
 	d.click("#history-pager button:nth-of-type(1)")
-	rows(50, "message 0")
+	rows(50, "message 69")
+	publish(t, r, "a", "one more")
+	rows(50, "one more")
 	length := func() any {
 		n, err := r.Do("XLEN", "sse:stream:a")
 		require.NoError(t, err)
@@ -315,7 +321,7 @@ func dashboardHistory(t *testing.T, b *browser) {
 	d.click("#history-delete")
 	d.click("#confirm button[value=cancel]")
 	d.until("no dialog", `!$("confirm").open`)
-	require.EqualValues(t, kept, length())
+	require.EqualValues(t, kept+1, length())
 	d.click("#history-delete")
 	d.click("#confirm-ok")
 	d.untilText("#history .empty:not([hidden])", "No history")
@@ -471,6 +477,31 @@ func dashboardAsksForToken(t *testing.T, b *browser) {
 	d.wantQuiet(in.admin, in.public)
 }
 
+func dashboardAsksForStreamToken(t *testing.T, b *browser) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte(strings.Repeat("s", 32)), 0o600))
+	in := start(t, "--auth", "jwt", "--auth-jwt-secret-file", secret)
+	d := b.openLive(t, in, channelPlace("a"))
+	d.untilText("#watch-list .note", "401")
+	d.until("the field has the focus", `document.activeElement === $("watch-token") && $("watch-token").offsetParent !== null`)
+}
+
+func dashboardRemembers(t *testing.T, b *browser) {
+	in := start(t)
+	require.Eventually(t, func() bool {
+		resp, err := httpClient.Get("http://" + in.admin + "/api/stats/recent")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		var kept struct{ Stats []json.RawMessage }
+		return json.NewDecoder(resp.Body).Decode(&kept) == nil && len(kept.Stats) > 1
+	}, time.Minute, 100*time.Millisecond)
+	d := b.openLive(t, in, "")
+	require.Less(t, ask[int](d, `Math.round(live.samples[0].at - performance.timeOrigin)`), -2000, "before the page was opened")
+	d.wantQuiet(in.admin, in.public)
+}
+
 func dashboardEmbedded(t *testing.T, b *browser) {
 	in := start(t)
 	d := b.openLive(t, in, "")
@@ -491,6 +522,12 @@ func dashboardEmbedded(t *testing.T, b *browser) {
 	require.Zero(t, shown("#history"))
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "Hello!")
+	d.run(`location.hash = "#/"`)
+	resp, err := httpClient.Post("http://"+in.admin+"/publish?channel_id=user123", "text/plain", strings.NewReader("while nobody watched"))
+	require.NoError(t, err)
+	resp.Body.Close()
+	d.run("location.hash = " + quoted(channelPlace("user123")))
+	d.untilText("#watch-list pre", "while nobody watched")
 	d.wantQuiet(in.admin, in.public)
 }
 

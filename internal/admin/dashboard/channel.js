@@ -58,10 +58,9 @@ $("publish").addEventListener("keydown", (e) => {
 
 /* History */
 
-const historyPages = pager($("history-pager"), () => { historyList.reset(); channelPolls.forEach((p) => p.now()); },
-  async (after) => (await loadHistoryPage(after)).next);
+const historyPages = pager($("history-pager"), () => { historyList.reset(); channelPolls.forEach((p) => p.now()); }, "Older", "Newer");
 const historyList = table($("history"), {
-  label: "History, oldest first",
+  label: "History, newest first",
   key: (e) => e.gap ? "gap " + e.reason + e.oldest : e.id,
   columns: [
     { label: "ID", class: "nowrap bare", fill: fillEntryId },
@@ -87,7 +86,7 @@ function fillEntryData(td, e) {
 
 async function loadHistoryPage(after, signal) {
   const path = "/api/history/" + encodeURIComponent(watch.channel);
-  return (await api(place(path, { limit: String(HISTORY_PAGE), after }), { signal })).value;
+  return (await api(place(path, { order: "newest", limit: String(HISTORY_PAGE), after }), { signal })).value;
 }
 
 async function loadHistory(signal) {

@@ -4,33 +4,18 @@
 const PAGE_SIZE = 100;
 
 // pager goes through pages whose answer names the next one; the way back is kept.
-// following(after) may return what a page names as the next: then one can go to the last.
-function pager(host, load, following) {
+function pager(host, load, forward = "Next", backward = "Back") {
   let starts = [""], next = "";
-  async function goToLast() {
-    last.disabled = true;
-    const pages = starts;
-    try {
-      while (next) {
-        const after = next, found = await following(after);
-        if (starts !== pages) return; // another channel by now
-        next = found;
-        pages.push(after);
-      }
-    } catch { /* as far as it went; the load says why */ }
-    if (starts === pages) load();
-  }
-  const back = make("button", { type: "button", class: "small", click: () => { starts.pop(); load(); } }, "Back");
-  const on = make("button", { type: "button", class: "small", click: () => { starts.push(next); load(); } }, "Next");
-  const last = make("button", { type: "button", class: "small", click: goToLast }, "Newest");
+  const back = make("button", { type: "button", class: "small", click: () => { starts.pop(); load(); } }, backward);
+  const on = make("button", { type: "button", class: "small", click: () => { starts.push(next); load(); } }, forward);
   const where = make("span");
-  host.replaceChildren(where, back, on, following ? last : "");
+  host.replaceChildren(where, back, on);
   return {
     get after() { return starts.at(-1); },
     show(rows, nextPage) {
       next = nextPage ?? "";
       back.disabled = starts.length === 1;
-      on.disabled = last.disabled = !next;
+      on.disabled = !next;
       host.hidden = back.disabled && on.disabled;
       setText(where, rows > 0 ? `page ${starts.length}` : "");
     },

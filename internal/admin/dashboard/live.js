@@ -67,7 +67,8 @@ function sampleOf(before, s) {
   return sample;
 }
 
-function takeStats(stats) {
+// note takes the numbers of a moment as a point of each plot.
+function note(stats) {
   live.sample = sampleOf(live.stats, stats);
   live.stats = stats;
   if (live.samples.at(-1)?.at > live.sample.at) live.samples = []; // the server's clock was set back
@@ -76,6 +77,10 @@ function takeStats(stats) {
   let old = live.samples.findIndex((s) => s.at >= oldest);
   old = Math.max(old, live.samples.length - MAX_SAMPLES);
   if (old > 0) live.samples.splice(0, old);
+}
+
+function takeStats(stats) {
+  note(stats);
   live.heard = performance.now();
   setMode(stats.redis ? "redis" : "embedded");
   setLive("good");
@@ -175,11 +180,18 @@ function connect() {
 
 // A peer that vanished without a word closes nothing.
 setInterval(() => {
-  if (live.source.readyState !== EventSource.CLOSED && performance.now() - live.heard > SILENCE_MS) {
+  if (live.source && live.source.readyState !== EventSource.CLOSED && performance.now() - live.heard > SILENCE_MS) {
     setLive("lost");
     connect();
   }
 }, 1_000);
+
+// loadRecent lets the plots begin with what the server remembers.
+async function loadRecent() {
+  try {
+    for (const stats of (await api("/api/stats/recent")).value.stats) note(stats);
+  } catch { /* then they begin now; the stream says what is wrong */ }
+}
 
 async function loadGaps() {
   try {

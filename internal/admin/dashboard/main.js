@@ -45,6 +45,6 @@ document.addEventListener("keydown", (e) => {
 $("skip").addEventListener("click", (e) => { e.preventDefault(); $("content").focus(); });
 addEventListener("hashchange", () => show(true));
 
-connect();
+loadRecent().finally(connect);
 loadGaps();
 show(false);

@@ -5,6 +5,7 @@
 const MAX_ROWS = 200;
 const MAX_SHOWN = 16_384;         // characters of a message that are kept
 const MAX_BUFFERED = 64 << 20;    // characters of one event
+const LAST = 50;                  // messages that are there when watching begins, if they are kept
 const STREAM_RETRY_MS = 3_000;    // until the stream says otherwise
 
 // eventParser takes pieces of a stream's text and calls back for each event, after
@@ -45,7 +46,7 @@ function watchStream({ url, token, after, onState, onEvent }) {
 
   async function once() {
     const place = new URL(url);
-    if (last) place.searchParams.set("last_event_id", last);
+    if (last) place.searchParams.set("last_event_id", last); // it goes before a start
     const headers = token ? { Authorization: "Bearer " + token } : {};
     const response = await fetch(place, { signal: abort.signal, headers, cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer" });
     if (!response.ok) throw new Error(`${response.status}: ${(await response.text()).trim().slice(0, 300) || response.statusText}`);
@@ -108,15 +109,25 @@ function startWatch() {
   }
   if (blocked(url)) return setWatch("bad", blocked(url));
   url.searchParams.set("channel_id", watch.channel);
+  url.searchParams.set("last", Math.min(LAST, settings.max_last));
   setWatch("", "connecting");
   watch.stop = watchStream({
     url: url.href, token: $("watch-token").value, after: $("watch-after").value.trim(), onEvent: noteEvent,
     onState(kind, text, retry) {
       setWatch(kind, kind === "good" ? text : "reconnecting");
+      if (kind === "bad" && text.startsWith("401")) askForStreamToken();
       if (kind === "bad") noteRow(make("li", { class: "note" }, `${clock.format(Date.now())}  ${text}; again in ${plain(short(retry / 1000))}`));
     },
   });
   $("watch-toggle").textContent = "Stop";
+}
+
+// askForStreamToken shows where a token goes, the first time.
+function askForStreamToken() {
+  const field = $("watch-token");
+  if (field.value || field.closest("details").open) return;
+  field.closest("details").open = true;
+  field.focus();
 }
 
 function stopWatch() {
