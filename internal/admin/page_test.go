@@ -66,12 +66,12 @@ func TestPageReachesItselfAndTheStreamsOnly(t *testing.T) {
 		require.Contains(t, r.Header.Get("Content-Security-Policy"), "; connect-src "+want+";")
 		require.Contains(t, bodyOf(t, r), `value="`+settings+`"`)
 	}
-	f(":8080", "'self' *:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;,&#34;heartbeat_event&#34;:&#34;&#34;}`)
-	f("[::]:8080", "'self' *:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;,&#34;heartbeat_event&#34;:&#34;&#34;}`)
-	f("127.0.0.2:81", "'self' *:81", `{&#34;host&#34;:&#34;127.0.0.2&#34;,&#34;port&#34;:&#34;81&#34;,&#34;heartbeat_event&#34;:&#34;&#34;}`)
+	f(":8080", "'self' *:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;,&#34;heartbeat_event&#34;:&#34;&#34;,&#34;max_last&#34;:0}`)
+	f("[::]:8080", "'self' *:8080", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;8080&#34;,&#34;heartbeat_event&#34;:&#34;&#34;,&#34;max_last&#34;:0}`)
+	f("127.0.0.2:81", "'self' *:81", `{&#34;host&#34;:&#34;127.0.0.2&#34;,&#34;port&#34;:&#34;81&#34;,&#34;heartbeat_event&#34;:&#34;&#34;,&#34;max_last&#34;:0}`)
 	h, _ := handler(t, func(cfg *Config) { cfg.HeartbeatEvent = `"><b>` })
-	require.Contains(t, bodyOf(t, do(h, "GET", "/", "")), `heartbeat_event&#34;:&#34;\&#34;\u003e\u003cb\u003e&#34;}"`)
-	f("", "'self'", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;&#34;,&#34;heartbeat_event&#34;:&#34;&#34;}`)
+	require.Contains(t, bodyOf(t, do(h, "GET", "/", "")), `heartbeat_event&#34;:&#34;\&#34;\u003e\u003cb\u003e&#34;,&#34;max_last&#34;:0}"`)
+	f("", "'self'", `{&#34;host&#34;:&#34;&#34;,&#34;port&#34;:&#34;&#34;,&#34;heartbeat_event&#34;:&#34;&#34;,&#34;max_last&#34;:0}`)
 }
 
 // TestPageIsMadeOfAllItsParts: a script that nobody joins would be dead text.
