@@ -287,7 +287,7 @@ func dashboardPublishesAndWatches(t *testing.T, b *browser) {
 	publish(t, r, channel, "from Redis")
 	d.untilText("#watch-list li:first-child pre", "from Redis")
 	s.want("from Redis")
-	d.untilText("#history tbody tr:last-child", "from Redis")
+	d.untilText("#history tbody tr:first-child", "from Redis")
 	d.click("#watch-toggle")
 	in.waitStreams(0)
 	d.wantQuiet(in.admin, in.public)
