@@ -3,8 +3,6 @@ package sseproto
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"unicode/utf8"
 )
 
@@ -85,80 +83,79 @@ func appendForm(dst, body []byte) ([]byte, error) {
 	return append(dst, body...), nil
 }
 
-// appendJSONParams extends dst with the members of an object, as a query.
+// appendJSONParams extends dst with the members of an object, as a query. What it cuts is
+// valid JSON, so the cuts are right.
 func appendJSONParams(dst, body []byte) ([]byte, error) {
-	if !utf8.Valid(body) {
+	if !utf8.Valid(body) || !json.Valid(body) {
 		return dst, ErrBadJSON
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	if first, err := d.Token(); err != nil || first != json.Delim('{') {
+	s := trimSpace(viewOf(body))
+	if s[0] != '{' {
 		return dst, ErrBadJSON
 	}
-	seen := make(map[string]bool)
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		if err != nil || !ok || seen[name] {
+	var seen map[string]bool
+	for s = skipSpace(s[1 : len(s)-1]); s != ""; s = skipComma(s) {
+		n := stringLen(s)
+		name, _ := textOf(s[:n])
+		if seen[name] {
 			return dst, ErrBadJSON // of two members of a name it is open which one counts
+		}
+		if seen == nil {
+			seen = make(map[string]bool)
 		}
 		seen[name] = true
 		if name == MemberChannels {
 			name = ParamChannelID
 		}
-		if dst, err = appendJSONParam(dst, name, d); err != nil {
-			return dst, err
-		}
-	}
-	if _, err := d.Token(); err != nil { // the end of the object
-		return dst, ErrBadJSON
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return dst, ErrBadJSON
-	}
-	return dst, nil
-}
-
-// appendJSONParam reads the value of one member.
-func appendJSONParam(dst []byte, name string, d *json.Decoder) ([]byte, error) {
-	value, err := d.Token()
-	if err != nil {
-		return dst, ErrBadJSON
-	}
-	if value != json.Delim('[') {
-		return appendParam(dst, name, value)
-	}
-	for d.More() {
-		if value, err = d.Token(); err != nil {
+		s = skipSpace(skipSpace(s[n:])[1:]) // behind the colon
+		n = valueLen(s)
+		var ok bool
+		if dst, ok = appendJSONParam(dst, name, s[:n]); !ok {
 			return dst, ErrBadJSON
 		}
-		if dst, err = appendParam(dst, name, value); err != nil {
-			return dst, err
-		}
-	}
-	if _, err = d.Token(); err != nil { // the end of the list
-		return dst, ErrBadJSON
+		s = s[n:]
 	}
 	return dst, nil
 }
 
-// appendParam extends dst with one pair of a query.
-func appendParam(dst []byte, name string, value json.Token) ([]byte, error) {
-	var text string
-	switch value := value.(type) {
-	case string:
+// skipComma skips what is between a value and the next member or value.
+func skipComma(s string) string {
+	if s = skipSpace(s); s != "" {
+		s = skipSpace(s[1:])
+	}
+	return s
+}
+
+// appendJSONParam extends dst with one member: with each value of a list.
+func appendJSONParam(dst []byte, name, value string) (_ []byte, ok bool) {
+	if value[0] != '[' {
+		return appendParam(dst, name, value)
+	}
+	for s := skipSpace(value[1 : len(value)-1]); s != ""; s = skipComma(s) {
+		n := valueLen(s)
+		if dst, ok = appendParam(dst, name, s[:n]); !ok {
+			return dst, false
+		}
+		s = s[n:]
+	}
+	return dst, true
+}
+
+// appendParam extends dst with one pair of a query. Not ok: the value is true, false, or
+// nests deeper.
+func appendParam(dst []byte, name, value string) (_ []byte, ok bool) {
+	text, isString := textOf(value)
+	switch {
+	case isString:
+	case isNumber(value):
 		text = value
-	case json.Number:
-		text = value.String()
-	case nil:
-		return dst, nil
-	default: // true, false, or what nests deeper
-		return dst, ErrBadJSON
+	default:
+		return dst, isAbsent(value)
 	}
 	dst = appendEscaped(dst, name)
 	dst = append(dst, '=')
 	dst = appendEscaped(dst, text)
-	return append(dst, '&'), nil
+	return append(dst, '&'), true
 }
 
 // appendEscaped extends dst with what AppendUnescaped takes back. Names of channels are
@@ -236,8 +233,8 @@ func (s *BodyScan) step(b []byte) bool {
 	switch length, ok := chunkLength(line); {
 	case s.isTrailer && len(line) == 0:
 		s.whole = s.at
-	case s.isTrailer:
-	case !ok:
+	case s.isTrailer && isField(line):
+	case s.isTrailer, !ok:
 		s.err = ErrBadChunk
 	case length == 0:
 		s.isTrailer = true
@@ -245,6 +242,12 @@ func (s *BodyScan) step(b []byte) bool {
 		s.chunkEnd = s.at + length
 	}
 	return true
+}
+
+// isField reports whether a line of a trailer is a field (RFC 9112 §5).
+func isField(line []byte) bool {
+	name, _, ok := bytes.Cut(line, []byte{':'})
+	return ok && isToken(name)
 }
 
 // chunkLength reads the line before a chunk. Nothing but digits may stand before the

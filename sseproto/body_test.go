@@ -76,6 +76,7 @@ func TestBodyIsReadAsParameters(t *testing.T) {
 		"last_event_id=5-7/a b", "since=1795431293042", "last=10", "x=-1.50e3")
 	f(jsonType, `{"channels":["%41","a&channel_id=b","+ =#","\n\u0000\u007f","\u00e4\ud83d\ude00"],"a&b=c":"d"}`,
 		"channel_id=%41", "channel_id=a&channel_id=b", "channel_id=+ =#", "channel_id=\n\x00\x7f", "channel_id=ä😀", "a&b=c=d")
+	f(jsonType, "{\"\\u0063hannel\\\"s\\\\\" : [ \"a\\\"]\" , 1 ],\"b\":\"}\"}", "channel\"s\\=a\"]", "channel\"s\\=1", "b=}")
 	f(jsonType, `{}`)
 	f(jsonType, `{"channels":[]}`)
 }
@@ -122,7 +123,7 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	head := "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: " + formType + "\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, chunks := range []string{
 		"\r\n", "x\r\n", " 3\r\n", "3 \r\nabc\r\n", "3 ;x\r\n", "-3\r\n", "0x3\r\n", "3\nabc", "3\r\nabcde", "3\r\nabc\nx", "3\r\nabc\r0",
-		";a=b\r\n", "3;a\nb\r\n", "0\r\nTrailer: a\n", strings.Repeat("0", 300), "3;" + strings.Repeat("x", 300), "0\r\n" + strings.Repeat("x", 300),
+		";a=b\r\n", "3;a\nb\r\n", "0\r\nTrailer: a\n", "0\r\nTrailer\r\n\r\n", "0\r\n Trailer: a\r\n\r\n", strings.Repeat("0", 300), "3;" + strings.Repeat("x", 300), "0\r\n" + strings.Repeat("x", 300),
 	} {
 		f(ErrBadChunk, head+chunks)
 	}

@@ -35,7 +35,8 @@ const page = `<!doctype html><title>e2e</title>
 <script type="importmap">{"imports": {
 	"ssed-client": "/ssed.js",
 	"@microsoft/fetch-event-source": "/fetch-event-source/index",
-	"event-source-polyfill": "/event-source-polyfill.js"
+	"event-source-polyfill": "/event-source-polyfill.js",
+	"sse.js": "/sse.js"
 }}</script><script>
 const seen = [];
 function listen(url, withCredentials) {
@@ -93,8 +94,9 @@ async function listenByBareFetch(url) {
 	const {fetchEventSource} = await import("/fetch-event-source/index");
 	await fetchEventSource(url, {onmessage: (e) => seen.push({Event: "message", ID: e.id, Data: e.data})});
 }
-async function runSnippet(name, url) {
+async function runSnippet(name, url, channels) {
 	window.url = url;
+	window.channels = channels;
 	window.show = (type, id, data) => seen.push({Event: type, ID: id, Data: data});
 	window.lost = (why) => seen.push({Lost: why ? "error" : "end"});
 	await import("/snippets/" + name);
@@ -140,6 +142,9 @@ func servePages(t testing.TB) (origin string) {
 		}
 		w.Header().Set("Content-Type", "text/javascript")
 		fmt.Fprintf(w, "%s\nexport const { EventSourcePolyfill } = globalThis;", text)
+	})
+	mux.HandleFunc("GET /sse.js", func(w http.ResponseWriter, req *http.Request) {
+		http.ServeFile(w, req, "clients/node_modules/sse.js/lib/sse.js")
 	})
 	mux.HandleFunc("GET /htmx", serveHTMX)
 	mux.HandleFunc("GET /htmx/", func(w http.ResponseWriter, req *http.Request) {
@@ -355,6 +360,7 @@ func TestBrowser(t *testing.T) {
 		{"KnowsTypedEvents", browserKnowsTypedEvents},
 		{"MovesOverWhenItsInstanceDrains", browserMovesOver},
 		{"IsToldTheChannels", browserIsToldTheChannels},
+		{"AsksForAThousandChannels", browserAsksForAThousandChannels},
 		{"HelperNoticesSilence", browserHelperNoticesSilence},
 		{"HelperNoticesNoAnswer", browserHelperNoticesNoAnswer},
 		{"HelperNoticesNoAnswerToAReconnect", browserHelperNoticesNoAnswerToAReconnect},

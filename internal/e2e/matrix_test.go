@@ -165,6 +165,8 @@ var shownInClients = map[string]shown{
 	"EventSource":           {"clients/snippets/eventsource.js", "", "js"},
 	"ssed.js":               {"clients/snippets/ssed.js", "", "js"},
 	"fetch-event-source":    {"clients/snippets/fetch-event-source.js", "", "js"},
+	"POST":                  {"clients/snippets/post-fetch-event-source.js", "", "js"},
+	"sse.js":                {"clients/snippets/post-sse.js", "", "js"},
 	"event-source-polyfill": {"clients/snippets/event-source-polyfill.js", "", "js"},
 	"htmx-ext-sse":          {"clients/snippets/htmx-ext-sse.html", "", "html"},
 	"npm eventsource":       {"clients/snippets/npm-eventsource.mjs", "", "js"},
