@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"ssed/internal/redistest"
+	"ssed/sseproto"
 )
 
 // samples are the names of a scrape, for each the values of its labels.
@@ -116,14 +117,17 @@ func dashboardQueries(t *testing.T) (queries []string) {
 	return queries
 }
 
-// TestOperationsTellsWhatToDoAboutEachAlert: whoever is woken up finds the alert there.
-func TestOperationsTellsWhatToDoAboutEachAlert(t *testing.T) {
-	text, err := os.ReadFile("../../docs/OPERATIONS.md")
+// TestTroubleshootingTellsWhatToDoAboutEachAlert: whoever is woken up finds the alert there.
+func TestTroubleshootingTellsWhatToDoAboutEachAlert(t *testing.T) {
+	text, err := os.ReadFile("../../docs/TROUBLESHOOTING.md")
 	require.NoError(t, err)
 	for name := range alertQueries(t) {
 		require.Contains(t, string(text), "`"+name+"`")
 	}
 	for _, m := range regexp.MustCompile("`(Ssed[A-Z]\\w+)`").FindAllStringSubmatch(string(text), -1) {
 		require.Contains(t, alertQueries(t), m[1])
+	}
+	for _, reason := range sseproto.Reasons() {
+		require.Contains(t, string(text), "`"+reason+"`", "a reason of a gap event")
 	}
 }
