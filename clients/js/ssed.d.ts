@@ -16,8 +16,17 @@ export interface Options {
   onMessage(message: Message): void;
   onGap(gap: Gap): void;
 
-  /** Where to go on, for a page that has kept it. Default: from now. */
+  /** Where to go on, for a page that has kept it. It goes before since and last. Default: from now. */
   lastEventId?: string;
+
+  /**
+   * Where to start without lastEventId: "earliest", a duration before now ("10m"), a Unix time
+   * in seconds or milliseconds, or a time of RFC 3339.
+   */
+  since?: string;
+
+  /** Start with the newest so many messages of each channel. Not together with since. */
+  last?: number;
 
   /**
    * Returns the token for "Authorization: Bearer". It is called before every connection, so

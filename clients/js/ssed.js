@@ -1,7 +1,7 @@
 // @ts-check
 // A stream of ssed for pages and programs. It shares one connection between all tabs of a
 // page, comes back by itself, notices a dead connection, and fetches a new token.
-// One file, no dependencies, no build step. Types are in ssed.d.ts.
+// One file, no build step. Types are in ssed.d.ts.
 
 /** @typedef {import("./ssed.d.ts").Options} Options */
 /** @typedef {{id: string, type?: string, data?: string}} Event Without type: only the position moved. */
@@ -19,6 +19,8 @@ export function subscribe(url, channels, options) {
   const target = new URL(url, globalThis.location?.href);
   for (const channel of channels) target.searchParams.append("channel_id", channel);
   if (options.tell) target.searchParams.set("tell", "channel");
+  if (options.since) target.searchParams.set("since", options.since);
+  if (options.last) target.searchParams.set("last", `${options.last}`);
   const told = new Map(channels.map((channel) => [toldAs(channel), channel]));
   const ending = new AbortController();
   const stream = { lastEventId: options.lastEventId ?? "", close: () => ending.abort() };
@@ -91,6 +93,7 @@ function share(target, options, page, signal) {
   const { silence = 45000 } = options;
   const name = `ssed ${options.withCredentials ? "with credentials " : ""}${target.href}`;
   const bus = new BroadcastChannel(name);
+  const starts = /[?&](since|last)=/.test(name); // a late tab has missed something
   let leads = false;
   let isOpen = false;
   /** @type {AbortController | undefined} */
@@ -114,7 +117,7 @@ function share(target, options, page, signal) {
   const follow = (event, before) => {
     latest = event.id;
     const here = page.position();
-    if (!here || here === before) {
+    if (here === before || (!here && !starts)) {
       rejoin();
       show(event);
     } else if (!catchingUp && !seen.has(event.id)) {

@@ -184,14 +184,14 @@ var shownInClients = map[string]shown{
 
 // TestDocumentsShowTheSnippetsThatRun: what stands in docs is what these tests start.
 func TestDocumentsShowTheSnippetsThatRun(t *testing.T) {
-	for file, all := range map[string]map[string]shown{"CLIENTS.md": shownInClients, "PROXIES.md": shownInProxies} {
+	for file, all := range map[string]map[string]shown{"CLIENTS.md": shownInClients, "PROXIES.md": shownInProxies, "TOKENS.md": shownInTokens} {
 		places := map[string]string{}
 		for name, s := range all {
 			places["snippet "+name] = s.block(t)
 		}
 		require.NoError(t, document(file, places))
 	}
-	for pattern, all := range map[string]map[string]shown{"clients/snippets/*": shownInClients, "proxies/*": shownInProxies} {
+	for pattern, all := range map[string]map[string]shown{"clients/snippets/*": shownInClients, "proxies/*": shownInProxies, "clients/tokens/*": shownInTokens} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
