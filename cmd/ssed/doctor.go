@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
+	"ssed"
 	"ssed/engine"
 	"ssed/internal/admin"
 	"ssed/internal/doctor"
+	"ssed/internal/outbound"
 	"ssed/rsub"
 	"ssed/sseproto"
 )
@@ -25,7 +28,8 @@ import (
 type doctorCommand struct {
 	flags
 
-	PublicURL    string `name:"public-url" placeholder:"URL" help:"Try the proxy: a stream is opened at this URL as a client does, and messages are published for it. Without a path, /sse/connect there."`
+	PublicURL    string `name:"public-url" aliases:"url" placeholder:"URL" help:"Try the proxy: a stream is opened at this URL as a client does, and messages are published for it. Without a path, /sse/connect there."`
+	AdminURL     string `name:"admin-url" placeholder:"URL" help:"Admin listener of an instance, which is asked whether the streams of clients that have left are closed. Default: that of --admin, if somebody listens there."`
 	ProbeTime    string `default:"0" placeholder:"TIME" help:"How long that stream rests afterwards, to find timeouts that are too short."`
 	ProbeChannel string `placeholder:"NAME" help:"Channel for these messages. Default: one that --patterns match and nobody else knows."`
 	TokenFile    string `placeholder:"PATH" help:"File with a token for that stream, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
@@ -149,14 +153,62 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 		p.add("--admin", "messages are published by it in embedded mode, and it is off")
 	}
 	return &doctor.Proxy{
-		URL:     p.streamURL("--public-url", c.PublicURL, nil),
-		Token:   p.clientToken("--token-file", c.TokenFile),
-		Channel: channel,
+		URL:        p.streamURL("--public-url", c.PublicURL, nil),
+		Token:      p.clientToken("--token-file", c.TokenFile),
+		Channel:    channel,
+		Streams:    c.counter(p, serve, channel),
+		StartBlock: serve.gateway.Streams.StartID == ssed.StartIDAuto,
+		MaxAge:     serve.gateway.Streams.MaxAge,
 		Publish: func(ctx context.Context, data string) error {
 			_, err := send(ctx, []sseproto.Message{{Data: data}})
 			return err
 		},
 	}, done
+}
+
+// counter asks an admin listener for the open streams of a channel, at all instances. Nil:
+// there is nobody to ask.
+func (c *doctorCommand) counter(p *problems, serve *config, channel string) func(context.Context) (int, error) {
+	var base *url.URL
+	switch {
+	case c.AdminURL != "":
+		base = p.httpURL("--admin-url", c.AdminURL)
+	case serve.admin != "":
+		base = adminURL(serve.admin)
+	default:
+		return nil
+	}
+	target := base.JoinPath("api", "channels", url.PathEscape(channel)).String()
+	token := admin.TokenFor(serve.adminTokens, admin.RoleRead)
+	client := &http.Client{Transport: outbound.Transport(pubTimeout)}
+	return func(ctx context.Context) (int, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+		if err != nil {
+			return 0, err
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return 0, fmt.Errorf("--admin-url: %w", outbound.WithoutURL(err))
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return 0, fmt.Errorf("--admin-url: the answer is %s", resp.Status)
+		}
+		var found struct {
+			Subscribers int
+			Fleet       *struct{ Subscribers int }
+		}
+		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&found); err != nil {
+			return 0, fmt.Errorf("--admin-url: %w", err)
+		}
+		if found.Fleet != nil {
+			return found.Fleet.Subscribers, nil
+		}
+		return found.Subscribers, nil
+	}
 }
 
 // channelFor makes a name that one of the patterns matches; "" when that fails. Only

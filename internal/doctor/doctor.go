@@ -4,7 +4,7 @@
 //
 // It changes nothing that lasts: in Redis it writes keys of its own below the prefix,
 // with an expiry, and deletes them; on the control channel it sends a message that
-// instances ignore; for the proxy it publishes ten messages on a channel that nobody
+// instances ignore; for the proxy it publishes some messages on a channel that nobody
 // else should have, which are in its history until that expires.
 package doctor
 

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,6 +31,14 @@ type Proxy struct {
 	Channel string
 	// Publish sends a message on it.
 	Publish func(ctx context.Context, data string) error
+	// Streams counts the open streams of the channel at all instances. Nil: nobody can be
+	// asked.
+	Streams func(ctx context.Context) (int, error)
+	// StartBlock tells that ssed gives the position of its beginning to a stream that looks
+	// like one of a browser's EventSource, and to no other.
+	StartBlock bool
+	// MaxAge is --max-age; 0: none.
+	MaxAge time.Duration
 	// Time is for how long the stream rests afterwards, to find timeouts. 0: not at all.
 	Time time.Duration
 	// Pace is the time between two messages. 0: 100 ms.
@@ -50,48 +59,67 @@ const (
 	probes          = 10
 	// quickEvent is far above what Redis, ssed and a network take.
 	quickEvent = 500 * time.Millisecond
+	// quickWrite is how much longer than the network a message may be on its way. HAProxy
+	// waits for 200 ms whether more of a body in chunks comes, unless it is told not to.
+	quickWrite = 120 * time.Millisecond
 )
 
 // probe is one stream that is tried with.
 type probe struct {
 	*doctor
 	*Proxy
+	check    string // what its beginning is told as
+	lastID   string // sent as Last-Event-ID, if there is one
 	response *http.Response
-	arrivals chan arrival // closed at the end of the stream
-	end      error        // why it ended; read after arrivals is closed
+	network  time.Duration // that a connection took to be there: there and back
+	arrivals chan arrival  // closed at the end of the stream
+	end      error         // why it ended; read after arrivals is closed
 
 	comments uint64 // that were counted; owned by read
 
-	mu    sync.Mutex
-	beats []time.Time // guarded by mu: when heartbeats came
+	mu      sync.Mutex
+	beats   []time.Time // guarded by mu: when heartbeats came
+	started bool        // guarded by mu: a position came before the first event
 }
 
 // arrival is an event that came.
 type arrival struct {
-	data string
-	at   time.Time
+	kind, id, data string
+	at             time.Time
 }
 
 func (d *doctor) proxy(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &probe{doctor: d, Proxy: d.Proxy, arrivals: make(chan arrival, 1024)}
-	if p.Pace == 0 {
-		p.Pace = defaultPace
+	proxy := *d.Proxy
+	if proxy.Pace == 0 {
+		proxy.Pace = defaultPace
 	}
-	if p.Patience == 0 {
-		p.Patience = defaultPatience
+	if proxy.Patience == 0 {
+		proxy.Patience = defaultPatience
 	}
+	p := &probe{doctor: d, Proxy: &proxy, check: "proxy: begin"}
 	began, first, ok := p.open(ctx)
 	if !ok {
 		return
 	}
-	p.ok("proxy: begin", fmt.Sprintf("the head after %v, the first line after %v", round(began), round(first)))
+	p.ok(p.check, fmt.Sprintf("the head after %v, the first line after %v", round(began), round(first)))
 	p.head()
-	if p.events(ctx) {
+	ids, ok := p.events(ctx)
+	if ok {
+		p.start()
+		p.resume(ctx, ids)
 		p.idle(ctx)
 	}
 	cancel()
+	p.drain()
+	if ok {
+		p.leave(context.WithoutCancel(ctx))
+	}
+}
+
+// drain waits for the end of the stream.
+func (p *probe) drain() {
 	for range p.arrivals {
 	}
 }
@@ -101,7 +129,8 @@ func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecon
 // open starts the stream and waits for its first byte. ssed sends the head and a
 // retry: line at once.
 func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
-	const check = "proxy: begin"
+	check := p.check
+	p.arrivals = make(chan arrival, 1024)
 	begin := time.Now()
 	firstByte := make(chan time.Time, 1)
 	resp, err := p.request(ctx)
@@ -131,8 +160,7 @@ func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
 	case <-ctx.Done():
 	}
 	_ = resp.Body.Close() // ends read
-	for range p.arrivals {
-	}
+	p.drain()
 	return 0, 0, false
 }
 
@@ -144,11 +172,21 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 	query := target.Query()
 	query.Set("channel_id", p.Channel)
 	target.RawQuery = query.Encode()
+	var dialled time.Time
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		ConnectStart: func(string, string) { dialled = time.Now() },
+		ConnectDone:  func(string, string, error) { p.network = time.Since(dialled) },
+	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Cache-Control", "no-cache") // this and the next as an EventSource does
+	req.Header.Set("Pragma", "no-cache")
+	if p.lastID != "" {
+		req.Header.Set("Last-Event-ID", p.lastID)
+	}
 	req.Header.Set("Accept-Encoding", encoding) // as a browser does
 	if p.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.Token)
@@ -172,7 +210,7 @@ func isTimeout(err error) bool {
 
 // isStream judges the head.
 func (p *probe) isStream() bool {
-	const check = "proxy: begin"
+	check := p.check
 	kind, _, _ := mime.ParseMediaType(p.response.Header.Get("Content-Type"))
 	switch status := p.response.StatusCode; {
 	case status == http.StatusOK && kind == "text/event-stream":
@@ -196,13 +234,15 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 	defer body.Close()
 	decoder := sseproto.Decoder{MaxBytes: 1 << 20}
 	var now time.Time
-	decoder.OnEvent = func(_, eventType, data []byte) {
+	met := false // an event
+	decoder.OnEvent = func(id, eventType, data []byte) {
+		met = true
 		if len(data) == 0 && len(eventType) > 0 && string(eventType) == p.HeartbeatEvent {
 			p.beat(now)
 			return
 		}
 		select {
-		case p.arrivals <- arrival{string(data), now}:
+		case p.arrivals <- arrival{string(eventType), string(id), string(data), now}:
 		default: // a busy channel: not ours, or nobody waits any more
 		}
 	}
@@ -221,6 +261,11 @@ func (p *probe) read(body io.ReadCloser, first chan<- time.Time) {
 		}
 		if _, writeErr := decoder.Write(buf[:n]); err == nil {
 			err = writeErr
+		}
+		if !met && len(decoder.LastEventID()) > 0 {
+			p.mu.Lock()
+			p.started = true
+			p.mu.Unlock()
 		}
 		if total := decoder.Comments(); total > p.comments {
 			p.comments = total
@@ -261,6 +306,12 @@ func (p *probe) head() {
 	} else {
 		p.ok("proxy: compression", "none")
 	}
+	if got := p.response.Header.Get("Cache-Control"); !strings.Contains(got, "no-transform") {
+		p.warn("proxy: head", fmt.Sprintf("Cache-Control is %q, and ssed sends no-cache, no-transform: what is in front of the proxy may store or compress streams", got),
+			"no rule that removes or replaces Cache-Control of this path")
+	} else {
+		p.ok("proxy: head", "Cache-Control as ssed sends it")
+	}
 	const check = "proxy: HTTP version"
 	version := p.response.Proto
 	if p.response.ProtoMajor < 2 && p.response.TLS != nil {
@@ -273,42 +324,54 @@ func (p *probe) head() {
 	p.ok(check, version)
 }
 
-// events publishes messages at a steady pace and looks when they come.
-func (p *probe) events(ctx context.Context) bool {
+// events publishes messages at a steady pace and looks when they come. It returns their
+// IDs.
+func (p *probe) events(ctx context.Context) (ids []string, ok bool) {
 	const check = "proxy: events"
-	sent := make([]time.Time, probes)
+	sent, done := make([]time.Time, probes), make([]time.Time, probes)
 	pace := time.NewTicker(p.Pace)
 	defer pace.Stop()
 	for i := range probes {
 		sent[i] = time.Now()
 		if err := p.Publish(ctx, strconv.Itoa(i)); err != nil {
 			p.fail(check, "a message could not be published: "+err.Error(), "")
-			return false
+			return nil, false
 		}
+		done[i] = time.Now()
 		select {
 		case <-pace.C:
 		case <-ctx.Done():
-			return false
+			return nil, false
 		}
 	}
-	came, ended := p.collect(ctx)
-	return p.judge(sent, came, ended)
+	came, ended := p.collect(ctx, probes)
+	return came.ids, p.judge(sent, done, came.at, ended)
 }
 
-// collect waits for the messages, each once.
-func (p *probe) collect(ctx context.Context) (came []time.Time, ended bool) {
-	came = make([]time.Time, probes)
+// cameIn is what has come of the messages 0, 1, 2, …; the zero time: it has not.
+type cameIn struct {
+	at  []time.Time
+	ids []string
+	gap string // the data of event: gap, if one came
+}
+
+// collect waits for so many messages, each once, or until p.Patience is over.
+func (p *probe) collect(ctx context.Context, want int) (came cameIn, ended bool) {
+	came = cameIn{at: make([]time.Time, probes), ids: make([]string, probes)}
 	deadline := time.NewTimer(p.Patience)
 	defer deadline.Stop()
-	for left := probes; left > 0; {
+	for want > 0 {
 		select {
 		case a, ok := <-p.arrivals:
 			if !ok {
 				return came, true
 			}
-			if i, err := strconv.Atoi(a.data); err == nil && i >= 0 && i < probes && came[i].IsZero() {
-				came[i] = a.at
-				left--
+			if a.kind == sseproto.EventGap {
+				came.gap = a.data
+			}
+			if i, err := strconv.Atoi(a.data); err == nil && i >= 0 && i < probes && came.at[i].IsZero() {
+				came.at[i], came.ids[i] = a.at, a.id
+				want--
 			}
 		case <-deadline.C:
 			return came, false
@@ -321,20 +384,22 @@ func (p *probe) collect(ctx context.Context) (came []time.Time, ended bool) {
 
 // judge tells buffering by events that come late, or together although they were sent
 // apart.
-func (p *probe) judge(sent, came []time.Time, ended bool) bool {
+func (p *probe) judge(sent, done, came []time.Time, ended bool) bool {
 	const check = "proxy: events"
-	var delays []time.Duration
+	var delays, extra []time.Duration
 	together := 0
 	for i := range came {
 		if came[i].IsZero() {
 			continue
 		}
 		delays = append(delays, came[i].Sub(sent[i]))
+		extra = append(extra, came[i].Sub(done[i])-2*p.network)
 		if i > 0 && !came[i-1].IsZero() && came[i].Sub(came[i-1]) < sent[i].Sub(sent[i-1])/5 {
 			together++
 		}
 	}
 	slices.Sort(delays)
+	slices.Sort(extra)
 	lost := probes - len(delays)
 	switch {
 	case lost == probes && ended:
@@ -347,6 +412,9 @@ func (p *probe) judge(sent, came []time.Time, ended bool) bool {
 		p.fail(check, fmt.Sprintf("%d of %d messages did not come within %v: they are held back", lost, probes, p.Patience), p.unbuffer(p.response))
 	case together >= probes/2:
 		p.fail(check, fmt.Sprintf("%d messages sent %v apart came in clumps, the last %v late: they are held back", probes, p.Pace, round(delays[probes-1])), p.unbuffer(p.response))
+	case extra[0] > quickWrite:
+		p.warn(check, fmt.Sprintf("%d messages came one by one, but each %v later than the network needs, or more", probes, round(extra[0])),
+			"HAProxy: option http-no-delay, without which it keeps each event for 200 ms; others: whatever waits for more of an answer, off for this path")
 	case delays[probes/2] > quickEvent:
 		p.warn(check, fmt.Sprintf("half of the messages took more than %v", round(delays[probes/2])), "the same without the proxy: if it is quick then, "+p.unbuffer(p.response))
 	default:
@@ -403,11 +471,13 @@ func (p *probe) idle(ctx context.Context) {
 func (p *probe) unbuffer(resp *http.Response) string {
 	const (
 		nginx   = "nginx: no proxy_ignore_headers X-Accel-Buffering, or proxy_buffering off; no gzip for text/event-stream"
-		haproxy = "HAProxy: no compression of text/event-stream, no response rules that wait for the body"
+		haproxy = "HAProxy: option http-no-delay, no compression of text/event-stream, no response rules that wait for the body. lighttpd: server.stream-response-body = 1"
 	)
 	switch {
 	case resp != nil && strings.Contains(strings.ToLower(resp.Header.Get("Server")), "nginx"):
 		return nginx
+	case resp != nil && strings.Contains(strings.ToLower(resp.Header.Get("Server")), "lighttpd"):
+		return "lighttpd: server.stream-response-body = 1"
 	case resp != nil && resp.Header.Get("X-Accel-Buffering") != "":
 		return haproxy + ". X-Accel-Buffering: no comes through, so nothing in between follows it"
 	}

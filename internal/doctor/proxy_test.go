@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +22,6 @@ import (
 
 // gateway is a stream and what publishes on it, in place of ssed and a proxy together.
 type gateway struct {
-	published chan string
 	held      int           // events that are held back until so many are there
 	cut       int           // events, or heartbeats, after which the stream ends, when positive
 	beat      time.Duration // heartbeats, when positive
@@ -29,17 +30,64 @@ type gateway struct {
 	headless  bool          // not even that
 	full      bool          // it ends at once
 	gzip      bool          // compressed, and flushed with each event
+	late      time.Duration // from a message to its event
+	loses     string        // a field of requests that does not come through
+	holds     bool          // what was missed waits for the next event
+	forgets   bool          // a gap instead of what was missed
+	keeps     int           // messages until the stream of a client that has gone is closed
 	fields    []string
 	status    int
 	gone      chan struct{} // closed with the test
+
+	mu      sync.Mutex // guards what follows
+	log     []string
+	streams map[chan string]bool // which of them are there; false: the client has gone
 }
 
 func (g *gateway) publish(_ context.Context, data string) error {
-	g.published <- data
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.log = append(g.log, data)
+	for s := range g.streams {
+		s <- data
+	}
 	return nil
 }
 
+// count counts the open streams.
+func (g *gateway) count(context.Context) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.streams), nil
+}
+
+// join makes a stream, with what it has missed.
+func (g *gateway) join(after string) (live chan string, missed []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	live = make(chan string, 100)
+	g.streams[live] = true
+	if i := slices.Index(g.log, after); i >= 0 {
+		missed = slices.Clone(g.log[i+1:])
+	}
+	return live, missed
+}
+
+// leave waits until the stream of a client that has gone is closed.
+func (g *gateway) leave(live chan string) {
+	for range g.keeps {
+		select {
+		case <-live:
+		case <-g.gone:
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.streams, live)
+}
+
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Header.Del(g.loses)
 	wait := func() {
 		select {
 		case <-r.Context().Done():
@@ -51,6 +99,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-cache, no-transform")
 	for i := 0; i < len(g.fields); i += 2 {
 		w.Header().Set(g.fields[i], g.fields[i+1])
 	}
@@ -63,10 +112,27 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.status != http.StatusOK {
 		return
 	}
+	live, missed := g.join(strings.TrimPrefix(r.Header.Get("Last-Event-ID"), "1-"))
+	defer g.leave(live)
 	if !g.silent {
 		fmt.Fprint(w, "retry: 1000\n\n")
 	}
-	_ = out.Flush()
+	if !g.silent && r.Header.Get("Cache-Control") != "" && r.Header.Get("Pragma") != "" && r.Header.Get("Last-Event-ID") == "" {
+		fmt.Fprint(w, "id: 1-start\n\n")
+	}
+	if len(missed) > 0 && g.forgets {
+		fmt.Fprint(w, "event: gap\ndata: trimmed\n\n")
+		missed = nil
+	}
+	if len(missed) > 0 && g.holds {
+		_ = out.Flush()
+	}
+	for _, data := range missed {
+		fmt.Fprintf(w, "id: 1-%s\ndata: %[1]s\n\n", data)
+	}
+	if len(missed) == 0 || !g.holds {
+		_ = out.Flush()
+	}
 	if g.full {
 		return
 	}
@@ -74,7 +140,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wait()
 		return
 	}
-	g.stream(w, r, out)
+	g.stream(w, r, out, live)
 }
 
 // zipped compresses what is written.
@@ -89,7 +155,7 @@ func (z zipped) FlushError() error {
 	return errors.Join(z.zip.Flush(), http.NewResponseController(z.ResponseWriter).Flush())
 }
 
-func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseController) {
+func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseController, live <-chan string) {
 	var beat <-chan time.Time
 	if g.beat > 0 {
 		ticker := time.NewTicker(g.beat)
@@ -98,7 +164,8 @@ func (g *gateway) stream(w io.Writer, r *http.Request, out *http.ResponseControl
 	}
 	for held, sent := 0, 0; ; {
 		select {
-		case data := <-g.published:
+		case data := <-live:
+			time.Sleep(g.late) // in the time of the test
 			fmt.Fprintf(w, "id: 1-%s\ndata: %[1]s\n\n", data)
 			held++
 			sent++
@@ -138,12 +205,12 @@ func tried(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) map[string
 	if g.status == 0 {
 		g.status = http.StatusOK
 	}
-	g.published, g.gone = make(chan string, 100), make(chan struct{})
+	g.streams, g.gone = map[chan string]bool{}, make(chan struct{})
 	defer close(g.gone)
 	cfg := prepared()
 	before := run(t, cfg)
 	cfg.Proxy = &Proxy{
-		URL: "http://127.0.0.1/sse/connect", dial: pipetest.Serve(t, g), Channel: "x", Publish: g.publish, Token: "t0ken",
+		URL: "http://127.0.0.1/sse/connect", dial: pipetest.Serve(t, g), Channel: "x", Publish: g.publish, Token: "t0ken", Streams: g.count, StartBlock: true,
 		Pace: 20 * time.Millisecond, Patience: 500 * time.Millisecond,
 	}
 	for _, f := range change {
@@ -158,7 +225,7 @@ func tried(t *testing.T, g *gateway, change ...func(*Proxy, *Config)) map[string
 
 func TestStreamThatPassesIsFine(t *testing.T) {
 	all := through(t, &gateway{})
-	require.Len(t, all, 5)
+	require.Len(t, all, 9)
 	require.Equal(t, Skip, all["proxy: quiet stream"].Status)
 	delete(all, "proxy: quiet stream")
 	for _, r := range all {
@@ -166,6 +233,70 @@ func TestStreamThatPassesIsFine(t *testing.T) {
 	}
 	require.Contains(t, all["proxy: events"].Text, "10 messages, each at once")
 	require.Contains(t, all["proxy: HTTP version"].Text, "HTTP/1.1")
+	require.Contains(t, all["proxy: resume"].Text, "9 messages behind a Last-Event-ID")
+	require.Contains(t, all["proxy: request fields"].Text, "the position of the beginning")
+	require.Contains(t, all["proxy: clients that leave"].Text, "closed at once")
+}
+
+func TestEventsThatAreLateOneByOneAreFound(t *testing.T) {
+	r := through(t, &gateway{late: 200 * time.Millisecond}, func(p *Proxy, _ *Config) { p.Pace = 250 * time.Millisecond })["proxy: events"]
+	require.Equal(t, Warn, r.Status)
+	require.Contains(t, r.Text, "200ms later than the network needs")
+	require.Contains(t, r.Fix, "option http-no-delay")
+}
+
+func TestWhatAProxyDoesToResumesIsFound(t *testing.T) {
+	f := func(g *gateway, text, fix string) {
+		t.Helper()
+		r := through(t, g)["proxy: resume"]
+		require.Equal(t, Fail, r.Status, "%v", r)
+		require.Contains(t, r.Text, text)
+		require.Contains(t, r.Fix, fix)
+	}
+	f(&gateway{loses: "Last-Event-ID"}, "begins with what comes now", "last_event_id in the query")
+	f(&gateway{holds: true}, "9 of 9 messages behind a Last-Event-ID did not come", "proxy_buffering off")
+	f(&gateway{forgets: true}, "a gap came instead of the messages: trimmed", "--history off")
+}
+
+func TestFieldsThatDoNotComeThroughAreFound(t *testing.T) {
+	for _, lost := range []string{"Pragma", "Cache-Control"} {
+		r := through(t, &gateway{loses: lost})["proxy: request fields"]
+		require.Equal(t, Warn, r.Status)
+		require.Contains(t, r.Fix, "start=id")
+	}
+	r := through(t, &gateway{loses: "Pragma"}, func(p *Proxy, _ *Config) { p.StartBlock = false })["proxy: request fields"]
+	require.Equal(t, Skip, r.Status)
+	r = through(t, &gateway{fields: []string{"Cache-Control", "max-age=60"}})["proxy: head"]
+	require.Equal(t, Warn, r.Status)
+	require.Contains(t, r.Text, `Cache-Control is "max-age=60"`)
+}
+
+func TestStreamsOfClientsThatHaveGoneAreCounted(t *testing.T) {
+	const check = "proxy: clients that leave"
+	r := through(t, &gateway{keeps: 2})[check]
+	require.Equal(t, OK, r.Status, "%v", r)
+	require.Contains(t, r.Text, "here after 2 messages")
+	r = through(t, &gateway{keeps: 1000})[check]
+	require.Equal(t, Fail, r.Status, "%v", r)
+	require.Contains(t, r.Text, "5 streams stay open")
+	require.Contains(t, r.Fix, "--max-age 1h")
+	r = through(t, &gateway{keeps: 1000}, func(p *Proxy, _ *Config) { p.MaxAge = time.Hour })[check]
+	require.Equal(t, Warn, r.Status, "%v", r)
+	require.Contains(t, r.Text, "--max-age 1h0m0s ends them")
+
+	r = through(t, &gateway{}, func(p *Proxy, _ *Config) { p.Streams = nil })[check]
+	require.Equal(t, Skip, r.Status)
+	require.Contains(t, r.Text, "--admin-url")
+	r = through(t, &gateway{}, func(p *Proxy, _ *Config) {
+		p.Streams = func(context.Context) (int, error) { return 1, nil }
+	})[check]
+	require.Equal(t, Skip, r.Status)
+	require.Contains(t, r.Text, "know 1 of 3 streams")
+	r = through(t, &gateway{}, func(p *Proxy, _ *Config) {
+		p.Streams = func(context.Context) (int, error) { return 0, errors.New("nobody listens") }
+	})[check]
+	require.Equal(t, Skip, r.Status)
+	require.Contains(t, r.Text, "nobody listens")
 }
 
 func TestStreamsThatAreHeldBackAreFound(t *testing.T) {

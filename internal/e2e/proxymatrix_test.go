@@ -51,7 +51,7 @@ var allProxies = []proxied{
 	}, byError, atOnce},
 	{"HAProxy", func(t testing.TB, to string) string { return startHAProxy(t, to, to) }, byError, byHeartbeat},
 	{"Caddy", startCaddy, byEnd, atOnce},
-	{"Apache", startApache, byError, byHeartbeat},
+	{"Apache", func(t testing.TB, to string) string { return startApache(t, to) }, byError, byHeartbeat},
 	{"Varnish", func(t testing.TB, to string) string { return startVarnish(t, to) }, byError, atOnce},
 	{"Varnish, by default", func(t testing.TB, to string) string {
 		return startVarnish(t, to, `req.url ~ "^/sse/"`, "false")
@@ -109,11 +109,11 @@ func startCaddy(t testing.TB, to string) string {
 	return host
 }
 
-func startApache(t testing.TB, to string) string {
+func startApache(t testing.TB, to string, pairs ...string) string {
 	host := freeHost(t)
 	_, version, _ := strings.Cut(versionOf(t, "apache2", "-v"), "Apache/")
 	tested.add("Apache", version)
-	spawn(t, nil, "apache2", "-DFOREGROUND", "-f", place(t, "apache.conf", "127.0.0.1:80\n", host+"\n", "127.0.0.1:8080", to))
+	spawn(t, nil, "apache2", "-DFOREGROUND", "-f", place(t, "apache.conf", append([]string{"127.0.0.1:80\n", host + "\n", "127.0.0.1:8080", to}, pairs...)...))
 	waitForAnswer(t, host)
 	return host
 }
