@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -177,6 +178,8 @@ func (m *model) poll(c *modelClient, wait time.Duration) {
 	}
 }
 
+var modelChannel = regexp.MustCompile(`^c\d+$`)
+
 // inspect is an operator who looks around and closes a connection, or tries one that
 // may be gone.
 func (m *model) inspect() {
@@ -185,7 +188,7 @@ func (m *model) inspect() {
 	for _, c := range list {
 		m.ids = append(m.ids, c.ID)
 		for _, name := range c.Channels {
-			require.Regexp(m.t, `^c\d+$`, name)
+			require.Regexp(m.t, modelChannel, name)
 		}
 	}
 	if len(m.ids) > 0 {
@@ -200,13 +203,16 @@ func (m *model) inspect() {
 	}
 }
 
+// take compares by hand what it sees a million times: require is a hundred times as dear.
 func (m *model) take(c *modelClient, ev event) {
 	if ev.kind == "gap" && ev.id == "" { // told to all who are there, and it has no ID yet
 		c.told[len(c.seen)] = true
 		return
 	}
 	id, _, err := sseproto.ParseEventID(ev.id)
-	require.NoError(m.t, err)
+	if err != nil {
+		require.NoError(m.t, err)
+	}
 	if ev.kind == "gap" {
 		c.told[len(c.seen)] = true
 		if _, oldest, ok := strings.Cut(ev.data, `"oldest":"`); ok {
@@ -217,11 +223,19 @@ func (m *model) take(c *modelClient, ev event) {
 		c.last = id
 		return
 	}
-	require.True(m.t, c.last.Less(id), "%s after %s", id, c.last)
+	if !c.last.Less(id) {
+		require.Failf(m.t, "not in order", "%s after %s", id, c.last)
+	}
 	k, found := slices.BinarySearchFunc(m.truth, id, func(s heldMessage, id sseproto.ID) int { return s.id.Compare(id) })
-	require.True(m.t, found, "nobody published %s", id)
-	require.Contains(m.t, c.channels, m.truth[k].channel)
-	require.Equal(m.t, decoded(id, toldTo(c.form, m.truth[k].channel, m.truth[k].message)), ev)
+	if !found {
+		require.Failf(m.t, "made up", "nobody published %s", id)
+	}
+	if !slices.Contains(c.channels, m.truth[k].channel) {
+		require.Contains(m.t, c.channels, m.truth[k].channel)
+	}
+	if want := decoded(id, toldTo(c.form, m.truth[k].channel, m.truth[k].message)); want != ev {
+		require.Equal(m.t, want, ev)
+	}
 	c.seen = append(c.seen, id)
 	c.last = id
 }
@@ -259,7 +273,9 @@ func (m *model) check(c *modelClient) {
 			continue
 		}
 		told := c.told[i] || slices.ContainsFunc(c.ranges, func(r toldRange) bool { return r.low.Less(id) && !r.high.Less(id) })
-		require.True(m.t, told, "%s is missing silently", id)
+		if !told {
+			require.Failf(m.t, "lost", "%s is missing silently", id)
+		}
 	}
 	require.Len(m.t, c.seen, i, "something that should not be there")
 }
@@ -336,8 +352,11 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 			if c.last != last {
 				deadline, last = time.Now().Add(waitLong), c.last
 			}
-			require.True(t, time.Now().Before(deadline), "client of %v stands at %s, log at %+v", c.channels, c.last, m.e.Stats().Log)
-			m.poll(c, 20*time.Millisecond)
+			if time.Now().Before(deadline) {
+				m.poll(c, 20*time.Millisecond)
+				continue
+			}
+			require.Failf(t, "stuck", "client of %v stands at %s, log at %+v", c.channels, c.last, m.e.Stats().Log)
 		}
 		m.check(c)
 	}

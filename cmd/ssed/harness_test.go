@@ -101,7 +101,7 @@ func launch(t testing.TB, args ...string) *instance {
 // environment is that of the tests without what would change the flags. A program
 // with the race detector would otherwise sleep for a second before it exits.
 func environment(extra ...string) []string {
-	env := []string{"GORACE=atexit_sleep_ms=0"}
+	env := []string{"GORACE=" + os.Getenv("GORACE") + " atexit_sleep_ms=0"}
 	for _, v := range child.Environ() {
 		if !strings.HasPrefix(v, "GORACE=") {
 			env = append(env, v)
