@@ -19,13 +19,12 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ssed/internal/child"
 	"ssed/internal/redistest"
 	"ssed/internal/ssedtest"
 	"ssed/loadtest/neighbour"
 	"ssed/loadtest/refserver"
+	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
 )
 
@@ -191,15 +190,13 @@ type (
 	serveNeighbour struct{}
 )
 
-// niceness of neighbours: what is measured beside them is the server's work, not theirs.
-const niceness = 10
-
+// What is measured beside neighbours is the server's work, not theirs.
 func (*serveNeighbour) serve(ctx context.Context) error {
-	// Each thread has its own; those to come have that of the thread that makes them.
+	// Each thread has a priority of its own; those to come have that of the thread that makes them.
 	threads, _ := os.ReadDir("/proc/self/task")
 	for _, t := range threads {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, niceness) // best effort
+			swarm.GiveWay(tid)
 		}
 	}
 	return neighbour.Serve(ctx, os.Stdin, os.Stdout)

@@ -278,16 +278,3 @@ func (s *Swarm) closeAll() {
 	unix.Close(s.epfd)
 	unix.Close(s.wakefd)
 }
-
-// Boost puts the calling thread, which must be locked to its goroutine, before
-// others of the host. Without the right to do so nothing changes. The function it
-// returns undoes that.
-func Boost() (restore func()) {
-	const boosted = -15
-	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-	if err != nil || unix.Setpriority(unix.PRIO_PROCESS, 0, boosted) != nil {
-		return func() {}
-	}
-	// The system call itself returns 20-nice, so that it is never negative.
-	return func() { _ = unix.Setpriority(unix.PRIO_PROCESS, 0, 20-raw) }
-}
