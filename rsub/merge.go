@@ -17,6 +17,9 @@ type output interface {
 	commit(id, watermark sseproto.ID)
 	// end closes the span, of which only what came up to through counts.
 	end(through sseproto.ID)
+	// discontinue is end where every subscription of the node finds the same, each when it
+	// reads the tick that tells it.
+	discontinue(through sseproto.ID)
 	// lose tells that the span has ended with through. What came since the last good
 	// tick may be of another node, whose tick was not read any more: it counts if the
 	// next span is of the same node, so the span is held open until then.
@@ -44,6 +47,7 @@ func (d *direct) open(node string, low sseproto.ID) {
 func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
 func (d *direct) oversize(id sseproto.ID, channel string)        { d.sink.Oversize(id, channel) }
 func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
+func (d *direct) discontinue(through sseproto.ID)                { d.end(through) }
 func (d *direct) lose(through sseproto.ID)                       { d.undecided, d.through = true, through }
 func (d *direct) finish()                                        { d.resolve("") }
 
@@ -187,6 +191,17 @@ func (p *port) end(through sseproto.ID) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if p.closeLocked() == covering {
+		p.m.truncateLocked(through)
+	}
+	p.m.promoteLocked()
+}
+
+// discontinue leaves alone a span that another port has begun behind the same tick, or a
+// later one.
+func (p *port) discontinue(through sseproto.ID) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.closeLocked() == covering && !through.Less(p.m.committed) {
 		p.m.truncateLocked(through)
 	}
 	p.m.promoteLocked()

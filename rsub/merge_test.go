@@ -202,6 +202,37 @@ func TestDemotedNodeIsRolledBackForAllSubscriptions(t *testing.T) {
 	require.Equal(t, []message{{id(20, 1), "c", "good"}}, sink.all())
 }
 
+// TestDiscontinuityOfTheNodeIsFoundByEachInItsTime: the slower one must not take back what
+// the quicker one has begun behind it.
+func TestDiscontinuityOfTheNodeIsFoundByEachInItsTime(t *testing.T) {
+	sink, _, a, b := newPorts()
+	for _, p := range []*port{a, b} {
+		p.open("n", id(10, 0))
+		p.append(id(10, 1), "c", "taken back")
+	}
+	a.discontinue(id(10, 0))
+	a.open("n", id(20, 0))
+	a.append(id(20, 1), "c", "1")
+	a.discontinue(id(20, 0))
+	a.open("n", id(30, 0))
+	a.append(id(30, 1), "c", "2")
+	b.append(id(10, 2), "c", "taken back")
+	b.discontinue(id(10, 0))
+	b.open("n", id(20, 0))
+	b.append(id(20, 1), "c", "1")
+	b.discontinue(id(20, 0))
+	a.append(id(30, 2), "c", "3")
+	b.open("n", id(30, 0))
+	b.append(id(30, 1), "c", "2")
+	b.append(id(30, 2), "c", "3")
+	b.append(id(30, 3), "c", "4")
+	a.commit(id(40, 0), id(0, 0))
+	require.Equal(t, []message{{id(30, 1), "c", "2"}, {id(30, 2), "c", "3"}, {id(30, 3), "c", "4"}}, sink.all())
+	require.Len(t, sink.spans, 3)
+	require.True(t, sink.isOpen())
+	require.Empty(t, sink.wrong())
+}
+
 func TestSubscriptionsOfTwoNodesAreNotMixed(t *testing.T) {
 	sink, _, a, b := newPorts()
 	a.open("old", id(10, 0))

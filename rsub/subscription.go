@@ -389,10 +389,12 @@ func (s *subscription) finish(cause Cause) {
 
 // ended passes the end of a span on, if there was one.
 func (s *subscription) ended(st step) {
-	switch st.action {
-	case end:
+	switch {
+	case st.action == end && st.cause == CauseBus:
+		s.out.discontinue(st.id)
+	case st.action == end:
 		s.out.end(st.id)
-	case lose:
+	case st.action == lose:
 		s.out.lose(st.id)
 	default:
 		return
