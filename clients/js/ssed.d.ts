@@ -10,6 +10,13 @@ export interface Stream {
   /** The id of the newest event; "" before the first. Keep it to go on after a reload. */
   lastEventId: string;
   close(): void;
+
+  /**
+   * Gives the messages of a channel to a function of their own, in the place of onMessage. A
+   * second function for the same channel replaces the first. It takes the option tell, by
+   * which the channel of a message is known.
+   */
+  on(channel: string, fn: (message: Message) => void): void;
 }
 
 export interface Options {

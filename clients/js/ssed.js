@@ -1,7 +1,5 @@
 // @ts-check
-// A stream of ssed for pages and programs. It shares one connection between all tabs of a
-// page, comes back by itself, notices a dead connection, and fetches a new token.
-// One file, no build step. Types are in ssed.d.ts.
+// A stream of ssed for pages and programs. Types are in ssed.d.ts.
 
 /** @typedef {import("./ssed.d.ts").Options} Options */
 /** @typedef {{id: string, type?: string, data?: string}} Event Without type: only the position moved. */
@@ -21,9 +19,15 @@ export function subscribe(url, channels, options) {
   if (options.tell) target.searchParams.set("tell", "channel");
   if (options.since) target.searchParams.set("since", options.since);
   if (options.last) target.searchParams.set("last", `${options.last}`);
-  const told = new Map(channels.map((channel) => [toldAs(channel), channel]));
+  const told = new Map(options.tell ? channels.map((channel) => [toldAs(channel), channel]) : []);
   const ending = new AbortController();
-  const stream = { lastEventId: options.lastEventId ?? "", close: () => ending.abort() };
+  /** @type {Map<string | undefined, Options["onMessage"]>} */
+  const handlers = new Map();
+  const stream = {
+    lastEventId: options.lastEventId ?? "",
+    close: () => ending.abort(),
+    on: handlers.set.bind(handlers),
+  };
 
   let isOpen = false;
   /** @type {Sink} */
@@ -40,7 +44,10 @@ export function subscribe(url, channels, options) {
       if (id) stream.lastEventId = id;
       if (data === undefined || type === undefined || type === options.heartbeatEvent) return;
       if (type === "gap") call(() => options.onGap(JSON.parse(data)));
-      else call(() => options.onMessage({ type, id, data, ...(options.tell && { channel: told.get(type) }) }));
+      else {
+        const channel = told.get(type);
+        call(() => (handlers.get(channel) ?? options.onMessage)({ type, id, data, channel }));
+      }
     },
   };
 
@@ -62,8 +69,7 @@ function toldAs(channel) {
 }
 
 /**
- * Calls a function of the page. What it throws is reported, as errors in listeners of an
- * EventSource are, and does not end the stream.
+ * Calls a function of the page. What it throws is reported and does not end the stream.
  * @param {() => void} fn
  */
 function call(fn) {

@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path"
@@ -60,12 +63,14 @@ async function listenByHelper(url, options) {
 }
 async function listenTold(url, channels) {
 	const {subscribe} = await import("/ssed.js");
-	subscribe(url, channels, {
+	const stream = subscribe(url, channels, {
 		tell: true,
 		onMessage: (m) => seen.push({Event: "message", ID: m.id, Data: m.type + " on " + m.channel + ": " + m.data}),
 		onGap: (gap) => seen.push({Event: "gap", ID: "", Data: JSON.stringify(gap)}),
 		onState: (open) => seen.push({Event: open ? "open" : "error", State: open ? 1 : 0}),
 	});
+	stream.on("news", () => seen.push({Event: "message", ID: "", Data: "never"}));
+	stream.on("news", (m) => seen.push({Event: "message", ID: m.id, Data: "for news: " + m.data}));
 }
 function listenNative(url, types) {
 	const source = new EventSource(url);
@@ -81,8 +86,8 @@ async function listenFromLastID(url) {
 	const stream = await listenByHelper(url, {lastEventId: sessionStorage.lastID ?? ""});
 	addEventListener("pagehide", () => { sessionStorage.lastID = stream.lastEventId; });
 }
-async function installWorker() {
-	await navigator.serviceWorker.register("/worker.js");
+async function installWorker(script) {
+	await navigator.serviceWorker.register(script);
 	await navigator.serviceWorker.ready;
 	if (!navigator.serviceWorker.controller) {
 		await new Promise((done) => navigator.serviceWorker.addEventListener("controllerchange", done));
@@ -103,10 +108,14 @@ async function runSnippet(name, url, channels) {
 }
 </script>`
 
-// passThroughWorker is a service worker that answers every request of the page by fetch.
-const passThroughWorker = `
+// workerBegins is how a service worker takes over the page that has installed it.
+const workerBegins = `
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (e) => e.waitUntil(self.clients.claim()));
+`
+
+// passThroughWorker answers every request of the page by fetch.
+const passThroughWorker = workerBegins + `
 self.addEventListener("fetch", (e) => e.respondWith(fetch(e.request)));
 `
 
@@ -154,6 +163,14 @@ func servePages(t testing.TB) (origin string) {
 	mux.HandleFunc("GET /worker.js", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/javascript")
 		fmt.Fprint(w, passThroughWorker)
+	})
+	mux.HandleFunc("GET /worker-of-the-docs.js", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := os.ReadFile("clients/snippets/service-worker.js")
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "text/javascript")
+		fmt.Fprintf(w, "%s%s", workerBegins, text)
 	})
 	mux.HandleFunc("GET /ssed.js", func(w http.ResponseWriter, req *http.Request) {
 		http.ServeFile(w, req, helperFile)
@@ -367,6 +384,7 @@ func TestBrowser(t *testing.T) {
 		{"HelperComesBackAfterRefusals", browserHelperComesBackAfterRefusals},
 		{"HelperAsksForATokenAgain", browserHelperAsksForATokenAgain},
 		{"HelperResumesBehindAServiceWorker", browserHelperResumesBehindAServiceWorker},
+		{"ResumesBehindAServiceWorkerThatLeavesItOut", browserResumesBehindAServiceWorker},
 		{"HelperComesBackWithTheNetwork", browserHelperComesBackWithTheNetwork},
 		{"TabsShareAStream", browserTabsShareAStream},
 		{"TabsGoOnWhenTheLeaderIsKilled", browserTabsGoOnWhenTheLeaderIsKilled},
@@ -529,6 +547,66 @@ func browserLosesNothingFromOpenOn(t *testing.T, b *browser) {
 		p.wantNoMore()
 		tested.add("Chromium before its first event, "+name, "cut off and back at another instance: nothing lost, no gap")
 	}
+}
+
+// browserResumesBehindAServiceWorker: with the worker of the docs an EventSource comes back
+// with its last ID. With one that passes every request on it gives up when it is cut off,
+// and comes back without the ID when ssed ends the stream.
+func browserResumesBehindAServiceWorker(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	in := startReady(t, r)
+	opened := func(script, channel string) (*tab, *link) {
+		l := newLink(t, in.public)
+		origin := serveBoth(t, l)
+		p := b.open(t, origin)
+		p.run("installWorker", script)
+		eventually(t, "the worker", func() bool { return p.count("worker", 0) > 0 })
+		p.listen(streamURL(strings.TrimPrefix(origin, "http://"), channel), false)
+		p.waitOpen()
+		publish(t, r, channel, "before")
+		p.want("before")
+		return p, l
+	}
+	p, l := opened("/worker-of-the-docs.js", "a")
+	l.cut(false)
+	publish(t, r, "a", "meanwhile")
+	p.want("meanwhile")
+
+	const changed = "Chromium does better now: docs/CLIENTS.md says otherwise"
+	p, l = opened("/worker.js", "b")
+	l.cut(false)
+	eventually(t, "an EventSource that has given up. Else: "+changed, func() bool { return p.count("error", stateClosed) > 0 })
+
+	_, l = opened("/worker.js", "c")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, "http://"+in.admin+"/api/connections?channel=c", nil)
+	require.NoError(t, err)
+	resp, err := httpClient.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	l.waitStreams(2)
+	require.Empty(t, l.lastID(), changed)
+	tested.add("Chromium behind a service worker", "gives up, or comes back without Last-Event-ID, unless the worker leaves the stream out")
+}
+
+// serveBoth serves the page, and below /sse/ what a link leads to, on one origin.
+func serveBoth(t testing.TB, l *link) (origin string) {
+	t.Helper()
+	to := func(address string) *httputil.ReverseProxy {
+		target, err := url.Parse(address)
+		require.NoError(t, err)
+		proxy := httputil.NewSingleHostReverseProxy(target)
+		proxy.FlushInterval = -1
+		proxy.ErrorLog = log.New(io.Discard, "", 0) // connections that the test cuts
+		return proxy
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/sse/", to("http://"+l.host()))
+	mux.Handle("/", to(servePages(t)))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	return server.URL
 }
 
 func browserAsksForLeaveAcrossOrigins(t *testing.T, b *browser) {

@@ -42,7 +42,7 @@ func browserIsToldTheChannels(t *testing.T, b *browser) {
 	own.run("listenTold", "http://"+in.public+"/sse/connect", channels)
 	own.waitOpen()
 	send()
-	own.want("news on news: x", "%67ap on gap: x", "%65rror on error: x", "50%25 on 50%: x", "two%0Alines on two\nlines: x",
+	own.want("for news: x", "%67ap on gap: x", "%65rror on error: x", "50%25 on 50%: x", "two%0Alines on two\nlines: x",
 		"message on message: x", "order.paid on undefined: y")
 
 	native := b.open(t, servePages(t))
@@ -209,7 +209,7 @@ func browserHelperResumesBehindAServiceWorker(t *testing.T, b *browser) {
 	in := startReady(t, r)
 	l := newLink(t, in.public)
 	p := b.open(t, servePages(t))
-	p.run("installWorker")
+	p.run("installWorker", "/worker.js")
 	eventually(t, "the worker", func() bool { return p.count("worker", 0) > 0 })
 	p.run("listenByHelper", streamURL(l.host(), "a"), map[string]any{})
 	p.waitOpen()

@@ -169,6 +169,7 @@ var shownInClients = map[string]shown{
 	"sse.js":                {"clients/snippets/post-sse.js", "", "js"},
 	"event-source-polyfill": {"clients/snippets/event-source-polyfill.js", "", "js"},
 	"htmx-ext-sse":          {"clients/snippets/htmx-ext-sse.html", "", "html"},
+	"service worker":        {"clients/snippets/service-worker.js", "", "js"},
 	"npm eventsource":       {"clients/snippets/npm-eventsource.mjs", "", "js"},
 	"undici":                {"clients/snippets/undici.mjs", "", "js"},
 	"httpx-sse":             {"clients/snippets/httpx-sse.py", "", "python"},
