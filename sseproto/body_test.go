@@ -89,9 +89,9 @@ func TestParametersOfTheBodyFollowThoseOfTheQuery(t *testing.T) {
 	channels, err := ChannelIDs(nil, req.Params, 9)
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, channels)
-	start, err := ParseStart(req.Params)
+	o, err := ParseOptions(req.Params, 1)
 	require.NoError(t, err)
-	require.Equal(t, StartID, start)
+	require.Equal(t, StartID, o.Start)
 }
 
 func TestBodiesThatAreRefused(t *testing.T) {

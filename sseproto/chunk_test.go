@@ -110,7 +110,8 @@ func TestTellAtKeepsTypes(t *testing.T) {
 func TestTellIsReadFromTheQuery(t *testing.T) {
 	f := func(query string, want bool, wantErr error) {
 		t.Helper()
-		got, err := ParseTell([]byte(query))
+		o, err := ParseOptions([]byte(query), 1)
+		got := o.Told
 		require.Equal(t, wantErr, err)
 		require.Equal(t, want, got)
 	}

@@ -31,7 +31,7 @@ const (
 	// StartPoint.
 	ParamSince = "since"
 	ParamLast  = "last"
-	// ParamTell asks for the channel of each message: see ParseTell.
+	// ParamTell asks for the channel of each message: see Options.
 	ParamTell = "tell"
 	// MemberChannels is ParamChannelID in a body of JSON, where it is usually a list.
 	MemberChannels = "channels"
@@ -178,41 +178,62 @@ const (
 	StartNone                 // start=none: nothing but the retry time
 )
 
-// ParseStart reads the parameter start of a query that ChannelIDs has checked. Another
-// value is ErrBadStart.
-func ParseStart(query []byte) (Start, error) {
-	var buf [8]byte
-	for key, raw := range QueryParams(query) {
-		if !unescapesTo(key, ParamStart) {
-			continue
-		}
-		if len(raw) > 3*len(buf) {
-			return StartDefault, ErrBadStart
-		}
-		switch string(AppendUnescaped(buf[:0], raw)) {
-		case "id":
-			return StartID, nil
-		case "none":
-			return StartNone, nil
-		}
-		return StartDefault, ErrBadStart
-	}
-	return StartDefault, nil
+// Options are what a request asks of its stream, beside its channels and its ID.
+type Options struct {
+	Start Start
+	Told  bool // tell=channel
+	From  StartPoint
 }
 
-// ParseTell reads the parameter tell of a query that ChannelIDs has checked: whether it is
-// tell=channel. Another value is ErrBadTell.
-func ParseTell(query []byte) (channel bool, err error) {
+// ParseOptions reads the parameters start, tell, since and last of a query that ChannelIDs
+// has checked; of each the first one counts. MaxLast is the largest last that is allowed. An
+// error is ErrBadStart, ErrBadTell, or one of StartPointOf.
+func ParseOptions(query []byte, maxLast int) (Options, error) {
+	var start, tell, since, last []byte // nil: not there
 	for key, raw := range QueryParams(query) {
-		if !unescapesTo(key, ParamTell) {
-			continue
+		switch {
+		case start == nil && unescapesTo(key, ParamStart):
+			start = shortValue(raw)
+		case tell == nil && unescapesTo(key, ParamTell):
+			tell = shortValue(raw)
+		case since == nil && unescapesTo(key, ParamSince):
+			since = shortValue(raw)
+		case last == nil && unescapesTo(key, ParamLast):
+			last = shortValue(raw)
 		}
-		if !unescapesTo(raw, "channel") {
-			return false, ErrBadTell
-		}
-		return true, nil
 	}
-	return false, nil
+	var o Options
+	var err error
+	switch string(start) {
+	case "id":
+		o.Start = StartID
+	case "none":
+		o.Start = StartNone
+	default:
+		if start != nil {
+			return o, ErrBadStart
+		}
+	}
+	if o.Told = string(tell) == "channel"; tell != nil && !o.Told {
+		return Options{}, ErrBadTell
+	}
+	if o.From, err = StartPointOf(since, last, maxLast); err != nil {
+		return Options{}, err
+	}
+	return o, nil
+}
+
+// maxValueBytes is longer than the longest value of an option that means something: RFC
+// 3339 with nine digits of a second has 35 bytes.
+const maxValueBytes = 64
+
+// shortValue decodes the value of an option. One that is longer than any with a meaning is
+// "?", which has none. Not nil.
+func shortValue(raw []byte) []byte {
+	if len(raw) > 3*maxValueBytes {
+		return []byte("?")
+	}
+	return AppendUnescaped(make([]byte, 0, len(raw)), raw)
 }
 
 // IsEventSource reports whether the request is that of a browser's own EventSource, as far

@@ -9,8 +9,8 @@ import (
 func TestStartIsIDOrNone(t *testing.T) {
 	f := func(query string, want Start, wantErr error) {
 		t.Helper()
-		start, err := ParseStart([]byte(query))
-		require.Equal(t, want, start, query)
+		o, err := ParseOptions([]byte(query), 1)
+		require.Equal(t, want, o.Start, query)
 		require.ErrorIs(t, err, wantErr, query)
 	}
 	f("", StartDefault, nil)

@@ -32,47 +32,9 @@ type StartPoint struct {
 // IsNow reports whether nothing from before the request is wanted.
 func (p StartPoint) IsNow() bool { return p.Kind == FromNow }
 
-const (
-	// maxSinceBytes is longer than the longest form with a meaning: RFC 3339 with nine
-	// digits of a second has 35 bytes.
-	maxSinceBytes = 64
-	// maxUnixSeconds is where a bare number stops to be seconds: it is the year 5138 as
-	// seconds, March 1973 as milliseconds.
-	maxUnixSeconds = 100_000_000_000
-)
-
-// ParseStartPoint reads the parameters since and last of a query that ChannelIDs has
-// checked. An error is that of StartPointOf.
-func ParseStartPoint(query []byte, maxLast int) (p StartPoint, err error) {
-	var sinceBuf, lastBuf [maxSinceBytes]byte
-	since, hasSince := shortParam(sinceBuf[:0], query, ParamSince)
-	last, hasLast := shortParam(lastBuf[:0], query, ParamLast)
-	if !hasSince && !hasLast {
-		return p, nil
-	}
-	if !hasSince {
-		since = nil
-	}
-	if !hasLast {
-		last = nil
-	}
-	return StartPointOf(since, last, maxLast)
-}
-
-// shortParam returns the decoded value of the first parameter of that name, and "?", which
-// means nothing, for one that is longer than any with a meaning. Not nil when ok.
-func shortParam(dst, query []byte, name string) (value []byte, ok bool) {
-	for key, raw := range QueryParams(query) {
-		if !unescapesTo(key, name) {
-			continue
-		}
-		if len(raw) > 3*maxSinceBytes {
-			raw = []byte("?")
-		}
-		return AppendUnescaped(dst, raw), true
-	}
-	return nil, false
-}
+// maxUnixSeconds is where a bare number stops to be seconds: it is the year 5138 as
+// seconds, March 1973 as milliseconds.
+const maxUnixSeconds = 100_000_000_000
 
 // StartPointOf makes a StartPoint of the values of since and last, as text; nil is one
 // that is not there. MaxLast is the largest last that is allowed.
@@ -99,7 +61,7 @@ func parseSince(s string) (StartPoint, error) {
 	switch {
 	case s == "earliest":
 		return StartPoint{Kind: FromEarliest}, nil
-	case s == "" || len(s) > maxSinceBytes || s[0] == '-' || s[0] == '+':
+	case s == "" || len(s) > maxValueBytes || s[0] == '-' || s[0] == '+':
 		return StartPoint{}, ErrBadSince
 	case isDigits(s):
 		n, err := strconv.ParseInt(s, 10, 64)

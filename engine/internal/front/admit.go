@@ -61,15 +61,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if err != nil {
 		return verdict{err: err}
 	}
-	start, err := sseproto.ParseStart(req.Params)
-	if err != nil {
-		return verdict{err: err}
-	}
-	told, err := sseproto.ParseTell(req.Params)
-	if err != nil {
-		return verdict{err: err}
-	}
-	from, err := sseproto.ParseStartPoint(req.Params, f.cfg.MaxLast)
+	options, err := sseproto.ParseOptions(req.Params, f.cfg.MaxLast)
 	if err != nil {
 		return verdict{err: err}
 	}
@@ -89,10 +81,10 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	}
 	lastEventID, resumes := lastEventIDOf(req)
 	return verdict{stream: &Stream{
-		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: told, Channels: channels,
-		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, start),
+		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: options.Told, Channels: channels,
+		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, options.Start),
 		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client),
-		Start: f.startOf(from, resumes),
+		Start: f.startOf(options.From, resumes),
 	}}
 }
 
