@@ -95,6 +95,7 @@ func (s *shard) startFrom(v *view, i uint32, c *slot, p resumePoint) {
 		return
 	}
 	if pos, ok := s.placeOf(v, cov, p.start); ok {
+		s.count.resumedRing.Add(1)
 		c.pos = pos
 		s.catchUp(v, i, c)
 		return

@@ -197,6 +197,40 @@ func TestStartAtATimeThatIsNotWrittenYet(t *testing.T) {
 	require.Equal(t, []string{"a1", "a2", "b1"}, datas(c.next(3)), "at least from then: a1 is of the tick before")
 }
 
+// TestStartWaitsForTheLog: until a span begins, and while a discontinuity is backfilled.
+func TestStartWaitsForTheLog(t *testing.T) {
+	for _, p := range []resumePoint{earliest(), sinceMs(1000), lastOf(5)} {
+		e := startEngine(t, nil)
+		c := join(t, e, p, "a")
+		require.NoError(t, c.read()) // the head
+		f := startFeed(e, 1000)
+		f.publish("a", "m1")
+		require.Equal(t, []string{"m1"}, datas(c.next(1)))
+
+		h := newMemoryHistory()
+		h.block = make(chan struct{})
+		e = startEngine(t, withHistory(h, 4<<20))
+		f = startFeed(e, 1000)
+		h.add(f.publish("a", "m1"), "a", "m1")
+		f.tick(sseproto.ID{Ms: 1000})
+		live := joined(t, e, resumePoint{}, "a")
+		f.log.CloseSpan(sseproto.ID{Ms: 1100})
+		h.add(sseproto.ID{Ms: 1200, Seq: 1}, "a", "m2")
+		h.mu.Lock()
+		h.written = sseproto.ID{Ms: 1300}
+		h.mu.Unlock()
+		f.t, f.n = 1300, 0
+		f.log.OpenSpan(sseproto.ID{Ms: 1300})
+		require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+		c = join(t, e, p, "a")
+		require.NoError(t, c.read())
+		f.publish("a", "m3")
+		close(h.block)
+		require.Equal(t, []string{"m2", "m3"}, datas(live.next(2)))
+		require.Equal(t, []string{"m1", "m2", "m3"}, datas(c.next(3)), "%+v", p.start)
+	}
+}
+
 // TestClientThatReadsSlowlyGetsNoMoreThanItAskedFor: its socket is full while older messages
 // of one channel are sent, in the ring and from the history. Those of the other one that it
 // does not want lie in between.

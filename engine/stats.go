@@ -44,7 +44,7 @@ type counters struct {
 	blocked     atomic.Uint64 // writes that filled the socket
 	heartbeats  atomic.Uint64
 	attached    atomic.Uint64
-	resumedRing atomic.Uint64 // attached with a Last-Event-ID that the ring could serve
+	resumedRing atomic.Uint64 // attached with a Last-Event-ID or a start that the ring could serve
 	resumedHist atomic.Uint64 // … that needed the history
 	reattached  atomic.Uint64 // fell behind together with their shard, went through the history
 	slow        atomic.Int64  // streams whose socket is full

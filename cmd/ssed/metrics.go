@@ -134,8 +134,8 @@ func (ch scrape) streams(s *engine.Stats) {
 	ch.counter("ssed_stream_blocked_writes_total", "Writes that found the socket full.", s.Blocked)
 	ch.counter("ssed_stream_heartbeats_total", "Heartbeat lines written.", s.Heartbeats)
 	ch.counter("ssed_stream_attached_total", "Streams that began.", s.Attached)
-	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedRing, "from", "memory")
-	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, by what served them.", s.ResumedHistory, "from", "history")
+	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, since or last, by what served them.", s.ResumedRing, "from", "memory")
+	ch.counter("ssed_stream_resumed_total", "Streams that began with a Last-Event-ID, since or last, by what served them.", s.ResumedHistory, "from", "history")
 	for reason, n := range s.Gaps {
 		ch.counter("ssed_stream_gaps_total", "Gap events sent when a stream began, by their reason.", n, "reason", reason)
 	}
