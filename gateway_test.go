@@ -15,6 +15,7 @@ import (
 	"ssed"
 	"ssed/internal/fleet"
 	"ssed/internal/redistest"
+	"ssed/sseproto"
 	"ssed/rsub"
 )
 
@@ -139,12 +140,9 @@ func TestRefusedMessagesAreNotSent(t *testing.T) {
 			f(ssed.ErrChannel, strings.Repeat("a", 256), ssed.Message{})
 			f(ssed.ErrReserved, "__a", ssed.Message{})
 			f(ssed.ErrTooLarge, "a", ssed.Message{Data: long})
+			f(sseproto.ErrBadEventType, "a", ssed.Message{Event: "a\nb"})
 			if withRedis {
-				f(ssed.ErrUntyped, "a", ssed.Message{Event: "x"})
 				f(ssed.ErrNobody, "b", ssed.Message{Data: "no pattern matches"})
-			} else {
-				_, err := gateway.Publish(t.Context(), "a", ssed.Message{Event: "a\nb"})
-				require.Error(t, err)
 			}
 			require.Zero(t, gateway.Stats().Messages)
 
@@ -162,9 +160,14 @@ func TestRefusedMessagesAreNotSent(t *testing.T) {
 	}
 }
 
-func TestEnvelopesCarryTypesOverRedis(t *testing.T) {
+func TestTypesAreCarriedOverRedis(t *testing.T) {
+	t.Run("in envelopes", func(t *testing.T) { tryTypes(t, true) })
+	t.Run("marked", func(t *testing.T) { tryTypes(t, false) })
+}
+
+func tryTypes(t *testing.T, envelope bool) {
 	cfg := onRedis(t, redistest.Start(t))
-	cfg.Feed.Envelope = true
+	cfg.Feed.Envelope = envelope
 	gateway, _ := serve(t, cfg)
 	awaitReady(gateway)
 	stream := open(gateway, "a", "")

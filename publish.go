@@ -26,8 +26,6 @@ var (
 	// ErrTooLarge: the payload, an envelope around the data included, has more than
 	// StreamConfig.MaxMessageBytes.
 	ErrTooLarge = errors.New("ssed: the message is larger than MaxMessageBytes")
-	// ErrUntyped: with Redis a type, an ID and a reconnection time need FeedConfig.Envelope.
-	ErrUntyped = errors.New("ssed: event, id and retry need Feed.Envelope on all instances")
 )
 
 // ErrNobody is returned by Publish when no instance was subscribed, this one neither. The
@@ -54,7 +52,7 @@ type PublishResult struct {
 // position. With Redis it takes a round trip or two. The position is zero when the message
 // was published and this instance did not read it back within a second.
 //
-// After ErrChannel, ErrReserved, ErrTooLarge, ErrUntyped and errors of Message.Check it was
+// After ErrChannel, ErrReserved, ErrTooLarge and errors of Message.Check it was
 // not sent. After an error of Redis it may have been sent or not. Call it while Run does.
 func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, error) {
 	result := g.PublishBatch(ctx, []OutMessage{{Channel: channel, Message: m}})[0]
@@ -110,9 +108,9 @@ func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []Pub
 }
 
 // payload is what goes to Redis, or why the message is refused. With envelopes plain data
-// that looks like one has one too.
+// that looks like one has one too; without them, what has a type has a mark by which all
+// instances know it.
 func (g *Gateway) payload(m OutMessage) (payload string, err error) {
-	typed := m.Event != "" || m.ID != "" || m.Retry != 0
 	payload = m.Data
 	switch {
 	case !sseproto.IsChannel(m.Channel):
@@ -121,8 +119,8 @@ func (g *Gateway) payload(m OutMessage) (payload string, err error) {
 		return "", ErrReserved
 	case g.feed != nil && g.cfg.Feed.Envelope:
 		payload = string(sseproto.AppendPayload(nil, m.Message))
-	case g.feed != nil && typed:
-		return "", ErrUntyped
+	case g.feed != nil:
+		payload = string(sseproto.AppendMarked(nil, m.Message))
 	}
 	if len(payload) > g.cfg.Streams.MaxMessageBytes {
 		return "", ErrTooLarge

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ssed/internal/fleet"
+	"ssed/sseproto"
 )
 
 // settings are what instances compare, beside the patterns and the envelope that the feed
@@ -18,6 +19,12 @@ func (g *Gateway) settings() []fleet.Setting {
 	list = append(list,
 		fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel},
 		fleet.Setting{Name: "policies", Value: g.cfg.policyText()})
+	if g.cfg.Feed.Envelope {
+		// The feed compares whether there are envelopes. Which members they may have changes
+		// with versions: those payloads then are typed events of some instances, and text of
+		// others, under one ID. That must not keep a fleet from being upgraded step by step.
+		list = append(list, fleet.Setting{Name: "envelope members", Value: sseproto.EnvelopeMembers})
+	}
 	if g.store == nil {
 		return append(list, fleet.Setting{Name: "history"})
 	}

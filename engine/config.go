@@ -60,7 +60,7 @@ type Config struct {
 	RingBytes int64
 	// SegmentBytes is the unit in which the ring grows and is reused. Default RingBytes/64, between 16 KiB and 1 MiB.
 	SegmentBytes int
-	// Envelope makes Log.Append read payloads that are envelopes (sseproto.ParseEnvelope)
+	// Envelope makes Log.Append read all payloads that are envelopes (sseproto.ParseEnvelope)
 	// as typed events. All instances of a feed have it alike, or they send different frames.
 	Envelope bool
 	// MaxConnections bounds open client connections, handshakes included. Default: the file limit less 256.

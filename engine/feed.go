@@ -117,9 +117,13 @@ func (l *Log) last() sseproto.ID {
 // Append adds a message of the open span. The strings are copied. It never
 // blocks on readers.
 func (l *Log) Append(id sseproto.ID, channel, payload string) {
-	m := sseproto.Message{Data: payload}
-	if l.envelope {
+	m, isMarked := sseproto.ParseMarked(payload)
+	switch {
+	case isMarked:
+	case l.envelope:
 		m = l.read(payload) // before the lock: it can take as long as all the rest
+	default:
+		m = sseproto.Message{Data: payload}
 	}
 	e := l.encode(&m) // before the lock, too
 	l.mu.Lock()

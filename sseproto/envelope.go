@@ -11,14 +11,19 @@ import (
 
 // Names of the members of an envelope.
 const (
-	memberEvent = "event"
-	memberID    = "id"
-	memberRetry = "retry"
-	memberData  = "data"
+	memberEvent  = "event"
+	memberID     = "id"
+	memberRetry  = "retry"
+	memberData   = "data"
+	memberSocket = "socket"
 )
 
+// EnvelopeMembers are the names of all members that an envelope may have. Instances with
+// other ones send other frames.
+const EnvelopeMembers = memberData + " " + memberEvent + " " + memberID + " " + memberRetry + " " + memberSocket
+
 // ParseEnvelope reads a payload that is a JSON object (RFC 8259) with a member data
-// and none but data, event, id and retry. Every other payload is not an envelope: ok
+// and none but data, event, id, retry and socket. Every other payload is not an envelope: ok
 // is false, and it stands for itself. That is no error, whatever it is.
 //
 //   - data: a string stands for its text, any other value for its JSON as it is
@@ -26,6 +31,11 @@ const (
 //   - event: a string.
 //   - id: a string, or a number, which stands for its text.
 //   - retry: a number, whole milliseconds.
+//   - socket: a string or null, only beside an event. Laravel's broadcaster for Redis sends
+//     event, data and socket, which names the connection that shall not get the event. It
+//     has no meaning here.
+//
+// To send JSON that looks like an envelope and is none, put it into one, as its data.
 //
 // Of event, id and retry, null, "" and a retry of 0 are as good as no member. Not envelopes either are:
 // objects with a member twice, as it would be open which one counts; names in other
@@ -70,7 +80,7 @@ func AppendEnvelope(dst []byte, m Message) []byte {
 // envelopes deliver m: its data alone where that says all and is not taken for an
 // envelope itself, else the envelope of m.
 func AppendPayload(dst []byte, m Message) []byte {
-	if m.ID == "" && m.Retry == 0 && (m.Event == "" || m.Event == EventMessage) {
+	if m.isDataAlone() {
 		if _, isEnvelope := ParseEnvelope(m.Data); !isEnvelope {
 			return append(dst, m.Data...)
 		}
@@ -78,8 +88,36 @@ func AppendPayload(dst []byte, m Message) []byte {
 	return AppendEnvelope(dst, m)
 }
 
+// isDataAlone reports whether the data says all, and is not taken for a marked envelope.
+func (m *Message) isDataAlone() bool {
+	return m.ID == "" && m.Retry == 0 && (m.Event == "" || m.Event == EventMessage) && !strings.HasPrefix(m.Data, envelopeMark)
+}
+
+// envelopeMark begins a payload that is an envelope also for instances that read none: what
+// ssed itself publishes with a type, an ID or a retry time. Text and JSON never begin so.
+const envelopeMark = "\x00ssed\x00"
+
+// AppendMarked extends dst with what is to be published, so that instances deliver m
+// whether or not they read envelopes: its data alone where that says all, else an envelope
+// behind a mark.
+func AppendMarked(dst []byte, m Message) []byte {
+	if m.isDataAlone() {
+		return append(dst, m.Data...)
+	}
+	return AppendEnvelope(append(dst, envelopeMark...), m)
+}
+
+// ParseMarked reads a payload of AppendMarked that has a mark. Every other payload stands for
+// itself, or is an envelope: ok is false. It costs nothing where there is no mark.
+func ParseMarked(payload string) (m Message, ok bool) {
+	if !strings.HasPrefix(payload, envelopeMark) {
+		return Message{}, false
+	}
+	return ParseEnvelope(payload[len(envelopeMark):])
+}
+
 // envelope is the JSON values of the members of an object; "" for none.
-type envelope struct{ data, event, id, retry string }
+type envelope struct{ data, event, id, retry, socket string }
 
 // member returns where the value of a name goes; nil for a name that no envelope has.
 func (e *envelope) member(name string) *string {
@@ -92,6 +130,8 @@ func (e *envelope) member(name string) *string {
 		return &e.id
 	case memberRetry:
 		return &e.retry
+	case memberSocket:
+		return &e.socket
 	}
 	return nil
 }
@@ -136,6 +176,9 @@ func (e *envelope) message() (m Message, ok bool) {
 	if m.ID, ok = textOf(e.id); !ok && isNumber(e.id) {
 		m.ID = e.id
 	} else if !ok && !isAbsent(e.id) {
+		return m, false
+	}
+	if e.socket != "" && (m.Event == "" || e.socket != "null" && e.socket[0] != '"') {
 		return m, false
 	}
 	if isNumber(e.retry) {

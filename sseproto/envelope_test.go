@@ -35,6 +35,22 @@ func TestEnvelopeIsUnwrapped(t *testing.T) {
 	f(`{"data":true,"event":null,"id":null,"retry":null}`, Message{Data: "true"})
 	f(`{"data":"x","event":"","id":"","retry":0}`, Message{Data: "x"})
 	f(`{"event":"message","data":"x"}`, Message{Event: "message", Data: "x"})
+	// As Laravel's RedisBroadcaster writes it: an event of a class, one with toOthers().
+	f(`{"event":"App\\Events\\OrderPaid","data":{"order":{"id":7,"total":"5.00 \u20ac"},"socket":null},"socket":null}`,
+		Message{Event: `App\Events\OrderPaid`, Data: `{"order":{"id":7,"total":"5.00 \u20ac"},"socket":null}`})
+	f(`{"event":"order.paid","data":[],"socket":"123.456"}`, Message{Event: "order.paid", Data: "[]"})
+	f(`{"socket":"","id":1,"data":"x","event":"e"}`, Message{Event: "e", ID: "1", Data: "x"})
+}
+
+// What only looks like an envelope is sent as the data of one.
+func TestEnvelopeInAnEnvelopeIsItsData(t *testing.T) {
+	for _, payload := range []string{
+		`{"id":"42","data":{"total":5}}`, `{"event":"a","data":"b","socket":null}`, ` { "data" : 1 } `, `{"data":{"data":{}}}`,
+	} {
+		m, ok := ParseEnvelope(`{"data":` + payload + `}`)
+		require.True(t, ok)
+		require.Equal(t, Message{Data: strings.TrimSpace(payload)}, m)
+	}
 }
 
 func TestEverythingElseStandsForItself(t *testing.T) {
@@ -77,7 +93,43 @@ func TestEverythingElseStandsForItself(t *testing.T) {
 	f(`{"data":"x","id":true}`)
 	f(`{"data":"x","id":["a"]}`)
 	f(`{"data":"x","retry":"5000"}`)
+	f(`{"data":"x","socket":null}`)
+	f(`{"data":"x","socket":"a"}`)
+	f(`{"event":"","data":"x","socket":"a"}`)
+	f(`{"event":null,"data":"x","socket":"a"}`)
+	f(`{"event":"e","data":"x","socket":1}`)
+	f(`{"event":"e","data":"x","socket":{}}`)
+	f(`{"event":"e","data":"x","socket":true}`)
+	f(`{"event":"e","socket":"a"}`)
 	f(`{"data":` + strings.Repeat("[", 10_001) + strings.Repeat("]", 10_001) + `}`)
+}
+
+// A marked payload is an envelope for everyone; what is not a marked envelope stands for
+// itself.
+func TestMarkedEnvelopesAreReadByAll(t *testing.T) {
+	f := func(m Message, marked bool) {
+		t.Helper()
+		payload := string(AppendMarked(nil, m))
+		got, ok := ParseMarked(payload)
+		require.Equal(t, marked, ok, payload)
+		if !marked {
+			require.Equal(t, m.Data, payload)
+			return
+		}
+		require.Equal(t, m, got)
+	}
+	f(Message{Data: "x"}, false)
+	f(Message{Event: "message", Data: `{"event":"x","data":"y"}`}, false)
+	f(Message{Data: "\x00ssed"}, false)
+	f(Message{Data: envelopeMark}, true)
+	f(Message{Data: envelopeMark + `{"data":"y"}`}, true)
+	f(Message{Event: "order", Data: "x"}, true)
+	f(Message{ID: "17", Data: `{"data":"y"}`}, true)
+	f(Message{Retry: time.Second}, true)
+	for _, payload := range []string{"", envelopeMark, envelopeMark + "x", envelopeMark + `{"event":"gap","data":"x"}`, "x" + envelopeMark + `{"data":"y"}`} {
+		_, ok := ParseMarked(payload)
+		require.False(t, ok, payload)
+	}
 }
 
 func TestEnvelopeWithARefusedFieldTellsWhich(t *testing.T) {
@@ -155,7 +207,7 @@ func envelopeModel(payload string) (values map[string]json.RawMessage, ok bool) 
 			return nil, false
 		}
 		var value json.RawMessage
-		if d.Decode(&value) != nil || values[name.(string)] != nil || !strings.Contains(" data event id retry ", " "+name.(string)+" ") || name == "" {
+		if d.Decode(&value) != nil || values[name.(string)] != nil || !strings.Contains(" "+EnvelopeMembers+" ", " "+name.(string)+" ") || name == "" {
 			return nil, false
 		}
 		values[name.(string)] = value
@@ -176,6 +228,7 @@ func FuzzParseEnvelope(f *testing.F) {
 	for _, s := range []string{
 		`{"data":"x"}`, `{"event":"e","id":7,"retry":5,"data":{"a":[1,"}"]}}`, `{"data":"\"\\","data":1}`,
 		` { "data" : [ 1 , 2 ] } `, `{"text":"x"}`, `{"data":"x","id":null}x`, `{"event":"gap","data":""}`,
+		`{"event":"App\\Events\\X","data":{"a":[]},"socket":null}`, `{"socket":"1.2","data":1}`,
 	} {
 		f.Add(s)
 	}
@@ -183,6 +236,10 @@ func FuzzParseEnvelope(f *testing.F) {
 		m, ok := ParseEnvelope(payload)
 		values, form := envelopeModel(payload)
 		form = form && valueFits(values["event"], `"`) && valueFits(values["id"], `"-0123456789`) && valueFits(values["retry"], "-0123456789")
+		if socket := values["socket"]; socket != nil {
+			var event string
+			form = form && valueFits(socket, `"`) && json.Unmarshal(values["event"], &event) == nil && event != ""
+		}
 		require.Equal(t, form, ok || m.Check() != nil, "%q %+v", payload, m)
 		if !ok {
 			return

@@ -47,7 +47,6 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		Streams:         s.streamAddr(),
 		HeartbeatEvent:  s.Config.Streams.HeartbeatEvent,
 		MaxLast:         s.Engine.Config().MaxLast,
-		Untyped:         s.untyped(),
 	}
 	if s.Fleet != nil {
 		cfg.Fleet = fleetView{s}
@@ -56,14 +55,6 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		cfg.History = storedHistory{s.Store}
 	}
 	return cfg
-}
-
-// untyped is what publishers of typed messages are told, "" where those can be sent.
-func (s *server) untyped() string {
-	if s.Feed != nil && !s.Config.Feed.Envelope {
-		return "event, id and retry need --envelope json on the instances"
-	}
-	return ""
 }
 
 // streamAddr is the first public TCP address, for the page.

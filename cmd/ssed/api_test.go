@@ -163,26 +163,50 @@ func TestPublishingWithoutNumber(t *testing.T) {
 	require.NotEmpty(t, stats.Reason)
 }
 
-func TestTypedMessagesAreRefusedWithoutEnvelope(t *testing.T) {
-	r := redistest.Start(t)
-	in := startRedis(t, r, "--gap-wait", "250ms")
-	var answer struct{ Error string }
-	in.api("POST", "/publish?channel_id=a&event=x", "data", 400, &answer)
-	require.Contains(t, answer.Error, "--envelope json")
-}
-
-func TestEmbeddedSendsTypedMessages(t *testing.T) {
-	in := start(t)
-	s := connect(t, in, "", "a")
-	var sent struct{ ID string }
-	in.api("POST", "/publish?channel_id=a&event=order&id=o-17", "data", 200, &sent)
-	m, ok := s.next()
-	require.True(t, ok)
-	require.Equal(t, message{"order", sent.ID + "/o-17", "data"}, m)
-	in.api("POST", "/api/send", `{"channel_id":"a","data":"x","retry":1234}`, 200, &sent)
-	s.want("x")
-	require.EqualValues(t, 1234, s.retry.Load())
-	in.api("POST", "/publish?channel_id=a&event=gap", "data", 400, nil)
+// What a publisher says of a message beside its data arrives alike, embedded and with
+// Redis, whether or not payloads of others are read as envelopes.
+func TestTypedMessagesAreSentInEveryMode(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T) (one, other *instance){
+		"embedded": func(t *testing.T) (*instance, *instance) { in := start(t); return in, in },
+		"redis": func(t *testing.T) (*instance, *instance) {
+			r := redistest.Start(t)
+			return startRedis(t, r), startRedis(t, r)
+		},
+		"redis with envelopes": func(t *testing.T) (*instance, *instance) {
+			r := redistest.Start(t)
+			return startRedis(t, r, "--envelope", "json"), startRedis(t, r, "--envelope", "json")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, other := begin(t)
+			s := connect(t, other, "", "a")
+			var sent struct{ ID string }
+			in.api("POST", "/publish?channel_id=a&event=order&id=o-17", "data", 200, &sent)
+			m, ok := s.next()
+			require.True(t, ok)
+			require.Equal(t, message{"order", sent.ID + "/o-17", "data"}, m)
+			first := sent.ID
+			in.api("POST", "/publish?channel_id=a&retry=1235", "w", 200, &sent)
+			s.want("w")
+			require.EqualValues(t, 1235, s.retry.Load())
+			in.api("POST", "/api/send", `{"channel_id":"a","data":"x","retry":1234}`, 200, &sent)
+			s.want("x")
+			require.EqualValues(t, 1234, s.retry.Load())
+			for _, bad := range []string{"event=gap", "event=a%0Ab", "id=a+b", "retry=-1", "retry=soon"} {
+				in.api("POST", "/publish?channel_id=a&"+bad, "data", 400, nil)
+			}
+			// Data of any bytes is data, also what begins as ssed marks its own envelopes.
+			for _, data := range []string{`{"event":"x","data":"y"}`, "\x00ssed\x00{\"event\":\"x\",\"data\":\"y\"}", "\x00ssed\x00"} {
+				in.api("POST", "/publish?channel_id=a", data, 200, &sent)
+				m, ok := s.next()
+				require.True(t, ok)
+				require.Equal(t, message{"message", sent.ID, data}, m)
+			}
+			again := connect(t, other, first, "a")
+			again.want("w")
+			again.want("x")
+		})
+	}
 }
 
 // TestDeletedHistoryIsNotReplayed by an instance that has it not in memory.

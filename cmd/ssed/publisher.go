@@ -23,7 +23,6 @@ func (s *server) openPublisher() (err error) {
 			Publish:         s.publish,
 			Position:        s.Engine.Log().Now,
 			MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
-			Untyped:         s.untyped(),
 			Ready:           s.gateway.Ready,
 			Logger:          log,
 			Audit:           slog.New(throttle.Unbounded(log.Handler())),

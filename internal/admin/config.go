@@ -38,9 +38,6 @@ type Config struct {
 	Position func() (id sseproto.ID, ok bool)
 	// MaxMessageBytes bounds the data of a message.
 	MaxMessageBytes int
-	// Untyped is why messages can have data only, "" when they can have a type, an
-	// ID and a retry too.
-	Untyped string
 
 	// Ready tells whether this instance serves streams, and if not, why.
 	Ready func() (ok bool, reason string)

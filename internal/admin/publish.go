@@ -103,6 +103,10 @@ func (a *API) messageOf(w http.ResponseWriter, r *http.Request) (m Message, err 
 	q := queryOf(r)
 	m.Event, _ = q.get("event")
 	m.ID, _ = q.get("id")
+	retry, _ := q.get("retry")
+	if m.Retry, err = retryOf(json.Number(retry)); err != nil {
+		return m, err
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.cfg.MaxMessageBytes)))
 	if err != nil {
 		return m, bodyError(err)
@@ -150,9 +154,6 @@ func checkChannel(name string) error {
 func (a *API) check(m Message) error {
 	if len(m.Data) > a.cfg.MaxMessageBytes {
 		return errTooLarge
-	}
-	if a.cfg.Untyped != "" && (m.Event != "" || m.ID != "" || m.Retry != 0) {
-		return Refuse(http.StatusBadRequest, a.cfg.Untyped)
 	}
 	return m.Check()
 }

@@ -62,9 +62,9 @@ func TestPublishAnswersWithTheReceipt(t *testing.T) {
 
 func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
 	h, got := numbered(t, nil)
-	r := do(h, "POST", "/publish?channel_id=a&event=order&id=o-17&other=x", "hello")
+	r := do(h, "POST", "/publish?channel_id=a&event=order&id=o-17&retry=1500&other=x", "hello")
 	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
-	require.Equal(t, []Message{on("a", sseproto.Message{Event: "order", ID: "o-17", Data: "hello"})}, *got)
+	require.Equal(t, []Message{on("a", sseproto.Message{Event: "order", ID: "o-17", Retry: 1500 * time.Millisecond, Data: "hello"})}, *got)
 	*got = nil
 	r = do(h, "POST", "/publish?channel_id=a;b&event=x;+%C3%A9&event=second", "hello")
 	require.Equal(t, 200, r.StatusCode, bodyOf(t, r))
@@ -73,7 +73,8 @@ func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
 
 func TestPublishRefusesWhatNoEventCanHave(t *testing.T) {
 	h, got := numbered(t, nil)
-	for _, query := range []string{"event=gap", "event=a%0Ab", "event=" + strings.Repeat("x", 129), "id=a+b", "id=%C3%A9", "event=%zz"} {
+	for _, query := range []string{"event=gap", "event=a%0Ab", "event=" + strings.Repeat("x", 129), "id=a+b", "id=%C3%A9", "event=%zz",
+		"retry=-1", "retry=1.5", "retry=soon", "retry=86400001"} {
 		require.Equal(t, 400, do(h, "POST", "/publish?channel_id=a&"+query, "x").StatusCode, query)
 	}
 	require.Empty(t, *got)
@@ -139,26 +140,6 @@ b"}`, `{"channel_id":"a","data":"x","id":"a b"}`,
 	}
 	refused(413, `{"channel_id":"a","data":"`+strings.Repeat("A", 65)+`"}`)
 	refused(413, `{"channel_id":"a","data":"`+strings.Repeat("A", 10_000)+`"}`)
-}
-
-func TestFieldsOfAMessageAreRefusedWhereTheyCannotBeSent(t *testing.T) {
-	h, got := numbered(t, func(cfg *Config) { cfg.Untyped = "needs --envelope json" })
-	f := func(status int, path, body string) {
-		t.Helper()
-		r := do(h, "POST", path, body)
-		require.Equal(t, status, r.StatusCode)
-		if status != 200 {
-			require.JSONEq(t, `{"error":"needs --envelope json"}`, bodyOf(t, r))
-		}
-	}
-	f(400, "/publish?channel_id=a&event=x", "")
-	f(400, "/publish?channel_id=a&id=x", "")
-	f(400, "/api/send", `{"channel_id":"a","data":"","event_type":"x"}`)
-	f(400, "/api/send", `{"channel_id":"a","data":"","id":"x"}`)
-	f(400, "/api/send", `{"channel_id":"a","data":"","retry":5}`)
-	require.Empty(t, *got)
-	f(200, "/publish?channel_id=a&event=", "")
-	f(200, "/api/send", `{"channel_id":"a","data":"","event_type":"","id":"","retry":0}`)
 }
 
 // lines of a batch and of its answer.

@@ -19,7 +19,6 @@ type PublisherConfig struct {
 	Publish         func(ctx context.Context, messages []Message) []Receipt
 	Position        func() (id sseproto.ID, ok bool)
 	MaxMessageBytes int
-	Untyped         string
 	Ready           func() (ok bool, reason string)
 	Logger          *slog.Logger
 	Audit           *slog.Logger
@@ -44,7 +43,7 @@ func (d *Denial) Error() string { return "admin: denied: " + http.StatusText(d.S
 // /openapi.yaml, and nothing else.
 func NewPublisher(cfg PublisherConfig) *API {
 	a := newAPI(Config{
-		Publish: cfg.Publish, Position: cfg.Position, MaxMessageBytes: cfg.MaxMessageBytes, Untyped: cfg.Untyped,
+		Publish: cfg.Publish, Position: cfg.Position, MaxMessageBytes: cfg.MaxMessageBytes,
 		Ready: cfg.Ready, Logger: cfg.Logger, Audit: cfg.Audit,
 	})
 	mux := http.NewServeMux()
