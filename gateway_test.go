@@ -15,8 +15,8 @@ import (
 	"ssed"
 	"ssed/internal/fleet"
 	"ssed/internal/redistest"
-	"ssed/sseproto"
 	"ssed/rsub"
+	"ssed/sseproto"
 )
 
 // loopback is a Config that listens on a free port, and drains at once.

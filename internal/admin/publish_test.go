@@ -73,8 +73,10 @@ func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {
 
 func TestPublishRefusesWhatNoEventCanHave(t *testing.T) {
 	h, got := numbered(t, nil)
-	for _, query := range []string{"event=gap", "event=a%0Ab", "event=" + strings.Repeat("x", 129), "id=a+b", "id=%C3%A9", "event=%zz",
-		"retry=-1", "retry=1.5", "retry=soon", "retry=86400001"} {
+	for _, query := range []string{
+		"event=gap", "event=a%0Ab", "event=" + strings.Repeat("x", 129), "id=a+b", "id=%C3%A9", "event=%zz",
+		"retry=-1", "retry=1.5", "retry=soon", "retry=86400001",
+	} {
 		require.Equal(t, 400, do(h, "POST", "/publish?channel_id=a&"+query, "x").StatusCode, query)
 	}
 	require.Empty(t, *got)
