@@ -153,7 +153,7 @@ func (c *doctorCommand) probe(p *problems, serve *config) (probe *doctor.Proxy, 
 		p.add("--admin", "messages are published by it in embedded mode, and it is off")
 	}
 	return &doctor.Proxy{
-		URL:        p.streamURL("--public-url", c.PublicURL, nil),
+		URL:        p.streamURL("--public-url", c.PublicURL, nil, nil),
 		Token:      p.clientToken("--token-file", c.TokenFile),
 		Channel:    channel,
 		Streams:    c.counter(p, serve, channel),

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -22,7 +24,8 @@ type tailCommand struct {
 
 	URL       string `name:"url" default:"http://127.0.0.1:8080" placeholder:"URL" help:"Where the streams are; without a path, /sse/connect there."`
 	TokenFile string `placeholder:"PATH" help:"File with a token, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
-	Since     string `env:"-" placeholder:"ID" help:"Begin after this event. Default: with what comes now."`
+	Since     string `env:"-" placeholder:"ID" help:"Begin after the event of this ID; or at a time: earliest, 10m, a Unix time, 2026-11-30T10:00:00Z. Default: with what comes now."`
+	Last      string `env:"-" placeholder:"N" help:"Begin with the newest N events of each channel."`
 	Count     string `short:"n" env:"-" placeholder:"N" help:"End after so many events. Default: never."`
 	Heartbeat string `name:"heartbeat-event" placeholder:"NAME" help:"The --heartbeat-event of the instances: these events are left out and not counted."`
 	JSON      bool   `name:"json" env:"-" help:"Print a line of JSON for each event: id, event, data."`
@@ -67,19 +70,35 @@ func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 
 func (c *tailCommand) config() (cfg follow.Config, count int, err error) {
 	var p problems
+	start, since := p.start(c.Since, c.Last)
 	cfg = follow.Config{
-		URL:   p.streamURL("--url", c.URL, c.Channels),
+		URL:   p.streamURL("--url", c.URL, c.Channels, start),
 		Token: p.clientToken("--token-file", c.TokenFile),
-		Since: c.Since,
-	}
-	if _, _, err := sseproto.ParseEventID(c.Since); c.Since != "" && err != nil {
-		p.add("--since", "%.100q is not the ID of an event, such as 1795431293042-7", c.Since)
+		Since: since,
 	}
 	return cfg, p.optionalCount("--count", c.Count), errors.Join(p...)
 }
 
-// streamURL adds the path and the channels.
-func (p *problems) streamURL(flag, text string, channels []string) string {
+// start is where the stream begins: parameters for its URL, or the ID of an event.
+func (p *problems) start(since, last string) (start url.Values, id string) {
+	switch _, err := sseproto.StartPointOf([]byte(since), nil, 0); {
+	case since != "" && last != "":
+		p.add("--last", "not together with --since")
+	case last != "":
+		return url.Values{sseproto.ParamLast: {strconv.Itoa(p.count("--last", last))}}, ""
+	case since == "":
+	case err == nil:
+		return url.Values{sseproto.ParamSince: {since}}, ""
+	default:
+		if _, _, err := sseproto.ParseEventID(since); err != nil {
+			p.add("--since", "%.100q is not the ID of an event, such as 1795431293042-7, nor a time", since)
+		}
+	}
+	return nil, since
+}
+
+// streamURL adds the path, the channels and more parameters.
+func (p *problems) streamURL(flag, text string, channels []string, more url.Values) string {
 	u := p.httpURL(flag, text)
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/sse/connect"
@@ -91,6 +110,7 @@ func (p *problems) streamURL(flag, text string, channels []string) string {
 		}
 		query.Add("channel_id", channel)
 	}
+	maps.Copy(query, more)
 	u.RawQuery = query.Encode()
 	return u.String()
 }

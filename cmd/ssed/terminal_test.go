@@ -117,6 +117,25 @@ func TestTailPrintsLinesOfJSONAndBeginsSinceAnID(t *testing.T) {
 	require.Contains(t, lines[0], second)
 }
 
+func TestTailBeginsWithOlderMessages(t *testing.T) {
+	in := start(t)
+	for i := range 5 {
+		in.publish("a", strconv.Itoa(i))
+	}
+	f := func(args []string, want ...string) {
+		t.Helper()
+		args = append([]string{"tail", "--url", in.public, "-n" + strconv.Itoa(len(want)), "a"}, args...)
+		lines, code := spawn(t, nil, args...).rest()
+		require.Equal(t, exitOK, code)
+		require.Equal(t, want, lines)
+	}
+	all := []string{"0", "1", "2", "3", "4"}
+	f([]string{"--since", "earliest"}, all...)
+	f([]string{"--since", "1h"}, all...)
+	f([]string{"--since=2020-01-01T00:00:00Z"}, all...)
+	f([]string{"--last", "2"}, "3", "4")
+}
+
 func TestTailLeavesOutHeartbeats(t *testing.T) {
 	t.Parallel()
 	in := start(t, "--heartbeat=1s", "--heartbeat-event=ping")
@@ -227,6 +246,8 @@ func TestTailAndPubNameEveryBadValue(t *testing.T) {
 	}
 	f([]string{"tail", "--url=ftp://s3cret", "--since=x", "--count=none", "--token-file=" + missing, ""},
 		"--url", "--since", "--count", "--token-file", "CHANNEL")
+	f([]string{"tail", "--last=0", "a"}, "--last")
+	f([]string{"tail", "--last=1", "--since=1h", "a"}, "--last")
 	f([]string{"pub", "__ssed", "x", "--admin-url=nowhere", "--admin-token=short", "--redis-url=http://x", "--event=a\nb", "--id=a b", "--lines", "--config=" + missing},
 		"CHANNEL", "--admin-url", "--admin-token", "--redis-url", "--event", "--id", "--lines", "--config")
 	f([]string{"pub", "a", "x", "--redis-url=redis://127.0.0.1:1", "--event=ping"}, "--envelope")
