@@ -227,5 +227,5 @@ $(E2E_PYTHON): internal/e2e/clients/requirements.txt | need-e2e-programs
 	@touch $@
 
 $(E2E_JAVA): internal/e2e/clients/java/pom.xml | need-e2e-programs
-	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/bin/e2e-java
+	mvn -q -B -Dstyle.color=never -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/bin/e2e-java
 	@touch $@

@@ -37,7 +37,7 @@ func TestDoctorTriesAFleetByItsOwnConfiguration(t *testing.T) {
 	require.Equal(t, exitOK, code, "%v", checks)
 	require.Contains(t, checks["open files"].Text, "100 connections")
 	require.Contains(t, checks["fleet"].Text, "instances with the same patterns run")
-	for _, check := range []string{"redis", "redis version", "redis role", "redis rights", "redis rights for --inbox", "redis rights for the admin listener", "fleet", "proxy: begin", "proxy: events", "proxy: quiet stream"} {
+	for _, check := range []string{"redis", "redis version", "redis role", "redis rights", "redis rights for --inbox", "redis rights for the admin listener", "fleet", "proxy: begin", "proxy: events", "proxy: resume", "proxy: request fields", "proxy: quiet stream"} {
 		require.Equal(t, doctor.OK, checks[check].Status, "%s: %v", check, checks[check])
 	}
 
@@ -64,9 +64,17 @@ func TestDoctorTriesAnEmbeddedInstance(t *testing.T) {
 	in := start(t, "--admin-token=0123456789abcdef")
 	code, checks := diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"), "--admin-token=0123456789abcdef")
 	require.Equal(t, exitOK, code, "%v", checks)
-	require.Equal(t, doctor.OK, checks["proxy: events"].Status)
+	for _, check := range []string{"proxy: events", "proxy: resume", "proxy: request fields", "proxy: clients that leave"} {
+		require.Equal(t, doctor.OK, checks[check].Status, "%s: %v", check, checks[check])
+	}
 	require.Equal(t, doctor.Skip, checks["redis"].Status)
 	require.Contains(t, checks["redis"].Text, "no --redis-url")
+
+	code, checks = diagnose(t, "--url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"), "--admin-token=0123456789abcdef", "--start-id=off", "--admin-url=http://127.0.0.1:1")
+	require.Equal(t, exitOK, code, "%v", checks)
+	require.Equal(t, doctor.Skip, checks["proxy: request fields"].Status)
+	require.Equal(t, doctor.Skip, checks["proxy: clients that leave"].Status)
+	require.Contains(t, checks["proxy: clients that leave"].Text, "--admin-url: ")
 
 	code, checks = diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"))
 	require.Equal(t, exitFailed, code)
@@ -79,7 +87,7 @@ func TestDoctorPrintsALineForEachCheckAndFailsWithOne(t *testing.T) {
 	require.Regexp(t, `(?m)^fail  open files: the hard limit is \d+, 2000000000 connections need 2000000256`, stdout)
 	require.Regexp(t, `(?m)^      fix: LimitNOFILE=2000000256 in the systemd unit`, stdout)
 	require.Regexp(t, `(?m)^fail  memory: `, stdout)
-	require.Regexp(t, `(?m)^fail  redis: no connection to 127\.0\.0\.1:1: .*refused`, stdout)
+	require.Regexp(t, `(?m)^fail  redis: 127\.0\.0\.1:1 does not answer: .*refused`, stdout)
 	require.Regexp(t, `(?m)^\d+ ok, \d+ to think about, [345] failed, \d+ not known$`, stdout)
 	require.NotContains(t, stdout, "s3cret")
 }
