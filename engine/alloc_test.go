@@ -89,6 +89,39 @@ func TestDeliveringAMessageAllocatesNothing(t *testing.T) {
 	require.Less(t, float64(n)/float64(messages*len(clients)), 0.01, "%d allocations", n)
 }
 
+// A slot that is behind gets 4,096 messages in a turn. Their framing is made in memory that
+// the loop keeps, whichever slot is next; a sweep gives it back.
+func TestTurnsOfSlotsThatAreBehindShareTheirMemory(t *testing.T) {
+	const missed, slots = 4096, 200
+	s := newNullShard(t)
+	s.form = formChunked
+	s.fill(slots, func(int) string { return "a" })
+	for range missed {
+		s.feed.publish("a", benchPayload)
+	}
+	s.pass()
+	catchUp := func() (bytes uint64) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		v := s.reader.open()
+		for i := uint32(1); i <= slots; i++ {
+			c := s.slots.at(i)
+			c.pos = 0
+			s.catchUp(&v, i, c)
+		}
+		v.close()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	catchUp() // the memory is made
+	require.Greater(t, cap(s.own.scratch), missed*len(benchPayload))
+	require.Less(t, catchUp(), uint64(slots*missed), "a byte for each message")
+	s.forget(false)
+	require.Greater(t, cap(s.own.scratch), keepScratch)
+	s.forget(true)
+	require.LessOrEqual(t, cap(s.own.scratch), keepScratch)
+}
+
 func TestIdleConnectionsAllocateNothing(t *testing.T) {
 	e := startEngine(t, func(cfg *Config) { cfg.Shards, cfg.Heartbeat = 1, 100*time.Millisecond })
 	startFeed(e, 1000)

@@ -34,8 +34,9 @@ const (
 	// of such frames is one piece and one sendto. With 2 KiB a batch may have more pieces
 	// than the kernel takes.
 	copyBytes = 4 << 10
-	// keepScratch bounds the scratch that is kept from one pass to the next. To make it
-	// anew costs 200 to 340 ns for each message.
+	// keepScratch bounds the scratch that is kept from one sweep to the next. A turn of 4,096
+	// small messages needs more; to make that anew for each slot cost a loop as much as to
+	// fill it, and the collector another processor.
 	keepScratch = 128 << 10
 )
 
@@ -46,10 +47,14 @@ func (b *batch) reset() {
 		return
 	}
 	clear(b.vec)
+	*b = batch{form: b.form, vec: b.vec[:0], frames: b.frames[:0], scratch: b.scratch[:0], line: b.line[:0]}
+}
+
+// trim gives back what an empty batch has needed for a burst.
+func (b *batch) trim() {
 	if cap(b.scratch) > keepScratch {
 		b.scratch = nil
 	}
-	*b = batch{form: b.form, vec: b.vec[:0], frames: b.frames[:0], scratch: b.scratch[:0], line: b.line[:0]}
 }
 
 // add puts a message, or what is left of it behind skip bytes, at the end.

@@ -207,11 +207,22 @@ func (s *shard) pass(now time.Time) {
 	s.answerAsks()
 	s.sweep(&v, now)
 	v.close()
-	for f := range s.batches {
-		s.batches[f].reset()
-	}
-	s.own.reset()
+	s.forget(s.sweeper.last == now || s.open == 0)
 	s.publishCounts()
+}
+
+// forget empties the batches; at a sweep also of memory that only a burst has needed.
+func (s *shard) forget(isSweep bool) {
+	forget := func(b *batch) {
+		b.reset()
+		if isSweep {
+			b.trim()
+		}
+	}
+	for f := range s.batches {
+		forget(&s.batches[f])
+	}
+	forget(&s.own)
 }
 
 // publishCounts shows others what the pass has done: a store for each counter instead of
