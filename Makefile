@@ -52,6 +52,7 @@ endif
 E2E_NPM    := internal/e2e/clients/node_modules/.package-lock.json
 E2E_PYTHON := bin/e2e-python/installed
 E2E_JAVA   := bin/e2e-java/installed
+E2E_SPRING := bin/e2e-spring/installed
 
 .PHONY: help
 help: ## Print the targets
@@ -206,7 +207,7 @@ $(VALKEY):
 
 # As need-test, with what the tests of internal/e2e run.
 .PHONY: need-e2e
-need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON) $(E2E_JAVA)
+need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON) $(E2E_JAVA) $(E2E_SPRING)
 
 .PHONY: need-e2e-programs
 need-e2e-programs:
@@ -228,4 +229,8 @@ $(E2E_PYTHON): internal/e2e/clients/requirements.txt | need-e2e-programs
 
 $(E2E_JAVA): internal/e2e/clients/java/pom.xml | need-e2e-programs
 	mvn -q -B -Dstyle.color=never -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/bin/e2e-java
+	@touch $@
+
+$(E2E_SPRING): internal/e2e/clients/frameworks/spring/pom.xml | need-e2e-programs
+	mvn -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/bin/e2e-spring
 	@touch $@
