@@ -415,9 +415,25 @@ func TestClientsOutlastSilence(t *testing.T) {
 	trySilence(t, append(slices.Clone(subjects), hasty...))
 }
 
-var hasty = []subject{
-	{name: "httpx with its own time-out", start: pythonReader("httpx defaults")},
-	{name: "OkHttp with its own time-out", start: java("OkHttpDefaults")},
+var hasty = []subject{hastyHTTPX, hastyOkHTTP}
+
+var (
+	hastyHTTPX  = subject{name: "httpx with its own time-out", start: pythonReader("httpx defaults")}
+	hastyOkHTTP = subject{name: "OkHttp with its own time-out", start: java("OkHttpDefaults")}
+)
+
+// TestShorterHeartbeatsKeepHastyClients: docs/CLIENTS.md tells these two values.
+func TestShorterHeartbeatsKeepHastyClients(t *testing.T) {
+	for heartbeat, s := range map[string]subject{"4s": hastyHTTPX, "8s": hastyOkHTTP} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			in := startReady(t, redistest.Start(t), "--heartbeat", heartbeat)
+			c := tryAll(t, in, []subject{s})[0]
+			c.waitStreams(1)
+			c.waitHeartbeats(2)
+			require.Empty(t, c.losses())
+		})
+	}
 }
 
 func trySilence(t *testing.T, list []subject) {
