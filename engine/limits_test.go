@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,6 +27,20 @@ func TestStreamsEndAtTheirMaximumAge(t *testing.T) {
 	}
 	eventually(t, func() bool { return s.Stats().Streams == 0 && s.Stats().Front.Streams == n }, "all have ended")
 	require.EqualValues(t, n, s.Stats().Closed[CloseExpired])
+}
+
+// TestAnEndByAgeIsTheEndOfAnAnswer: it has its last chunk, so that no client takes it for an
+// error, and a time of its own to come back. A proxy that keeps streams whose clients have
+// gone is freed of them by it.
+func TestAnEndByAgeIsTheEndOfAnAnswer(t *testing.T) {
+	s := serveEngine(t, Config{MaxAge: time.Second, Heartbeat: time.Second, RetryMin: 3 * time.Second, RetryMax: 4 * time.Second})
+	resp, err := http.Get("http://" + s.addr + "/sse/connect?channel_id=a")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, []string{"chunked"}, resp.TransferEncoding)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(string(body), "retry: 3"), "%q", body)
 }
 
 func TestHeartbeatAsAnEvent(t *testing.T) {
