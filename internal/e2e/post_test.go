@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -64,5 +67,33 @@ func browserAsksForAThousandChannels(t *testing.T, b *browser) {
 			require.Regexp(t, "(?i)\naccess-control-request-headers: .*last-event-id", heads)
 			require.Regexp(t, "(?i)\nlast-event-id: [0-9]+-[0-9]+\r\n", heads)
 		})
+	}
+}
+
+// TestPostPassesProxies: a body of 48 KB, through the files in deploy/.
+func TestPostPassesProxies(t *testing.T) {
+	r := redistest.Start(t)
+	in := startReady(t, r, "--max-channels-per-connection", "1000")
+	form := url.Values{}
+	for i := range 1000 {
+		form.Add("channel_id", fmt.Sprintf("%08x-0000-4000-8000-%012d", i, i))
+	}
+	require.Greater(t, len(form.Encode()), 47_000)
+	for name, host := range map[string]string{
+		"nginx":   startNginx(t, in.public, in.public),
+		"haproxy": startHAProxy(t, in.public, in.public),
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+host+"/sse/connect", strings.NewReader(form.Encode()))
+		require.NoError(t, err, name)
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err, name)
+		require.Equal(t, http.StatusOK, resp.StatusCode, name)
+		publish(t, r, form["channel_id"][999], "through "+name)
+		lines := bufio.NewScanner(resp.Body)
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "data: ") {
+		}
+		require.Equal(t, "data: through "+name, lines.Text())
+		require.NoError(t, resp.Body.Close())
 	}
 }
