@@ -165,6 +165,8 @@ func (c *starter) read(rng *rand.Rand, events int, enough func() bool) error {
 			}
 			c.lastID, data = id, ""
 			events--
+		case lines.Text() == "" && id != "": // a position
+			c.lastID = id
 		}
 	}
 	if enough() || events == 0 {
@@ -360,6 +362,9 @@ func (f *numberedFeed) runStarter(rng *rand.Rand, gateways []*ssed.Gateway, kind
 		query = fmt.Sprint("since=", at.UnixMilli())
 	case 3:
 		query = fmt.Sprint("since=", now.Sub(at))
+	}
+	if rng.IntN(2) == 0 { // as an EventSource is given it
+		query += "&start=id"
 	}
 	c := newStarter(gateways, query, channels)
 	counted := make(map[string]int) // not before last=n has been counted

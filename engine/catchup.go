@@ -123,6 +123,9 @@ func (s *shard) catchUp(v *view, i uint32, c *slot) {
 		}
 	}
 	delete(s.starts, i)
+	if c.flags&(slotNoID|slotTakesID) == slotNoID|slotTakesID && !s.namePlace(i, c) {
+		return
+	}
 	s.enter(c, phaseLive)
 }
 

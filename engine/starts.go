@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -101,6 +102,18 @@ func (s *shard) startFrom(v *view, i uint32, c *slot, p resumePoint) {
 		return
 	}
 	s.askReplayer(i, c, p)
+}
+
+// namePlace tells the client of a slot that is about to be live its position: it has asked
+// for older messages, and got none with an ID. Without one it would start again when it comes
+// back, and might miss what came meanwhile. Not ok: the rest is pending, or the slot is closed.
+func (s *shard) namePlace(i uint32, c *slot) (ok bool) {
+	id, settled := s.log.startAt(front.Standing{Position: c.pos})
+	if !settled || id.IsZero() {
+		return true
+	}
+	c.flags &^= slotNoID
+	return s.writeWhole(i, c, c.form().wrap(sseproto.AppendPosition(nil, id), 0), resumePoint{})
 }
 
 // placeOf returns the position behind which a stream starts, where the ring can tell. It

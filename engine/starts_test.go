@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/front"
 	"ssed/sseproto"
 )
 
@@ -228,6 +229,39 @@ func TestStartWaitsForTheLog(t *testing.T) {
 		close(h.block)
 		require.Equal(t, []string{"m2", "m3"}, datas(live.next(2)))
 		require.Equal(t, []string{"m1", "m2", "m3"}, datas(c.next(3)), "%+v", p.start)
+	}
+}
+
+// TestStartWithNothingOlderNamesItsPosition: who is cut off before the first event and comes
+// back with it misses nothing, however many messages have come.
+func TestStartWithNothingOlderNamesItsPosition(t *testing.T) {
+	for _, history := range []bool{false, true} {
+		for _, p := range []resumePoint{earliest(), sinceMs(1100), lastOf(1)} {
+			h := newMemoryHistory()
+			h.written = sseproto.ID{Ms: 1100}
+			e := startEngine(t, func(cfg *Config) {
+				if history {
+					cfg.History = h
+				}
+			})
+			f := startFeed(e, 1000)
+			f.publish("other", "x")
+			f.tick(sseproto.ID{Ms: 1100})
+			fd, conn := socketPair(t)
+			e.conns.Add(1)
+			e.attach(&front.Stream{FD: fd, Head: []byte("HEAD\n"), Channels: []string{"a"}, Since: e.log.standing(), TakesID: true, Start: &p.start})
+			c := newTestClient(t, conn)
+			for len(c.dec.LastEventID()) == 0 {
+				require.NoError(t, c.read())
+			}
+			require.Equal(t, "1100-0", string(c.dec.LastEventID()))
+			require.Empty(t, c.got)
+			require.NoError(t, conn.Close())
+			f.publish("a", "m1")
+			f.publish("a", "m2")
+			c = join(t, e, after(sseproto.ID{Ms: 1100}), "a")
+			require.Equal(t, []string{"m1", "m2"}, datas(c.next(2)))
+		}
 	}
 }
 
