@@ -115,7 +115,7 @@ func TestPlainEndpoints(t *testing.T) {
 	require.Equal(t, "GET, HEAD, POST, OPTIONS", f("PUT /sse/connect?channel_id=a", 405, "method not allowed\n").Get("Allow"))
 	f("BREW /health", 501, "method not implemented\n")
 	f("GET /sse/connect", 400, "channel_id is missing: try /sse/connect?channel_id=NAME\n")
-	f("GET /sse/connect?channel_id=%zz", 400, "malformed percent escape in the query\n")
+	f("GET /sse/connect?channel_id=%zz", 400, "malformed percent escape in the parameters\n")
 	f("GET /sse/connect?channel_id="+strings.Repeat("a", 256), 400, "channel_id is empty, too long or has a NUL\n")
 	f("GET /sse/connect?channel_id=a&since=x", 400, "since is not earliest, a duration as 10m, a Unix time in seconds or milliseconds, or a time as 2026-11-30T10:00:00Z\n")
 	f("GET /sse/connect?channel_id=a&last=101", 400, "last is not a number from 1 to 100\n")
