@@ -182,3 +182,26 @@ func TestLinksThatCannotBeSeen(t *testing.T) {
 	require.ErrorContains(t, err, "sharded")
 	waitSynced(t, start(t, c.URL(), "b", as, withSharded))
 }
+
+// TestTicksGoOnWhileASlotMoves until the key of the clock is at the other node: the keys of
+// an inbox that is empty may be anywhere.
+func TestTicksGoOnWhileASlotMoves(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	a := start(t, c.URL(), "a", withSharded, withInbox)
+	waitSynced(t, a)
+	from := clusterPrimary(t, c)
+	to := c.Nodes[0]
+	if to == from {
+		to = c.Nodes[1]
+	}
+	slot := fmt.Sprint(clusterKeys.Slot)
+	do(t, to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fmt.Sprint(do(t, from, "CLUSTER", "MYID")))
+	do(t, from, "CLUSTER", "SETSLOT", slot, "MIGRATING", fmt.Sprint(do(t, to, "CLUSTER", "MYID")))
+	ticks := a.Stats().TicksSeen
+	eventually(t, func() bool { return a.Stats().TicksSeen > ticks+5 }, "no ticks")
+	require.Contains(t, a.InboxTrouble(), redisconn.CodeTryAgain)
+	require.NoError(t, c.Move(clusterKeys.Slot, to, nil))
+	waitMoved(t, to, a)
+	eventually(t, func() bool { return a.InboxTrouble() == "" }, "the inbox stands still")
+	flushSharded(t, to, "moved", a)
+}

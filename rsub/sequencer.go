@@ -75,6 +75,10 @@ func (s *sequencer) tick(t tick) step {
 		return step{}
 	case t.fingerprint != s.fingerprint:
 		return step{action: refuse, cause: CauseConfigMismatch}
+	case t.node != s.node && t.line != "" && t.line == s.term:
+		// Of the one that our node was promoted from: it was frozen, and publishes what it was
+		// asked before. In a cluster the bus brings it.
+		return step{}
 	case t.node != s.node:
 		return s.stop(CauseNode, true)
 	case t.term != "" && s.term != "" && t.term != s.term:

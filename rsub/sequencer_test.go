@@ -200,11 +200,11 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, iv, got)
 	}
-	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links more")
+	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links line more")
 	require.NoError(t, err)
 	require.Equal(t, tick{
 		t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", checksum: interval{3, 2, 10},
-		caller: "caller", batch: "7-0,7-1", term: "and", links: "links",
+		caller: "caller", batch: "7-0,7-1", term: "and", links: "links", line: "line",
 	}, got)
 	got, err = parseTick("tick 12 e 5-6 fp node - caller  term")
 	require.NoError(t, err)
@@ -351,4 +351,20 @@ func TestLinksOfAClusterEndTheSpan(t *testing.T) {
 	require.Equal(t, step{action: end, id: id(50, 0), cause: CauseBus}, tick(60, "b"))
 	require.Equal(t, step{action: open, id: id(60, 0)}, tick(60, "b"))
 	require.Equal(t, step{action: commit, id: id(70, 0)}, tick(70, "b"))
+}
+
+// TestTickOfThePredecessorIsNoProof: in a cluster the bus brings what a node publishes that
+// was frozen and replaced. That of a successor is one.
+func TestTickOfThePredecessorIsNoProof(t *testing.T) {
+	s := sequencer{fingerprint: "f"}
+	s.subscribe("n1", "history of n0")
+	s.tick(tickAt(10))
+	other := tickAt(20)
+	other.node, other.line = "n0", "history of n0"
+	require.Equal(t, step{}, s.tick(other))
+	got, ok := s.message("c", "p")
+	require.True(t, ok)
+	require.Equal(t, id(10, 1), got)
+	other.node, other.line = "n2", "history of n2"
+	require.Equal(t, step{action: end, id: id(10, 0), cause: CauseNode}, s.tick(other))
 }

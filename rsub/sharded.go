@@ -63,10 +63,13 @@ func (f *Feed) shardChannel() string {
 	return ""
 }
 
-// tellsLinks is "1" where messages come from other nodes of a cluster.
+// tellsLinks is "1" where messages come from other nodes of a cluster, "0" where ticks do.
 func (f *Feed) tellsLinks() string {
-	if redisconn.IsCluster(f.cfg.Client) && !f.cfg.Sharded {
-		return "1"
+	switch {
+	case !redisconn.IsCluster(f.cfg.Client):
+		return ""
+	case f.cfg.Sharded:
+		return "0"
 	}
-	return ""
+	return "1"
 }

@@ -11,7 +11,8 @@
 --      12 control channel of earlier versions, if it is another one, else ""
 --      13 index of the instances  14 what their owner keys begin with
 --      15 shard channel for all messages, or "": each on its own channel
---      16 "1": tells of the links by which messages come from other nodes of a cluster
+--      16 in a cluster "1": tells of the links by which messages come from other nodes;
+--      "0": does not; else ""
 --      with an inbox, whose bounds are:
 --      17 messages and 18 bytes of a batch  19 batches  20 refused entries
 --      21 bytes of a payload, 0 for any; and 22 "1": payloads are envelopes
@@ -198,7 +199,9 @@ if inbox and leader == caller then
 end
 
 local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term}
-if links then words[#words + 1] = links end
+if ARGV[16] ~= '' then
+  words[#words + 1], words[#words + 2] = links or '', string.match(info, 'master_replid:(%x+)')
+end
 local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then
   if #batch > 0 then redis.call('RPOP', KEYS[2]) end

@@ -161,13 +161,14 @@ func (t *ticker) call(ctx context.Context, mode string) error {
 
 // exec calls the script. Redis looks at all keys before it runs one: who has no right to
 // those of the inbox calls it once more without them, for ticks go on whatever is wrong
-// with the inbox.
+// with the inbox. While the slot of a cluster moves, keys that are not there may be at the
+// other node: then it is the same, until the clock has moved.
 func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) ([]string, error) {
 	keys, args := []string{t.feed.keys.Clock}, t.args(mode)
 	in := &t.inbox
 	in.denied = nil
 	words, err := tickScript.Run(ctx, client, append(keys, in.keys()...), append(args, in.args()...)).AsStrSlice()
-	if in.feed.cfg.Inbox == "" || redisconn.Code(err) != redisconn.CodeNoPerm {
+	if code := redisconn.Code(err); in.feed.cfg.Inbox == "" || code != redisconn.CodeNoPerm && code != redisconn.CodeTryAgain {
 		return words, err
 	}
 	words, clockErr := tickScript.Run(ctx, client, keys, args).AsStrSlice()

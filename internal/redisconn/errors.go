@@ -12,6 +12,7 @@ const (
 	CodeNoPerm    = "NOPERM"    // the user lacks a right
 	CodeReadOnly  = "READONLY"  // a replica
 	CodeWrongType = "WRONGTYPE" // the key holds another type
+	CodeTryAgain  = "TRYAGAIN"  // the slot of the keys is on the move, and some are not here
 )
 
 // IsMoved tells of an error answer that another node of the cluster may be the primary.
