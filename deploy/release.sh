@@ -94,13 +94,14 @@ start_image() {
 	local ctr address said=''
 	ctr=$(buildah from "oci-archive:$1")
 	buildah run "$ctr" -- /ssed version
-	buildah run "$ctr" -- /ssed --listen 127.0.0.1:0 --drain 1s >"$work/image.log" 2>&1 &
+	# A group of its own, as buildah does not pass signals on.
+	setsid buildah run "$ctr" -- /ssed --listen 127.0.0.1:0 --drain 1s >"$work/image.log" 2>&1 &
 	for _ in $(seq 100); do
 		address=$(sed -n 's/.*listener=streams addr=//p' "$work/image.log")
 		if [ -n "$address" ] && said=$(curl -fsS "http://$address/ready" 2>&1); then break; fi
 		sleep 0.1
 	done
-	kill -TERM $!
+	kill -TERM -- -$!
 	wait $! || true
 	buildah rm "$ctr" >/dev/null
 	[ "$said" = ready ] || {
