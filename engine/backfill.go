@@ -10,17 +10,17 @@ import (
 
 // setBackfillingLocked tells resumes to wait until what lies behind the coverage is
 // in the ring, or that it is.
-func (l *Log) setBackfillingLocked(backfilling bool) {
-	cov := *l.cover.Load()
+func (ln *lineage) setBackfillingLocked(backfilling bool) {
+	cov := *ln.cover.Load()
 	cov.backfilling = backfilling
-	l.cover.Store(&cov)
+	ln.cover.Store(&cov)
 }
 
 // mayBackfillLocked reports whether something is missing before the next span that
 // somebody waits for, or that somebody was told wrong things about.
-func (l *Log) mayBackfillLocked() bool {
-	before := l.spans.newest()
-	return l.backfills && before != nil && (before.truncated || l.dir.hasSubscribers())
+func (ln *lineage) mayBackfillLocked() bool {
+	before := ln.spans.newest()
+	return ln.log.backfills && before != nil && (before.truncated || ln.log.dir.hasSubscribers())
 }
 
 // errManyGaps: the history is read, and has lost messages of too many channels.
@@ -31,7 +31,7 @@ var errPageFull = errors.New("engine: more was lost than fits into half of the r
 
 // backfiller backfills discontinuities for the live subscribers. One goroutine.
 type backfiller struct {
-	log     *Log
+	line    *lineage
 	history History
 	wait    time.Duration
 	onError func(err error, after, low sseproto.ID)
@@ -43,10 +43,10 @@ func (f *backfiller) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-f.log.holdback.kick:
+		case <-f.line.holdback.kick:
 		}
 		for ctx.Err() == nil {
-			held := f.log.oldestHeld()
+			held := f.line.oldestHeld()
 			if held == nil {
 				break
 			}
@@ -57,18 +57,18 @@ func (f *backfiller) run(ctx context.Context) {
 
 // backfill reads what is missing before held from the history, and puts it and held into the ring.
 func (f *backfiller) backfill(ctx context.Context, held *heldSpan) {
-	page := newPage(f.log.dir.subscribed(), held.after)
-	page.shared, page.lost = true, f.log.untrusted(held.after)
+	page := newPage(f.line.log.dir.subscribed(), held.after)
+	page.shared, page.lost = true, f.line.untrusted(held.after)
 	err := f.gather(ctx, page, held)
 	if err != nil && ctx.Err() != nil {
 		return // shutting down: the streams are closing
 	}
 	if err != nil {
 		f.onError(err, held.after, held.low)
-		f.log.stats.abandoned.Add(1)
+		f.line.log.stats.abandoned.Add(1)
 	}
-	if errors.Is(err, errPageFull) || err != nil && !f.log.hasRoomForGaps(page.channels) {
-		f.log.endBackfill(held, true)
+	if errors.Is(err, errPageFull) || err != nil && !f.line.log.hasRoomForGaps(page.channels) {
+		f.line.endBackfill(held, true)
 		return
 	}
 	if err != nil {
@@ -76,14 +76,14 @@ func (f *backfiller) backfill(ctx context.Context, held *heldSpan) {
 		page.loseAll(sseproto.ReasonUnavailable)
 	}
 	page.finish(held.low)
-	if !f.log.hasRoomForGaps(page.toldChannels()) {
+	if !f.line.log.hasRoomForGaps(page.toldChannels()) {
 		f.onError(errManyGaps, held.after, held.low)
-		f.log.endBackfill(held, true)
+		f.line.endBackfill(held, true)
 		return
 	}
-	f.log.putPage(page)
-	f.log.endBackfill(held, false)
-	f.log.noteTold(page)
+	f.line.putPage(page)
+	f.line.endBackfill(held, false)
+	f.line.log.noteTold(page)
 }
 
 // gapBytes is what a gap event takes of the ring beside the name of its channel.
@@ -105,7 +105,7 @@ func (l *Log) hasRoomForGaps(channels []string) bool {
 // gather gets what the history has of it, as long as what comes meanwhile can
 // be held back.
 func (f *backfiller) gather(ctx context.Context, page *page, held *heldSpan) error {
-	ctx, done := f.log.whileRoom(ctx)
+	ctx, done := f.line.whileRoom(ctx)
 	defer done()
 	err := f.invalidate(ctx, page, held)
 	if err == nil {
@@ -129,12 +129,12 @@ func (f *backfiller) invalidate(ctx context.Context, page *page, held *heldSpan)
 }
 
 func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error {
-	if err := f.log.awaitWritten(ctx, time.Now().Add(f.wait), f.history, held.low); err != nil {
+	if err := f.line.awaitWritten(ctx, time.Now().Add(f.wait), f.history, held.low); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	page.limit, page.full = f.log.ringBytes/2, cancel // the rest need not be read
+	page.limit, page.full = f.line.log.ringBytes/2, cancel // the rest need not be read
 	err := f.history.Range(ctx, page.channels, held.after, held.low, page)
 	if page.refused {
 		return errPageFull
@@ -144,20 +144,20 @@ func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error
 
 // untrusted names the channels that got messages beyond after in the span that
 // was truncated at it, with the reason to tell them. Nil when it was not truncated.
-func (l *Log) untrusted(after sseproto.ID) map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.spans.newest()
+func (ln *lineage) untrusted(after sseproto.ID) map[string]string {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	s := ln.spans.newest()
 	if s == nil || !s.truncated {
 		return nil
 	}
 	lost := make(map[string]string)
-	for pos := s.end; pos > max(s.first, l.tail.Load()); pos-- {
-		e := l.entryLocked(pos - 1)
+	for pos := s.end; pos > max(s.first, ln.log.tail.Load()); pos-- {
+		e := ln.log.entryLocked(pos - 1)
 		if !after.Less(e.id) {
 			break
 		}
-		if name, ok := l.dir.nameOf(e.ch); ok {
+		if name, ok := ln.log.dir.nameOf(e.ch); ok {
 			lost[name] = sseproto.ReasonOutage
 		}
 	}
@@ -166,44 +166,44 @@ func (l *Log) untrusted(after sseproto.ID) map[string]string {
 
 // endBackfill puts the held span into the ring, behind what was backfilled or, if that
 // was too much, behind a barrier.
-func (l *Log) endBackfill(held *heldSpan, barrier bool) {
-	l.mu.Lock()
+func (ln *lineage) endBackfill(held *heldSpan, barrier bool) {
+	ln.log.mu.Lock()
 	if barrier {
-		l.barrierLocked(held.after, held.low)
+		ln.barrierLocked(held.after, held.low)
 	}
-	l.openLocked(held.low)
-	l.setBackfillingLocked(true) // until all is there
-	l.unlock()
-	for !l.endBackfillPart(held) {
+	ln.openLocked(held.low)
+	ln.setBackfillingLocked(true) // until all is there
+	ln.log.unlock()
+	for !ln.endBackfillPart(held) {
 	}
 }
 
 // endBackfillPart does what one turn of the lock may, and ends the held span when nothing
 // of it waits any more. What comes between two turns waits behind the rest.
-func (l *Log) endBackfillPart(held *heldSpan) (done bool) {
-	l.mu.Lock()
-	defer l.unlock()
+func (ln *lineage) endBackfillPart(held *heldSpan) (done bool) {
+	ln.log.mu.Lock()
+	defer ln.log.unlock()
 	n := 0
 	for bytes := int64(0); n < min(len(held.messages), putSlice) && bytes < putBytes; n++ {
 		m := &held.messages[n]
-		l.appendLocked(m.id, m.channel, &m.message, m.encoded)
+		ln.appendLocked(m.id, m.channel, &m.message, m.encoded)
 		bytes += m.cost()
 	}
-	l.holdback.take(held.messages[:n])
+	ln.holdback.take(held.messages[:n])
 	if held.messages = held.messages[n:]; len(held.messages) > 0 {
 		return false
 	}
-	if s := l.spans.current(); s.ready.Less(held.ready) {
+	if s := ln.spans.current(); s.ready.Less(held.ready) {
 		s.ready = held.ready
-		l.reachLocked(held.ready)
+		ln.reachLocked(held.ready)
 	}
 	if held.closed {
-		l.closeLocked(held.through)
+		ln.closeLocked(held.through)
 	}
-	l.holdback.spans = l.holdback.spans[1:]
-	l.setBackfillingLocked(l.holdback.active())
-	l.wake = ^uint64(0) // for the slots that wait for the log to get on
-	l.notifyLocked()
+	ln.holdback.spans = ln.holdback.spans[1:]
+	ln.setBackfillingLocked(ln.holdback.active())
+	ln.log.wake = ^uint64(0) // for the slots that wait for the log to get on
+	ln.log.notifyLocked()
 	return true
 }
 
@@ -216,26 +216,26 @@ const (
 
 // putPage puts a page into the ring, before a new span. Whoever resumes meanwhile waits,
 // as the log is backfilling.
-func (l *Log) putPage(p *page) {
+func (ln *lineage) putPage(p *page) {
 	for left := p.frames; len(left) > 0; {
-		left = left[l.putFrames(p, left):]
+		left = left[ln.putFrames(p, left):]
 	}
 }
 
 // putFrames puts frames of a page into the ring, as many as one turn of the lock may, and
 // returns their number.
-func (l *Log) putFrames(p *page, frames []frameRef) (n int) {
-	l.mu.Lock()
-	defer l.unlock()
+func (ln *lineage) putFrames(p *page, frames []frameRef) (n int) {
+	ln.log.mu.Lock()
+	defer ln.log.unlock()
 	for bytes := 0; n < min(len(frames), putSlice) && bytes < putBytes; n++ {
 		f := &frames[n]
 		kind := kindBackfill
 		if f.gap {
 			kind = kindGap
 		} else {
-			l.stats.backfilled.Add(1)
+			ln.log.stats.backfilled.Add(1)
 		}
-		l.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+		ln.log.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 		bytes += f.end - f.off
 	}
 	return n

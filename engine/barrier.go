@@ -20,12 +20,12 @@ type barrier struct {
 }
 
 // barrierLocked puts a barrier into the log. It is told of before its position is shown.
-func (l *Log) barrierLocked(after, low sseproto.ID) {
-	c := &barrier{pos: l.head.Load(), after: after}
-	l.barrier.next.Store(c)
-	l.barrier = c
-	l.skipLocked(low)
-	l.wake = ^uint64(0)
+func (ln *lineage) barrierLocked(after, low sseproto.ID) {
+	c := &barrier{pos: ln.log.head.Load(), after: after}
+	ln.barrier.next.Store(c)
+	ln.barrier = c
+	ln.log.skipLocked(low)
+	ln.log.wake = ^uint64(0)
 }
 
 // passBarriers closes the streams from before the log's barriers, as many as the budget

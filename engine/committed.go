@@ -8,14 +8,14 @@ import "ssed/sseproto"
 // hand does not hold it. The strings are borrowed during the call. The log is complete over
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
-func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID)) (through, low sseproto.ID) {
-	r := l.committed
-	r.cursor.Store(l.tail.Load()) // before the span is chosen: its names stay
+func (ln *lineage) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID)) (through, low sseproto.ID) {
+	r := ln.committed
+	r.cursor.Store(ln.log.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()
 	defer r.cursor.Store(noPosition)
 	defer v.close()
 
-	s, low := l.spanAfter(after)
+	s, low := ln.spanAfter(after)
 	if s.first == 0 {
 		return after, low
 	}
@@ -40,7 +40,7 @@ func (l *Log) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func
 		if e.kind != kindLive {
 			continue
 		}
-		name, ok := l.dir.nameOf(e.ch)
+		name, ok := ln.log.dir.nameOf(e.ch)
 		if !ok {
 			return through, after
 		}
@@ -71,10 +71,10 @@ func (v *view) before(pos uint64, e *entry, from uint64) (id sseproto.ID) {
 
 // spanAfter finds the span that tells what follows `after`. If none does, low is
 // the first position from which one does, or `after` when nothing is known yet.
-func (l *Log) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.spans.list {
+func (ln *lineage) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	for _, s := range ln.spans.list {
 		if s.contains(after) {
 			return s, after
 		}
@@ -82,7 +82,7 @@ func (l *Log) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
 			return span{}, s.low
 		}
 	}
-	if low, ok := l.holdback.low(); ok && after.Less(low) {
+	if low, ok := ln.holdback.low(); ok && after.Less(low) {
 		return span{}, low
 	}
 	return span{}, after

@@ -46,7 +46,7 @@ func New(cfg Config) (*Engine, error) {
 	e.log.envelope = cfg.Envelope
 	e.replayer = newReplayer(ctx, e.log, &e.cfg)
 	if cfg.History != nil {
-		e.backfiller = &backfiller{log: e.log, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}
+		e.backfiller = &backfiller{line: &e.log.lineage, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}
 	}
 	for n := range cfg.Shards {
 		s, err := newShard(e, n)

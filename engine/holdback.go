@@ -60,16 +60,16 @@ func (hb *holdback) checkRoom(l *Log) {
 
 // whileRoom returns a context that ends, with errHoldbackFull as its cause, when no more
 // can be held back. The backfiller calls done when it has what it waited for.
-func (l *Log) whileRoom(ctx context.Context) (waiting context.Context, done func()) {
+func (ln *lineage) whileRoom(ctx context.Context) (waiting context.Context, done func()) {
 	waiting, giveUp := context.WithCancelCause(ctx)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.holdback.giveUp = giveUp
-	l.holdback.checkRoom(l)
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	ln.holdback.giveUp = giveUp
+	ln.holdback.checkRoom(ln.log)
 	return waiting, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.holdback.giveUp = nil
+		ln.log.mu.Lock()
+		defer ln.log.mu.Unlock()
+		ln.holdback.giveUp = nil
 		giveUp(nil)
 	}
 }
@@ -86,13 +86,13 @@ func (hb *holdback) low() (low sseproto.ID, ok bool) {
 
 func (hb *holdback) newest() *heldSpan { return hb.spans[len(hb.spans)-1] }
 
-func (hb *holdback) open(l *Log, low sseproto.ID) {
+func (hb *holdback) open(ln *lineage, low sseproto.ID) {
 	s := &heldSpan{low: low, ready: low}
 	if hb.active() {
 		s.after = hb.newest().through
 	} else {
-		s.after = l.spans.newest().high
-		l.setBackfillingLocked(true)
+		s.after = ln.spans.newest().high
+		ln.setBackfillingLocked(true)
 	}
 	hb.spans = append(hb.spans, s)
 	select {
@@ -146,11 +146,11 @@ func (hb *holdback) take(gone []heldMessage) {
 
 var errHoldbackFull = errors.New("engine: too many messages came in while the history was read")
 
-func (l *Log) oldestHeld() *heldSpan {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.holdback.active() {
+func (ln *lineage) oldestHeld() *heldSpan {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	if !ln.holdback.active() {
 		return nil
 	}
-	return l.holdback.spans[0]
+	return ln.holdback.spans[0]
 }

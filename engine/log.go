@@ -53,9 +53,9 @@ type coverage struct {
 }
 
 // Log is the ordered tail of all messages that this instance has seen: a ring of
-// encoded frames. Positions count entries and never repeat. It takes messages
-// from one feed (methods OpenSpan, Append, Commit, CloseSpan) and is read
-// through views without locks: by any number of shards, one history writer, and one at a
+// encoded frames, and the lineage of the feed that they come from. Positions count entries
+// and never repeat. It takes messages from one feed (methods OpenSpan, Append, Commit,
+// CloseSpan) and is read through views without locks: by any number of shards, one history writer, and one at a
 // time of those who look at the channels, and of those who look for where a stream starts.
 type Log struct {
 	// fixed after construction
@@ -65,7 +65,6 @@ type Log struct {
 	envelope     bool              // payloads of the feed may be envelopes
 	onAppend     func(mask uint64) // wakes the shards with subscribers; ^0: all
 	readers      []*reader
-	committed    *reader // of ReadCommitted
 	inspector    *reader // of who holds a place in inspecting
 	dir          *directory
 	starter      *reader       // of who holds a place in starting
@@ -73,11 +72,11 @@ type Log struct {
 	starting     chan struct{} // capacity 1
 
 	// read by everybody, written under mu
-	head            atomic.Uint64 // the next position
-	tail            atomic.Uint64 // the first position still in the ring
-	index           atomic.Pointer[[]segmentRef]
-	cover           atomic.Pointer[coverage]
-	discontinuities atomic.Uint64 // spans that did not go on where the one before ended; counted before the discontinuity is dealt with
+	head  atomic.Uint64 // the next position
+	tail  atomic.Uint64 // the first position still in the ring
+	index atomic.Pointer[[]segmentRef]
+
+	lineage
 
 	mu        sync.Mutex    // orders writers; never held across a system call, see unlock
 	size      int64         // bytes of all segments in the ring
@@ -86,21 +85,13 @@ type Log struct {
 	unused    []*segment    // to give back once mu is released
 	wake      uint64        // shards to wake once mu is released
 	positions positionIndex // IDs of positions, also of evicted ones
-	spans     spanList
-	barrier   *barrier // the newest, at first one before all
-	holdback  holdback
 	local     localClock
-	heard     arrival       // of the last tick
 	changed   chan struct{} // closed and replaced at each commit, open and close
 
 	gaps *gapLedger // has a lock of its own
 
-	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
-	isLocal   atomic.Bool                 // IDs come from the clock of this process
-	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
-	watchers  atomic.Int32                // who waits for it to move
-	watch     chan struct{}               // capacity 1: somebody began to wait
-	stats     logCounters
+	isLocal atomic.Bool // IDs come from the clock of this process
+	stats   logCounters
 }
 
 type logCounters struct {
@@ -127,20 +118,16 @@ type LogStats struct {
 // newLog makes an empty log with a reader for each shard.
 func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend func(mask uint64)) *Log {
 	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, changed: make(chan struct{}), gaps: newGapLedger()}
-	l.holdback.kick, l.watch = make(chan struct{}, 1), make(chan struct{}, 1)
 	for range shards {
 		l.addReader()
 	}
-	l.committed = l.addReader()
+	l.lineage.init(l)
 	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
 	l.starter, l.starting = l.addReader(), make(chan struct{}, 1)
-	l.dir, l.barrier = newDirectory(l), &barrier{}
+	l.dir = newDirectory(l)
 	l.head.Store(1)
 	l.tail.Store(1)
 	l.index.Store(&[]segmentRef{})
-	l.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
-	l.watermark.Store(&sseproto.ID{})
-	l.ticked.Store(&sseproto.ID{})
 	return l
 }
 
@@ -385,10 +372,7 @@ func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 		}
 		l.stats.evicted.Add(uint64(ref.seg.n))
 	}
-	l.spans.evicted(tail, last)
-	if cov := l.cover.Load(); cov.first < tail {
-		l.cover.Store(&coverage{from: last, first: tail, backfilling: cov.backfilling})
-	}
+	l.evicted(tail, last)
 }
 
 // poolSegments bounds the segments kept for reuse: one to fill, one in reserve.
@@ -449,10 +433,10 @@ func (l *Log) notifyLocked() {
 	l.changed = make(chan struct{})
 }
 
-func (l *Log) newestBarrier() *barrier {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.barrier
+func (ln *lineage) newestBarrier() *barrier {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	return ln.barrier
 }
 
 // Changed returns a channel that is closed at the next Commit, OpenSpan or

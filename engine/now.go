@@ -8,10 +8,10 @@ import "ssed/sseproto"
 //
 // It is that of the last tick, which is the same on all instances; they come ten times a
 // second. Where IDs are from a clock of this process it is that of the last message.
-func (l *Log) Now() (id sseproto.ID, ok bool) {
-	if l.isLocal.Load() {
-		return l.last(), true
+func (ln *lineage) Now() (id sseproto.ID, ok bool) {
+	if ln.log.isLocal.Load() {
+		return ln.last(), true
 	}
-	id = *l.ticked.Load()
+	id = *ln.ticked.Load()
 	return id, !id.IsZero()
 }

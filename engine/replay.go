@@ -130,10 +130,10 @@ func (r *replay) arrange() {
 
 // awaitCoverage returns the ID from which the ring can serve, once nothing is
 // being backfilled.
-func (l *Log) awaitCoverage(ctx context.Context) (sseproto.ID, error) {
+func (ln *lineage) awaitCoverage(ctx context.Context) (sseproto.ID, error) {
 	for {
-		changed := l.Changed()
-		if cov := l.cover.Load(); !cov.backfilling && cov.from != sseproto.MaxID {
+		changed := ln.log.Changed()
+		if cov := ln.cover.Load(); !cov.backfilling && cov.from != sseproto.MaxID {
 			return cov.from, nil
 		}
 		select {

@@ -13,20 +13,20 @@ import (
 // name a position in front of it would promise it. Then the ID is the last tick before the
 // request, up to which all instances number alike, and the stream starts there once the
 // ring has it. Zero: no span has begun. O(log of the remembered positions).
-func (l *Log) startAt(since front.Standing) (id sseproto.ID, settled bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	pos, cov, s := since.Position, l.cover.Load(), l.spans.current()
+func (ln *lineage) startAt(since front.Standing) (id sseproto.ID, settled bool) {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	pos, cov, s := since.Position, ln.cover.Load(), ln.spans.current()
 	if s == nil || cov.backfilling || pos+1 < cov.first {
 		return since.Tick, false
 	}
 	switch {
-	case pos+1 == l.head.Load(): // nothing since: a tick names a time that is not long past
+	case pos+1 == ln.log.head.Load(): // nothing since: a tick names a time that is not long past
 		return later(s.high, s.ready), true
 	case pos+1 == cov.first:
 		return cov.from, true
 	}
-	if id, known := l.idAtLocked(pos); known {
+	if id, known := ln.log.idAtLocked(pos); known {
 		return id, true
 	}
 	return since.Tick, false
@@ -43,14 +43,14 @@ func later(a, b sseproto.ID) sseproto.ID {
 // an ID that lies ahead of this log. Such an ID was given before now: since the last tick
 // that came here was made, or within wait before it. A log with a clock of its own has no
 // other beside it.
-func (l *Log) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.local.ms != 0 {
-		return !l.spans.high.Less(id)
+func (ln *lineage) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	if ln.log.local.ms != 0 {
+		return !ln.spans.high.Less(id)
 	}
-	ahead := min(l.heard.behind(now), maxBehind*wait) + wait
-	return id.Ms <= l.ticked.Load().Ms+uint64(ahead/time.Millisecond)
+	ahead := min(ln.heard.behind(now), maxBehind*wait) + wait
+	return id.Ms <= ln.ticked.Load().Ms+uint64(ahead/time.Millisecond)
 }
 
 // maxBehind times Config.HistoryWait is how far a log may count as behind others. When the
@@ -59,8 +59,8 @@ const maxBehind = 10
 
 // isBehind reports whether the log may be behind other instances by more than that: ticks
 // do not come, or come late. Then an ID that lies ahead may well be one of theirs.
-func (l *Log) isBehind(now time.Time, by time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.heard.behind(now) > by
+func (ln *lineage) isBehind(now time.Time, by time.Duration) bool {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	return ln.heard.behind(now) > by
 }

@@ -9,30 +9,30 @@ import (
 )
 
 // learnWatermark takes in how far the history is written.
-func (l *Log) learnWatermark(id sseproto.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.watermark.Load().Less(id) {
-		l.watermark.Store(&id)
-		l.notifyLocked()
+func (ln *lineage) learnWatermark(id sseproto.ID) {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	if ln.watermark.Load().Less(id) {
+		ln.watermark.Store(&id)
+		ln.log.notifyLocked()
 	}
 }
 
 // awaitWatermark returns when the history is written up to id, or an error at
 // the end of ctx.
-func (l *Log) awaitWatermark(ctx context.Context, id sseproto.ID) error {
-	if !l.watermark.Load().Less(id) {
+func (ln *lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
+	if !ln.watermark.Load().Less(id) {
 		return nil
 	}
-	l.watchers.Add(1)
-	defer l.watchers.Add(-1)
+	ln.watchers.Add(1)
+	defer ln.watchers.Add(-1)
 	select {
-	case l.watch <- struct{}{}:
+	case ln.watch <- struct{}{}:
 	default:
 	}
 	for {
-		changed := l.Changed()
-		if !l.watermark.Load().Less(id) {
+		changed := ln.log.Changed()
+		if !ln.watermark.Load().Less(id) {
 			return nil
 		}
 		select {
@@ -48,9 +48,9 @@ const lastLook = time.Second
 
 // awaitWritten is awaitWatermark until some time, at which it asks once more: a process
 // that was stopped for a while finds that passed and the history written.
-func (l *Log) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
+func (ln *lineage) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
 	waiting, stop := context.WithDeadline(ctx, until)
-	err := l.awaitWatermark(waiting, id)
+	err := ln.awaitWatermark(waiting, id)
 	stop()
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
@@ -61,7 +61,7 @@ func (l *Log) awaitWritten(ctx context.Context, until time.Time, h History, id s
 	if lookErr != nil || written.Less(id) {
 		return err
 	}
-	l.learnWatermark(written)
+	ln.learnWatermark(written)
 	return nil
 }
 
@@ -71,18 +71,18 @@ func (l *Log) awaitWritten(ctx context.Context, until time.Time, h History, id s
 const watchEvery = 10 * time.Millisecond
 
 // watchWatermark asks the history while somebody waits, until ctx ends.
-func (l *Log) watchWatermark(ctx context.Context, h History) {
+func (ln *lineage) watchWatermark(ctx context.Context, h History) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-l.watch:
+		case <-ln.watch:
 		}
-		for l.watchers.Load() > 0 {
+		for ln.watchers.Load() > 0 {
 			if id, err := h.Written(ctx); err == nil {
-				l.learnWatermark(id)
+				ln.learnWatermark(id)
 			}
 			select {
 			case <-ctx.Done():
