@@ -59,7 +59,7 @@ const (
 type flood struct {
 	conn     net.Conn
 	commands []byte
-	messages int
+	arrivals int // of all its messages, over all instances
 }
 
 // newFlood prepares messages of size bytes, spread over channels.
@@ -70,7 +70,7 @@ func newFlood(b *testing.B, addr string, messages, channels, size int) *flood {
 	b.Cleanup(func() { _ = conn.Close() })
 	_, err = io.WriteString(conn, "CLIENT REPLY OFF\r\n")
 	require.NoError(b, err)
-	f := &flood{conn: conn, messages: messages}
+	f := &flood{conn: conn, arrivals: messages}
 	for i := range messages {
 		channel := fmt.Sprintf("channel-%d", i*7919%channels)
 		f.commands = fmt.Appendf(f.commands, "*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n%0*d\r\n", len(channel), channel, size, size, i)
@@ -81,7 +81,7 @@ func newFlood(b *testing.B, addr string, messages, channels, size int) *flood {
 // run publishes everything once and waits for its arrival. It returns the time
 // and the CPU time of this process, which includes the writing.
 func (f *flood) run(b *testing.B, a *arrivals) (wall, cpu time.Duration) {
-	a.left.Store(int64(f.messages))
+	a.left.Store(int64(f.arrivals))
 	start, used := time.Now(), processTime()
 	if _, err := f.conn.Write(f.commands); err != nil {
 		b.Fatal(err)
@@ -89,7 +89,7 @@ func (f *flood) run(b *testing.B, a *arrivals) (wall, cpu time.Duration) {
 	select {
 	case <-a.done:
 	case <-time.After(patience):
-		b.Fatalf("%d of %d messages did not arrive", a.left.Load(), f.messages)
+		b.Fatalf("%d of %d messages did not arrive", a.left.Load(), f.arrivals)
 	}
 	return time.Since(start), processTime() - used
 }
@@ -231,22 +231,33 @@ func redisTime(b *testing.B, r *redistest.Server) (sum time.Duration) {
 	return sum
 }
 
-// BenchmarkIngestBatched is what a message costs Redis and ssed, alone and with others in
-// a PUBLISH. Rounds of all alternate.
+// BenchmarkIngestBatched is what a message costs Redis, and each of several instances,
+// alone and with others in a PUBLISH. Rounds of all alternate. The instances are in this
+// process, which also writes the messages.
 func BenchmarkIngestBatched(b *testing.B) {
+	for _, instances := range []int{1, 4, 16} {
+		b.Run(fmt.Sprintf("instances=%d", instances), func(b *testing.B) { benchmarkBatches(b, instances) })
+	}
+}
+
+func benchmarkBatches(b *testing.B, instances int) {
 	const channel = "ssed:batch"
 	perPublish := []int{1, 10, 100, 1000}
 	var floods []*flood
 	r := redistest.Start(b, "--client-output-buffer-limit", "pubsub", "0", "0", "0")
+	messages := ingestMessages / instances
 	for _, n := range perPublish {
-		if n == 1 {
-			floods = append(floods, newFlood(b, r.Addr(), ingestMessages, ingestChannels, ingestBytes))
-		} else {
-			floods = append(floods, newBatchFlood(b, r.Addr(), channel, ingestMessages, ingestChannels, ingestBytes, n))
+		f := newFlood(b, r.Addr(), messages, ingestChannels, ingestBytes)
+		if n > 1 {
+			f = newBatchFlood(b, r.Addr(), channel, messages, ingestChannels, ingestBytes, n)
 		}
+		f.arrivals = messages * instances
+		floods = append(floods, f)
 	}
 	a := newArrivals()
-	startFeed(b, r, a, func(c *rsub.Config) { c.BatchChannel = channel })
+	for i := range instances {
+		startFeed(b, r, a, func(c *rsub.Config) { c.BatchChannel, c.Instance = channel, fmt.Sprint("bench", i) })
+	}
 	floods[0].run(b, a) // the first round fills channel directory and ring
 	redisCPU, ssedCPU := make([]time.Duration, len(floods)), make([]time.Duration, len(floods))
 	for b.Loop() {
@@ -258,7 +269,7 @@ func BenchmarkIngestBatched(b *testing.B) {
 		}
 	}
 	for i, n := range perPublish {
-		b.ReportMetric(float64(redisCPU[i].Nanoseconds())/float64(b.N*ingestMessages), fmt.Sprintf("redis-ns/msg-%d", n))
-		b.ReportMetric(float64(ssedCPU[i].Nanoseconds())/float64(b.N*ingestMessages), fmt.Sprintf("ssed-ns/msg-%d", n))
+		b.ReportMetric(float64(redisCPU[i].Nanoseconds())/float64(b.N*messages), fmt.Sprintf("redis-ns/msg-%d", n))
+		b.ReportMetric(float64(ssedCPU[i].Nanoseconds())/float64(b.N*messages*instances), fmt.Sprintf("ssed-ns/msg-%d", n))
 	}
 }
