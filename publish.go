@@ -62,7 +62,7 @@ func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, e
 	return result.ID, result.Err
 }
 
-// ErrNoPosition: this instance has not heard of Redis yet.
+// ErrNoPosition is returned by Position while this instance has not heard of Redis.
 var ErrNoPosition = errors.New("ssed: no position yet: this instance has not heard of Redis")
 
 // Position returns a position behind which everything comes that is published after it is
