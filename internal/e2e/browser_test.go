@@ -362,11 +362,7 @@ func TestBrowser(t *testing.T) {
 		run  func(*testing.T, *browser)
 	}{
 		{"DecodesEveryPayload", browserDecodesEveryPayload},
-		{"BehavesAsTheOtherClients", browserBehavesAsTheOtherClients},
-		{"TakesTheStartBlock", func(t *testing.T, b *browser) { tryStartBlock(t, b.subjects()) }},
-		{"NoticesThatSsedIsKilled", func(t *testing.T, b *browser) { tryKill(t, b.subjects()) }},
-		{"OutlastsAnInstanceThatIsNotReadyInEachWay", func(t *testing.T, b *browser) { tryNotReady(t, b.subjects()) }},
-		{"OutlastsSilence", func(t *testing.T, b *browser) { trySilence(t, b.subjects()) }},
+		{"RunsEachClient", browserRunsEachClient},
 		{"MissesNothingOverCuts", browserMissesNothingOverCuts},
 		{"LosesNothingFromOpenOn", browserLosesNothingFromOpenOn},
 		{"AsksForLeaveAcrossOrigins", browserAsksForLeaveAcrossOrigins},
@@ -473,6 +469,23 @@ func (p *tab) forward(t testing.TB, show func(event)) {
 	})
 }
 
+// browserRunsEachClient fills the rows of browsers in the table of docs/CLIENTS.md, all
+// at once: most of it is waiting.
+func browserRunsEachClient(t *testing.T, b *browser) {
+	for name, try := range map[string]func(*testing.T, []subject){
+		"TakesTheStartBlock":               tryStartBlock,
+		"NoticesThatSsedIsKilled":          tryKill,
+		"OutlastsAnInstanceThatIsNotReady": tryNotReady,
+		"OutlastsSilence":                  trySilence,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			try(t, b.subjects())
+		})
+	}
+	browserBehavesAsTheOtherClients(t, b)
+}
+
 // browserBehavesAsTheOtherClients: htmx asks with credentials, which across origins takes
 // --cors-credentials.
 func browserBehavesAsTheOtherClients(t *testing.T, b *browser) {
@@ -484,6 +497,7 @@ func browserBehavesAsTheOtherClients(t *testing.T, b *browser) {
 	in := startReady(t, r, "--heartbeat", "1s", "--cors-credentials")
 	for _, s := range b.subjects() {
 		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLink(t, in.public)
 			tryClient(t, r, l, s)
 			if s.name == "fetch-event-source" || s.name == "event-source-polyfill" {

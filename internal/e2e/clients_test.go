@@ -282,6 +282,7 @@ const yes = "yes"
 // TestClients: each client gets what is published, byte for byte, nothing else, and
 // goes on where it was however its connection ends.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startReady(t, r, "--heartbeat", "1s")
 	for _, s := range subjects {
@@ -424,6 +425,7 @@ var (
 
 // TestShorterHeartbeatsKeepHastyClients: docs/CLIENTS.md tells these two values.
 func TestShorterHeartbeatsKeepHastyClients(t *testing.T) {
+	t.Parallel()
 	for heartbeat, s := range map[string]subject{"4s": hastyHTTPX, "8s": hastyOkHTTP} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

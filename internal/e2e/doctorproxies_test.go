@@ -14,6 +14,7 @@ import (
 // TestDoctorFindsWhatProxiesDoToStreams: each of these is a proxy that is set up as people
 // do who have not read docs/PROXIES.md.
 func TestDoctorFindsWhatProxiesDoToStreams(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name                     string
 		start                    func(t testing.TB, to string) string
@@ -77,6 +78,7 @@ func TestDoctorFindsWhatProxiesDoToStreams(t *testing.T) {
 // TestDoctorIsContentWithTheShownProxies: with the lines of docs/PROXIES.md nothing about
 // them is found.
 func TestDoctorIsContentWithTheShownProxies(t *testing.T) {
+	t.Parallel()
 	for _, p := range allProxies {
 		if strings.HasSuffix(p.name, "by default") {
 			continue

@@ -189,6 +189,7 @@ func startVite(t testing.TB, to string, pairs ...string) string {
 
 // TestProxiesLeaveStreamsAsTheyAre fills the table of docs/PROXIES.md.
 func TestProxiesLeaveStreamsAsTheyAre(t *testing.T) {
+	t.Parallel()
 	for _, p := range allProxies {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
