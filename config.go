@@ -37,7 +37,8 @@ type Config struct {
 	// forgotten what they missed. Nil: off. &HistoryConfig{} turns it on with its
 	// defaults, which is what most want. Without Redis it is checked and not used.
 	History *HistoryConfig
-	// Policies are for channels of which more, less or nothing is kept. The first that
+	// Policies are for channels of which more, less or nothing is kept, or of which readers
+	// that are behind do not get all. The first that
 	// matches a channel counts; what none matches is kept as History says. The same on all
 	// instances; they may differ while they are changed one after the other.
 	Policies []Policy
@@ -293,7 +294,7 @@ func except(name string, field func(string) string) func(string) string {
 // engineField is the field of Config that sets a field of engine.Config.
 func engineField(name string) string {
 	switch name {
-	case "Listen":
+	case "Listen", "Policies":
 		return name
 	case "Envelope":
 		return "Feed." + name
@@ -407,7 +408,7 @@ func (c *Config) engine() engine.Config {
 	s := &c.Streams
 	cfg := engine.Config{
 		Listen: c.Listen, SocketMode: s.SocketMode, ReusePort: s.ReusePort,
-		Shards: s.Shards, RingBytes: s.RingBytes, Envelope: c.Feed.Envelope,
+		Shards: s.Shards, RingBytes: s.RingBytes, Envelope: c.Feed.Envelope, Policies: c.delivery(),
 		MaxConnections: s.MaxConnections, MaxPerAddress: s.MaxPerAddress, MaxPerSubject: s.MaxPerSubject,
 		ConnectRate: s.ConnectRate, ConnectBurst: s.ConnectBurst,
 		TrustedProxies: s.TrustedProxies, ProxyProtocol: s.ProxyProtocol,

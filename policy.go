@@ -6,13 +6,14 @@ import (
 	"strings"
 	"time"
 
+	"ssed/engine"
 	"ssed/internal/invalid"
 	"ssed/rstore"
 	"ssed/sseproto"
 )
 
-// Policy says what is kept of the channels that Match matches. A field that is zero means
-// what HistoryConfig says for all channels.
+// Policy says what is kept of the channels that Match matches, and what of them a reader gets
+// that is behind. A field that is zero means what holds for all channels.
 type Policy struct {
 	// Match is a glob as in FeedConfig.Patterns, 1 to 256 bytes of UTF-8.
 	Match string
@@ -22,7 +23,21 @@ type Policy struct {
 	MaxLen    int           // as HistoryConfig.MaxLen
 	TTL       time.Duration // as HistoryConfig.TTL
 	Window    time.Duration // as HistoryConfig.Window; negative: MaxLen alone counts
+	Slow      Slow          // what a reader gets that is behind
 }
+
+// Slow says what a reader gets of a channel while it is behind: its socket takes no more, or,
+// for SlowLatest, more than 6 KiB lie unread at it. A resume is behind, too.
+type Slow = engine.Slow
+
+const (
+	SlowAll    = engine.SlowAll    // every message, as long as memory holds it
+	SlowLatest = engine.SlowLatest // the newest message alone, without a gap event
+	SlowClose  = engine.SlowClose  // nothing: its stream is closed, and it resumes
+)
+
+// slowNames are values of slow in a policy, by Slow.
+var slowNames = [...]string{"all", "latest", "close"}
 
 // String is the policy as the flag --policy takes it.
 func (p Policy) String() string {
@@ -39,6 +54,9 @@ func (p Policy) String() string {
 	if p.Window != 0 {
 		words = append(words, "history-window:"+max(p.Window, 0).String())
 	}
+	if p.Slow != SlowAll && int(p.Slow) < len(slowNames) {
+		words = append(words, "slow:"+slowNames[p.Slow])
+	}
 	return p.Match + "=" + strings.Join(words, ",")
 }
 
@@ -54,7 +72,7 @@ func (c *Config) PolicyOf(channel string) Policy {
 		}
 	}
 	if c.History == nil || c.Redis == nil || p.NoHistory {
-		return Policy{Match: p.Match, NoHistory: true}
+		return Policy{Match: p.Match, NoHistory: true, Slow: p.Slow}
 	}
 	setDefault(&p.MaxLen, c.History.MaxLen)
 	setDefault(&p.MaxLen, rstore.DefaultMaxLen)
@@ -76,6 +94,14 @@ func (c *Config) longestLen() int {
 		}
 	}
 	return longest
+}
+
+// delivery is the part of the policies that the engine has.
+func (c *Config) delivery() (list []engine.Policy) {
+	for _, p := range c.Policies {
+		list = append(list, engine.Policy{Match: p.Match, Slow: p.Slow})
+	}
+	return list
 }
 
 // retention is the part of the policies that the history has.

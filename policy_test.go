@@ -81,10 +81,10 @@ func TestChannelWithoutHistory(t *testing.T) {
 
 func TestPolicyOfAChannel(t *testing.T) {
 	cfg := onRedis(t, redistest.Start(t))
-	cfg.Policies = []ssed.Policy{{Match: "a:x", NoHistory: true}, {Match: "a:*", MaxLen: 7, Window: -1}, {Match: "*", TTL: time.Minute}}
+	cfg.Policies = []ssed.Policy{{Match: "a:x", NoHistory: true}, {Match: "a:*", MaxLen: 7, Window: -1, Slow: ssed.SlowLatest}, {Match: "*", TTL: time.Minute}}
 	window := cfg.HistoryWindow()
 	require.Equal(t, ssed.Policy{Match: "a:x", NoHistory: true}, cfg.PolicyOf("a:x"))
-	require.Equal(t, ssed.Policy{Match: "a:*", MaxLen: 7, TTL: time.Hour}, cfg.PolicyOf("a:y"))
+	require.Equal(t, ssed.Policy{Match: "a:*", MaxLen: 7, TTL: time.Hour, Slow: ssed.SlowLatest}, cfg.PolicyOf("a:y"))
 	require.Equal(t, ssed.Policy{Match: "*", MaxLen: 100, TTL: time.Minute, Window: window}, cfg.PolicyOf("b"))
 	cfg.Policies = nil
 	require.Equal(t, ssed.Policy{MaxLen: 100, TTL: time.Hour, Window: window}, cfg.PolicyOf("b"))
@@ -96,5 +96,5 @@ func TestPolicyOfAChannel(t *testing.T) {
 	err := cfg.Validate()
 	require.ErrorContains(t, err, "ssed: Policies: \"\": the pattern")
 	require.ErrorContains(t, err, "ssed: Policies: \"x\": history-ttl: 1ms is less than 1s")
-	require.Equal(t, "chat:*=history-max:5,history-ttl:1m0s,history-window:0s", ssed.Policy{Match: "chat:*", MaxLen: 5, TTL: time.Minute, Window: -1}.String())
+	require.Equal(t, "chat:*=history-max:5,history-ttl:1m0s,history-window:0s,slow:latest", ssed.Policy{Match: "chat:*", MaxLen: 5, TTL: time.Minute, Window: -1, Slow: ssed.SlowLatest}.String())
 }

@@ -191,7 +191,7 @@ func (s *shard) describe(i uint32) foundSlot {
 	f := foundSlot{
 		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(i), opened: c.opened,
 		subject: s.engine.front.SubjectName(s.credentials.get(i).subject),
-		started: c.hasPlace(), blocked: c.phase == phaseBlocked,
+		started: c.hasPlace(), blocked: c.phase.isSlow(),
 	}
 	slices.Reverse(f.channels) // as they were asked for
 	f.client = s.engine.front.ClientName(sock.PeerOf(int(c.fd)), c.peer)

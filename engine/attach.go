@@ -66,6 +66,7 @@ func (s *shard) admit(a *front.Stream) {
 	if len(a.Channels) >= crowd {
 		c.flags |= slotCrowd
 	}
+	s.setPace(i, c)
 	s.count.attached.Add(1)
 	s.newcomers.push(newcomer{ref{i, c.gen}, attachment{a, resume}})
 }

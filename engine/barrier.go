@@ -96,7 +96,7 @@ func (c *slot) isBetweenMessages() bool {
 	switch c.phase {
 	case phaseLive, phaseAhead, phaseResuming:
 		return true
-	case phaseQueued:
+	case phaseQueued, phasePaced:
 		return !c.has(slotPending) && c.off == 0
 	}
 	return false

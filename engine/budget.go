@@ -58,6 +58,7 @@ type shares struct {
 	ahead  cost // resumes that waited for the log
 	events cost // what the kernel tells
 	late   cost // slots that are behind
+	paced  cost // slots that wait until their clients have read
 	large  cost // messages of large channels: some 100 writes
 	sweep  cost // heartbeats, expiry, slow readers, drain
 }
@@ -66,6 +67,6 @@ const millisecond cost = 1_000_000
 
 var defaultShares = shares{
 	admit: millisecond / 2, walk: millisecond, small: millisecond, merge: millisecond / 2, answer: millisecond / 2,
-	pages: millisecond / 2, ahead: millisecond / 4, events: millisecond / 2, late: millisecond, large: 2 * millisecond / 5,
+	pages: millisecond / 2, ahead: millisecond / 4, events: millisecond / 2, late: millisecond, paced: millisecond / 4, large: 2 * millisecond / 5,
 	sweep: millisecond,
 }

@@ -1,6 +1,9 @@
 package engine
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 const (
 	// turnBytes bounds what one connection gets in one turn when it is behind, and what
@@ -50,7 +53,7 @@ func (s *shard) takeTurns(v *view, q *queue[queuedSlot], share cost) {
 		s.budget.slots++
 		if c := s.slots.at(r.slot); c.gen == r.gen && c.phase == phaseQueued {
 			delivered := s.delivered
-			s.turn(v, r.slot, c)
+			s.turn(v, r, c)
 			if r.came != 0 {
 				s.addLag(r.came, s.delivered-delivered)
 			}
@@ -63,12 +66,15 @@ func (s *shard) takeTurns(v *view, q *queue[queuedSlot], share cost) {
 }
 
 // turn goes on writing to a slot: what is pending, then the ring.
-func (s *shard) turn(v *view, i uint32, c *slot) {
-	if c.has(slotPending) {
-		s.writePending(v, i, c)
-		return
+func (s *shard) turn(v *view, r queuedSlot, c *slot) {
+	switch {
+	case c.has(slotPending):
+		s.writePending(v, r.slot, c)
+	case r.came != 0:
+		s.writeRing(v, r.slot, c, false)
+	default:
+		s.catchUp(v, r.slot, c)
 	}
-	s.catchUp(v, i, c)
 }
 
 // writePending writes a slot's pending bytes and then goes on behind them.
@@ -88,12 +94,20 @@ func (s *shard) writePending(v *view, i uint32, c *slot) {
 	s.resumeFrom(v, i, c, then)
 }
 
-// catchUp writes what a slot has not received yet of the messages that the shard has
-// scanned, from the ring alone, one turn of it. Its pos is exact. Then the slot is live,
-// or queued, blocked, on its way through the history, or closed.
+// catchUp is writeRing for a slot that is behind, unless it has to wait for its client.
 func (s *shard) catchUp(v *view, i uint32, c *slot) {
+	if s.mayWrite(i, c) {
+		s.writeRing(v, i, c, true)
+	}
+}
+
+// writeRing writes what a slot has not received yet of the messages that the shard has
+// scanned, from the ring alone, one turn of it. Its pos is exact. One that is behind gets the
+// newest message alone of channels whose policy says so. Then the slot is live,
+// or queued, blocked, on its way through the history, or closed.
+func (s *shard) writeRing(v *view, i uint32, c *slot, isBehind bool) {
 	target := s.reader.cursor.Load() - 1
-	if c.pos < target && !s.findHeads(v, i, c, target) {
+	if c.pos < target && !s.findHeads(v, i, c, target, isBehind) {
 		s.fellBehind(v, i, c)
 		return
 	}
@@ -113,6 +127,7 @@ func (s *shard) catchUp(v *view, i uint32, c *slot) {
 			return
 		}
 		s.advance(c, b.frames, n)
+		s.notePace(i, n)
 		if n < b.bytes {
 			s.block(c)
 			return
@@ -132,16 +147,16 @@ func (s *shard) catchUp(v *view, i uint32, c *slot) {
 // findHeads makes s.heads the slot's next messages up to target, one of each channel that
 // has any, as a heap. Not ok: some have left the ring. O(n log m) for n channels with m
 // messages behind pos.
-func (s *shard) findHeads(v *view, i uint32, c *slot, target uint64) (ok bool) {
+func (s *shard) findHeads(v *view, i uint32, c *slot, target uint64, isBehind bool) (ok bool) {
 	s.heads = s.heads[:0]
 	starts := s.starts[i]
 	for k, n := 0, c.sub; n != 0; k++ {
 		sub := s.subs.at(n)
-		pos, lost := v.follow(sub.ch, starts.behind(k, c.pos))
+		pos, lost := s.nextOf(v, c, sub.ch, starts.behind(k, c.pos), target, isBehind)
 		if lost {
 			return false
 		}
-		if pos != 0 && pos <= target {
+		if pos != 0 {
 			s.heads = append(s.heads, pos)
 		}
 		n = sub.sibling
@@ -167,9 +182,19 @@ func (s *shard) gatherOwn(v *view, c *slot, target uint64) (ok bool) {
 		if b.add(v, pos, e, seg, skip) {
 			break
 		}
-		skip = 0
+		next := uint64(0)
 		if d := uint64(e.next.Load()); d != 0 && pos+d <= target {
-			s.heads[0] = pos + d
+			next = pos + d
+		}
+		if skip > 0 && next > 0 && s.log.dir.at(e.ch).slow == SlowLatest { // of what follows, the newest
+			var lost bool
+			if next, lost = v.newest(e.ch, pos, target); lost {
+				return false
+			}
+		}
+		skip = 0
+		if next > 0 {
+			s.heads[0] = next
 		} else {
 			last := len(s.heads) - 1
 			s.heads[0] = s.heads[last]
@@ -228,7 +253,7 @@ func (s *shard) lostTouch(v *view, i uint32) bool {
 	next := max(s.reader.cursor.Load(), c.pos+1)
 	starts := s.starts[i]
 	for k, n := 0, c.sub; n != 0; k, n = k+1, s.subs.at(n).sibling {
-		pos, lost := v.follow(s.subs.at(n).ch, starts.behind(k, c.pos))
+		pos, lost := s.nextOf(v, c, s.subs.at(n).ch, starts.behind(k, c.pos), math.MaxUint64, true)
 		if lost {
 			return true
 		}

@@ -60,6 +60,9 @@ type Config struct {
 	RingBytes int64
 	// SegmentBytes is the unit in which the ring grows and is reused. Default RingBytes/64, between 16 KiB and 1 MiB.
 	SegmentBytes int
+	// Policies say how single channels are delivered. The first that matches a channel
+	// counts; what none matches is SlowAll.
+	Policies []Policy
 	// Envelope makes Log.Append read all payloads that are envelopes (sseproto.ParseEnvelope)
 	// as typed events. All instances of a feed have it alike, or they send different frames.
 	Envelope bool
@@ -234,6 +237,11 @@ func (cfg Config) Validate() error {
 	}
 	if cfg.MaxLast < 1 {
 		bad("MaxLast", "%d is not positive", cfg.MaxLast)
+	}
+	for _, p := range cfg.Policies {
+		if p.Slow > SlowClose {
+			bad("Policies", "%.70q: %d is none of SlowAll, SlowLatest and SlowClose", p.Match, p.Slow)
+		}
 	}
 	if cfg.StartID > StartIDOff {
 		bad("StartID", "%d is none of StartIDAuto, StartIDOn and StartIDOff", cfg.StartID)

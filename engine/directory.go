@@ -14,6 +14,7 @@ type channel struct {
 	shards atomic.Uint64 // bit i: shard i mod 64 has a subscriber
 	name   string        // fixed while the record is in use
 	subs   uint32        // guarded by directory.mu: subscriptions over all shards
+	slow   Slow          // fixed while the record is in use: its policy
 }
 
 // noChannel is index 0, which is never given out.
@@ -39,8 +40,11 @@ type freedChannel struct {
 // directory names channels by small numbers. A record lives as long as somebody
 // subscribes or the ring holds a message of it; its memory is given back.
 type directory struct {
-	log   *Log         // fixed after construction
-	seed  maphash.Seed // the same
+	// fixed after construction
+	log      *Log
+	policies []Policy
+	seed     maphash.Seed
+
 	table atomic.Pointer[channelTable]
 
 	mu      sync.Mutex
@@ -243,6 +247,7 @@ func (d *directory) lookupLocked(name string) uint32 {
 	ch.last.Store(0)
 	ch.shards.Store(0)
 	ch.subs = 0
+	ch.slow = slowOf(d.policies, ch.name)
 	part.add(ch.name, index)
 	d.named++
 	return index

@@ -44,6 +44,7 @@ func New(cfg Config) (*Engine, error) {
 	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.History != nil, e.wakeShards)
 	e.log.gaps.streams = e.streams
 	e.log.envelope = cfg.Envelope
+	e.log.dir.policies = cfg.Policies
 	e.replayer = newReplayer(ctx, e.log, &e.cfg)
 	if cfg.History != nil {
 		e.backfiller = &backfiller{line: &e.log.lineage, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}

@@ -15,6 +15,7 @@ type job struct {
 	from, to uint64 // positions of the first message that it brings, and of the last or behind it
 	more     uint64 // position of the first one that is left for another job; 0: none
 	started  bool   // to is fixed, and newer messages are more
+	slow     Slow   // the channel's policy
 	came     moment // before which none of its messages was in the log
 	moreCame moment // the same for the others
 }
@@ -146,7 +147,7 @@ func (s *shard) assign(m *members, ch uint32, pos uint64) {
 		return
 	}
 	n := s.takeJob()
-	s.jobs[n] = job{ch: ch, from: pos, to: pos, came: s.clock.came}
+	s.jobs[n] = job{ch: ch, from: pos, to: pos, came: s.clock.came, slow: s.log.dir.at(ch).slow}
 	m.job = n + 1
 	if m.count <= smallChannel {
 		s.small.push(n)
@@ -202,7 +203,7 @@ func (s *shard) finish(n uint32) (again bool) {
 	j := &s.jobs[n]
 	m := s.members.at(j.ch)
 	if j.more != 0 && m.count > 0 {
-		*j = job{ch: j.ch, from: j.more, to: s.reader.cursor.Load() - 1, came: j.moreCame}
+		*j = job{ch: j.ch, from: j.more, to: s.reader.cursor.Load() - 1, came: j.moreCame, slow: j.slow}
 		return true
 	}
 	m.job = 0
@@ -238,15 +239,31 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 	s.budget.slots++
 	if c.phase != phaseLive || c.pos >= j.to {
+		s.closeIfSlow(i, c, j)
+		return
+	}
+	if j.slow == SlowLatest && s.fallsBehind(i, c) {
 		return
 	}
 	if c.pos < j.from && s.isQuietBeside(c, j) {
 		if b := s.batchOf(v, c.form(), j); b.whole {
+			before := s.budget.bytes
 			s.writeBatch(i, c, b, j.to)
+			if j.slow != SlowAll {
+				s.notePace(i, int(s.budget.bytes-before))
+				s.closeIfSlow(i, c, j)
+			}
 			return
 		}
 	}
 	s.mergeSoon(i, j.came)
+}
+
+// closeIfSlow closes a slot whose socket is full when the channel of the job wants that.
+func (s *shard) closeIfSlow(i uint32, c *slot, j *job) {
+	if j.slow == SlowClose && c.phase == phaseBlocked {
+		s.closeSlot(i, CloseSlow)
+	}
 }
 
 // batchOf returns the job's messages in a form, gathered for the first member that takes

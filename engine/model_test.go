@@ -29,6 +29,7 @@ type model struct {
 	clients []*modelClient
 	linked  bool
 	ids     []string // of connections, most of which have ended
+	leftOut int      // messages of which a client got a newer one only
 	modelWorld
 }
 
@@ -40,6 +41,7 @@ type modelWorld struct {
 	channels int
 	payload  func(rng *rand.Rand) int // bytes
 	alone    bool                     // no history
+	policies []Policy
 }
 
 // modelClient is a browser: it reconnects with the last ID that it has seen.
@@ -272,12 +274,29 @@ func (m *model) check(c *modelClient) {
 			i++
 			continue
 		}
+		if m.isOutdated(id, c.seen[i:]) {
+			m.leftOut++
+			continue
+		}
 		told := c.told[i] || slices.ContainsFunc(c.ranges, func(r toldRange) bool { return r.low.Less(id) && !r.high.Less(id) })
 		if !told {
 			require.Failf(m.t, "lost", "%s is missing silently", id)
 		}
 	}
 	require.Len(m.t, c.seen, i, "something that should not be there")
+}
+
+// isOutdated reports whether a client that is behind may do without a message, because it
+// has a newer one of the channel.
+func (m *model) isOutdated(id sseproto.ID, later []sseproto.ID) bool {
+	channel := m.channelOf(id)
+	return slowOf(m.policies, channel) == SlowLatest &&
+		slices.ContainsFunc(later, func(id sseproto.ID) bool { return m.channelOf(id) == channel })
+}
+
+func (m *model) channelOf(id sseproto.ID) string {
+	k, _ := slices.BinarySearchFunc(m.truth, id, func(s heldMessage, id sseproto.ID) int { return s.id.Compare(id) })
+	return m.truth[k].channel
 }
 
 func (m *model) done(c *modelClient) bool {
@@ -297,7 +316,7 @@ func (m *model) tune(e *Engine) {
 	}
 	for _, s := range e.shards {
 		few := func() cost { return 1 + cost(m.rng.IntN(3))*5000 }
-		s.shares = shares{few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few()}
+		s.shares = shares{few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few()}
 	}
 }
 
@@ -306,6 +325,7 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 	m.e = startTuned(t, func(cfg *Config) {
 		cfg.RingBytes, cfg.SegmentBytes, cfg.Envelope = world.ring, world.segment, true
 		cfg.Heartbeat = 2 * time.Second // so that frozen clients make room soon
+		cfg.Policies = world.policies
 		if !world.alone {
 			cfg.History = m.h
 		}
@@ -360,8 +380,15 @@ func runModel(t *testing.T, world modelWorld, seed uint64) {
 		}
 		m.check(c)
 	}
-	t.Logf("%+v", m.e.Stats())
+	t.Logf("%d left out, %+v", m.leftOut, m.e.Stats())
+	if len(m.policies) > 0 {
+		require.Positive(t, m.leftOut)
+	}
 }
+
+// latestPolicies: every reader ends with the newest message of each channel, and lacks none
+// of channels with an even number.
+var latestPolicies = []Policy{{Match: "*[13579]", Slow: SlowLatest}}
 
 var modelWorlds = []modelWorld{
 	{name: "small", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }},
@@ -375,6 +402,10 @@ var modelWorlds = []modelWorld{
 		return rng.IntN(2000)
 	}},
 	{name: "large-losses", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return 1000 + rng.IntN(2000) }},
+	{name: "latest", ring: 4 * minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(800) }, policies: latestPolicies},
+	{name: "latest-roomy", ring: 8 << 20, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(4000) }, policies: latestPolicies},
+	{name: "latest-alone", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }, policies: latestPolicies, alone: true},
+	{name: "latest-crowded", ring: 4 * minRingBytes, channels: 3 * crowd, payload: func(rng *rand.Rand) int { return rng.IntN(800) }, policies: latestPolicies},
 	{name: "alone", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }, alone: true},
 }
 

@@ -96,9 +96,49 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	if q.key.from == "" {
 		p.requested = q.key.id.String()
 	}
-	through, err := r.history.Merge(ctx, q.channels, q.key.from.ids(), q.key.id, upTo, r.limit, p)
+	from, err := r.fromNewest(ctx, q, upTo)
+	if err != nil {
+		return nil, upTo, err
+	}
+	through, err := r.history.Merge(ctx, q.channels, from, q.key.id, upTo, r.limit, p)
 	r.bytes.Add(int64(len(p.buf)))
 	return p, through, err
+}
+
+// fromNewest says from where each channel of a page counts: of a channel of SlowLatest from
+// its newest message up to upTo, or from nowhere where the ring has a newer one. Nil: all
+// count from the start of the page.
+func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo sseproto.ID) ([]sseproto.ID, error) {
+	from := q.key.from.ids()
+	var names []string
+	var counts, places []int
+	cov := r.log.cover.Load()
+	for k, name := range q.channels {
+		if slowOf(r.policies, name) != SlowLatest {
+			continue
+		}
+		if from == nil {
+			from = make([]sseproto.ID, len(q.channels))
+		}
+		if index, known := r.log.dir.find(name); known && !cov.backfilling && r.log.dir.at(index).last.Load() >= cov.first {
+			from[k] = sseproto.MaxID
+			continue
+		}
+		names, counts, places = append(names, name), append(counts, 1), append(places, k)
+	}
+	if len(names) == 0 {
+		return from, nil
+	}
+	newest, _, err := r.history.Starts(ctx, names, sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1}, counts, upTo)
+	if err != nil {
+		return nil, err
+	}
+	for k, id := range newest {
+		if place := places[k]; from[place].Less(id) {
+			from[place] = id
+		}
+	}
+	return from, nil
 }
 
 // arrange brings the bytes of the page into the order of its frames, and counts them.

@@ -21,13 +21,14 @@ import (
 // ask and leave kept Redis busy until it lost its links.
 type replayer struct {
 	// fixed after construction
-	log     *Log
-	history History // nil: there is none, and only where streams start is asked
-	wait    time.Duration
-	limit   int64           // bytes of one page
-	readers int             // goroutines
-	ctx     context.Context // ends the readers
-	running sync.WaitGroup
+	log      *Log
+	policies []Policy
+	history  History // nil: there is none, and only where streams start is asked
+	wait     time.Duration
+	limit    int64           // bytes of one page
+	readers  int             // goroutines
+	ctx      context.Context // ends the readers
+	running  sync.WaitGroup
 
 	bytes atomic.Int64 // of all pages that were read
 
@@ -72,14 +73,15 @@ type replayWaiter struct {
 
 func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 	r := &replayer{
-		log:     log,
-		history: cfg.History,
-		wait:    cfg.HistoryWait,
-		limit:   max(cfg.RingBytes/pagesOfRing/int64(cfg.HistoryReaders), minPageBytes),
-		readers: cfg.HistoryReaders,
-		ctx:     ctx,
-		asked:   make(map[replayKey]*replayRequest),
-		waiters: make(map[replayWaiter]*replayRequest),
+		log:      log,
+		policies: cfg.Policies,
+		history:  cfg.History,
+		wait:     cfg.HistoryWait,
+		limit:    max(cfg.RingBytes/pagesOfRing/int64(cfg.HistoryReaders), minPageBytes),
+		readers:  cfg.HistoryReaders,
+		ctx:      ctx,
+		asked:    make(map[replayKey]*replayRequest),
+		waiters:  make(map[replayWaiter]*replayRequest),
 	}
 	r.some.L = &r.mu
 	r.queue.share = max(1, cfg.HistoryReaders/readerShares)

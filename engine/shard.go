@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"ssed/engine/internal/front"
+	"ssed/engine/internal/sock"
 )
 
 // ref names a slot as it was at some time.
@@ -81,6 +82,10 @@ type shard struct {
 	pending     map[uint32]*pendingBytes
 	pendingSize int64                 // bytes in pending
 	starts      map[uint32]*ringStart // slots that do not start at one place of the ring on all their channels
+	paces       map[uint32]*pace      // slots that are paced, see slow.go
+	paced       queue[ref]            // those that wait
+	pacedOwed   int                   // how many of them are due
+	pacedAt     time.Time             // when they were due last
 	rng         *rand.Rand
 	sweeper     sweeper
 	drained     sync.Once // tells the engine that nothing is open any more
@@ -97,6 +102,7 @@ type shard struct {
 	lags      []lagSample
 	single    [1]iovec
 	discarded []byte // what clients send after their request
+	tcpInfo   sock.TCPInfo
 
 	// shared
 	asleep atomic.Bool  // the loop is in, or on its way into, a wait
@@ -129,6 +135,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		maxPending: e.cfg.RingBytes / 2 / int64(e.cfg.Shards),
 		pending:    make(map[uint32]*pendingBytes),
 		starts:     make(map[uint32]*ringStart),
+		paces:      make(map[uint32]*pace),
 		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		discarded:  make([]byte, maxDiscard),
 	}
@@ -202,6 +209,7 @@ func (s *shard) pass(now time.Time) {
 	s.takePages(&v)
 	s.lookAhead(&v)
 	s.handle(&v)
+	s.takePaced()
 	s.takeTurns(&v, &s.late, s.shares.late)
 	s.serveLarge(&v)
 	s.answerAsks()
@@ -264,6 +272,9 @@ func (s *shard) pollTimeout() int {
 		return -1
 	}
 	wait := s.sweeper.untilSweep()
+	if !s.paced.empty() {
+		wait = min(wait, s.untilPaced())
+	}
 	if poll := int(aheadPoll / time.Millisecond); len(s.ahead.list) > 0 && (wait < 0 || wait > poll) {
 		return poll
 	}
@@ -283,7 +294,7 @@ func (s *shard) busy() bool {
 func (s *shard) hasWork() bool {
 	return s.poller.hasEvents() || !s.small.empty() || !s.large.empty() || !s.merges.empty() || !s.late.empty() ||
 		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || s.ahead.isDue ||
-		s.barrierNext != 0 || s.overrun.next != 0 || s.sweeper.isOwed()
+		s.barrierNext != 0 || s.overrun.next != 0 || s.pacedOwed > 0 || s.sweeper.isOwed()
 }
 
 // readInbox takes the commands, and leaves them to the stages.
@@ -414,6 +425,7 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	s.unsubscribeAll(i)
 	s.dropPending(i)
 	delete(s.starts, i)
+	delete(s.paces, i)
 	if c.phase == phaseAhead {
 		s.ahead.leave(s)
 	}

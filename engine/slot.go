@@ -16,6 +16,9 @@ import "github.com/valyala/bytebufferpool"
 //	        ▼              ▼
 //	      ahead ──────▶ resuming ── page written: resumes again, from its end
 //
+// A queued slot of which too much lies unread at its client is paced, until it has its turn
+// again (slow.go).
+//
 // From each phase but arriving closeSlot leads to free. Ahead, resuming and blocked slots
 // whose pending bytes are written resume, which leads to live, queued, blocked, ahead or
 // resuming (shard.resumeFrom).
@@ -27,6 +30,7 @@ const (
 	phaseLive                      // gets new messages straight away, from the jobs of its channels
 	phaseQueued                    // in shard.merges or shard.late: has messages to get, or pending bytes to write, when it is its turn
 	phaseBlocked                   // its socket is full: waits for the edge of epoll
+	phasePaced                     // in shard.paced: its client has not read what it has
 	phaseAhead                     // in shard.ahead: its ID lies ahead of the log
 	phaseResuming                  // the history is being read for it
 )
@@ -56,7 +60,7 @@ type slot struct {
 	//   - arriving: where the log stood when its request was read. Nothing is written.
 	//   - live: exact, but it may be old, also older than the ring: what was scanned since
 	//     is not for it, or in the jobs at hand. shard.upTo tells the newest one.
-	//   - queued, blocked: exact, and not so old that its ID is forgotten. Nothing behind is
+	//   - queued, blocked, paced: exact, and not so old that its ID is forgotten. Nothing behind is
 	//     written but off bytes of the next message, in the slot's form, whichever channel it
 	//     is from. Where the socket filled in the middle of the ring's messages, pos+1 is that
 	//     message.
@@ -198,17 +202,20 @@ func (s *shard) dropSlot(i uint32) {
 
 // enter moves a slot to another phase.
 func (s *shard) enter(c *slot, p slotPhase) {
-	switch {
-	case c.phase == p:
-		return
-	case p == phaseBlocked:
+	switch was, is := c.phase.isSlow(), p.isSlow(); {
+	case is && !was:
 		s.count.slow.Add(1)
-	case c.phase == phaseBlocked:
+	case was && !is:
 		s.count.slow.Add(-1)
+	}
+	if c.phase != p {
 		c.flags &^= slotStarved
 	}
 	c.phase = p
 }
+
+// isSlow tells that a slot waits for its client to read.
+func (p slotPhase) isSlow() bool { return p == phaseBlocked || p == phasePaced }
 
 // subscribe adds slot i to the members of a channel.
 func (s *shard) subscribe(i uint32, name string) {
@@ -268,5 +275,5 @@ func (s *shard) lastLeft(ch uint32) {
 
 // hasPlace reports whether pos says something.
 func (c *slot) hasPlace() bool {
-	return !c.has(slotPending) && (c.phase == phaseLive || c.phase == phaseQueued || c.phase == phaseBlocked)
+	return !c.has(slotPending) && (c.phase == phaseLive || c.phase == phaseQueued || c.phase.isSlow())
 }

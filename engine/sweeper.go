@@ -113,7 +113,7 @@ func (s *shard) visit(v *view, i uint32, c *slot, second, over uint32) {
 	switch {
 	case c.expires != 0 && c.expires <= second, s.credentials.isOver(i, over):
 		s.disconnect(i, c, CloseExpired)
-	case c.has(slotPending) && c.idle > stuckVisits, c.phase == phaseBlocked && s.lostTouch(v, i):
+	case c.has(slotPending) && c.idle > stuckVisits, c.phase.isSlow() && s.lostTouch(v, i):
 		s.closeSlot(i, CloseSlow)
 	case c.has(slotStarved):
 		s.later(i)

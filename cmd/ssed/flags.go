@@ -80,7 +80,7 @@ type flags struct {
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written up to what is in memory; then a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Concurrent reads of the history."`
 
-	Policy []string `group:"history" sep:";" placeholder:"GLOB=NAME:VALUE,…" help:"What holds for channels that match, such as chat:*=history-max:10000,history-ttl:10m or live:*=history:off. Names are history-max, history-ttl, history-window and history. Repeat the flag, or put ; between. The first that matches a channel counts. In the file: a list, policies. The same on every instance."`
+	Policy []string `group:"history" sep:";" placeholder:"GLOB=NAME:VALUE,…" help:"What holds for channels that match, such as chat:*=history-max:10000,history-ttl:10m or price:*=slow:latest. Names are history-max, history-ttl, history-window, history (off) and slow (all, latest or close: what a reader that is behind gets). Repeat the flag, or put ; between. The first that matches a channel counts. In the file: a list, policies. The same on every instance."`
 
 	Admin          string `group:"admin" default:"127.0.0.1:9090" placeholder:"ADDR" help:"Listener for the dashboard, the API, POST /publish, /metrics, /health and /ready. off turns it off."`
 	AdminToken     string `group:"admin" placeholder:"TEXT" help:"Token for the admin listener: programs send it as bearer token, browsers as password. It allows everything. /health and /ready need none. The command line is visible to other users: give it by environment or file."`

@@ -23,7 +23,7 @@ func fileKey(flag string) string {
 }
 
 // policyNames are what a policy may say.
-var policyNames = []string{"history", "history-max", "history-ttl", "history-window"}
+var policyNames = []string{"history", "history-max", "history-ttl", "history-window", "slow"}
 
 // policies reads values of --policy.
 func (p *problems) policies(list []string) (all []ssed.Policy) {
@@ -57,6 +57,8 @@ func (p *problems) policy(match, settings string) ssed.Policy {
 			policy.MaxLen = own.count(flag, value)
 		case name == "history-ttl":
 			policy.TTL = own.positive(flag, value)
+		case name == "slow":
+			policy.Slow = map[string]ssed.Slow{"latest": ssed.SlowLatest, "close": ssed.SlowClose}[own.choice(flag, value, "all", "latest", "close")]
 		case value == "auto":
 		default:
 			policy.Window = own.durationOrOff(flag, value)

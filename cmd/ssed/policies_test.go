@@ -22,10 +22,11 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 	want := []ssed.Policy{
 		{Match: "chat:*", MaxLen: 10_000, TTL: 10 * time.Minute},
 		{Match: "a=b:*", NoHistory: true},
-		{Match: "win:*", Window: -1},
+		{Match: "win:*", Window: -1, Slow: ssed.SlowLatest},
+		{Match: "strict", Slow: ssed.SlowClose},
 	}
-	require.Equal(t, want, policiesBy(t, "--policy=chat:*=history-max:10000,history-ttl:10m", "--policy=a=b:*=history:off", "--policy=win:*=history-window:0"))
-	require.Equal(t, want, policiesBy(t, "--policy=chat:*=history-max:10000,history-ttl:10m;a=b:*=history:off;win:*=history-window:0"))
+	require.Equal(t, want, policiesBy(t, "--policy=chat:*=history-max:10000,history-ttl:10m", "--policy=a=b:*=history:off", "--policy=win:*=history-window:0,slow:latest", "--policy=strict=slow:close"))
+	require.Equal(t, want, policiesBy(t, "--policy=chat:*=history-max:10000,history-ttl:10m;a=b:*=history:off;win:*=history-window:0,slow:latest;strict=slow:close"))
 
 	file := writeFile(t, "ssed.yaml", strings.Join([]string{
 		"policies:",
@@ -33,7 +34,8 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 		"    history-max: 10000",
 		"    history-ttl: 10m",
 		"  - {match: 'a=b:*', history: off}",
-		"  - {match: 'win:*', history-window: 0}",
+		"  - {match: 'win:*', history-window: 0, slow: latest}",
+		"  - {match: strict, slow: close}",
 	}, "\n"))
 	code, text, stderr := runProgram(t, nil, "config", "--config", file)
 	require.Equal(t, exitOK, code, stderr)
@@ -54,11 +56,11 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 func TestMistakesInPoliciesAreNamed(t *testing.T) {
 	code, _, stderr := runProgram(t, nil, "--policy=a=history-max:many", "--policy=b=color:red", "--policy=c=history:maybe",
 		"--policy=d=history-ttl:1ms", "--policy=e=history:off,history-max:5", "--policy=f=history-max:1", "--policy=f=history-max:2",
-		"--policy=g=history-max:1,history-max:2", "--policy==history:off", "--policy=h=")
+		"--policy=g=history-max:1,history-max:2", "--policy=i=slow:fast", "--policy==history:off", "--policy=h=")
 	require.Equal(t, exitUsage, code)
 	for _, want := range []string{
 		`ssed: --policy: "a": history-max: "many" is not a whole number`,
-		`ssed: --policy: "b": "color:red" is not one of history, history-max, history-ttl, history-window`,
+		`ssed: --policy: "b": "color:red" is not one of history, history-max, history-ttl, history-window, slow`,
 		`ssed: --policy: "c": history: "maybe" is not one of on, off`,
 		`ssed: --policy: "d": history-ttl: 1ms is less than 1s`,
 		`ssed: --policy: "e": history: off keeps nothing`,
@@ -66,6 +68,7 @@ func TestMistakesInPoliciesAreNamed(t *testing.T) {
 		`ssed: --policy: "g": history-max: it is there twice`,
 		`ssed: --policy: "": the pattern is not 1 to 256 bytes`,
 		`ssed: --policy: "h": "" is not one of history`,
+		`ssed: --policy: "i": slow: "fast" is not one of all, latest, close`,
 	} {
 		require.Contains(t, stderr, want)
 	}

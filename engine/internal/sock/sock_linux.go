@@ -98,6 +98,24 @@ func FileLimit() int {
 	return int(min(lim.Cur, 1<<30))
 }
 
+// TCPInfo is room for what Window asks for.
+type TCPInfo = unix.TCPInfo
+
+// Window is the receive window that the peer has told last, in bytes (TCP_INFO). Not ok: it
+// is no TCP socket, or the kernel is older than 5.4. Some 1 µs.
+func Window(fd int, info *TCPInfo) (window uint32, ok bool) {
+	size := uint32(unsafe.Sizeof(*info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&size)), 0)
+	return info.Snd_wnd, errno == 0 && uintptr(size) >= unsafe.Offsetof(info.Snd_wnd)+unsafe.Sizeof(info.Snd_wnd)
+}
+
+// LimitUnsent makes the socket full when it holds about so many bytes that are not sent yet
+// (TCP_NOTSENT_LOWAT). One that is no TCP socket stays as it is.
+func LimitUnsent(fd, bytes int) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
+}
+
 // Peek reads without taking (recv(2), MSG_PEEK).
 func Peek(fd int, b []byte) (int, Result) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_PEEK, 0, 0)

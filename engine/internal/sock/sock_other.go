@@ -33,6 +33,12 @@ func Close(int)                       {}
 func ShutdownWrite(int)               {}
 func Discard(int)                     {}
 
+// TCPInfo has nothing.
+type TCPInfo struct{}
+
+func Window(int, *TCPInfo) (uint32, bool) { return 0, false }
+func LimitUnsent(int, int)                {}
+
 // FileLimit is the least that systems have.
 func FileLimit() int { return 256 }
 
