@@ -10,7 +10,8 @@
 //     event: gap. A resume is served by the ring, or by the History up to the
 //     ring; what is lost is told.
 //   - A reader that does not read delays nobody. When its next message leaves the
-//     ring it is closed, and may resume.
+//     ring it is closed, and may resume. Of channels whose Policy says so it gets the newest
+//     message alone, or it is closed at once.
 //   - A pass of a loop does bounded work, whatever clients do (budget), and small
 //     channels come first. Nothing that a client can repeat costs by the size of the
 //     ring.
