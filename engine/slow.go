@@ -38,6 +38,9 @@ func slowOf(policies []Policy, channel string) Slow {
 // with no more than 4 KiB unsent on this side still 10 s: it lay at the reader. So such a
 // stream is paced: it is behind, too, when more than paceBytes lie unread there, as its
 // window tells (RFC 9293 §3.8.6). Then it waits, and gets what is newest when there is less.
+// The window is a rough measure: a system counts its own overhead, up to five times the bytes
+// of small messages, and makes the window smaller when it sees such. So a burst may be
+// taken for a backlog. Its reader gets the newest at once or 50 ms later, and nothing is lost.
 const (
 	// paceBytes of 20 KB/s are 0.3 s. What was written last comes on top: its reader may have
 	// it, and not told yet.

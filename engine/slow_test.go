@@ -65,7 +65,7 @@ func requireAscending(t *testing.T, events []event) {
 	}
 }
 
-// Two readers of a channel of SlowLatest: one reads all and gets all, the other one reads
+// Two readers of a channel of SlowLatest: one reads what comes, the other one reads
 // nothing until the end. What it gets then is little, though neither socket nor ring was
 // full, and ends with the newest.
 func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
@@ -74,20 +74,19 @@ func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
 	frozen, brisk := joinTCP(t, e, resumePoint{}, "price"), joinTCP(t, e, resumePoint{}, "price")
 	other := joinTCP(t, e, resumePoint{}, "chat")
 	const n = 6000
-	pad := strings.Repeat("x", 240)
+	pad, taken := strings.Repeat("x", 240), 0
 	for i := 1; i <= n; i++ {
 		f.publish("price", fmt.Sprint(i, pad))
 		f.publish("chat", fmt.Sprint(i, pad))
 		if i%5 == 0 { // both loops have come so far
-			for k, got := range brisk.next(5) {
-				require.Equal(t, fmt.Sprint(i-4+k, pad), got.data)
-			}
+			taken += len(brisk.until(fmt.Sprint(i, pad)))
 		}
 	}
 	got := frozen.until(fmt.Sprint(n, pad))
 	requireAscending(t, got)
 	require.Less(t, len(got), n/4)
-	t.Logf("%d of %d messages", len(got), n)
+	require.Greater(t, taken, n/2)
+	t.Logf("%d and %d of %d messages", len(got), taken, n)
 	require.Len(t, other.next(n), n, "a channel without a policy is sent whole")
 
 	// Read up, it is live again.
@@ -126,7 +125,7 @@ func TestMixedStreamLosesNothingOfItsOtherChannels(t *testing.T) {
 		if i%9 == 0 {
 			f.publish("chat", fmt.Sprint("c", i, pad))
 		}
-		brisk.next(1)
+		brisk.until(fmt.Sprint("p", i, pad))
 	}
 	read := frozen.next(300)
 	require.NoError(t, frozen.conn.Close())
