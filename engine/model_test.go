@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -409,9 +410,15 @@ var modelWorlds = []modelWorld{
 	{name: "alone", ring: minRingBytes, channels: 5, payload: func(rng *rand.Rand) int { return rng.IntN(400) }, alone: true},
 }
 
+var seeds = flag.Uint64("seeds", 4, "how many seeds of each world the model plays; half of them with -race")
+
 func TestRandomInterleavingsDeliverEachMessageOnceInOrder(t *testing.T) {
+	played := *seeds
+	if raceEnabled {
+		played = (played + 1) / 2 // five times as dear
+	}
 	for _, world := range modelWorlds {
-		for seed := range uint64(4) {
+		for seed := range played {
 			t.Run(fmt.Sprint(world.name, "/seed=", seed), func(t *testing.T) {
 				t.Parallel()
 				runModel(t, world, seed)

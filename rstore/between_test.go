@@ -138,6 +138,7 @@ func TestFlushWithinAPipelineIsTold(t *testing.T) {
 // A Redis that stalls at the second page of a channel ends the read: what was reported
 // is not reported again.
 func TestStallAtAFurtherPageRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	var stalled atomic.Bool

@@ -24,6 +24,7 @@ func (c farConn) Write(b []byte) (int, error) {
 // Over a long way a tick's messages go in one round trip. In steps of one each, as a
 // near Redis gets them, sixteen ticks' time would pass for every tick.
 func TestFarRedisGetsATickInOneRoundTrip(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))

@@ -138,6 +138,7 @@ func TestMessageThatWaitedWhileItsKeyExpired(t *testing.T) {
 
 // Redis refuses writes while a key expires.
 func TestRefusedWritesAcrossAnExpiry(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config("a")
 	cfg.TTL = 300 * time.Millisecond

@@ -1,6 +1,7 @@
 package rstore
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"ssed/sseproto"
 )
 
+var seeds = flag.Int("seeds", 60, "how many seeds the model plays; a third of them with -race")
+
 // Random interleavings of publishing, evictions, holes, lost leases, forced
 // writers, FLUSHALL, a watermark set back (failover to a lagging replica), cut
 // connections and zombies, against real Redis. Whatever happens: a stream holds
@@ -19,7 +22,11 @@ import (
 // third run writers have TTLs and policies of their own, some so short that streams expire,
 // some without a history, and somebody deletes the gap markers: a reader is told of whatever it does not get.
 func TestRandomFaultsLoseNothingSilently(t *testing.T) {
-	runs := 60
+	t.Parallel()
+	runs := *seeds
+	if raceEnabled {
+		runs /= 3 // three times as dear
+	}
 	if testing.Short() {
 		runs = 10
 	}

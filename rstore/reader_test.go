@@ -255,6 +255,7 @@ func TestRangeOfTwentyThousandChannels(t *testing.T) {
 }
 
 func TestLargePayloadsShrinkThePipeline(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var messages []message
 	var channels []string

@@ -341,6 +341,7 @@ func TestRedisMayBeAbsentAtStart(t *testing.T) {
 
 // Connections are cut while batches are in flight: each may have run or not.
 func TestCutConnectionsLoseAndRepeatNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))
@@ -806,6 +807,7 @@ func TestLastOneWritesWhatNobodyElseWould(t *testing.T) {
 }
 
 func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	log := newTestLog(w.id(0, 0))

@@ -131,6 +131,7 @@ func (e *earlierInstance) agree(in *instance) (common int) {
 // TestFleetOfTwoVersionsNumbersAlike: instances of the earlier one are replaced one by
 // one, and it is gone back to, while messages come. In a database of its own, too.
 func TestFleetOfTwoVersionsNumbersAlike(t *testing.T) {
+	t.Parallel()
 	for _, db := range []string{"/0", "/3"} {
 		t.Run("database "+db, func(t *testing.T) {
 			s := redistest.Start(t)

@@ -120,6 +120,7 @@ func TestFailedReclaimIsRepeated(t *testing.T) {
 // TestFailedJoinIsRepeated though the ticks of another instance come in: it may have
 // been the only call to a server that wants to be told something.
 func TestFailedJoinIsRepeated(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "b", "on", ">secret", "+@all", "~*", "&*")
 	a := start(t, s.URL(), "a", withInbox)
@@ -140,6 +141,7 @@ func TestFailedJoinIsRepeated(t *testing.T) {
 // TestMessageThatTheHistoryRefusesIsSetAside: it was published, and the entry must not
 // be gone without a trace.
 func TestMessageThatTheHistoryRefusesIsSetAside(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "SET", testPrefix+"spoiled", "not a stream")
 	g := startGateway(t, s, "g")
@@ -176,6 +178,7 @@ func requireAside(t *testing.T, s *redistest.Server, want ...string) {
 // TestGivenUpMessageThatItsStreamRefusesIsSetAside: the stretch is skipped, and the
 // entry cannot be put into the history.
 func TestGivenUpMessageThatItsStreamRefusesIsSetAside(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "SET", testPrefix+"spoiled", "not a stream")
 	in := start(t, s.URL(), "in", withInbox) // without a history
@@ -192,6 +195,7 @@ func TestGivenUpMessageThatItsStreamRefusesIsSetAside(t *testing.T) {
 
 // TestRefusedEntriesStayWhenTheyCannotBeSetAside: the others are moved meanwhile.
 func TestRefusedEntriesStayWhenTheyCannotBeSetAside(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "SET", redisconn.Refused(testInbox), "not a stream")
 	g := startGateway(t, s, "g")

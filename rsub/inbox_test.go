@@ -144,6 +144,7 @@ func waitEmpty(t testing.TB, s *redistest.Server) {
 }
 
 func TestInboxIsKeptWhileNoInstanceRuns(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	addMany(t, s, "a", "", 0, 1234)
 	addMany(t, s, "b", "", 0, 10)
@@ -163,6 +164,7 @@ func TestInboxIsKeptWhileNoInstanceRuns(t *testing.T) {
 }
 
 func TestInboxEntryGetsThePositionThatAllInstancesSee(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g")
 	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
@@ -181,6 +183,7 @@ func TestInboxEntryGetsThePositionThatAllInstancesSee(t *testing.T) {
 // TestEntriesHaveTheLimitOfTheLeader: nobody sees an entry again that is published and
 // not delivered, so instances with another limit (a rolling change) deliver it too.
 func TestEntriesHaveTheLimitOfTheLeader(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g", func(c *Config) { c.MaxMessageBytes = 100 })
 	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
@@ -202,6 +205,7 @@ func TestEntriesHaveTheLimitOfTheLeader(t *testing.T) {
 
 // TestUndeliverableEntriesAreSetAside and do not hold up what comes after them.
 func TestUndeliverableEntriesAreSetAside(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	add(t, s, "channel", "ok:1", "data", "first")
 	want := []string{}
@@ -281,6 +285,7 @@ func TestTypedEntriesBecomeEnvelopes(t *testing.T) {
 }
 
 func TestEntriesOnChannelsThatTheUserMayNotUseAreSetAside(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "ssed", "on", ">secret", "+@all", "~*", "&__*", "&open:*", "(+psubscribe &*)")
 	add(t, s, "channel", "closed", "data", "x")
@@ -295,6 +300,7 @@ func TestEntriesOnChannelsThatTheUserMayNotUseAreSetAside(t *testing.T) {
 
 // TestInboxOfAnotherTypeDoesNotStopTicks: whatever is wrong with it.
 func TestInboxOfAnotherTypeDoesNotStopTicks(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "SET", testInbox, "not a stream")
 	g := startGateway(t, s, "g")
@@ -308,6 +314,7 @@ func TestInboxOfAnotherTypeDoesNotStopTicks(t *testing.T) {
 // TestMissingRightsToTheInboxDoNotStopTicks: Redis looks at the keys of a script
 // before it runs it, and at the commands when they come.
 func TestMissingRightsToTheInboxDoNotStopTicks(t *testing.T) {
+	t.Parallel()
 	for name, taken := range map[string][]string{
 		"keys":     {"resetkeys", "~" + testPrefix + "*", "~{" + testPrefix + "}:*"},
 		"commands": {"-pubsub|numsub", "-xdel"},
@@ -512,6 +519,7 @@ func atoi(t *testing.T, text string) int {
 // before it was written. The next one gives that stretch up, and the history has the
 // messages nevertheless, in the positions that they had.
 func TestGivenUpStretchComesFromTheInbox(t *testing.T) {
+	t.Parallel()
 	for _, had := range []int{0, 3, 10} { // in the history already
 		t.Run(fmt.Sprint(had), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -540,6 +548,7 @@ func TestGivenUpStretchComesFromTheInbox(t *testing.T) {
 // TestWithdrawnEntryLeavesTheOthersInPlace: somebody deletes an entry that is
 // published and not yet written.
 func TestWithdrawnEntryLeavesTheOthersInPlace(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)
 	waitSynced(t, in)
@@ -557,6 +566,7 @@ func TestWithdrawnEntryLeavesTheOthersInPlace(t *testing.T) {
 }
 
 func TestFlushAllTakesTheInboxWithIt(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g")
 	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
@@ -649,6 +659,7 @@ func killNamed(t *testing.T, s *redistest.Server) {
 // TestGivenUpTypedEntryKeepsItsType: the history has it as the writer would have
 // written it.
 func TestGivenUpTypedEntryKeepsItsType(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	typed := func(c *Config) { c.Envelope = true }
 	in := start(t, s.URL(), "in", withInbox, typed)
@@ -800,6 +811,7 @@ func TestReclaimsOfOneCallAreBounded(t *testing.T) {
 // TestIDsOfAnySizeAreMovedOnce: a backend may give its own, of which numbers of Lua
 // hold 53 bits.
 func TestIDsOfAnySizeAreMovedOnce(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)
 	waitSynced(t, in)

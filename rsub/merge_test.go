@@ -72,6 +72,7 @@ func (l *modelLink) lose() {
 }
 
 func TestMergedSubscriptionsGiveEachMessageOnceInOrderWithoutHoles(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		mergeRun(t, r, fmt.Sprint("seed ", seed))

@@ -57,6 +57,7 @@ func TestUserWithoutTheEarlierControlChannelIsSynced(t *testing.T) {
 
 // TestInboxOfAnotherPrefixIsRefused: each of two would take a part of the entries.
 func TestInboxOfAnotherPrefixIsRefused(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	first := startGateway(t, s, "first")
 	eventually(t, func() bool { return do(t, s, "GET", redisconn.InboxOwner(testInbox)) == testPrefix }, "no owner")
@@ -80,6 +81,7 @@ func TestInboxOfAnotherPrefixIsRefused(t *testing.T) {
 
 // TestInboxThatIsTakenAwayStandsStill, and ticks go on.
 func TestInboxThatIsTakenAwayStandsStill(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g")
 	eventually(t, func() bool { return do(t, s, "GET", redisconn.InboxOwner(testInbox)) != nil }, "no owner")
@@ -95,6 +97,7 @@ func TestInboxThatIsTakenAwayStandsStill(t *testing.T) {
 
 // TestWhoHasTheInboxMovesItsEntries, though an instance without it leads the ticks.
 func TestWhoHasTheInboxMovesItsEntries(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	without := start(t, s.URL(), "without")
 	eventually(t, func() bool { return without.Stats().Leading }, "does not lead")
@@ -113,6 +116,7 @@ func TestWhoHasTheInboxMovesItsEntries(t *testing.T) {
 
 // TestInboxIsMovedWithoutTheRightToItsOwnerKey: users made for earlier versions have none.
 func TestInboxIsMovedWithoutTheRightToItsOwnerKey(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "u", "on", "nopass", "resetkeys", "~"+testPrefix+"*", "~{"+testPrefix+"}:*", "~"+testInbox, "~"+redisconn.Refused(testInbox), "&*", "+@all")
 	startGateway(t, s, "g", func(c *Config) { c.Client.Username, c.Client.Password = "u", "x" })

@@ -78,6 +78,7 @@ func (p *published) publishers(t *testing.T, in *instance, publishers, count int
 }
 
 func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]option{
 		"one feed":             nil,
 		"two feeds":            {withFeeds(2)},
@@ -153,6 +154,7 @@ func flushOn(t testing.TB, s *redistest.Server, channel, mark string, in *instan
 }
 
 func TestPublishOverKilledSubscriptionsTellsTheRightIDOrNone(t *testing.T) {
+	t.Parallel()
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -223,6 +225,7 @@ func TestPublishWithoutANumberingFeedTellsNoID(t *testing.T) {
 }
 
 func TestPublishGivesUpWithItsContext(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	p := startProxy(t, s.Addr())
 	in := start(t, "redis://"+p.addr(), "a", func(c *Config) {
@@ -274,6 +277,7 @@ func TestReplicaPublishesNothing(t *testing.T) {
 // the subscription still hangs on the old one, where the message arrives by replication and
 // gets a number that nobody else gives it.
 func TestNumberOfADemotedPrimaryIsNotTold(t *testing.T) {
+	t.Parallel()
 	old, promoted := redistest.Start(t), redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	p := startProxy(t, old.Addr())
 	in := start(t, "redis://"+p.addr(), "in", func(c *Config) {

@@ -18,6 +18,7 @@ import (
 )
 
 func TestAllInstancesGetTheSameSequence(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	list := []*instance{start(t, s.URL(), "a"), start(t, s.URL(), "b"), start(t, s.URL(), "c")}
 	waitSynced(t, list...)
@@ -167,6 +168,7 @@ func TestKilledSubscriptionResyncsAndOthersAreUnaffected(t *testing.T) {
 }
 
 func TestKilledCommandConnectionsDoNotTouchTheSpan(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
 	waitSynced(t, a, b)
@@ -190,6 +192,7 @@ func TestClusterIsRefusedByName(t *testing.T) {
 }
 
 func TestFlushAllContinuesTheOrder(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
 	waitSynced(t, a, b)
@@ -277,6 +280,7 @@ func TestRedisAbsentAtStart(t *testing.T) {
 }
 
 func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b", withFeeds(2))
 	waitSynced(t, a, b)
@@ -322,6 +326,7 @@ func TestOtherPatternsOnThePrefixAreRefused(t *testing.T) {
 }
 
 func TestTicksOfAnotherConfigAfterTheStartMakeItNotReadyUntilTheyStop(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
@@ -367,6 +372,7 @@ func TestTickerTakesOverAndTicksDoNotGrowWithInstances(t *testing.T) {
 }
 
 func TestDeadLeaderIsReplaced(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
@@ -489,6 +495,7 @@ func TestSubscriptionFollowsTheCommandsToAnotherNode(t *testing.T) {
 }
 
 func TestSilentSubscriptionIsCutAndMadeAgain(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	p := startProxy(t, s.Addr())
 	in := start(t, "redis://"+p.addr(), "a", func(c *Config) {
@@ -517,6 +524,7 @@ func TestReleasedLeaseIsTold(t *testing.T) {
 
 // TestRedisThatRefusesWritesIsNamed: messages come, and are committed when it takes writes again.
 func TestRedisThatRefusesWritesIsNamed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in")
 	waitSynced(t, in)
@@ -560,6 +568,7 @@ func TestClockOfAnotherTypeIsNamed(t *testing.T) {
 }
 
 func TestFullMemoryDoesNotStopTicks(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
@@ -600,6 +609,7 @@ func TestTwoFeedsLoseNothingWhenOneIsKilled(t *testing.T) {
 }
 
 func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a := start(t, s.URL(), "a")
 	waitSynced(t, a)
@@ -650,6 +660,7 @@ func TestCommitNowCommitsWhatWasPublished(t *testing.T) {
 // What the server has evicted since the last tick may have been history: the clock says
 // up to where.
 func TestTicksTellUpToWhereKeysWereEvicted(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)

@@ -78,6 +78,7 @@ func TestStatsTellWhatHappened(t *testing.T) {
 
 // TestInstanceWithAReportOfAnotherFormIsListed: that of a version to come, say.
 func TestInstanceWithAReportOfAnotherFormIsListed(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--instance", "one")
 	const alive = time.Minute
@@ -103,6 +104,7 @@ func TestInstanceWithAReportOfAnotherFormIsListed(t *testing.T) {
 
 // TestPublishingTellsTheIDThatTheClientsGet: with Redis too, from any instance.
 func TestPublishingTellsTheIDThatTheClientsGet(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one, two := startRedis(t, r), startRedis(t, r)
 	s := connect(t, two, "", "a", "b")
@@ -134,6 +136,7 @@ func TestPublishingTellsTheIDThatTheClientsGet(t *testing.T) {
 
 // TestPublishingWithoutNumber: nobody subscribes to that channel, or Redis is away.
 func TestPublishingWithoutNumber(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--patterns", "news:*")
 	var answer struct {
@@ -211,6 +214,7 @@ func TestTypedMessagesAreSentInEveryMode(t *testing.T) {
 
 // TestDeletedHistoryIsNotReplayed by an instance that has it not in memory.
 func TestDeletedHistoryIsNotReplayed(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r)
 	p := newPublisher(t, r)

@@ -31,6 +31,7 @@ func openBody(t testing.TB, in *instance, query string) (*http.Response, *bufio.
 
 // A client can tell an instance that ends from one that is gone.
 func TestStreamInChunksEndsOnPurposeOnly(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	f := func(end func(in *instance), chunked bool, want error, flags ...string) {
 		t.Helper()
@@ -50,6 +51,7 @@ func TestStreamInChunksEndsOnPurposeOnly(t *testing.T) {
 
 // TestTellNamesTheChannelOfEachMessage: live, from the ring, and from the history in Redis.
 func TestTellNamesTheChannelOfEachMessage(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one := startRedis(t, r, "--envelope", "json")
 	p := newPublisher(t, r)

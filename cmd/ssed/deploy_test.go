@@ -259,6 +259,7 @@ func TestReleaseRefusesWhatIsNotCommitted(t *testing.T) {
 
 // TestInternetProfileHolds starts the shipped file, with addresses and secrets of the test.
 func TestInternetProfileHolds(t *testing.T) {
+	t.Parallel()
 	const file, token = "../../deploy/internet.yaml", "0123456789abcdef"
 	r := redistest.Start(t)
 	in := start(t, "--config", file, "--redis-url", r.URL(), "--admin-token-file", writeFile(t, "token", token), "--pprof=false")

@@ -61,6 +61,7 @@ func TestDoctorCountsHeartbeatsThatAreEvents(t *testing.T) {
 }
 
 func TestDoctorTriesAnEmbeddedInstance(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--admin-token=0123456789abcdef")
 	code, checks := diagnose(t, "--public-url", in.public, "--admin", strings.TrimPrefix(in.admin, "http://"), "--admin-token=0123456789abcdef")
 	require.Equal(t, exitOK, code, "%v", checks)

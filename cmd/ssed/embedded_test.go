@@ -109,6 +109,7 @@ func TestLastEventIDIsTakenFromTheQueryToo(t *testing.T) {
 }
 
 func TestAdminRefusesWhatStreamsRefuse(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--max-message-bytes", "1KiB")
 	f := func(want int, query, body string) {
 		t.Helper()
@@ -233,6 +234,7 @@ func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--drain", "10m")
 	var open []*eventStream
 	for range 100 { // the last of them is not closed within seconds
@@ -303,6 +305,7 @@ func TestSignalDrainsStreams(t *testing.T) {
 }
 
 func TestStoppedReaderDelaysNobody(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--ring-bytes", "1MiB")
 	stopped, err := net.Dial("tcp", strings.TrimPrefix(in.public, "http://"))
 	require.NoError(t, err)

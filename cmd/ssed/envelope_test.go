@@ -150,6 +150,7 @@ func requireTyped(t *testing.T, frames []string) {
 // TestTypedEventsAreTheSameBytesFromEverywhere: live, from memory, from Redis after a
 // restart, and read back after a lost link.
 func TestTypedEventsAreTheSameBytesFromEverywhere(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--envelope", "json", "--gap-wait", "250ms")
 	p := newPublisher(t, r)
@@ -187,6 +188,7 @@ func TestTypedEventsAreTheSameBytesFromEverywhere(t *testing.T) {
 // TestTypedEventsAreReadBackAfterALostLink: while the link of one instance is cut, the
 // other one goes on; the streams of both get the same bytes.
 func TestTypedEventsAreReadBackAfterALostLink(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	args := []string{"--envelope", "json", "--history-max", "100000"}
 	one, two := startRedis(t, r, args...), startRedis(t, r, args...)
@@ -222,6 +224,7 @@ func TestTypedEventsAreReadBackAfterALostLink(t *testing.T) {
 }
 
 func TestFleetsThatReadEnvelopesStayAmongThemselves(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	startRedis(t, r)
 	in := launch(t, "--redis-url", r.URL(), "--envelope", "json")
@@ -231,6 +234,7 @@ func TestFleetsThatReadEnvelopesStayAmongThemselves(t *testing.T) {
 
 // TestPostedDataIsNotTakenForAnEnvelope: what looks like one is delivered as it is.
 func TestPostedDataIsNotTakenForAnEnvelope(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--envelope", "json")
 	s := connect(t, in, "", "a")
@@ -241,6 +245,7 @@ func TestPostedDataIsNotTakenForAnEnvelope(t *testing.T) {
 
 // TestEnvelopesStayClosedUnlessAskedFor: the default is the payload as it is.
 func TestEnvelopesStayClosedUnlessAskedFor(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r)
 	s := connect(t, in, "", "a")

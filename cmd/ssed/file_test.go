@@ -52,6 +52,7 @@ func texts(node *yaml.Node) any {
 }
 
 func TestFlagGoesBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
+	t.Parallel()
 	file := writeFile(t, "ssed.yaml", "drain: 3s\nlisten: [':1', ':2']\npprof: true\n")
 	for _, c := range []struct {
 		name, key string
@@ -81,6 +82,7 @@ func TestFlagGoesBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
 }
 
 func TestFileTakesEveryFormOfAValue(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		key, text string
 		want      any
@@ -154,6 +156,7 @@ func TestEveryMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 }
 
 func TestFileThatCannotBeReadEndsWithAUsageError(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ text, want string }{
 		{"drain: 'x", "unexpected end"},
 		{"drain: 1s\n\tx: y", "line 2"},
@@ -201,6 +204,7 @@ func TestConfigPrintsAFileThatGivesTheSameConfiguration(t *testing.T) {
 }
 
 func TestConfigShowsNoSecrets(t *testing.T) {
+	t.Parallel()
 	file := writeFile(t, "ssed.yaml", "redis-url: redis://ssed:s3cret@127.0.0.1:6379/0\nadmin-token: s3cret-s3cret-s3cret\n")
 	jwt := "SSED_AUTH_JWT_SECRET=s3cret" + strings.Repeat("s3cret", 10)
 	for _, c := range []struct{ env, args []string }{
@@ -251,6 +255,7 @@ func TestURLsOfAccessWithoutTheirSecretsAreRefused(t *testing.T) {
 // TestASecretAndItsFileAreOneSetting: whichever of the two comes from the source that
 // goes before counts.
 func TestASecretAndItsFileAreOneSetting(t *testing.T) {
+	t.Parallel()
 	urlFile, tokenFile := writeFile(t, "url", "redis://127.0.0.1:1\n"), writeFile(t, "token", "0123456789abcdef\n")
 	yamlURL, yamlFile := writeFile(t, "ssed.yaml", "redis-url: redis://127.0.0.1:2\n"), writeFile(t, "ssed.yaml", "redis-url-file: "+urlFile+"\n")
 	type setting = map[string]any

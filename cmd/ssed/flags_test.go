@@ -264,6 +264,7 @@ func TestTokenOfTheAdminListenerIsNeverShown(t *testing.T) {
 }
 
 func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
+	t.Parallel()
 	code, stdout, _ := runProgram(t, nil, "--version")
 	require.Equal(t, exitOK, code)
 	require.Regexp(t, `^ssed v0\.0\.0-test go1\.\S+ \w+/\w+\n$`, stdout)

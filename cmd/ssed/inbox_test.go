@@ -66,6 +66,7 @@ func numbered(n int) (texts []string) {
 }
 
 func TestInboxWaitsForTheFirstInstance(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	p := newPublisher(t, r)
 	p.add("a", 0, 500)
@@ -137,6 +138,7 @@ func TestInboxOutlivesRedis(t *testing.T) {
 // TestLinksLostUnderTheInbox: what is moved while nobody is subscribed is read back
 // from the history by the streams.
 func TestLinksLostUnderTheInbox(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--history-max", "100000", "--gap-wait", "250ms")
@@ -161,6 +163,7 @@ func TestLinksLostUnderTheInbox(t *testing.T) {
 }
 
 func TestInboxNeedsAHistory(t *testing.T) {
+	t.Parallel()
 	code, _, stderr := runProgram(t, nil, "--history=off", "--inbox=other")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "ssed: --inbox: ")
@@ -186,6 +189,7 @@ func TestInboxNeedsAHistory(t *testing.T) {
 // TestRightsInTheDocumentsSuffice: what docs/OPERATIONS.md tells an operator to type
 // lets an instance do all its work, and a backend fill the inbox.
 func TestRightsInTheDocumentsSuffice(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docs/OPERATIONS.md")
 	require.NoError(t, err)
 	r := redistest.Start(t)
@@ -239,6 +243,7 @@ func TestRightsInTheDocumentsSuffice(t *testing.T) {
 
 // TestTypedEntriesOfTheInbox: live and from the history.
 func TestTypedEntriesOfTheInbox(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--envelope", "json", "--ring-bytes", "256KiB")
 	s := connect(t, in, "", "a")

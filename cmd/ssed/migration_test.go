@@ -47,6 +47,7 @@ func redisTime(t *testing.T, r *redistest.Server) time.Time {
 // TestClientsOfAnSSEGatewayGoOnWithSsed: its streams lie under the same keys, so its
 // clients get what it had stored, a gap event for the change, and what is new.
 func TestClientsOfAnSSEGatewayGoOnWithSsed(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	ids := oldStreams(t, r, "a", redisTime(t, r).Add(-time.Minute), 6, 1)
 	in := startRedis(t, r)
@@ -86,6 +87,7 @@ func TestClientsOfAnSSEGatewayGoOnWithSsed(t *testing.T) {
 // TestEveryInstanceOfAnSSEGatewayHasStoredItsCopy: what two of them have left is
 // replayed twice, as they would have.
 func TestEveryInstanceOfAnSSEGatewayHasStoredItsCopy(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	ids := oldStreams(t, r, "a", redisTime(t, r).Add(-time.Minute), 3, 2)
 	in := startRedis(t, r)
@@ -98,6 +100,7 @@ func TestEveryInstanceOfAnSSEGatewayHasStoredItsCopy(t *testing.T) {
 // until the clock of Redis is past it, the channel has no history. Live delivery goes on,
 // and who resumes is told.
 func TestStreamOfAnSSEGatewayWithAFastClock(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	oldStreams(t, r, "a", redisTime(t, r).Add(time.Hour), 1, 1)
 	in := startRedis(t, r)

@@ -13,6 +13,7 @@ import (
 // Whoever reads a channel is told of a message over --max-message-bytes, in its place, on
 // every instance, and when it comes back too: from memory and from the history.
 func TestMessageThatIsTooLargeIsToldOnAllInstances(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	limit := []string{"--max-message-bytes", "100"}
 	one, two := startRedis(t, r, limit...), startRedis(t, r, limit...)

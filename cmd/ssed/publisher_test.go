@@ -29,6 +29,7 @@ func (in *instance) listenerAddr(listener string) string {
 // Backends publish with a token of their own, on the channels that it lists, and reach
 // nothing else.
 func TestBackendsPublishWithTokens(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--publish-listen", "127.0.0.1:0", "--publish-jwt-secret-file", secretFile(t, testSecret))
 	in.waitReady()

@@ -20,6 +20,7 @@ import (
 )
 
 func TestPublishReachesEveryInstanceWithTheSameID(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one, two := startRedis(t, r), startRedis(t, r)
 	p := newPublisher(t, r)
@@ -37,6 +38,7 @@ func TestPublishReachesEveryInstanceWithTheSameID(t *testing.T) {
 }
 
 func TestPatternsChooseAndOverlapsDeliverOnce(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--patterns", "sse:*,notifications:*", "--patterns", "sse:a*")
 	p := newPublisher(t, r)
@@ -48,6 +50,7 @@ func TestPatternsChooseAndOverlapsDeliverOnce(t *testing.T) {
 }
 
 func TestOversizeMessageIsLeftOutAndCounted(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--max-message-bytes", "10")
 	p := newPublisher(t, r)
@@ -61,6 +64,7 @@ func TestOversizeMessageIsLeftOutAndCounted(t *testing.T) {
 
 // TestRollingRestartLosesNothing: both instances are replaced, one after the other.
 func TestRollingRestartLosesNothing(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one, two := startRedis(t, r), startRedis(t, r)
 	p := newPublisher(t, r)
@@ -93,6 +97,7 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 // TestRestartOfTheOnlyInstanceIsTold: what was published meanwhile is gone, so
 // there is a gap event, and what was written before is replayed.
 func TestRestartOfTheOnlyInstanceIsTold(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")
 	p := newPublisher(t, r)
@@ -160,6 +165,7 @@ func leaveBehind(t *testing.T, n int, historyMax string) (in *instance, p *publi
 }
 
 func TestResumeBeyondMemoryReadsTheHistory(t *testing.T) {
+	t.Parallel()
 	const n = 1000
 	in, p, from := leaveBehind(t, n, "2000")
 	again := connect(t, in, from, "a")
@@ -184,6 +190,7 @@ func sentBytes(t *testing.T, r *redistest.Server) int64 {
 // A resume of much more than a page: Redis sends each message about once, and what is
 // lost is told once, not with each page.
 func TestLargeHistoriesAreReadOnceAndTheirLossIsToldOnce(t *testing.T) {
+	t.Parallel()
 	const channels, each, size = 16, 12, 64 << 10
 	r := redistest.Start(t)
 	writer := startRedis(t, r, "--gap-wait", "250ms")
@@ -214,6 +221,7 @@ func TestLargeHistoriesAreReadOnceAndTheirLossIsToldOnce(t *testing.T) {
 }
 
 func TestBroadcastChannelReachesEveryStream(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--ring-bytes", "256KiB", "--patterns", "a*,filler*,everybody",
 		"--broadcast-channel", "everybody", "--channels-allow", "a*,filler", "--max-channels-per-connection", "1")
@@ -246,6 +254,7 @@ func TestBroadcastChannelMustBeAmongThePatterns(t *testing.T) {
 }
 
 func TestTrimmedHistoryIsTold(t *testing.T) {
+	t.Parallel()
 	const n = 1000
 	in, _, from := leaveBehind(t, n, "100")
 	again := connect(t, in, from, "a")
@@ -262,6 +271,7 @@ func TestTrimmedHistoryIsTold(t *testing.T) {
 
 // Redis removes the history of the channel to make room for keys of others.
 func TestEvictedHistoryIsTold(t *testing.T) {
+	t.Parallel()
 	in, p, from := leaveBehind(t, 10, "100")
 	do := func(args ...string) rueidis.RedisResult {
 		r := p.client.Do(t.Context(), p.client.B().Arbitrary(args...).Build())
@@ -283,6 +293,7 @@ func TestEvictedHistoryIsTold(t *testing.T) {
 // Instances are replaced one after the other with a longer --history-ttl. What the old
 // ones wrote has expired all the same.
 func TestHistoryThatExpiredUnderAShorterTTLIsTold(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one := startRedis(t, r, "--history-ttl", "1s")
 	p := newPublisher(t, r)
@@ -320,6 +331,7 @@ func TestHistoryOffResumesFromMemoryOnly(t *testing.T) {
 }
 
 func TestTenThousandMessagesArriveInOrder(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")
@@ -339,6 +351,7 @@ func TestTenThousandMessagesArriveInOrder(t *testing.T) {
 }
 
 func TestMetricsTellOfDeliveriesAndHistory(t *testing.T) {
+	t.Parallel()
 	const n = 200
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms", "--shards", "1", "--ring-bytes", "1MiB")
@@ -365,6 +378,7 @@ func TestMetricsTellOfDeliveriesAndHistory(t *testing.T) {
 // TestLateRedisIsWaitedFor: without Redis the process runs, says that it is not
 // ready and why, and sends browsers away softly.
 func TestLateRedisIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	r.Stop()
 	in := start(t, "--redis-url", r.URL(), "--retry", "2s-5s")
@@ -402,6 +416,7 @@ func TestLateRedisIsWaitedFor(t *testing.T) {
 // TestRedisRestartsUnderOpenStreams: streams stay open, are told of the stretch
 // that nobody saw, and go on.
 func TestRedisRestartsUnderOpenStreams(t *testing.T) {
+	t.Parallel()
 	for name, args := range map[string][]string{"data lost": nil, "data kept": {"--appendonly", "yes"}} {
 		t.Run(name, func(t *testing.T) {
 			r := redistest.Start(t, args...)
@@ -423,6 +438,7 @@ func TestRedisRestartsUnderOpenStreams(t *testing.T) {
 }
 
 func TestFlushAllUnderOpenStreams(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--gap-wait", "250ms")
 	p := newPublisher(t, r)
@@ -457,6 +473,7 @@ func (s *eventStream) wantAfterGap(data string) {
 // TestKilledLinksLoseNothing: while another instance is linked and writes the
 // history, the streams of the one whose links are cut go on without a hole.
 func TestKilledLinksLoseNothing(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one, two := startRedis(t, r, "--history-max", "100000"), startRedis(t, r, "--history-max", "100000")
 	p := newPublisher(t, r)
@@ -502,6 +519,7 @@ func killFirstSubscriber(t *testing.T, r *redistest.Server) {
 // TestKilledWriterIsReplaced: the instance that writes the history dies; another
 // one takes over with nothing lost or doubled.
 func TestKilledWriterIsReplaced(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	one := startRedis(t, r, "--history-max", "1000")
 	two := startRedis(t, r, "--history-max", "1000")
@@ -524,6 +542,7 @@ func TestKilledWriterIsReplaced(t *testing.T) {
 // TestReconnectingClientGetsEachMessageOnce: a client leaves and comes back twelve
 // times under load, each time to the other instance.
 func TestReconnectingClientGetsEachMessageOnce(t *testing.T) {
+	t.Parallel()
 	const n, visits = 9000, 13
 	r := redistest.Start(t)
 	instances := []*instance{
@@ -553,6 +572,7 @@ func TestReconnectingClientGetsEachMessageOnce(t *testing.T) {
 }
 
 func TestForeignPatternsAreRefusedAtStart(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	startRedis(t, r)
 	in := launch(t, "--redis-url", r.URL(), "--patterns", "other:*")
@@ -578,6 +598,7 @@ func TestDrainFlushesTheHistory(t *testing.T) {
 
 // TestStopRightAfterABurstKeepsIt: nobody has committed it, and nobody else will write it.
 func TestStopRightAfterABurstKeepsIt(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--tick-interval", "5s", "--probe-timeout", "20s", "--history-max", "1000", "--drain", "1ms")
 	newPublisher(t, r).numbers("a", 0, 500)

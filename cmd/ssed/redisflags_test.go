@@ -24,6 +24,7 @@ import (
 // TestTornRedisURLIsRefused: an unescaped character in the password made a host of a part
 // of it, which stood in the log and went to DNS. ssed config hides such a URL as well.
 func TestTornRedisURLIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{
 		"redis://s3cret#s3cret@127.0.0.1:6379",
 		"redis://:12#s3cret@127.0.0.1:6379",
@@ -49,6 +50,7 @@ func TestTornRedisURLIsRefused(t *testing.T) {
 }
 
 func TestRedisCertificatesAreChecked(t *testing.T) {
+	t.Parallel()
 	a := certtest.New(t)
 	pair := a.Issue("127.0.0.1")
 	missing := filepath.Join(t.TempDir(), "missing")
@@ -126,6 +128,7 @@ func relayTLS(t *testing.T, to string, config *tls.Config) (port string) {
 }
 
 func TestRedisByTLS(t *testing.T) {
+	t.Parallel()
 	a, other := certtest.New(t), certtest.New(t)
 	mine, foreign := a.Issue("ssed"), other.Issue("ssed")
 	r, port := secureRedis(t, a)
@@ -212,6 +215,7 @@ func relay(client net.Conn, to string) {
 
 // TestRenewedCertificateIsTakenWithoutARestart: it is read for each connection.
 func TestRenewedCertificateIsTakenWithoutARestart(t *testing.T) {
+	t.Parallel()
 	a, other := certtest.New(t), certtest.New(t)
 	r, port := secureRedis(t, a)
 	dir := t.TempDir()

@@ -49,6 +49,7 @@ func startOf(t *testing.T, in *instance, query string, fields ...string) string 
 // Whoever leaves an instance before the first event, and goes to another, misses nothing
 // of what was published since the stream was open, however young the fleet is.
 func TestNothingIsLostFromOpenOnOverInstances(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	p := newPublisher(t, r)
 	one, two := start(t, "--redis-url", r.URL()), start(t, "--redis-url", r.URL())
@@ -66,6 +67,7 @@ func TestNothingIsLostFromOpenOnOverInstances(t *testing.T) {
 // The second instance begins after the ID was given, and may be the one that begins the
 // history.
 func TestNothingIsLostFromOpenOnWhenTheNextInstanceIsNew(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	p := newPublisher(t, r)
 	one := start(t, "--redis-url", r.URL())

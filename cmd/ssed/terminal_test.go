@@ -155,6 +155,7 @@ func TestTailLeavesOutHeartbeats(t *testing.T) {
 }
 
 func TestTailComesBackWithTheLastID(t *testing.T) {
+	t.Parallel()
 	in := start(t, "--max-age=1s", "--retry=1ms")
 	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "40", "a")
 	in.waitStreams(1)
@@ -235,6 +236,7 @@ func TestTailOfNothingFails(t *testing.T) {
 }
 
 func TestTailAndPubNameEveryBadValue(t *testing.T) {
+	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "missing")
 	f := func(args []string, want ...string) {
 		t.Helper()
@@ -268,6 +270,7 @@ func runInput(t *testing.T, env []string, input string, args ...string) (code in
 }
 
 func TestPubByTheAdminListenerPrintsTheID(t *testing.T) {
+	t.Parallel()
 	token := writeFile(t, "token", "0123456789abcdef\n")
 	in := start(t, "--admin-token-file", token)
 	tail := spawn(t, nil, "tail", "--url", in.public, "--json", "-n", "7", "a")
@@ -372,6 +375,7 @@ func TestPubReadsOnlyTheRedisURLThatItUses(t *testing.T) {
 
 // TestPubReadsOnlyTheTokenThatItUses: with Redis it needs none.
 func TestPubReadsOnlyTheTokenThatItUses(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	in := startRedis(t, r)
 	file := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nadmin-token-file: "+filepath.Join(t.TempDir(), "missing")+"\n")
@@ -384,6 +388,7 @@ func TestPubReadsOnlyTheTokenThatItUses(t *testing.T) {
 }
 
 func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	config := writeFile(t, "ssed.yaml", "redis-url: "+r.URL()+"\nhistory-max: 7\n")
 	code, stdout, stderr := runProgram(t, nil, "pub", "--config", config, "a", "x")

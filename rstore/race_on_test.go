@@ -1,0 +1,5 @@
+//go:build race
+
+package rstore
+
+const raceEnabled = true
