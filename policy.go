@@ -64,13 +64,7 @@ func (p Policy) String() string {
 // with what holds for all channels. Match is empty when none does. The times and the
 // length are zero without a history.
 func (c *Config) PolicyOf(channel string) Policy {
-	p := Policy{}
-	for _, of := range c.Policies {
-		if sseproto.MatchGlob(of.Match, channel) {
-			p = of
-			break
-		}
-	}
+	p, _ := c.policyFor(channel)
 	if c.History == nil || c.Redis == nil || p.NoHistory {
 		return Policy{Match: p.Match, NoHistory: true, Slow: p.Slow}
 	}
@@ -84,6 +78,19 @@ func (c *Config) PolicyOf(channel string) Policy {
 	p.Window = max(p.Window, 0)
 	return p
 }
+
+// policyFor is the first policy that matches a channel, as it was given.
+func (c *Config) policyFor(channel string) (p Policy, ok bool) {
+	for _, p := range c.Policies {
+		if sseproto.MatchGlob(p.Match, channel) {
+			return p, true
+		}
+	}
+	return p, false
+}
+
+// Policy is the one of Config.Policies that holds for a channel. Not ok: none does.
+func (g *Gateway) Policy(channel string) (p Policy, ok bool) { return g.cfg.policyFor(channel) }
 
 // longestLen is the largest MaxLen of a policy, or of History: 0 for the default.
 func (c *Config) longestLen() int {

@@ -69,7 +69,7 @@ func (i inspector) TopChannels(ctx context.Context, order admin.ChannelOrder, li
 	found, err := i.engine.TopChannels(ctx, by, limit)
 	list := make([]admin.Channel, len(found))
 	for n, c := range found {
-		list[n] = channelOf(c)
+		list[n] = i.channelOf(c)
 	}
 	return list, err
 }
@@ -77,7 +77,7 @@ func (i inspector) TopChannels(ctx context.Context, order admin.ChannelOrder, li
 // Channel implements admin.Channels.
 func (i inspector) Channel(ctx context.Context, name string) (admin.Channel, error) {
 	c, err := i.engine.Channel(ctx, name)
-	return channelOf(c), err
+	return i.channelOf(c), err
 }
 
 func (i inspector) gaps() []admin.Gap {
@@ -89,11 +89,15 @@ func (i inspector) gaps() []admin.Gap {
 	return list
 }
 
-func channelOf(c engine.ChannelInfo) admin.Channel {
-	return admin.Channel{
+func (i inspector) channelOf(c engine.ChannelInfo) admin.Channel {
+	channel := admin.Channel{
 		Channel: c.Channel, Subscribers: c.Subscribers, Messages: c.Messages,
 		Rate: c.Rate, Newest: idText(c.Newest),
 	}
+	if p, ok := i.gateway.Policy(c.Channel); ok {
+		channel.Policy = p.String()
+	}
+	return channel
 }
 
 // known is nil for the zero time.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed"
+	"ssed/internal/admin"
 )
 
 // policiesBy is what a command line, an environment and a file come to.
@@ -51,6 +52,23 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 
 	_, text, _ = runProgram(t, []string{"SSED_POLICY=x:*=history:off;y:*=history-max:5"}, "config", "--config", file)
 	require.Contains(t, text, "history-max: 5}]  # $SSED_POLICY")
+}
+
+func TestAPITellsThePolicyOfAChannel(t *testing.T) {
+	in := start(t, "--policy=chat:*=history-max:7,history-ttl:1m;price*=slow:latest")
+	connect(t, in, "", "chat:1")
+	connect(t, in, "", "price")
+	connect(t, in, "", "plain")
+	var list struct{ Channels []admin.Channel }
+	in.api("GET", "/api/channels", "", 200, &list)
+	got := map[string]string{}
+	for _, c := range list.Channels {
+		got[c.Channel] = c.Policy
+	}
+	require.Equal(t, map[string]string{"chat:1": "chat:*=history-max:7,history-ttl:1m0s", "price": "price*=slow:latest", "plain": ""}, got)
+	var one admin.Channel
+	in.api("GET", "/api/channels/price", "", 200, &one)
+	require.Equal(t, "price*=slow:latest", one.Policy)
 }
 
 func TestMistakesInPoliciesAreNamed(t *testing.T) {

@@ -186,7 +186,7 @@ func TestChannelTellsOfTheFleetWhereThereIsOne(t *testing.T) {
 	w, ask := newWorld(t, nil)
 	status, body := ask("GET", "/api/channels/a%2Fb%20c")
 	require.Equal(t, 200, status)
-	require.JSONEq(t, `{"channel":"a/b c","subscribers":3,"messages":0,"rate":0,"newest":"",
+	require.JSONEq(t, `{"channel":"a/b c","subscribers":3,"messages":0,"rate":0,"newest":"","policy":"",
 		"fleet":{"subscribers":5,"instances":[],"asked":2,"answered":1}}`, body)
 	w.fleetErr = errors.New("no Redis")
 	status, body = ask("GET", "/api/channels/a")

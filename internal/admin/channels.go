@@ -9,6 +9,7 @@ type Channel struct {
 	Messages    int     `json:"messages"` // in memory
 	Rate        float64 `json:"rate"`     // messages per second, lately
 	Newest      string  `json:"newest"`   // ID of the newest message in memory; "": none
+	Policy      string  `json:"policy"`   // that holds for it, as --policy takes it; "": none
 }
 
 // ChannelOrder is what comes first in a list of channels.

@@ -503,7 +503,7 @@ func dashboardRemembers(t *testing.T, b *browser) {
 }
 
 func dashboardEmbedded(t *testing.T, b *browser) {
-	in := start(t)
+	in := start(t, "--policy=user*=slow:latest")
 	d := b.openLive(t, in, "")
 	d.untilText("#top .empty:not([hidden])", "No channel")
 	d.untilText("#gaps .empty:not([hidden])", "No client")
@@ -518,7 +518,9 @@ func dashboardEmbedded(t *testing.T, b *browser) {
 	d.untilText("#channel-name", "user123")
 	d.untilText("#watch-state", "watching")
 	d.untilText("#channel-tiles .sub", "this instance") // set at least once
-	require.Equal(t, 4, shown("#channel-tiles .tile"))
+	require.Equal(t, 5, shown("#channel-tiles .tile"))
+	d.untilText("#channel-tiles .tile:nth-child(6) .value", "user*")
+	d.untilText("#channel-tiles .tile:nth-child(6) .sub", "slow:latest")
 	require.Zero(t, shown("#history"))
 	d.click("#publish .primary")
 	d.untilText("#watch-list pre", "Hello!")

@@ -10,6 +10,7 @@ const channelTiles = {
   rate: tile($("channel-tiles"), "Messages"),
   memory: tile($("channel-tiles"), "In memory here"),
   newest: tile($("channel-tiles"), "Newest message"),
+  policy: tile($("channel-tiles"), "Policy"),
 };
 
 async function loadChannel(signal) {
@@ -23,12 +24,20 @@ async function loadChannel(signal) {
     channelTiles.rate(perSecond(c.rate), "over the last 10 s");
     channelTiles.memory(count(c.messages), c.messages === 1 ? "message" : "messages");
     channelTiles.newest([c.messages > 0 ? idAge(c.newest) + " ago" : "–", ""], c.messages > 0 ? c.newest : "none in memory");
+    channelTiles.policy(...policyText(c.policy));
     $("channel-error").hidden = true;
   } catch (error) {
     if (signal.aborted) return;
     $("channel-error").hidden = false;
     setText($("channel-error"), error.message);
   }
+}
+
+/* A policy is a glob, the last = of it, and its settings. */
+function policyText(policy) {
+  if (!policy) return [NONE, "none: as for all channels"];
+  const at = policy.lastIndexOf("=");
+  return [[visible(policy.slice(0, at)), ""], policy.slice(at + 1).replaceAll(",", ", ")];
 }
 
 const fleetText = (f) => f.answered < f.asked ? `${f.answered} of ${f.asked} instances answered` : "on " + several(f.asked, "instance");
