@@ -1,6 +1,7 @@
 package ssed
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"io/fs"
@@ -227,8 +228,8 @@ func (c Config) withDefaults() Config {
 	if c.Feed.Patterns == nil {
 		c.Feed.Patterns = []string{"*"}
 	}
-	setDefault(&c.Feed.Prefix, defaultPrefix)
-	setDefault(&c.Streams.MaxMessageBytes, defaultMaxMessageBytes)
+	c.Feed.Prefix = cmp.Or(c.Feed.Prefix, defaultPrefix)
+	c.Streams.MaxMessageBytes = cmp.Or(c.Streams.MaxMessageBytes, defaultMaxMessageBytes)
 	if c.Feed.Instance == "" {
 		c.Feed.Instance = newInstance()
 	}
@@ -236,13 +237,6 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.Default()
 	}
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // newInstance tells two processes apart even when they have the same id in two containers.

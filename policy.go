@@ -1,6 +1,7 @@
 package ssed
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -68,13 +69,9 @@ func (c *Config) PolicyOf(channel string) Policy {
 	if c.History == nil || c.Redis == nil || p.NoHistory {
 		return Policy{Match: p.Match, NoHistory: true, Slow: p.Slow}
 	}
-	setDefault(&p.MaxLen, c.History.MaxLen)
-	setDefault(&p.MaxLen, rstore.DefaultMaxLen)
-	setDefault(&p.TTL, c.History.TTL)
-	setDefault(&p.TTL, rstore.DefaultTTL)
-	if p.Window == 0 {
-		p.Window = c.HistoryWindow()
-	}
+	p.MaxLen = cmp.Or(p.MaxLen, c.History.MaxLen, rstore.DefaultMaxLen)
+	p.TTL = cmp.Or(p.TTL, c.History.TTL, rstore.DefaultTTL)
+	p.Window = cmp.Or(p.Window, c.HistoryWindow())
 	p.Window = max(p.Window, 0)
 	return p
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"io/fs"
 	"log/slog"
@@ -158,23 +159,23 @@ const ReservedFiles = 256
 
 // withDefaults returns cfg with zero fields filled in.
 func (cfg Config) withDefaults() Config {
-	setDefault(&cfg.Shards, runtime.GOMAXPROCS(0))
-	setDefault(&cfg.RingBytes, 64<<20)
-	setDefault(&cfg.SegmentBytes, int(min(max(cfg.RingBytes/64, minSegmentBytes), maxSegmentBytes)))
-	setDefault(&cfg.MaxConnections, max(sock.FileLimit()-ReservedFiles, 16))
-	setDefault(&cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
-	setDefault(&cfg.PeerTimeout, time.Minute)
-	setDefault(&cfg.AuthTimeout, 2*time.Second)
-	setDefault(&cfg.MaxChannels, 32)
-	setDefault(&cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes)
-	setDefault(&cfg.MaxLast, 100)
-	setDefault(&cfg.HandshakeTimeout, 5*time.Second)
-	setDefault(&cfg.Heartbeat, 15*time.Second)
-	setDefault(&cfg.RetryMin, 2*time.Second)
-	setDefault(&cfg.RetryMax, max(5*time.Second, cfg.RetryMin))
-	setDefault(&cfg.Drain, 10*time.Second)
-	setDefault(&cfg.HistoryWait, 3*time.Second)
-	setDefault(&cfg.HistoryReaders, 16)
+	cfg.Shards = cmp.Or(cfg.Shards, runtime.GOMAXPROCS(0))
+	cfg.RingBytes = cmp.Or(cfg.RingBytes, 64<<20)
+	cfg.SegmentBytes = cmp.Or(cfg.SegmentBytes, int(min(max(cfg.RingBytes/64, minSegmentBytes), maxSegmentBytes)))
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, max(sock.FileLimit()-ReservedFiles, 16))
+	cfg.ConnectBurst = cmp.Or(cfg.ConnectBurst, burstFactor*cfg.ConnectRate)
+	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, time.Minute)
+	cfg.AuthTimeout = cmp.Or(cfg.AuthTimeout, 2*time.Second)
+	cfg.MaxChannels = cmp.Or(cfg.MaxChannels, 32)
+	cfg.MaxHeadBytes = cmp.Or(cfg.MaxHeadBytes, sseproto.DefaultMaxHeadBytes)
+	cfg.MaxLast = cmp.Or(cfg.MaxLast, 100)
+	cfg.HandshakeTimeout = cmp.Or(cfg.HandshakeTimeout, 5*time.Second)
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, 15*time.Second)
+	cfg.RetryMin = cmp.Or(cfg.RetryMin, 2*time.Second)
+	cfg.RetryMax = cmp.Or(cfg.RetryMax, max(5*time.Second, cfg.RetryMin))
+	cfg.Drain = cmp.Or(cfg.Drain, 10*time.Second)
+	cfg.HistoryWait = cmp.Or(cfg.HistoryWait, 3*time.Second)
+	cfg.HistoryReaders = cmp.Or(cfg.HistoryReaders, 16)
 	if cfg.Listen == nil {
 		cfg.Listen = []string{":8080"}
 	}
@@ -196,13 +197,6 @@ func (cfg Config) withDefaults() Config {
 func (cfg Config) LongestReturn() time.Duration {
 	cfg = cfg.withDefaults()
 	return cfg.RetryMax + cfg.Drain
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // Validate reports every problem of cfg at once, each by the name of its field.

@@ -1,6 +1,7 @@
 package rstore
 
 import (
+	"cmp"
 	"log/slog"
 	"strings"
 	"time"
@@ -97,26 +98,19 @@ const (
 )
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.MaxLen, DefaultMaxLen)
-	setDefault(&c.Cap, defaultCap)
+	c.MaxLen = cmp.Or(c.MaxLen, DefaultMaxLen)
+	c.Cap = cmp.Or(c.Cap, defaultCap)
 	c.Cap = max(c.Cap, c.MaxLen)
-	setDefault(&c.TTL, DefaultTTL)
-	setDefault(&c.BatchSize, 100)
-	setDefault(&c.FlushInterval, 10*time.Millisecond)
-	setDefault(&c.LeaseTTL, 800*time.Millisecond)
-	setDefault(&c.GapWait, time.Second)
+	c.TTL = cmp.Or(c.TTL, DefaultTTL)
+	c.BatchSize = cmp.Or(c.BatchSize, 100)
+	c.FlushInterval = cmp.Or(c.FlushInterval, 10*time.Millisecond)
+	c.LeaseTTL = cmp.Or(c.LeaseTTL, 800*time.Millisecond)
+	c.GapWait = cmp.Or(c.GapWait, time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	c.Client = redisconn.Options(c.Client)
 	return c
-}
-
-func setDefault[T comparable](v *T, to T) {
-	var zero T
-	if *v == zero {
-		*v = to
-	}
 }
 
 // Validate reports every problem of c at once, each by the name of its field.

@@ -1,6 +1,7 @@
 package rstore
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -64,9 +65,9 @@ func (c *Config) policies() policies {
 	var all policies
 	words := [][2]any{}
 	for _, p := range append(c.Policies[:len(c.Policies):len(c.Policies)], Policy{Match: "*"}) {
-		setDefault(&p.MaxLen, c.MaxLen)
-		setDefault(&p.TTL, c.TTL)
-		setDefault(&p.Window, c.Window)
+		p.MaxLen = cmp.Or(p.MaxLen, c.MaxLen)
+		p.TTL = cmp.Or(p.TTL, c.TTL)
+		p.Window = cmp.Or(p.Window, c.Window)
 		p.Window = max(p.Window, 0)
 		all.list = append(all.list, policy{p, max(c.Cap, p.MaxLen)})
 		words = append(words, [2]any{p.Match, p.keptMs()})

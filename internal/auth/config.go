@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -101,22 +102,15 @@ func (c Config) withDefaults() Config {
 	if c.Mode == ModeNone && c.URL != "" {
 		c.Mode = ModeForward
 	}
-	setDefault(&c.JWTLeeway, 5*time.Second)
-	setDefault(&c.Timeout, 2*time.Second)
-	setDefault(&c.Concurrency, 64)
-	setDefault(&c.CacheTTL, 5*time.Second)
+	c.JWTLeeway = cmp.Or(c.JWTLeeway, 5*time.Second)
+	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
+	c.Concurrency = cmp.Or(c.Concurrency, 64)
+	c.CacheTTL = cmp.Or(c.CacheTTL, 5*time.Second)
 	c.JWTLeeway, c.CacheTTL = max(c.JWTLeeway, 0), max(c.CacheTTL, 0)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // Enabled tells whether anything is restricted. An Access of a Config that restricts

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	_ "embed" // the scripts
@@ -111,8 +112,8 @@ func New(cfg Config) *Fleet {
 		cfg.Logger = slog.Default()
 	}
 	option := redisconn.Options(cfg.Client)
-	setDefault(&option.WriteBufferEachConn, redisconn.SmallBufferBytes)
-	setDefault(&option.ReadBufferEachConn, redisconn.SmallBufferBytes)
+	option.WriteBufferEachConn = cmp.Or(option.WriteBufferEachConn, redisconn.SmallBufferBytes)
+	option.ReadBufferEachConn = cmp.Or(option.ReadBufferEachConn, redisconn.SmallBufferBytes)
 	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	f := &Fleet{
 		cfg: cfg, keys: keys, process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option, keys.Slot),
@@ -254,10 +255,4 @@ func (f *Fleet) current() (rueidis.Client, error) {
 		return nil, fmt.Errorf("fleet: %w", err)
 	}
 	return client, nil
-}
-
-func setDefault(v *int, to int) {
-	if *v == 0 {
-		*v = to
-	}
 }

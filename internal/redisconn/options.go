@@ -1,6 +1,7 @@
 package redisconn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -64,11 +65,11 @@ func Options(o rueidis.ClientOption) rueidis.ClientOption {
 	o.DisableRetry = true
 	o.PipelineMultiplex = -1
 	o.ForceSingleClient = o.Sentinel.MasterSet == ""
-	setDefault(&o.Dialer.KeepAlive, keepAlive)
-	setDefault(&o.Dialer.Timeout, connTimeout)
-	setDefault(&o.ConnWriteTimeout, connTimeout)
+	o.Dialer.KeepAlive = cmp.Or(o.Dialer.KeepAlive, keepAlive)
+	o.Dialer.Timeout = cmp.Or(o.Dialer.Timeout, connTimeout)
+	o.ConnWriteTimeout = cmp.Or(o.ConnWriteTimeout, connTimeout)
 	if o.Sentinel.MasterSet != "" {
-		setDefault(&o.Sentinel.TopologyRefreshInterval, topologyInterval)
+		o.Sentinel.TopologyRefreshInterval = cmp.Or(o.Sentinel.TopologyRefreshInterval, topologyInterval)
 	}
 	return o
 }
@@ -115,10 +116,4 @@ func (m *metered) Read(b []byte) (int, error) {
 	n, err := m.Conn.Read(b)
 	m.bytes.Add(int64(n))
 	return n, err
-}
-
-func setDefault(d *time.Duration, to time.Duration) {
-	if *d == 0 {
-		*d = to
-	}
 }
