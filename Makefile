@@ -111,13 +111,14 @@ rename-module: need-go ## Give the module another name (MODULE=host/owner/ssed)
 	go vet ./... && (cd internal/e2e && go mod tidy && go vet -tags e2e .)
 
 .PHONY: fuzz
-fuzz: need-go ## Run every fuzz target for FUZZTIME (30s)
+fuzz: need-test ## Run every fuzz target for FUZZTIME (30s), then the models with all their seeds
 	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go 2>/dev/null | cut -c6-); do \
 			echo "$$target in $$dir"; \
 			(cd "$$dir" && go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .); \
 		done; \
 	done
+	go test -count=1 -run 'TestRandom|TestPartitionModel' ./engine ./rsub ./rstore
 
 # About twenty minutes in all. The benchmarks of bench/ take seconds each, so they run
 # three times; benchstat asks for six of the others.
