@@ -411,3 +411,35 @@ func (c *starter) oldTicks(channel string, ms uint64) int {
 	n, _ := slices.BinarySearch(ticks, ms+1)
 	return n
 }
+
+// TestStartOnAChannelThatIsNotKept: the stream begins with what memory has, and nothing is
+// told of what it has not.
+func TestStartOnAChannelThatIsNotKept(t *testing.T) {
+	server := redistest.Start(t)
+	cfg := onRedis(t, server)
+	cfg.Policies = []ssed.Policy{{Match: "off:*", NoHistory: true}}
+	gateway, _ := serve(t, cfg)
+	awaitReady(gateway)
+	for i := range 5 {
+		for _, channel := range []string{"off:1", "kept"} {
+			_, err := gateway.Publish(t.Context(), channel, ssed.Message{Data: strconv.Itoa(i)})
+			require.NoError(t, err)
+		}
+	}
+	f := func(query string, want ...string) {
+		t.Helper()
+		c := open(gateway, query, "")
+		defer c.close()
+		for _, data := range want {
+			_, got := c.event()
+			require.Equal(t, data, got, query)
+		}
+	}
+	for _, since := range []string{"earliest", "1h", "0"} {
+		f("off:1&since="+since, "0", "1", "2", "3", "4")
+		f("off:1&channel_id=kept&since="+since, "0", "0", "1", "1", "2", "2", "3", "3", "4", "4")
+	}
+	f("off:1&last=2", "3", "4")
+	f("off:1&channel_id=kept&last=2", "3", "3", "4", "4")
+	f("off:1&last=100", "0", "1", "2", "3", "4")
+}

@@ -20,8 +20,10 @@ func (r *replayer) findStart(q *replayRequest) (*replay, error) {
 	}
 	low := found.cov.from
 	if r.history != nil {
-		if q.key.start.Kind == sseproto.FromLast && !found.isWhole() {
-			// Without that it finds older ones in the place of what is not written yet.
+		if !found.isWhole() {
+			// Without that it finds older ones in the place of what is not written yet, or
+			// begins before a log that is about to begin. If it takes too long, it goes by
+			// what is written.
 			_ = r.log.awaitWritten(q.ctx, until, r.history, low)
 		}
 		if q.ctx.Err() != nil || !r.beginRead(q) {
