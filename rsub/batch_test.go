@@ -294,3 +294,38 @@ func TestShardChannelCarriesBatches(t *testing.T) {
 	require.EqualValues(t, 1, in.Stats().Unmatched)
 	require.Less(t, in.Stats().Batches, uint64(20))
 }
+
+// TestBatchesOverKilledSubscriptionsHaveOneNumbering: what an instance has between two
+// losses is exactly what the one that lost nothing has, broken ends and all.
+func TestBatchesOverKilledSubscriptionsHaveOneNumbering(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			s := redistest.Start(t)
+			witness := start(t, s.URL(), "witness", withBatches)
+			victim := start(t, s.URL(), "victim", withBatches, withFeeds(feeds), func(c *Config) { c.Client.ClientName = "victim" })
+			waitSynced(t, witness, victim)
+			stop := background(t, func(i int) {
+				var texts []string
+				for k := range 1 + i%50 {
+					texts = append(texts, fmt.Sprint("ch:", k%3), fmt.Sprint(i, " ", k))
+				}
+				batch := batchOf(texts...)
+				if i%7 == 0 {
+					batch = batch[:len(batch)-1]
+				}
+				do(t, s, "PUBLISH", testBatches, batch)
+				do(t, s, "PUBLISH", "ch:0", fmt.Sprint(i, " alone"))
+			})
+			isBack := func() bool { return len(subscribers(t, s, "victim")) == feeds && victim.isSynced() }
+			for i := range 20 {
+				eventually(t, isBack, "not subscribed again")
+				killOnePubSub(t, s, "victim", i)
+			}
+			eventually(t, isBack, "not subscribed again")
+			stop()
+			flush(t, s, "end", witness, victim)
+			requireSameWhereCovered(t, victim, witness.sink.all())
+			require.Positive(t, witness.Stats().BrokenBatches)
+		})
+	}
+}
