@@ -77,6 +77,13 @@ func TestReplicaFollows(t *testing.T) {
 	require.Equal(t, "slave", do(t, replica, "ROLE").([]any)[0])
 }
 
+func TestPortOfAnotherServerIsNotTakenForItsOwn(t *testing.T) {
+	other := Start(t)
+	_, err := Run(t.TempDir(), other.port)
+	require.ErrorContains(t, err, "ended at start")
+	require.Equal(t, "PONG", do(t, other, "PING"))
+}
+
 func TestRunNamesWhatIsWrong(t *testing.T) {
 	_, err := Run(t.TempDir(), 0, "--no-such-option", "1")
 	require.ErrorContains(t, err, "no-such-option")

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -226,7 +227,7 @@ func (s *Server) waitReady(p *child.Process) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
 		reply, err := s.Do("PING")
-		if err == nil && reply == "PONG" {
+		if err == nil && reply == "PONG" && !s.isAnother(p) {
 			return nil
 		}
 		select {
@@ -238,6 +239,19 @@ func (s *Server) waitReady(p *child.Process) error {
 			return fmt.Errorf("redistest: no PONG from %s in %v: %w: %s", s.Addr(), startTimeout, err, s.lastLog())
 		}
 	}
+}
+
+// isAnother tells that not p answers on the port: of two servers that start at once, the
+// second finds the port taken, and a PING to it is answered by the first.
+func (s *Server) isAnother(p *child.Process) bool {
+	reply, err := s.Do("INFO", "server")
+	if err != nil {
+		return false
+	}
+	text, _ := reply.(string)
+	_, id, ok := strings.Cut(text, "\nprocess_id:")
+	id, _, _ = strings.Cut(id, "\r")
+	return ok && id != strconv.Itoa(p.Cmd.Process.Pid)
 }
 
 // lastLog returns the last lines of the server's log for an error.
