@@ -45,12 +45,18 @@ func serve(t *testing.T, cfg ssed.Config) (gateway *ssed.Gateway, stop func() er
 		defer close(ended)
 		runErr = gateway.Run(ctx)
 	}()
+	stopped := false
 	stop = func() error {
+		stopped = true
 		cancel()
 		<-ended
 		return runErr
 	}
-	t.Cleanup(func() { _ = stop() })
+	t.Cleanup(func() {
+		if !stopped {
+			require.NoError(t, stop())
+		}
+	})
 	return gateway, stop
 }
 

@@ -36,9 +36,7 @@ func must(err error) {
 func startRedis() (url string, stop func()) {
 	dir, err := os.MkdirTemp("", "ssed-example-")
 	must(err)
-	port, err := redistest.FreePort()
-	must(err)
-	server, err := redistest.Run(dir, port)
+	server, err := redistest.Run(dir, 0)
 	must(err)
 	return server.URL(), func() {
 		server.Stop()
