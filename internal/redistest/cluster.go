@@ -226,7 +226,7 @@ func (c *Cluster) Primary(slot int) (*Server, error) {
 }
 
 // quickTimeout is for a node that may be frozen.
-const quickTimeout = 300 * time.Millisecond
+const quickTimeout = 150 * time.Millisecond
 
 func (s *Server) ask(timeout time.Duration, args ...string) (any, error) {
 	conn, err := Dial(s.Addr(), timeout)

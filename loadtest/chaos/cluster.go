@@ -31,11 +31,16 @@ const (
 	masterSet    = "chaos"
 )
 
-// Names in Redis, for that prefix.
-var (
-	redisKeys = redisconn.MakeKeys(streamPrefix)
-	inboxKey  = redisconn.DefaultInbox(streamPrefix)
-)
+// keys are the names in Redis.
+func (s setup) keys() redisconn.Keys {
+	if s.cluster {
+		return redisconn.MakePartitionKeys(streamPrefix, redisconn.Partition{})
+	}
+	return redisconn.MakeKeys(streamPrefix)
+}
+
+// inboxOf is the inbox of these names.
+func inboxOf(k redisconn.Keys) string { return k.Inbox(redisconn.DefaultInbox(streamPrefix)) }
 
 // setup says what a scenario runs on.
 type setup struct {
@@ -44,6 +49,8 @@ type setup struct {
 	proxied   bool   // a proxy between each instance and Redis
 	persist   bool   // append-only file
 	sentinel  bool   // a replica, and a sentinel that tells who is the primary
+	cluster   bool   // three primaries with a replica each
+	sharded   bool   // messages by the shard channel
 	inbox     bool   // half of the publishers add to the inbox
 	joiner    bool   // one more instance, down at first
 	old       bool   // the program of an earlier commit at first
@@ -62,9 +69,12 @@ type setup struct {
 type cluster struct {
 	dir      string
 	setup    setup
-	redis    *redistest.Server
-	replica  *redistest.Server // nil without sentinel
-	sentinel *child.Process    // nil without
+	keys     redisconn.Keys
+	redis    *redistest.Server                // of a cluster the first primary
+	nodes    *redistest.Cluster               // nil without
+	last     atomic.Pointer[redistest.Server] // of nodes: the primary that was seen last
+	replica  *redistest.Server                // nil without sentinel
+	sentinel *child.Process                   // nil without
 	sentPort int
 	proxies  []*toxiproxy.Proxy
 	fleet    *fleet
@@ -107,7 +117,7 @@ func (f *fleet) running() (list []*instance) {
 }
 
 func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
-	c = &cluster{dir: dir, setup: s, bin: o.SsedBin, old: o.OldBin}
+	c = &cluster{dir: dir, setup: s, keys: s.keys(), bin: o.SsedBin, old: o.OldBin}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -129,13 +139,8 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		}
 		server = c.bent.server
 	}
-	if c.redis, err = redistest.RunProgram(server, dir, 0, args...); err != nil {
+	if err := c.startRedis(server, args); err != nil {
 		return nil, err
-	}
-	if s.sentinel {
-		if err := c.startSentinel(args); err != nil {
-			return nil, err
-		}
 	}
 	n := s.instances
 	if s.joiner {
@@ -153,6 +158,28 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		}
 	}
 	return c, c.awaitReady(ctx)
+}
+
+// nodeTimeout is how long a node of a cluster may be silent.
+const nodeTimeout = 2 * time.Second
+
+// startRedis runs what the set-up says: a server, with a sentinel, or a cluster.
+func (c *cluster) startRedis(server string, args []string) (err error) {
+	if c.setup.cluster {
+		c.nodes, err = redistest.RunCluster(c.dir, 3, 1, append(args, "--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10))...)
+		if err == nil {
+			c.redis, err = c.nodes.Primary(c.keys.Slot)
+			c.last.Store(c.redis)
+		}
+		return err
+	}
+	if c.redis, err = redistest.RunProgram(server, c.dir, 0, args...); err != nil {
+		return err
+	}
+	if c.setup.sentinel {
+		return c.startSentinel(args)
+	}
+	return nil
 }
 
 // startSentinel runs a replica and one sentinel, whose word is enough.
@@ -219,6 +246,11 @@ func (c *cluster) addInstance(i int, longest time.Duration) error {
 	if c.setup.sentinel {
 		query += "&master_set=" + masterSet
 	}
+	if c.nodes != nil {
+		for _, s := range c.nodes.Nodes {
+			query += "&addr=" + s.Addr()
+		}
+	}
 	ring := c.setup.ring
 	if ring == "" {
 		ring = ringBytes[i%len(ringBytes)]
@@ -231,6 +263,9 @@ func (c *cluster) addInstance(i int, longest time.Duration) error {
 		"--history-max", strconv.Itoa(c.setup.historyMax),
 		"--ring-bytes", ring,
 		"--retry", "20ms-60ms", "--drain", "300ms",
+	}
+	if c.setup.sharded {
+		in.args = append(in.args, "--feed", "sharded")
 	}
 	if c.setup.ttl > 0 {
 		in.args = append(in.args, "--history-ttl", c.setup.ttl.String())
@@ -261,8 +296,15 @@ func (c *cluster) askSentinel(args ...string) (any, error) {
 	return redistest.Ask(net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), args...)
 }
 
-// primary returns the server that takes writes, and the other one.
+// primary returns the server that takes writes, and the other one. Of a cluster it is the
+// one that serves our slot; while there is none, the last one.
 func (c *cluster) primary() (primary, other *redistest.Server) {
+	if c.nodes != nil {
+		if now, err := c.nodes.Primary(c.keys.Slot); err == nil {
+			c.last.Store(now)
+		}
+		return c.last.Load(), nil
+	}
 	if c.replica == nil {
 		return c.redis, nil
 	}
@@ -302,9 +344,9 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := c.text("HGET", redisKeys.Clock, "t")
+	from := c.text("HGET", c.keys.Clock, "t")
 	return poll(ctx, readyTimeout, func() error {
-		mark, _, _ := strings.Cut(c.text("HGET", redisKeys.Clock, "watermark"), "-")
+		mark, _, _ := strings.Cut(c.text("HGET", c.keys.Clock, "watermark"), "-")
 		if len(mark) < len(from) || mark < from || mark == "" {
 			return fmt.Errorf("chaos: the history is written up to %q, the clock was at %q", mark, from)
 		}
@@ -314,7 +356,7 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 
 // writer is the instance that holds the lease, or any that runs.
 func (c *cluster) writer(rng *rand.Rand) *instance {
-	name := c.text("GET", redisKeys.Lease)
+	name := c.text("GET", c.keys.Lease)
 	for _, in := range c.fleet.running() {
 		if in.name() == name {
 			return in
@@ -346,7 +388,9 @@ func (c *cluster) close() error {
 	if c.replica != nil {
 		c.replica.Kill()
 	}
-	if c.redis != nil {
+	if c.nodes != nil {
+		c.nodes.Kill()
+	} else if c.redis != nil {
 		c.redis.Kill()
 	}
 	if c.bent != nil {

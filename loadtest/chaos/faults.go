@@ -155,7 +155,7 @@ var (
 	deleteLease = fault{
 		"lease deleted", "`DEL` of the writer's lease", true,
 		func(_ context.Context, d *damage) error {
-			_, err := d.do("DEL", redisKeys.Lease)
+			_, err := d.do("DEL", d.keys.Lease)
 			return err
 		},
 	}
@@ -163,9 +163,9 @@ var (
 		"two writers", "for 3 s the lease goes to another instance, or to nobody, every 20 ms", true,
 		func(ctx context.Context, d *damage) error {
 			for range 150 {
-				args := []string{"DEL", redisKeys.Lease}
+				args := []string{"DEL", d.keys.Lease}
 				if d.rng.IntN(3) > 0 {
-					args = []string{"SET", redisKeys.Lease, d.any(d.rng).name(), "PX", "800"}
+					args = []string{"SET", d.keys.Lease, d.any(d.rng).name(), "PX", "800"}
 				}
 				if _, err := d.do(args...); err != nil {
 					return err
@@ -382,7 +382,7 @@ func (d *damage) awaitAnswer() error {
 // spoilStream puts the stream aside and back, in one step each: what it holds is
 // not part of the fault.
 func spoilStream(ctx context.Context, d *damage) error {
-	stream := streamPrefix + channelName(0)
+	stream := d.keys.Stream(channelName(0))
 	const spoil = `redis.call('RENAME', KEYS[1], KEYS[2]) redis.call('SET', KEYS[1], 'not a stream')`
 	const mend = `redis.call('DEL', KEYS[1]) redis.call('RENAME', KEYS[2], KEYS[1])`
 	if _, err := d.do("EVAL", spoil, "2", stream, "aside"); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
@@ -29,11 +30,11 @@ type history struct {
 }
 
 // readHistory reads all streams.
-func readHistory(r *redistest.Server, channels int) (h history, err error) {
+func readHistory(r *redistest.Server, k redisconn.Keys, channels int) (h history, err error) {
 	h.channels = make([][]entry, channels)
 	h.holes = make(map[int][]stretch)
 	for ch := range channels {
-		reply, err := r.Do("XRANGE", streamPrefix+channelName(ch), "-", "+")
+		reply, err := r.Do("XRANGE", k.Stream(channelName(ch)), "-", "+")
 		if err != nil {
 			return h, fmt.Errorf("chaos: history of %s: %w", channelName(ch), err)
 		}
@@ -45,7 +46,7 @@ func readHistory(r *redistest.Server, channels int) (h history, err error) {
 			h.channels[ch] = append(h.channels[ch], e)
 		}
 	}
-	return h, h.readMarkers(r)
+	return h, h.readMarkers(r, k)
 }
 
 func parseEntry(item any) (e entry, err error) {
@@ -64,8 +65,8 @@ func parseEntry(item any) (e entry, err error) {
 }
 
 // readMarkers reads what is known to be missing.
-func (h *history) readMarkers(r *redistest.Server) error {
-	reply, err := r.Do("LRANGE", redisKeys.Gaps, "0", "-1")
+func (h *history) readMarkers(r *redistest.Server, k redisconn.Keys) error {
+	reply, err := r.Do("LRANGE", k.Gaps, "0", "-1")
 	if err != nil {
 		return fmt.Errorf("chaos: gap markers: %w", err)
 	}
@@ -76,12 +77,12 @@ func (h *history) readMarkers(r *redistest.Server) error {
 		}
 		h.gaps = append(h.gaps, s)
 	}
-	if reply, err = r.Do("HGETALL", redisKeys.Rejected); err != nil {
+	if reply, err = r.Do("HGETALL", k.Rejected); err != nil {
 		return fmt.Errorf("chaos: holes: %w", err)
 	}
 	pairs := reply.([]any)
 	for i := 0; i+1 < len(pairs); i += 2 {
-		ch, ok := parseChannel(strings.TrimPrefix(pairs[i].(string), streamPrefix))
+		ch, ok := parseChannel(strings.TrimPrefix(pairs[i].(string), k.Prefix))
 		s, err := parseStretch(pairs[i+1].(string))
 		if err != nil {
 			return err

@@ -85,7 +85,7 @@ func (d *damage) largeHistory(ctx context.Context) (names []string, err error) {
 	for i := range largeChannels {
 		names = append(names, fmt.Sprintf("chaos:large-%d", i))
 	}
-	last := streamPrefix + names[largeChannels-1]
+	last := d.keys.Stream(names[largeChannels-1])
 	if n, err := d.do("XLEN", last); err != nil || n != int64(0) {
 		return names, err
 	}
@@ -182,7 +182,7 @@ const resumeTimeout = 20 * time.Second
 // lawfulResume asks for the newest message of a channel again, and returns how long its
 // head and its first event take.
 func (d *damage) lawfulResume(addr string) (time.Duration, error) {
-	reply, err := d.do("XREVRANGE", streamPrefix+channelName(2), "+", "-", "COUNT", "2")
+	reply, err := d.do("XREVRANGE", d.keys.Stream(channelName(2)), "+", "-", "COUNT", "2")
 	if err != nil {
 		return 0, err
 	}

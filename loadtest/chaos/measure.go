@@ -56,6 +56,8 @@ func (r *report) silenceBounds() (list []bound) {
 	add("writer killed: another one writes", promisedTakeOver, func(r row) time.Duration { return r.HistorySilent }, killWriter)
 	add("Redis restarted: delivery after its first answer", promisedAnswer, func(r row) time.Duration { return r.AfterAnswer },
 		restartKept, crashKept, restartEmpty)
+	add("node of the clock failed over: delivery after the promotion", promisedAnswer, func(r row) time.Duration { return r.AfterAnswer },
+		clockPromoted, clockKilled, clockFrozen)
 	return list
 }
 

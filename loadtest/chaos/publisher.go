@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 )
 
@@ -57,12 +58,19 @@ type publisher struct {
 	keeps bool // adds to the inbox
 	// replicated: there is a replica, and what counts is what it has.
 	replicated bool
-	primary    *primary
-	conn       *redistest.Conn // nil: none
-	to         string          // where conn goes
-	rng        *rand.Rand
-	clock      clock
-	messages   []message
+	inCluster  bool
+	// sharded: on the shard channel.
+	sharded bool
+	// anywhere: on a node of a cluster that need not have subscribers. Its answer counts
+	// those of that node alone.
+	anywhere bool
+	keys     redisconn.Keys
+	primary  *primary
+	conn     *redistest.Conn // nil: none
+	to       string          // where conn goes
+	rng      *rand.Rand
+	clock    clock
+	messages []message
 }
 
 // primary is the server that takes writes, as a good client of Redis knows it.
@@ -75,8 +83,20 @@ type clock struct{ start time.Time }
 
 func (c clock) now() time.Duration { return time.Since(c.start) }
 
-// publishTimeout is short: a PUBLISH that hangs holds up its publisher.
-const publishTimeout = time.Second
+// publishTimeout is short: a PUBLISH that hangs holds up its publisher. To a node of a
+// cluster, of which one may be frozen, it is shorter, for what is measured is when
+// messages come again.
+const (
+	publishTimeout     = time.Second
+	publishTimeoutNode = 250 * time.Millisecond
+)
+
+func (p *publisher) timeout() time.Duration {
+	if p.inCluster && !p.keeps { // WAIT takes longer
+		return publishTimeoutNode
+	}
+	return publishTimeout
+}
 
 // maxFiller makes payloads of different lengths.
 const maxFiller = 120
@@ -89,9 +109,16 @@ func (p *publisher) publish(channel int) *message {
 	if p.keeps {
 		m.acked, m.receivers = p.keep(channel, payload), 1
 	} else {
-		reply, err := p.ask("PUBLISH", channelName(channel), payload)
+		args := []string{"PUBLISH", channelName(channel), payload}
+		if p.sharded {
+			args = []string{"SPUBLISH", p.keys.Messages, channelName(channel) + "\n" + payload}
+		}
+		reply, err := p.ask(args...)
 		m.receivers, m.acked = reply.(int64)
 		m.acked = m.acked && err == nil
+		if p.anywhere {
+			m.receivers = 1
+		}
 	}
 	m.answered = p.clock.now()
 	m.astray = m.acked && p.to != p.primary.get()
@@ -102,13 +129,17 @@ func (p *publisher) publish(channel int) *message {
 // keep adds to the inbox and reports whether that is sure to stay there: where there
 // is a replica, it has it too.
 func (p *publisher) keep(channel int, payload string) bool {
-	if _, err := p.ask("XADD", inboxKey, "*", "channel", channelName(channel), "data", payload); err != nil {
+	if _, err := p.ask("XADD", inboxOf(p.keys), "*", "channel", channelName(channel), "data", payload); err != nil {
 		return false
 	}
 	if !p.replicated {
 		return true
 	}
-	replicas, err := p.ask("WAIT", "1", waitMs)
+	// On this connection: WAIT is about what it has written.
+	replicas, err := p.conn.Do("WAIT", "1", waitMs)
+	if err != nil {
+		p.close()
+	}
 	return err == nil && replicas == int64(1)
 }
 
@@ -122,7 +153,7 @@ func (p *publisher) ask(args ...string) (reply any, err error) {
 	}
 	if p.conn == nil {
 		p.to = p.primary.get()
-		if p.conn, err = redistest.Dial(p.to, publishTimeout); err != nil {
+		if p.conn, err = redistest.Dial(p.to, p.timeout()); err != nil {
 			p.conn = nil
 			return nil, err
 		}

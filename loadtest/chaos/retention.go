@@ -69,13 +69,13 @@ var (
 				return err
 			}
 			err := poll(ctx, readyTimeout, func() error {
-				n, err := d.do("LLEN", redisKeys.Gaps)
+				n, err := d.do("LLEN", d.keys.Gaps)
 				if err == nil && n == int64(0) {
 					err = errors.New("chaos: the outage has no marker")
 				}
 				return err
 			})
-			_, err2 := d.do("DEL", redisKeys.Gaps)
+			_, err2 := d.do("DEL", d.keys.Gaps)
 			return errors.Join(err, err2)
 		},
 	}

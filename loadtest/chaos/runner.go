@@ -170,6 +170,8 @@ func (s setup) text() string {
 		{s.proxied, "proxies in between"},
 		{s.persist, "append-only file"},
 		{s.sentinel, "replica and sentinel"},
+		{s.cluster, "cluster of three primaries and three replicas"},
+		{s.sharded, "messages by the shard channel"},
 		{s.joiner, "one joiner"},
 		{s.inbox, "half by the inbox"},
 		{s.old, "of an earlier commit at first"},
@@ -321,7 +323,7 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 // last messages, and has to come before them.
 func (r *runner) emptyInbox(ctx context.Context) error {
 	return poll(ctx, readyTimeout, func() error {
-		length, err := r.cluster.do("XLEN", inboxKey)
+		length, err := r.cluster.do("XLEN", inboxOf(r.cluster.keys))
 		if err == nil && length != int64(0) {
 			err = fmt.Errorf("chaos: %v entries are left in the inbox", length)
 		}
@@ -329,11 +331,17 @@ func (r *runner) emptyInbox(ctx context.Context) error {
 	})
 }
 
+// busDelay is long: processes of a cluster wait for each other on a machine of few cores.
+const busDelay = 500 * time.Millisecond
+
 func (r *runner) verdict(unfinished int) error {
 	e := evidence{channels: r.channels(), clients: r.clients, forgets: r.scenario.setup.ttl > 0}
+	if r.scenario.setup.cluster {
+		e.late = busDelay
+	}
 	primary, _ := r.cluster.primary()
 	var err error
-	if e.history, err = readHistory(primary, r.channels()); err != nil {
+	if e.history, err = readHistory(primary, r.cluster.keys, r.channels()); err != nil {
 		return err
 	}
 	for _, p := range append(r.publishers, r.finale) {
@@ -351,11 +359,24 @@ func (r *runner) makePublishers() {
 	r.primary.addr.Store(&addr)
 	for i := range r.opts.Publishers + 1 {
 		keeps := r.scenario.setup.inbox && i%2 == 0 && i < r.opts.Publishers
-		r.publishers = append(r.publishers, &publisher{index: i, keeps: keeps, replicated: r.scenario.setup.sentinel, primary: &r.primary, rng: r.fork(), clock: r.clock})
+		s := r.scenario.setup
+		p := &publisher{
+			index: i, keeps: keeps, replicated: s.sentinel || s.cluster, inCluster: s.cluster, sharded: s.sharded, keys: r.cluster.keys,
+			primary: &r.primary, rng: r.fork(), clock: r.clock,
+		}
+		if r.isAnywhere() && !keeps && i < r.opts.Publishers {
+			p.anywhere, p.primary = true, &primary{}
+			addr := r.cluster.nodes.Nodes[i%len(r.cluster.nodes.Nodes)].Addr()
+			p.primary.addr.Store(&addr)
+		}
+		r.publishers = append(r.publishers, p)
 	}
 	r.finale = r.publishers[r.opts.Publishers]
 	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]
 }
+
+// isAnywhere tells whether messages are published on all nodes of a cluster.
+func (r *runner) isAnywhere() bool { return r.scenario.setup.cluster && !r.scenario.setup.sharded }
 
 // fork returns a generator for one goroutine.
 func (r *runner) fork() *rand.Rand { return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64())) }
@@ -394,7 +415,7 @@ const (
 
 // watch follows the watermark of the history, and the primary.
 func (r *runner) watch(ctx context.Context) {
-	reader := &publisher{primary: &r.primary}
+	reader := &publisher{primary: &r.primary, inCluster: r.scenario.setup.cluster}
 	defer reader.close()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -404,12 +425,12 @@ func (r *runner) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if r.scenario.setup.sentinel {
+		if r.scenario.setup.sentinel || r.scenario.setup.cluster {
 			now, _ := r.cluster.primary()
 			addr := now.Addr()
 			r.primary.addr.Store(&addr)
 		}
-		reply, err := reader.ask("HGET", redisKeys.Clock, "watermark")
+		reply, err := reader.ask("HGET", r.cluster.keys.Clock, "watermark")
 		text, ok := reply.(string)
 		if err != nil || !ok {
 			continue // a fault, or nothing written yet

@@ -20,6 +20,14 @@ type scenario struct {
 
 const wideName = "wide"
 
+// clusterFaults are for both feeds. A slot that has moved stays where it is.
+func clusterFaults() []fault {
+	return []fault{
+		killLink, clockPromoted, clockKilled, slotMoved, clockFrozen, otherKilled, slotMovedHalf, clockFrozenShort,
+		killAllLinks, scriptFlush, killWriter, killAny,
+	}
+}
+
 // plenty is more than any scenario publishes on one channel.
 const plenty = 100_000
 
@@ -96,6 +104,18 @@ func scenarios() []scenario {
 			setup:  with(func(s *setup) { s.inbox, s.sentinel = true, true }),
 			faults: []fault{failoverOrdered, failoverKilled, failoverFrozen},
 			rounds: 2,
+		},
+		{
+			name:   "cluster-sharded",
+			setup:  with(func(s *setup) { s.cluster, s.sharded, s.inbox = true, true, true }),
+			faults: clusterFaults(),
+			rounds: 1,
+		},
+		{
+			name:   "cluster-pattern",
+			setup:  with(func(s *setup) { s.cluster, s.inbox = true, true }),
+			faults: append(clusterFaults(), busCut),
+			rounds: 1,
 		},
 		{
 			// The last fault keeps what the finale sends.

@@ -23,7 +23,7 @@ func instanceText(r record) string { return "instance " + strconv.Itoa(r.instanc
 func (c *client) around(m known) string {
 	at := len(c.records)
 	for i, r := range c.records {
-		if r.kind == recordEvent && m.id.Less(r.id) || m.id.IsZero() && r.at > m.answered {
+		if !m.id.IsZero() && r.kind == recordEvent && m.id.Less(r.id) || m.id.IsZero() && r.at > m.answered {
 			at = i
 			break
 		}
