@@ -78,6 +78,11 @@ func (s *Store) run(ctx context.Context, sc *redisconn.Script, calls ...rediscon
 	}
 	for i, r := range sc.RunAll(ctx, c, calls...) {
 		out[i] = parseAnswer(r)
+		if out[i].err != nil && redisconn.IsCluster(s.cfg.Client) && (redisconn.Code(out[i].err) == "" || redisconn.IsMoved(out[i].err)) {
+			// Another node may be the primary. The connection that reads may be idle, and find
+			// out only when a reader waits for it.
+			s.read.DiscardCurrent()
+		}
 		if redisconn.Code(out[i].err) == redisconn.CodeReadOnly || redisconn.CodeOf(out[i].failure) == redisconn.CodeReadOnly {
 			// The node was demoted: find the primary anew, for reads as well.
 			s.write.Discard(c)

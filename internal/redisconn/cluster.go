@@ -19,8 +19,9 @@ import (
 // in order. What a cluster adds is to find that node, and to find it anew.
 
 const (
-	// findTimeout bounds one search: then who wanted the client hears why there is none.
-	findTimeout = 3 * time.Second
+	// findTimeout bounds one search: then who wanted the client hears why there is none. It
+	// is longer than most failovers take, for who has heard it waits before the next search.
+	findTimeout = 10 * time.Second
 	// askInterval is the pause between two questions to a node while the primary is
 	// looked for: delivery goes on within a second of a promotion.
 	askInterval = 100 * time.Millisecond
