@@ -98,7 +98,8 @@ func (f *Front) startOf(p sseproto.StartPoint, resumes bool) *sseproto.StartPoin
 		now := f.host.Clock()
 		p = sseproto.StartPoint{Kind: sseproto.FromTime, Time: now - min(now, uint64(p.Age/time.Millisecond))}
 	}
-	return &p
+	start := p // p itself would be allocated for who asks for nothing, too
+	return &start
 }
 
 // maxAge draws when a stream that begins now is closed; the zero time is never.

@@ -25,10 +25,18 @@ func copyRequest(data []byte, limits sseproto.Limits) *sseproto.Request {
 // meanwhile. Nobody watches the descriptor: what comes waits in the socket, and a client
 // that has hung up is found out by the write of the answer or by who takes the stream.
 func (f *Front) decide(h *handshake) {
+	req := h.ask.Request
+	if h.asked > 0 {
+		if !f.large.reserve(h.asked) {
+			answer, _ := f.appendUnavailable(nil, req, RefuseMemory, "too many large requests")
+			f.dismiss(h, answer)
+			return
+		}
+		defer f.large.release(h.asked)
+	}
 	f.counters.deciding.Add(1)
 	defer f.counters.deciding.Add(-1)
 	grant, err := f.ask(h)
-	req := h.ask.Request
 	switch reason, why, ok := f.availability(); {
 	case err != nil:
 		f.dismiss(h, f.appendDenial(nil, req, denialOf(err)))

@@ -316,7 +316,7 @@ const (
 	RefuseUndecided                     // the Authorizer could not say
 	RefuseSubject                       // MaxPerSubject
 	RefuseRevoked                       // the subject or the token is kept out for a while
-	RefuseMemory                        // requests that are not whole take too much memory, all together
+	RefuseMemory                        // large requests take too much memory, all together
 	numRefuseReasons
 )
 
@@ -352,7 +352,7 @@ type Stats struct {
 	Addresses  int                      // client addresses that are counted now
 	Subjects   int                      // subjects that have a stream
 	Revoked    int                      // subjects and tokens that are kept out
-	LargeBytes int64                    // memory of requests over 16 KiB that are not whole yet
+	LargeBytes int64                    // memory of requests over 16 KiB that are not whole, or not decided, yet
 	Streams    uint64                   // requests that became a stream
 	Answered   [6]uint64                // plain answers by the first digit of their status
 	Refused    [numRefuseReasons]uint64 // connections and requests not served

@@ -46,6 +46,7 @@ type handshake struct {
 	excess  int          // bytes that may still be thrown away while lingering
 	next    *Stream      // what it becomes, once detached
 	ask     *AuthRequest // what the Authorizer has to decide before; nil: nothing
+	asked   int64        // memory that ask takes, 0 of a small one
 	served  bool         // it had an answer
 
 	tasks   tasks
@@ -305,6 +306,9 @@ func (h *handshake) serve(data []byte, out *bytebufferpool.ByteBuffer) (rest []b
 			out.B, then = h.front.appendAnswer(out.B, &req, h)
 			if then == thenAuthorize {
 				h.ask.Request = copyRequest(data[:n], h.front.limits)
+				if n > smallBytes {
+					h.asked = int64(n + len(h.ask.Request.Params))
+				}
 			}
 			data = data[n:]
 		}

@@ -16,17 +16,18 @@ const (
 	maxLargeBytes = 64 << 20
 )
 
-// largeRequests bounds the memory of requests that are not whole yet and larger than
-// smallBytes. At the bound the one that has been large for longest is closed, and counted:
+// largeRequests bounds the memory of requests larger than smallBytes: of those that are not
+// whole yet, and of those that an Authorizer looks at, which come first. At the bound the one that has been large for longest is closed, and counted:
 // who sends without a pause is through before its turn comes, however many others send a
 // byte now and then.
 type largeRequests struct {
 	most  int64
 	close func(*handshake)
 
-	mu      sync.Mutex
-	held    int64      // bytes of those in waiting; guarded by mu
-	waiting *list.List // of *handshake, by when they became large; guarded by mu
+	mu       sync.Mutex
+	held     int64      // bytes of those in waiting, and reserved; guarded by mu
+	reserved int64      // bytes of requests that an Authorizer looks at; guarded by mu
+	waiting  *list.List // of *handshake, by when they became large; guarded by mu
 }
 
 func newLargeRequests(most int64, closeOne func(*handshake)) *largeRequests {
@@ -53,15 +54,46 @@ func (l *largeRequests) change(h *handshake, bytes int64) (closing []*handshake)
 	}
 	l.held += bytes - h.largeBytes
 	h.largeBytes = bytes
+	return l.makeRoomLocked(h)
+}
+
+// makeRoomLocked takes out who has been large for longest, but for one, until what is left
+// fits.
+func (l *largeRequests) makeRoomLocked(but *handshake) (closing []*handshake) {
 	for next := l.waiting.Front(); next != nil && l.held > l.most; {
 		other := next.Value.(*handshake)
 		next = next.Next()
-		if other != h {
+		if other != but {
 			l.removeLocked(other)
 			closing = append(closing, other)
 		}
 	}
 	return closing
+}
+
+// reserve takes memory for a request that is whole, unless such requests have all of it.
+func (l *largeRequests) reserve(bytes int64) bool {
+	l.mu.Lock()
+	if l.reserved+bytes > l.most {
+		l.mu.Unlock()
+		return false
+	}
+	l.reserved += bytes
+	l.held += bytes
+	closing := l.makeRoomLocked(nil)
+	l.mu.Unlock()
+	for _, other := range closing {
+		l.close(other)
+	}
+	return true
+}
+
+// release gives back what reserve took.
+func (l *largeRequests) release(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reserved -= bytes
+	l.held -= bytes
 }
 
 func (l *largeRequests) removeLocked(h *handshake) {
@@ -72,7 +104,7 @@ func (l *largeRequests) removeLocked(h *handshake) {
 	}
 }
 
-// bytes is how much memory they take now.
+// bytes is how much memory all of them take now.
 func (l *largeRequests) bytes() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -97,3 +97,42 @@ func TestSmallRequestsAreNotClosedForLargeOnes(t *testing.T) {
 	require.Len(t, slow, 10)
 	require.Equal(t, 200, small.Send(withCookie(10 << 10)[9<<10:]).Answer(http.MethodGet).StatusCode)
 }
+
+// Large requests wait for a decision within the same bound. What is not whole makes room for
+// them; when they have all of it, the next one is asked to come again.
+func TestMemoryOfLargeRequestsThatWaitForADecisionIsBounded(t *testing.T) {
+	decide := make(chan struct{})
+	s := listenOnly(t, Config{MaxHeadBytes: 64 << 10, HandshakeTimeout: time.Minute, AuthTimeout: time.Minute, Authorizer: authorizerFunc(func(r *AuthRequest) (Grant, error) {
+		<-decide
+		return Grant{Channels: r.Channels}, nil
+	})})
+	s.front.large.most = 200 << 10
+	require.NoError(t, s.front.Serve())
+	unfinished := s.dialFrom("").Send(withCookie(60 << 10)[:50<<10])
+	eventually(t, func() bool { return s.front.Stats().LargeBytes >= 50<<10 }, "it is read")
+	var asked []*wiretest.Conn
+	awaitDeciding := func(n int64) {
+		eventually(t, func() bool { return s.front.Stats().Deciding == n }, "%d are being decided", n)
+	}
+	for i := range 3 {
+		asked = append(asked, s.dialFrom("").Send(withCookie(60<<10)))
+		awaitDeciding(int64(i) + 1)
+	}
+	unfinished.RequireEnd()
+	status, header, _ := s.dialFrom("").Send(withCookie(60 << 10)).Whole()
+	require.Equal(t, 503, status)
+	require.NotEmpty(t, header.Get("Retry-After"))
+	w := s.dialFrom("").Send(getStream("a", asEventSource, "Cookie: c="+strings.Repeat("c", 60<<10)))
+	require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
+	w.RequireRetry(2*time.Second, 5*time.Second)
+	w.RequireEnd()
+	require.EqualValues(t, 3, s.front.Stats().Refused[RefuseMemory], "and the one that was not whole")
+	require.LessOrEqual(t, s.front.Stats().LargeBytes, s.front.large.most)
+	small := s.dialFrom("").Send(getStream("a"))
+	awaitDeciding(4)
+	close(decide)
+	for _, w := range append(asked, small) {
+		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
+	}
+	eventually(t, func() bool { return s.front.Stats().LargeBytes == 0 }, "all is given back")
+}

@@ -20,7 +20,7 @@ func TestSecurityTellsTheBoundsOfRequests(t *testing.T) {
 		fmt.Sprintf("| `--max-head` | %dKiB |", f.limits.MaxHeadBytes>>10),
 		fmt.Sprintf("| header fields | %d |", sseproto.DefaultMaxFields),
 		fmt.Sprintf("| body of a request for a stream | %d KiB |", sseproto.MaxBodyBytes>>10),
-		fmt.Sprintf("| requests over %d KiB that are not whole | %d MiB of memory, all together |", smallBytes>>10, f.large.most>>20),
+		fmt.Sprintf("| requests over %d KiB that are not whole, or wait for the authorizer | %d MiB of memory, all together |", smallBytes>>10, f.large.most>>20),
 		fmt.Sprintf("| pipelining | %d KiB ahead of the answers |", maxBacklogBytes>>10),
 	} {
 		require.Contains(t, string(text), row)
