@@ -168,3 +168,26 @@ func TestDoctorTriesTheBatchChannel(t *testing.T) {
 	require.Contains(t, checks["redis rights"].Fix, "&ssed:batch")
 	require.Equal(t, doctor.Warn, checks["redis rights for --batch-channel"].Status)
 }
+
+// TestBatchesOnTheShardChannel: of ssed pub, the API and backends.
+func TestBatchesOnTheShardChannel(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	in := startRedis(t, r, batchFlag, "--feed=sharded", "--patterns=a,b")
+	s := connect(t, in, "", "a", "b")
+	s.want()
+	code, stdout, stderr := runInput(t, nil, "1\n2\n3\n", "pub", "--redis-url", r.URL(), "--feed=sharded", batchFlag, "--lines", "a")
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, strings.Repeat("receivers: 1\n", 3), stdout)
+	var answers []struct{ ID string }
+	in.api("POST", "/api/batch", `[{"channel_id":"a","data":"4"},{"channel_id":"b","data":"5"}]`, 200, &answers)
+	_, err := r.Do("SPUBLISH", "sse:{8209}", "ssed:batch\n"+string(sseproto.AppendBatched(sseproto.AppendBatched(nil, "b", "6"), "a", "7")))
+	require.NoError(t, err)
+	for i := 1; i <= 7; i++ {
+		s.want(fmt.Sprint(i))
+		if i == 5 {
+			require.Equal(t, s.lastID, answers[1].ID)
+		}
+	}
+	require.EqualValues(t, 3, in.metric("ssed_feed_batches_total"))
+}
