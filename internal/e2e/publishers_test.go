@@ -87,12 +87,9 @@ func TestPublishers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			channel := "from:" + name + ":ü\x01"
-			var c collector
-			l := newLink(t, in.public)
-			startCurl(t, streamURL(l.host(), channel), c.show)
-			l.waitStreams(1)
+			s := openStream(t, streamURL(in.public, channel))
 			tested.add(name, publishAll(t, r, channel, binary))
-			c.want(t, binary...)
+			s.want(binary...)
 		})
 	}
 }
