@@ -77,7 +77,8 @@ type FeedConfig struct {
 	// Default 2 s.
 	ProbeTimeout time.Duration
 	// Envelope: a payload that is a JSON object of data and optionally event, id and
-	// retry becomes an event of that type (see sseproto.ParseEnvelope).
+	// retry becomes an event of that type (see sseproto.ParseEnvelope). What the gateways
+	// themselves publish has its type, ID and retry time in any case.
 	Envelope bool
 	// BatchChannel: each message of this channel carries many, see sseproto.CutBatched.
 	// Redis has a tenth of the work with them. PublishBatch and the inbox use it. Who may

@@ -175,6 +175,10 @@ func TestTypedMessagesAreSentInEveryMode(t *testing.T) {
 			r := redistest.Start(t)
 			return startRedis(t, r), startRedis(t, r)
 		},
+		"redis with batches": func(t *testing.T) (*instance, *instance) {
+			r := redistest.Start(t)
+			return startRedis(t, r, "--batch-channel", "batches"), startRedis(t, r, "--batch-channel", "batches")
+		},
 		"redis with envelopes": func(t *testing.T) (*instance, *instance) {
 			r := redistest.Start(t)
 			return startRedis(t, r, "--envelope", "json"), startRedis(t, r, "--envelope", "json")
@@ -195,6 +199,11 @@ func TestTypedMessagesAreSentInEveryMode(t *testing.T) {
 			in.api("POST", "/api/send", `{"channel_id":"a","data":"x","retry":1234}`, 200, &sent)
 			s.want("x")
 			require.EqualValues(t, 1234, s.retry.Load())
+			in.api("POST", "/api/batch", `[{"channel_id":"a","data":"y","event_type":"order"},{"channel_id":"a","data":"z"}]`, 200, nil)
+			m, ok = s.next()
+			require.True(t, ok)
+			require.Equal(t, "order y", m.kind+" "+m.data)
+			s.want("z")
 			for _, bad := range []string{"event=gap", "event=a%0Ab", "id=a+b", "retry=-1", "retry=soon"} {
 				in.api("POST", "/publish?channel_id=a&"+bad, "data", 400, nil)
 			}

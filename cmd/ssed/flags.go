@@ -60,7 +60,7 @@ type flags struct {
 	RedisKey     string   `group:"redis" placeholder:"PATH" help:"PEM file with the key of that certificate."`
 	Patterns     []string `group:"redis" default:"*" placeholder:"GLOB" help:"Channels to deliver, as for PSUBSCRIBE. The same on every instance."`
 	Feed         string   `group:"redis" default:"pattern" placeholder:"pattern|sharded" help:"pattern: backends PUBLISH each message on its channel. sharded: they SPUBLISH all of them on sse:{8209}, the channel, a line feed and the payload, which costs a Redis Cluster a third. The same on every instance."`
-	Envelope     string   `group:"redis" default:"off" placeholder:"off|json" help:"json: a payload that is a JSON object of data and optionally event, id and retry is an event of that type and id; all others stay as they are. The same on every instance."`
+	Envelope     string   `group:"redis" default:"off" placeholder:"off|json" help:"json: a payload that is a JSON object of data and optionally event, id and retry (and the socket that Laravel sends) is an event of that type and id; all others stay as they are. The same on every instance."`
 	BatchChannel string   `group:"redis" placeholder:"NAME" help:"Channel of which each message carries many, which costs Redis less. POST /api/batch and the inbox use it. Who may publish on it in Redis may publish on every channel. The same on every instance. Default: none."`
 	StreamPrefix string   `group:"redis" default:"sse:stream:" placeholder:"TEXT" help:"Keys: the history of a channel is the stream at prefix plus channel. The same on every instance."`
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`
