@@ -27,7 +27,10 @@ const rollingClients = 300
 // from the history, which a busy channel must not have outrun.
 func TestRollingRestartsOfABusyChannelLoseNothing(t *testing.T) {
 	for _, rate := range []int{50, 500} {
-		t.Run(strconv.Itoa(rate), func(t *testing.T) { rollingRestarts(t, rate) })
+		t.Run(strconv.Itoa(rate), func(t *testing.T) {
+			t.Parallel() // a window of --drain is mostly waiting
+			rollingRestarts(t, rate)
+		})
 	}
 }
 
