@@ -28,7 +28,7 @@ type Policy struct {
 }
 
 // Slow says what a reader gets of a channel while it is behind: its socket takes no more, or,
-// for SlowLatest, more than 6 KiB lie unread at it. A resume is behind, too.
+// for SlowLatest, more than 4 KiB lie unread at it. A resume is behind, too.
 type Slow = engine.Slow
 
 const (

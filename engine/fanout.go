@@ -242,7 +242,7 @@ func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 		s.closeIfSlow(i, c, j)
 		return
 	}
-	if j.slow == SlowLatest && s.fallsBehind(i, c) {
+	if j.slow == SlowLatest && s.fallsBehind(i, c, j) {
 		return
 	}
 	if c.pos < j.from && s.isQuietBeside(c, j) {

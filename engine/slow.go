@@ -42,12 +42,12 @@ func slowOf(policies []Policy, channel string) Slow {
 // of small messages, and makes the window smaller when it sees such. So a burst may be
 // taken for a backlog. Its reader gets the newest at once or 50 ms later, and nothing is lost.
 const (
-	// paceBytes of 20 KB/s are 0.3 s. What was written last comes on top: its reader may have
+	// paceBytes of 20 KB/s are 0.2 s. What was written last comes on top: its reader may have
 	// it, and not told yet.
-	paceBytes = 6 << 10
+	paceBytes = 4 << 10
 	// lookBytes and lookEvery: the window is looked at after so much was written, or such a
 	// time, before the next message. A look takes some 1 µs, a write 5.
-	lookBytes   = 2 << 10
+	lookBytes   = 1 << 10
 	lookEvery   = 100 * time.Millisecond
 	windowLooks = 64
 	// paceEvery is how often a stream that waits is looked at.
@@ -118,14 +118,20 @@ func (s *shard) unread(c *slot, p *pace) int {
 	return int(p.widest - window)
 }
 
-// fallsBehind reports whether a live slot is to be passed by, because too much lies unread
-// at its client. Then it has its turn when there is less.
-func (s *shard) fallsBehind(i uint32, c *slot) bool {
+// fallsBehind reports whether the job passes a live slot by, because too much lies unread
+// at its client. Then it has its turn when there is less. Who was behind a moment ago gets the
+// newest of several messages, too.
+func (s *shard) fallsBehind(i uint32, c *slot, j *job) bool {
 	p := s.paces[i]
-	if p == nil || p.written < lookBytes && s.began.Sub(p.looked) < lookEvery || s.unread(c, p) <= paceBytes+p.last {
+	if p == nil {
 		return false
 	}
-	if s.began.Sub(p.wrote) > mostPause { // else it was behind a moment ago
+	wasBehind := s.began.Sub(p.wrote) <= mostPause
+	isDue := p.written >= lookBytes || s.began.Sub(p.looked) >= lookEvery
+	if !(wasBehind && j.from != j.to) && (!isDue || s.unread(c, p) <= paceBytes+p.last) {
+		return false
+	}
+	if !wasBehind {
 		p.pause, p.wrote, p.had = paceEvery, s.began, p.window
 	}
 	s.queueLive(i)
