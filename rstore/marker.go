@@ -46,6 +46,11 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 		w.tookOver(a)
 		return again()
 	case statusWait:
+		if a.holder == w.cfg.Instance {
+			// It was to be given up before, and the answer was that of a server that had just
+			// been demoted: the others may not even offer while it stands.
+			w.free(ctx)
+		}
 		// The last of the others may offer at any moment, and everybody's live
 		// streams may be waiting for what comes after the gap.
 		w.state = offering

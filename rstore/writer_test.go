@@ -590,6 +590,27 @@ func TestLowestOfferWins(t *testing.T) {
 	require.EqualValues(t, 1, writers[1].Stats().TakeOvers)
 }
 
+// A lease that could not be given up, because the server had just been demoted, does not
+// keep the others from offering.
+func TestLeaseOfWhoOffersIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	w.clock("e1")
+	keys := redisconn.MakeKeys(testPrefix)
+	require.NoError(t, w.do("HSET", keys.Clock, "watermark", w.id(10, 0).String(), "writer", "i0").Error())
+	require.NoError(t, w.do("SET", keys.Lease, "i0", "PX", "3600000").Error())
+	cfg := w.config("i0")
+	cfg.GapWait, cfg.LeaseTTL = time.Hour, time.Hour
+	log := newTestLog(w.id(30, 0))
+	log.commit(w.id(60, 0))
+	wr := &writer{Store: w.store(cfg, log), state: watching, epoch: "e1", watermark: w.id(10, 0)}
+	wr.step(t.Context(), true)
+	require.Equal(t, offering, wr.state)
+	there, err := w.do("EXISTS", keys.Lease).AsInt64()
+	require.NoError(t, err)
+	require.Zero(t, there)
+	require.Empty(t, w.markers())
+}
+
 // Nobody waits for more when everybody who is there has offered, and it is known
 // who is there.
 func TestGapIsMarkedAtOnceWhenAllHaveOffered(t *testing.T) {
