@@ -242,6 +242,7 @@ func TestSlowSenderIsCut(t *testing.T) {
 	for i := 0; ; i++ {
 		select {
 		case <-ended:
+			eventually(t, func() bool { return s.Stats().Connections == 0 }, "it is closed")
 			require.EqualValues(t, 1, s.Stats().Front.Refused[front.RefuseTimeout])
 			return
 		case <-tick.C:
@@ -328,6 +329,7 @@ func TestIdleConnectionAfterAnAnswerIsClosedButNotCounted(t *testing.T) {
 	half := s.dial().Send(getHealth + "GET /hea")
 	half.Whole()
 	half.RequireEnd()
+	eventually(t, func() bool { return s.Stats().Connections == 0 }, "both are closed")
 	require.EqualValues(t, 1, s.Stats().Front.Refused[front.RefuseTimeout])
 }
 

@@ -194,6 +194,7 @@ func TestSlowBodiesAreClosed(t *testing.T) {
 			}
 		}
 	}
+	eventually(t, func() bool { return s.front.Stats().Handshakes == 0 }, "all are closed")
 	st := s.front.Stats()
 	require.Zero(t, st.Streams)
 	require.EqualValues(t, 4, st.Refused[RefuseTimeout]+st.Refused[RefuseProtocol]+st.Answered[4])

@@ -11,8 +11,8 @@ import (
 type deadlines struct {
 	// fixed after construction
 	timeout time.Duration
-	grain   time.Duration // the sweeper sleeps at least this long, and so ends many at once
-	expire  func(*handshake)
+	grain   time.Duration    // the sweeper sleeps at least this long, and so ends many at once
+	expire  func(*handshake) // called with mu held: until it returns, h is not closed
 	wake    chan struct{}
 
 	mu             sync.Mutex
@@ -53,7 +53,7 @@ func (d *deadlines) arm(h *handshake) bool {
 	return true
 }
 
-// disarm lets h live on. Its expiry may be under way already.
+// disarm lets h live on. Afterwards nobody touches its descriptor from here.
 func (d *deadlines) disarm(h *handshake) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,10 +73,7 @@ func (d *deadlines) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		expired, wait, more := d.sweep(time.Now())
-		for _, h := range expired {
-			d.expire(h)
-		}
+		wait, more := d.sweep(time.Now())
 		if !more {
 			return
 		}
@@ -90,20 +87,22 @@ func (d *deadlines) run() {
 	}
 }
 
-// sweep takes out what is due and returns how long the next one has, 0 for none.
-// More is false after close, when all were due.
-func (d *deadlines) sweep(now time.Time) (expired []*handshake, wait time.Duration, more bool) {
+// sweep ends what is due and returns how long the next one has, 0 for none. More is
+// false after close, when all were due.
+func (d *deadlines) sweep(now time.Time) (wait time.Duration, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for h := d.oldest; h != nil && (d.isClosed || !h.due.After(now)); h = d.oldest {
 		d.removeLocked(h)
-		expired = append(expired, h)
+		d.expire(h)
+		d.mu.Unlock() // nobody waits for more than one
+		d.mu.Lock()
 	}
 	d.isIdle = d.oldest == nil
 	if !d.isIdle {
 		wait = max(d.oldest.due.Sub(now), d.grain)
 	}
-	return expired, wait, !d.isClosed
+	return wait, !d.isClosed
 }
 
 func (d *deadlines) removeLocked(h *handshake) {

@@ -1,7 +1,11 @@
 package front
 
 import (
+	"errors"
+	"io"
+	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,4 +39,32 @@ func TestDeadlinesEndInTheOrderOfArming(t *testing.T) {
 		require.Empty(t, ended)
 		require.False(t, d.arm(a))
 	})
+}
+
+// A deadline may come while netpoll still takes the connection in. Nobody but netpoll may
+// close it then: its poller would register a descriptor that is another's by then, or an
+// operator that it has given back.
+func TestDeadlinesComeWhileNetpollTakesAConnectionIn(t *testing.T) {
+	s := serve(t, Config{HandshakeTimeout: time.Nanosecond})
+	var dialing sync.WaitGroup
+	for range 4 {
+		dialing.Go(func() {
+			for range 500 {
+				conn, err := net.Dial("tcp", s.front.Addrs()[0].String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = io.Copy(io.Discard, conn)
+				_ = conn.Close()
+				if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	dialing.Wait()
+	eventually(t, func() bool { return s.front.Stats().Handshakes == 0 }, "all are closed")
+	require.EqualValues(t, 2000, s.front.Stats().Refused[RefuseTimeout])
 }

@@ -66,7 +66,7 @@ func New(cfg Config, host Host) (*Front, error) {
 		subjects: newSubjects(cfg.MaxPerSubject), tokenSeed: maphash.MakeSeed(),
 		limits: sseproto.Limits{MaxHeadBytes: cfg.MaxHeadBytes},
 	}
-	f.large = newLargeRequests(maxLargeBytes, f.closeLarge)
+	f.large = newLargeRequests(maxLargeBytes, f.endLarge)
 	f.lobby.front = f
 	f.deadlines = newDeadlines(cfg.HandshakeTimeout, f.expire)
 	f.decisions, f.giveUp = context.WithCancel(context.Background())
@@ -255,16 +255,20 @@ func (f *Front) panicked(where string, cause any, stack []byte) {
 	f.cfg.Logger.Error("front: "+where+" panicked", "cause", cause, "stack", string(stack))
 }
 
-// expire closes a handshake whose time is up.
+// expire ends a handshake whose time is up; deadlines.mu is held.
 func (f *Front) expire(h *handshake) {
-	h.expired.Store(!f.closing.Load())
-	_ = h.conn.Close()
+	cause := shutLate
+	if f.closing.Load() {
+		cause = shutEnd
+	}
+	h.shutDown(cause)
 }
 
-// closeLarge closes a handshake whose request takes memory that others need.
-func (f *Front) closeLarge(h *handshake) {
+// endLarge ends a handshake whose request takes memory that others need;
+// largeRequests.mu is held.
+func (f *Front) endLarge(h *handshake) {
 	f.counters.refused[RefuseMemory].Add(1)
-	_ = h.conn.Close()
+	h.shutDown(shutLarge)
 }
 
 // availability tells whether a stream can be taken now, and if not, why.

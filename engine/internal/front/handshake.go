@@ -25,6 +25,12 @@ import (
 // netpoll would forget in place of ours. So the hand-over is the last thing that
 // happens, after the tasks of the connection have returned.
 //
+// Closing takes as much. A connection is closed by netpoll alone: by its poller, or by a
+// task at its end. Others, which it does not wait for, shut the socket down instead, and
+// the poller finds it hung up: the deadlines, and who needs the memory. Closed by
+// them while netpoll takes it in, its poller would read from whose the number is by then.
+// closed takes h out of their lists, under their locks, before the descriptor is free.
+//
 // Tasks can overlap at their ends: one that is through with its input may still
 // be returning when the next starts. Hence the count in tasks; the last one out hands
 // over. No task starts after the one that detached, as netpoll keeps its lock for good.
@@ -49,8 +55,8 @@ type handshake struct {
 	asked   int64        // memory that ask takes, 0 of a small one
 	served  bool         // it had an answer
 
-	tasks   tasks
-	expired atomic.Bool // closed by the deadline
+	tasks tasks
+	shut  atomic.Uint32 // a shutCause: its socket was shut down
 
 	// guarded by largeRequests.mu
 	large      *list.Element // nil: not in the list
@@ -102,6 +108,24 @@ const (
 	phaseLingering
 	phaseEnded // closed or detached
 )
+
+// shutCause tells why a socket was shut down, by others than its tasks.
+type shutCause = uint32
+
+const (
+	notShut   shutCause = iota
+	shutLate            // its deadline has come
+	shutLarge           // others need its memory
+	shutEnd             // the front closes
+)
+
+// shutDown lets netpoll close the connection. The caller knows that it is not closed yet.
+func (h *handshake) shutDown(cause shutCause) {
+	h.shut.Store(cause)
+	sock.Shutdown(h.from.fd)
+}
+
+func (h *handshake) isShut() bool { return h.shut.Load() != notShut }
 
 const (
 	// chunkBytes is how much input is looked at in one go.
@@ -165,7 +189,7 @@ func (h *handshake) handOn() {
 // and is about to close the descriptor, or to leave it to us when detached.
 func (h *handshake) closed(netpoll.Connection) error {
 	h.front.deadlines.disarm(h)
-	if h.expired.Load() && h.isReading() && (h.head != nil || !h.served) {
+	if h.shut.Load() == shutLate && h.isReading() && (h.head != nil || !h.served) {
 		h.front.counters.refused[RefuseTimeout].Add(1) // and not an idle connection after an answer
 	}
 	h.keep(nil)
@@ -181,6 +205,10 @@ func (h *handshake) isReading() bool { return h.phase == phaseReading || h.phase
 func (h *handshake) read(in netpoll.Reader) {
 	defer h.recoverPanic()
 	for h.isReading() && in.Len() > 0 {
+		if h.isShut() {
+			_ = h.conn.Close() // and not end: closed counts who was still being read from
+			break
+		}
 		chunk, err := in.Next(min(in.Len(), chunkBytes))
 		if err != nil {
 			h.end()

@@ -17,12 +17,12 @@ const (
 )
 
 // largeRequests bounds the memory of requests larger than smallBytes: of those that are not
-// whole yet, and of those that an Authorizer looks at, which come first. At the bound the one that has been large for longest is closed, and counted:
-// who sends without a pause is through before its turn comes, however many others send a
-// byte now and then.
+// whole yet, and of those that an Authorizer looks at, which come first. At the bound the
+// one that has been large for longest is closed, and counted: who sends without a pause is
+// through before its turn comes, however many others send a byte now and then.
 type largeRequests struct {
-	most  int64
-	close func(*handshake)
+	most int64
+	end  func(*handshake) // called with mu held: until it returns, h is not closed
 
 	mu       sync.Mutex
 	held     int64      // bytes of those in waiting, and reserved; guarded by mu
@@ -30,61 +30,49 @@ type largeRequests struct {
 	waiting  *list.List // of *handshake, by when they became large; guarded by mu
 }
 
-func newLargeRequests(most int64, closeOne func(*handshake)) *largeRequests {
-	return &largeRequests{most: most, close: closeOne, waiting: list.New()}
+func newLargeRequests(most int64, end func(*handshake)) *largeRequests {
+	return &largeRequests{most: most, end: end, waiting: list.New()}
 }
 
-// set tells how much memory the part of a request of h takes, 0 when it is whole or gone.
+// set tells how much memory the part of a request of h takes, 0 when it is whole or gone,
+// and ends those that have to make room.
 func (l *largeRequests) set(h *handshake, bytes int64) {
-	for _, other := range l.change(h, bytes) {
-		l.close(other)
-	}
-}
-
-// change returns those that have to make room.
-func (l *largeRequests) change(h *handshake, bytes int64) (closing []*handshake) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case bytes == 0:
+	case bytes == 0, h.isShut():
 		l.removeLocked(h)
-		return nil
+		return
 	case h.large == nil:
 		h.large = l.waiting.PushBack(h)
 	}
 	l.held += bytes - h.largeBytes
 	h.largeBytes = bytes
-	return l.makeRoomLocked(h)
+	l.makeRoomLocked(h)
 }
 
-// makeRoomLocked takes out who has been large for longest, but for one, until what is left
-// fits.
-func (l *largeRequests) makeRoomLocked(but *handshake) (closing []*handshake) {
+// makeRoomLocked ends who has been large for longest, but for one, until what is left fits.
+func (l *largeRequests) makeRoomLocked(but *handshake) {
 	for next := l.waiting.Front(); next != nil && l.held > l.most; {
 		other := next.Value.(*handshake)
 		next = next.Next()
 		if other != but {
 			l.removeLocked(other)
-			closing = append(closing, other)
+			l.end(other)
 		}
 	}
-	return closing
 }
 
 // reserve takes memory for a request that is whole, unless such requests have all of it.
 func (l *largeRequests) reserve(bytes int64) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.reserved+bytes > l.most {
-		l.mu.Unlock()
 		return false
 	}
 	l.reserved += bytes
 	l.held += bytes
-	closing := l.makeRoomLocked(nil)
-	l.mu.Unlock()
-	for _, other := range closing {
-		l.close(other)
-	}
+	l.makeRoomLocked(nil)
 	return true
 }
 

@@ -228,6 +228,7 @@ func TestMissingProxyHeaderTimesOut(t *testing.T) {
 	s := serve(t, Config{ProxyProtocol: true, TrustedProxies: networks("127.0.0.0/8"), HandshakeTimeout: 100 * time.Millisecond})
 	s.dialFrom("").Send("PROXY TC").RequireEnd()
 	s.dialFrom("").RequireEnd()
+	eventually(t, func() bool { return s.front.Stats().Handshakes == 0 }, "all are closed")
 	require.EqualValues(t, 2, s.front.Stats().Refused[RefuseTimeout])
 }
 

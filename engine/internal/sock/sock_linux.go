@@ -147,6 +147,10 @@ func PeerOf(fd int) netip.AddrPort {
 // ShutdownWrite ends our side of a connection; the peer sees the end of the answer.
 func ShutdownWrite(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) }
 
+// Shutdown ends both sides of a connection. The descriptor stays open: whoever watches it
+// sees that it has hung up, and closes it.
+func Shutdown(fd int) { _ = unix.Shutdown(fd, unix.SHUT_RDWR) }
+
 // discardReads bounds what Discard reads: 64 KiB.
 const discardReads = 16
 

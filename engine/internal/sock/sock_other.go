@@ -31,6 +31,7 @@ func Read(int, []byte) (int, Result)  { return 0, Failed }
 func Peek(int, []byte) (int, Result)  { return 0, Failed }
 func Close(int)                       {}
 func ShutdownWrite(int)               {}
+func Shutdown(int)                    {}
 func Discard(int)                     {}
 
 // TCPInfo has nothing.
