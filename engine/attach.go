@@ -233,7 +233,7 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 func (s *shard) askReplayer(i uint32, c *slot, p resumePoint) {
 	s.enter(c, phaseResuming)
 	if p.client == 0 {
-		p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr())
+		p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr(), int(c.fd))
 	}
 	s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), c.form(), p)
 }

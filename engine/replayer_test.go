@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -176,6 +177,23 @@ func TestAddressesTakeTurnsAtTheHistory(t *testing.T) {
 	for _, c := range all {
 		_ = c.conn.Close()
 	}
+}
+
+// On a unix socket there are no addresses: each connection has a turn of its own.
+func TestClientsWithoutAnAddressDoNotShareATurn(t *testing.T) {
+	h := newMemoryHistory()
+	h.block = make(chan struct{})
+	const readers = readerShares
+	s := serveEngine(t, Config{
+		Listen: []string{"unix:" + filepath.Join(t.TempDir(), "s")}, RingBytes: minRingBytes,
+		History: h, HistoryReaders: readers, HistoryWait: time.Hour,
+	})
+	startFeed(s.Engine, 1000).tick(sseproto.ID{Ms: 1000})
+	for i := range readers {
+		s.dial().Send(getStream("a", fmt.Sprintf("Last-Event-ID: 90%d-1", i)))
+	}
+	eventually(t, func() bool { return h.waiting.Load() == readers }, "each of them has a reader")
+	close(h.block)
 }
 
 func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {

@@ -83,7 +83,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	return verdict{stream: &Stream{
 		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: options.Told, Channels: channels,
 		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, options.Start),
-		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client),
+		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client, c.fd),
 		Start: f.startOf(options.From, resumes),
 	}}
 }

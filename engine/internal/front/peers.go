@@ -79,9 +79,13 @@ func peerKeyOf(addr netip.Addr) peerKey {
 
 var clientSeed = maphash.MakeSeed()
 
-// ClientKey stands for the address of a client, an IPv6 one for its /64. It is the same
+// ClientKey stands for the address of a client, an IPv6 one for its /64. Without one, on
+// a unix socket, it stands for the descriptor: each connection is a client. It is the same
 // for the life of the process, never 0, and another one for nearly all other addresses.
-func ClientKey(addr netip.Addr) uint64 {
+func ClientKey(addr netip.Addr, fd int) uint64 {
+	if !addr.IsValid() {
+		return max(maphash.Comparable(clientSeed, fd), 1)
+	}
 	return max(maphash.Comparable(clientSeed, peerKeyOf(addr)), 1)
 }
 
