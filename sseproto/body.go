@@ -66,6 +66,8 @@ func (r *Request) bodyType() (isJSON bool, err error) {
 	}
 	mediaType, _, _ := bytes.Cut(r.Header("Content-Type"), []byte{';'})
 	switch mediaType = trimOWS(mediaType); {
+	case len(mediaType) == 0:
+		return false, ErrNoBodyType
 	case equalFold(mediaType, "application/x-www-form-urlencoded"):
 		return false, nil
 	case equalFold(mediaType, "application/json"):

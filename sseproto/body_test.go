@@ -103,9 +103,9 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	}
 	f(ErrBodyType, post("text/plain;charset=UTF-8", "{}"))
 	f(ErrBodyType, post("multipart/form-data; boundary=x", "--x--"))
-	f(ErrBodyType, post("", "a=b"))
+	f(ErrNoBodyType, post("", "a=b"))
 	f(ErrBodyType, post("application/jsonp", "{}"))
-	f(ErrBodyType, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n")
+	f(ErrNoBodyType, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n")
 	f(ErrContentCoding, post(jsonType, "{}", "Content-Encoding: gzip"))
 	f(ErrBodyTooLarge, "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: "+jsonType+"\r\nContent-Length: 65537\r\n\r\n")
 	f(ErrBodyTooLarge, postChunks(formType, strings.Repeat("a", 65<<10), 4<<10))

@@ -98,8 +98,13 @@ var (
 var (
 	// ErrBodyTooLarge: more than MaxBodyBytes.
 	ErrBodyTooLarge = refusal(http.StatusRequestEntityTooLarge, "the body has more than 64 KiB")
-	// ErrBodyType: a Content-Type of neither kind, or none. A page's fetch sends text/plain
-	// unless told otherwise.
+	// ErrNoLength: a POST without Content-Length and Transfer-Encoding. It has no body (RFC 9112
+	// §6.3), but who means that says "Content-Length: 0" (RFC 9110 §8.6).
+	ErrNoLength = refusal(http.StatusLengthRequired, "Content-Length is missing: it is 0 without a body")
+	// ErrNoBodyType: a body without a Content-Type. What it was meant as is not known.
+	ErrNoBodyType = refusal(http.StatusBadRequest, "Content-Type is missing: application/x-www-form-urlencoded or application/json")
+	// ErrBodyType: a Content-Type of neither kind. A page's fetch sends text/plain unless told
+	// otherwise.
 	ErrBodyType = refusal(http.StatusUnsupportedMediaType, "Content-Type is neither application/x-www-form-urlencoded nor application/json")
 	// ErrContentCoding: a body that is compressed.
 	ErrContentCoding = refusal(http.StatusUnsupportedMediaType, "Content-Encoding is not supported")

@@ -56,6 +56,9 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 	if !f.hosts.allows(req.Host) {
 		return verdict{err: sseproto.ErrMisdirected}
 	}
+	if string(req.Method) == http.MethodPost && req.ContentLength < 0 && !req.Chunked {
+		return verdict{err: sseproto.ErrNoLength}
+	}
 	since := f.host.Standing()
 	channels, err := sseproto.ChannelIDs(nil, req.Params, f.cfg.MaxChannels)
 	if err != nil {

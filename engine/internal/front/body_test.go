@@ -104,12 +104,19 @@ func TestBodiesAreRefusedWithTheirStatus(t *testing.T) {
 	f(413, postStream("a="+large, asForm))
 	f(413, chunked("a="+large, asForm))
 	f(413, strings.Replace(postStream("", asForm), "Content-Length: 0", "Content-Length: 9223372036854775807", 1))
-	f(415, postStream("channel_id=a"))
+	f(400, postStream("channel_id=a"))
 	f(415, postStream("channel_id=a", "Content-Type: text/plain"))
 	f(415, postStream("channel_id=a", asForm, "Content-Encoding: gzip"))
 	f(400, postStream("{", asJSON))
 	f(400, postStream("channel_id=a\r\n", asForm))
 	f(400, strings.Replace(postStream("", asForm), "Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nx\r\n", 1))
+
+	// Whether a body follows is to be said. Without it there is none, and the next request follows.
+	w := s.dialFrom("").Send("POST /sse/connect?channel_id=a HTTP/1.1\r\nHost: a\r\n\r\n" + getHealth)
+	status, _, _ := w.Whole()
+	require.Equal(t, 411, status)
+	status, _, _ = w.Whole()
+	require.Equal(t, 200, status)
 
 	// What is wrong with the parameters is told as for a query. The connection stays.
 	for body, want := range map[string]string{
