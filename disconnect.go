@@ -156,23 +156,24 @@ func bearerText(m Match) string {
 const relearnTimeout = 5 * time.Second
 
 // keepOut is told who is kept out by an order that did not come here, or came before this
-// instance began.
-func (g *Gateway) keepOut(ctx context.Context, bearer string, left time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, relearnTimeout)
-	defer cancel()
+// instance began. After an error it is told again.
+func (g *Gateway) keepOut(ctx context.Context, bearer string, left time.Duration) error {
 	var m Match
 	if name, ok := strings.CutPrefix(bearer, bearerSubject); ok {
 		m.Subject = name
 	} else if m.Token, ok = strings.CutPrefix(bearer, bearerToken); !ok {
-		return // of another version
+		return nil // of another version
 	}
 	if (m == Match{}) {
-		return
+		return nil
 	}
 	g.forgetGrants()
 	full := g.engine.Revoke(engine.Bearer{Subject: m.Subject, Token: m.Token}, time.Now().Add(left))
-	_, err := g.engine.CloseStreams(ctx, m)
-	if err = errors.Join(full, err); err != nil && ctx.Err() == nil {
-		g.cfg.Logger.Warn("ssed: somebody who is kept out may still have streams here", "error", err)
+	within, cancel := context.WithTimeout(ctx, relearnTimeout)
+	defer cancel()
+	_, err := g.engine.CloseStreams(within, m)
+	if either := errors.Join(full, err); either != nil && ctx.Err() == nil {
+		g.cfg.Logger.Warn("ssed: somebody who is kept out may still have streams here", "error", either)
 	}
+	return err
 }

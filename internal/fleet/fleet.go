@@ -34,8 +34,9 @@ type Config struct {
 	// instance, and counts them. Nil: none.
 	Close func(ctx context.Context, order []byte) (int64, error)
 	// Revoked is told of each bearer that Fleet.Revoke keeps out, and for how long still,
-	// one after the other. Nil: nobody is.
-	Revoked func(ctx context.Context, bearer string, left time.Duration)
+	// one after the other. After an error it is told of that bearer again, with the next
+	// report. Nil: nobody is.
+	Revoked func(ctx context.Context, bearer string, left time.Duration) error
 	// Notify sends words to all instances, where they come to Notice.
 	Notify func(ctx context.Context, words ...string) error
 	// Settings are what all instances should have alike.

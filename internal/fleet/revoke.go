@@ -66,7 +66,8 @@ func (f *Fleet) learn(ctx context.Context) {
 	}
 }
 
-// learnVersion tells of those that are new, or stay longer.
+// learnVersion tells of those that are new, or stay longer, and of those whose streams could
+// not be closed the last time.
 func (f *Fleet) learnVersion(ctx context.Context, version string) error {
 	client, err := f.current()
 	if err != nil {
@@ -76,6 +77,7 @@ func (f *Fleet) learnVersion(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
+	var failed error
 	known := make(map[string]string, len(list)/3)
 	for i := 0; i+2 < len(list); i += 3 {
 		bearer, until := list[i], list[i+1]
@@ -87,11 +89,18 @@ func (f *Fleet) learnVersion(ctx context.Context, version string) error {
 		if err != nil {
 			return fmt.Errorf("fleet: revoked: %w", err)
 		}
-		if f.cfg.Revoked != nil {
-			f.cfg.Revoked(ctx, bearer, time.Duration(left)*time.Millisecond)
+		if f.cfg.Revoked == nil {
+			continue
+		}
+		if err := f.cfg.Revoked(ctx, bearer, time.Duration(left)*time.Millisecond); err != nil {
+			failed = err
+			delete(known, bearer)
 		}
 	}
-	f.revoked, f.version = known, version
+	if f.revoked = known; failed != nil {
+		return fmt.Errorf("fleet: revoked: %w", failed)
+	}
+	f.version = version
 	return nil
 }
 

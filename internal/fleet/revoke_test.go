@@ -16,6 +16,7 @@ type keeper struct {
 	orders []string                 // guarded by mu
 	out    map[string]time.Duration // guarded by mu: how long for, as told last
 	told   int                      // guarded by mu
+	fails  int                      // guarded by mu: how often still
 }
 
 func (k *keeper) config(cfg *Config) {
@@ -25,15 +26,36 @@ func (k *keeper) config(cfg *Config) {
 		k.orders = append(k.orders, string(order))
 		return int64(len(k.orders)), nil
 	}
-	cfg.Revoked = func(_ context.Context, bearer string, left time.Duration) {
+	cfg.Revoked = func(_ context.Context, bearer string, left time.Duration) error {
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		if k.fails > 0 {
+			k.fails--
+			return context.DeadlineExceeded
+		}
 		if k.out == nil {
 			k.out = make(map[string]time.Duration)
 		}
 		k.out[bearer] = left
 		k.told++
+		return nil
 	}
+}
+
+// Whose streams could not be closed in time is met again, and nobody else.
+func TestWhoCouldNotBePutOutIsMetAgain(t *testing.T) {
+	w := newTown(t)
+	var k keeper
+	k.fails = 2
+	a := w.run("a", 0, k.config)
+	w.sees(a, "a")
+	require.NoError(t, a.Revoke(t.Context(), "sub:anna", time.Hour))
+	require.Eventually(t, func() bool { return k.knows("sub:anna") > 0 }, patience, time.Millisecond)
+	require.NoError(t, a.Revoke(t.Context(), "sub:bert", time.Hour))
+	require.Eventually(t, func() bool { return k.knows("sub:bert") > 0 }, patience, time.Millisecond)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	require.Equal(t, 2, k.told)
 }
 
 func (k *keeper) followed() []string {
