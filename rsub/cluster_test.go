@@ -202,3 +202,28 @@ func TestTicksGoOnWhileASlotMoves(t *testing.T) {
 	eventually(t, func() bool { return a.InboxTrouble() == "" }, "the inbox stands still")
 	flushSharded(t, to, "moved", a)
 }
+
+// TestLateTickMovesNothing: a node that was frozen and replaced takes up what it was asked
+// before. The bus would bring to all what it moves of the inbox then.
+func TestLateTickMovesNothing(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	in := start(t, c.URL(), "a", withSharded)
+	waitSynced(t, in)
+	client, err := in.client.Get(t.Context())
+	require.NoError(t, err)
+	args := in.ticker.args(modeJoin)
+	f := func(due time.Duration, want string) {
+		t.Helper()
+		args[15] = fmt.Sprintf("0 %d", time.Now().Add(due).UnixMilli())
+		words, err := tickScript.Run(t.Context(), client, []string{in.keys.Clock}, args).AsStrSlice()
+		require.NoError(t, err)
+		require.Equal(t, want, words[0])
+	}
+	f(time.Minute, "tick")
+	f(-time.Minute, "late")
+	// A clock that was set back by an hour, or another one, is learned with the next call.
+	in.clockSkew.Store(time.Hour.Milliseconds())
+	ticks := in.Stats().TicksSent
+	eventually(t, func() bool { return in.Stats().TicksSent > ticks+3 }, "no ticks")
+	require.Less(t, in.clockSkew.Load(), time.Minute.Milliseconds())
+}

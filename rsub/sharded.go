@@ -2,7 +2,9 @@ package rsub
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"ssed/internal/redisconn"
 )
@@ -63,13 +65,22 @@ func (f *Feed) shardChannel() string {
 	return ""
 }
 
-// tellsLinks is "1" where messages come from other nodes of a cluster, "0" where ticks do.
-func (f *Feed) tellsLinks() string {
-	switch {
-	case !redisconn.IsCluster(f.cfg.Client):
+// lateAfter is how long a call of the tick script may be under way in a cluster: longer than
+// the client waits for it, and shorter than a node may be silent until it is replaced.
+const lateAfter = 1200 * time.Millisecond
+
+// clusterWords are, in a cluster, "1" where messages come from other nodes, else "0", and
+// when by the clock of Redis a call of now is too late.
+func (f *Feed) clusterWords(now time.Time) string {
+	if !redisconn.IsCluster(f.cfg.Client) {
 		return ""
-	case f.cfg.Sharded:
-		return "0"
 	}
-	return "1"
+	due := int64(0)
+	if f.epoch.Load() != nil { // else nobody knows what its clock says
+		due = now.Add(lateAfter).UnixMilli() - f.clockSkew.Load()
+	}
+	if f.cfg.Sharded {
+		return fmt.Sprintf("0 %d", due)
+	}
+	return fmt.Sprintf("1 %d", due)
 }

@@ -11,8 +11,8 @@
 --      12 control channel of earlier versions, if it is another one, else ""
 --      13 index of the instances  14 what their owner keys begin with
 --      15 shard channel for all messages, or "": each on its own channel
---      16 in a cluster "1": tells of the links by which messages come from other nodes;
---      "0": does not; else ""
+--      16 in a cluster "1 <time>": tells of the links by which messages come from other
+--      nodes; "0 <time>": does not; else "". The time is when the call is too late, 0: never
 --      with an inbox, whose bounds are:
 --      17 messages and 18 bytes of a batch  19 batches  20 refused entries
 --      21 bytes of a payload, 0 for any; and 22 "1": payloads are envelopes
@@ -21,7 +21,7 @@
 --      follow: t and ids of each; then id and verdict of an entry, and so on
 -- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, …} |
 --         {"led", t, time, leader, node, reclaims, epoch, owner} |
---         {"foreign", fingerprint, readable} | {"left"}
+--         {"foreign", fingerprint, readable} | {"late", time} | {"left"}
 -- where reclaims is why the reclaims were not taken, or "", and owner another prefix
 -- that the inbox belongs to, or "".
 -- For … of the leader with an inbox: failure, length, batches under way, moved,
@@ -34,6 +34,11 @@ local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint',
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
+
+-- A node that was frozen and replaced takes up what it was asked before, and in a cluster
+-- what it publishes comes to the others: entries of the inbox would come twice.
+local due = tonumber(string.match(ARGV[16], '%d+$') or 0)
+if due > 0 and now - ARGV[10] > due then return {'late', text(now)} end
 
 -- Whether an instance is there that has no owner key, as earlier versions have none.
 local function has_earlier(index, owners)
@@ -143,7 +148,7 @@ local function incoming_links()
 end
 
 local links
-if ARGV[16] == '1' then
+if string.sub(ARGV[16], 1, 1) == '1' then
   local failure
   links, failure = incoming_links()
   if not links then return redis.error_reply('NOLINKS ' .. failure) end -- nothing is written yet

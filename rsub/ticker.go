@@ -52,7 +52,10 @@ const (
 // Config.Envelope or another Config.BatchChannel use the prefix.
 var ErrConfigMismatch = errors.New("rsub: instances with other patterns, envelopes or batches use this prefix")
 
-var errReply = errors.New("rsub: unexpected reply of the tick script")
+var (
+	errReply = errors.New("rsub: unexpected reply of the tick script")
+	errLate  = errors.New("rsub: the call of the tick script came too late, or the clock of Redis has been set")
+)
 
 // ticker calls the tick script: for this instance's subscriptions when they join, and at
 // every interval while this instance leads. All its fields but the channels are owned by run.
@@ -193,7 +196,7 @@ func (t *ticker) args(mode string) []string {
 		strconv.FormatInt(f.cfg.ClockOffset.Milliseconds(), 10),
 		strconv.FormatInt(mismatchFor.Milliseconds(), 10),
 		f.keys.EarlierControl, f.keys.Instances, f.keys.Owners(),
-		f.shardChannel(), f.tellsLinks(),
+		f.shardChannel(), f.clusterWords(time.Now()),
 	}
 }
 
@@ -201,6 +204,9 @@ func (t *ticker) args(mode string) []string {
 func (t *ticker) take(words []string, before time.Time) error {
 	f := t.feed
 	switch {
+	case len(words) == 2 && words[0] == "late":
+		t.noteClock(words[1], before)
+		return errLate
 	case len(words) == 3 && words[0] == "foreign":
 		return fmt.Errorf("%w: theirs %s (%s), ours %s (%s): give all instances the same, or this one another prefix; to change them, stop all for %v",
 			ErrConfigMismatch, words[1], words[2], f.fingerprint, f.description, mismatchFor)
@@ -208,13 +214,9 @@ func (t *ticker) take(words []string, before time.Time) error {
 		return errReply
 	}
 	at, err := strconv.ParseUint(words[1], 10, 64)
-	now, err2 := strconv.ParseInt(words[2], 10, 64)
-	if err != nil || err2 != nil {
+	if err != nil || !t.noteClock(words[2], before) {
 		return errReply
 	}
-	after := time.Now()
-	middle := before.Add(after.Sub(before) / 2)
-	f.clockSkew.Store(middle.UnixMilli() - now + f.cfg.ClockOffset.Milliseconds())
 	f.epoch.Store(&words[6])
 	f.expect(at, words[4])
 	t.at, t.inbox.lookedAt = at, f.elapsed()
@@ -230,6 +232,17 @@ func (t *ticker) take(words []string, before time.Time) error {
 	}
 	t.inbox.accepted = true
 	return t.inbox.take(words[tickWords:])
+}
+
+// noteClock takes the time of Redis out of an answer to a call.
+func (t *ticker) noteClock(text string, before time.Time) bool {
+	now, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return false
+	}
+	middle := before.Add(time.Since(before) / 2)
+	t.feed.clockSkew.Store(middle.UnixMilli() - now + t.feed.cfg.ClockOffset.Milliseconds())
+	return true
 }
 
 // lead notes who leads.
