@@ -338,6 +338,9 @@ func (r *runner) verdict(unfinished int) error {
 	e := evidence{channels: r.channels(), clients: r.clients, forgets: r.scenario.setup.ttl > 0}
 	if r.scenario.setup.cluster {
 		e.late = busDelay
+		if r.isAnywhere() {
+			e.later = nodeTimeout
+		}
 	}
 	primary, _ := r.cluster.primary()
 	var err error
