@@ -72,8 +72,10 @@ func (d *described) call(method, target, mediaType, body string, want int) strin
 	}
 	route, params, err := d.router.FindRoute(req)
 	require.NoError(d.t, err, "%s %s", method, target)
-	input := &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: route,
-		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}}
+	input := &openapi3filter.RequestValidationInput{
+		Request: req, PathParams: params, Route: route,
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
+	}
 	if want < 400 {
 		require.NoError(d.t, openapi3filter.ValidateRequest(ctx, input), "%s %s", method, target)
 		d.tried[method+" "+route.Path] = true
