@@ -14,7 +14,7 @@ function tile(host, label, fixed = "") {
   const set = ([figure, unit], below, kind) => {
     if (figureNode.data !== figure) figureNode.data = figure;
     setText(unitNode, unit === "" || unit === undefined ? "" : unit === "/s" || unit === "%" ? unit : " " + unit);
-    setText(sub, below ?? "");
+    setText(sub, (below ?? "").replace(/(\d) (?=(?:d|h|m|s|ms|µs|B|KiB|MiB|GiB|TiB)\b)/g, "$1\u00a0")); // a figure and its unit stay together
     sub.title = below ?? "";
     element.className = `tile ${fixed} ${kind ?? ""}`;
   };
