@@ -34,7 +34,7 @@ type Slow = engine.Slow
 const (
 	SlowAll    = engine.SlowAll    // every message, as long as memory holds it
 	SlowLatest = engine.SlowLatest // the newest message alone, without a gap event
-	SlowClose  = engine.SlowClose  // nothing: its stream is closed, and it resumes
+	SlowClose  = engine.SlowClose  // nothing: its stream is closed, and it resumes; but not before it has caught up
 )
 
 // slowNames are values of slow in a policy, by Slow.

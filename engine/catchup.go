@@ -233,6 +233,7 @@ func (s *shard) fellBehind(v *view, i uint32, c *slot) {
 		return
 	}
 	s.count.reattached.Add(1)
+	s.catchUpAgain(i, c)
 	p := resumePoint{kind: resumeID, id: id}
 	if starts := s.starts[i]; starts != nil {
 		p.from = starts.from

@@ -242,8 +242,13 @@ func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 		s.closeIfSlow(i, c, j)
 		return
 	}
-	if j.slow == SlowLatest && s.fallsBehind(i, c, j) {
-		return
+	switch j.slow {
+	case SlowLatest:
+		if s.fallsBehind(i, c, j) {
+			return
+		}
+	case SlowClose:
+		s.noteCaughtUp(i, c)
 	}
 	if c.pos < j.from && s.isQuietBeside(c, j) {
 		if b := s.batchOf(v, c.form(), j); b.whole {
@@ -257,13 +262,6 @@ func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 		}
 	}
 	s.mergeSoon(i, j.came)
-}
-
-// closeIfSlow closes a slot whose socket is full when the channel of the job wants that.
-func (s *shard) closeIfSlow(i uint32, c *slot, j *job) {
-	if j.slow == SlowClose && c.phase == phaseBlocked {
-		s.closeSlot(i, CloseSlow)
-	}
 }
 
 // batchOf returns the job's messages in a form, gathered for the first member that takes

@@ -83,6 +83,7 @@ type shard struct {
 	pendingSize int64                 // bytes in pending
 	starts      map[uint32]*ringStart // slots that do not start at one place of the ring on all their channels
 	paces       map[uint32]*pace      // slots that are paced, see slow.go
+	catchingUp  map[uint32]struct{}   // slots with a channel of SlowClose that have not caught up, see slow.go
 	paced       queue[ref]            // those that wait
 	pacedOwed   int                   // how many of them are due
 	pacedAt     time.Time             // when they were due last
@@ -136,6 +137,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		pending:    make(map[uint32]*pendingBytes),
 		starts:     make(map[uint32]*ringStart),
 		paces:      make(map[uint32]*pace),
+		catchingUp: make(map[uint32]struct{}),
 		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		discarded:  make([]byte, maxDiscard),
 	}
@@ -426,6 +428,7 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	s.dropPending(i)
 	delete(s.starts, i)
 	delete(s.paces, i)
+	delete(s.catchingUp, i)
 	if c.phase == phaseAhead {
 		s.ahead.leave(s)
 	}

@@ -13,7 +13,7 @@ type Slow uint8
 const (
 	SlowAll    Slow = iota // every message, as long as the ring holds it
 	SlowLatest             // the newest message alone, which is no gap
-	SlowClose              // nothing: its stream is closed, and it resumes
+	SlowClose              // nothing: its stream is closed, and it resumes; but not before it has caught up
 )
 
 // Policy is how channels are delivered that Match matches, a glob as for PSUBSCRIBE.
@@ -62,6 +62,10 @@ const (
 	// is closed when it is behind. With many small writes it holds some times as much.
 	unsentBytes = 8 << 10
 	closeBytes  = 64 << 10
+	// caughtUpBytes: who has no more than that unsent when a message comes has caught up. The
+	// last bytes of a backlog fill the kernel's closeBytes: without that distance the next
+	// message but one would find the socket full, and close it.
+	caughtUpBytes = 4 << 10
 )
 
 // pace is what a loop knows of the reader of a paced stream.
@@ -89,6 +93,7 @@ func (s *shard) setPace(i uint32, c *slot) {
 		switch s.log.dir.at(s.subs.at(n).ch).slow {
 		case SlowClose:
 			unsent = max(unsent, closeBytes)
+			s.catchingUp[i] = struct{}{}
 		case SlowLatest:
 			if s.paces[i] == nil {
 				s.paces[i] = &pace{}
@@ -102,6 +107,45 @@ func (s *shard) setPace(i uint32, c *slot) {
 	if unsent > 0 {
 		s.budget.calls++
 		sock.LimitUnsent(int(c.fd), unsent)
+	}
+}
+
+// catchUpAgain keeps a slot that goes through the history once more from being closed
+// meanwhile. O(n) for n channels.
+func (s *shard) catchUpAgain(i uint32, c *slot) {
+	if len(s.engine.cfg.Policies) == 0 {
+		return
+	}
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		s.budget.looks++
+		if s.log.dir.at(s.subs.at(n).ch).slow == SlowClose {
+			s.catchingUp[i] = struct{}{}
+			return
+		}
+	}
+}
+
+// noteCaughtUp looks at a live slot, before a message is written, whether the kernel has
+// sent what it had to catch up with. Where the kernel does not tell, to be live is enough.
+func (s *shard) noteCaughtUp(i uint32, c *slot) {
+	if _, isCatchingUp := s.catchingUp[i]; !isCatchingUp {
+		return
+	}
+	s.budget.looks += windowLooks
+	if unsent, ok := sock.Unsent(int(c.fd), &s.tcpInfo); !ok || unsent <= caughtUpBytes {
+		delete(s.catchingUp, i)
+	}
+}
+
+// closeIfSlow closes a slot whose socket is full when the channel of the job wants that. One
+// that has not caught up since it came is spared: with a long backlog on a busy channel it
+// would be closed, come back and be closed again, and hardly get on.
+func (s *shard) closeIfSlow(i uint32, c *slot, j *job) {
+	if j.slow != SlowClose || c.phase != phaseBlocked {
+		return
+	}
+	if _, isCatchingUp := s.catchingUp[i]; !isCatchingUp {
+		s.closeSlot(i, CloseSlow)
 	}
 }
 

@@ -212,6 +212,60 @@ func TestReaderOfCloseThatIsBehindIsClosed(t *testing.T) {
 	require.Equal(t, fmt.Sprint(len(got)+1, pad), joinTCP(t, e, after(last), "strict").next(1)[0].data)
 }
 
+// A client with a backlog that reads more slowly than ssed writes is not closed while it
+// resumes, however busy the channel is: it would come back and be closed again.
+func TestResumeOfCloseReachesTheEndWithOneStream(t *testing.T) {
+	const backlog = 1000
+	pad := strings.Repeat("x", 1000)
+	for _, from := range []string{"ring", "history"} {
+		t.Run(from, func(t *testing.T) {
+			h := newMemoryHistory()
+			e := startEngine(t, func(cfg *Config) {
+				cfg.RingBytes, cfg.Policies, cfg.History = 32<<20, []Policy{{"strict", SlowClose}}, h
+			})
+			start := sseproto.ID{Ms: 1000}
+			if from == "history" {
+				start = sseproto.ID{Ms: 900}
+				for i := range backlog {
+					h.add(sseproto.ID{Ms: 900, Seq: uint64(i + 1)}, "strict", fmt.Sprint(i+1, pad))
+				}
+			}
+			f := startFeed(e, 1000)
+			f.tick(sseproto.ID{Ms: 1000})
+			published := len(h.stored["strict"])
+			publish := func() {
+				published++
+				f.publish("strict", fmt.Sprint(published, pad))
+			}
+			for published < backlog {
+				publish()
+			}
+			c := joinTCP(t, e, after(start), "strict")
+			for read := 0; read < published; {
+				for range min(10, published-read) {
+					read++
+					require.Equal(t, fmt.Sprint(read, pad), c.next(1)[0].data)
+				}
+				if read < backlog {
+					publish()
+				}
+			}
+			require.Greater(t, published, backlog+90)
+			require.Zero(t, e.Stats().Closed[CloseSlow])
+
+			// It has caught up. When it stops now, it is behind.
+			const n = 4000
+			brisk := joinTCP(t, e, resumePoint{}, "strict")
+			for range n {
+				publish()
+				brisk.next(1)
+			}
+			require.Less(t, len(c.ended()), n)
+			require.EqualValues(t, 1, e.Stats().Closed[CloseSlow])
+		})
+	}
+}
+
 // blockedByHand is a client of channel a whose socket takes nothing until release.
 func blockedByHand(t *testing.T, h byHand) (c *testClient, release func()) {
 	t.Helper()

@@ -98,16 +98,32 @@ func FileLimit() int {
 	return int(min(lim.Cur, 1<<30))
 }
 
-// TCPInfo is room for what Window asks for.
+// TCPInfo is room for what Window and Unsent ask for.
 type TCPInfo = unix.TCPInfo
 
 // Window is the receive window that the peer has told last, in bytes (TCP_INFO). Not ok: it
 // is no TCP socket, or the kernel is older than 5.4. Some 1 µs.
 func Window(fd int, info *TCPInfo) (window uint32, ok bool) {
-	size := uint32(unsafe.Sizeof(*info))
+	size := readInfo(fd, info)
+	return info.Snd_wnd, size >= unsafe.Offsetof(info.Snd_wnd)+unsafe.Sizeof(info.Snd_wnd)
+}
+
+// Unsent is how many bytes the kernel holds that it has not sent yet (TCP_INFO). Not ok: it
+// is no TCP socket, or the kernel is older than 4.6. Some 1 µs.
+func Unsent(fd int, info *TCPInfo) (bytes uint32, ok bool) {
+	size := readInfo(fd, info)
+	return info.Notsent_bytes, size >= unsafe.Offsetof(info.Notsent_bytes)+unsafe.Sizeof(info.Notsent_bytes)
+}
+
+// readInfo returns how many bytes of info the kernel has filled; 0: it is no TCP socket.
+func readInfo(fd int, info *TCPInfo) (size uintptr) {
+	n := uint32(unsafe.Sizeof(*info))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
-		uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&size)), 0)
-	return info.Snd_wnd, errno == 0 && uintptr(size) >= unsafe.Offsetof(info.Snd_wnd)+unsafe.Sizeof(info.Snd_wnd)
+		uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&n)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return uintptr(n)
 }
 
 // LimitUnsent makes the socket full when it holds about so many bytes that are not sent yet

@@ -38,6 +38,7 @@ func Discard(int)                     {}
 type TCPInfo struct{}
 
 func Window(int, *TCPInfo) (uint32, bool) { return 0, false }
+func Unsent(int, *TCPInfo) (uint32, bool) { return 0, false }
 func LimitUnsent(int, int)                {}
 
 // FileLimit is the least that systems have.
