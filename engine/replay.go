@@ -112,7 +112,6 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 	from := q.key.from.ids()
 	var names []string
 	var counts, places []int
-	cov := r.log.cover.Load()
 	for k, name := range q.channels {
 		if slowOf(r.policies, name) != SlowLatest {
 			continue
@@ -120,7 +119,7 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 		if from == nil {
 			from = make([]sseproto.ID, len(q.channels))
 		}
-		if index, known := r.log.dir.find(name); known && !cov.backfilling && r.log.dir.at(index).last.Load() >= cov.first {
+		if r.log.coversMessageOf(name) {
 			from[k] = sseproto.MaxID
 			continue
 		}
@@ -139,6 +138,20 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 		}
 	}
 	return from, nil
+}
+
+// coversMessageOf reports whether the ring covers a message of the channel. Gap events lie
+// before the coverage, but for those that have just come, while the log is backfilling. So the
+// coverage is read after the channel's newest entry: an older one would take a new gap event
+// for a message, and its reader would lack the newest one of the history.
+func (l *Log) coversMessageOf(name string) bool {
+	index, known := l.dir.find(name)
+	if !known {
+		return false
+	}
+	last := l.dir.at(index).last.Load()
+	cov := l.cover.Load()
+	return !cov.backfilling && last >= cov.first
 }
 
 // arrange brings the bytes of the page into the order of its frames, and counts them.

@@ -266,6 +266,45 @@ func TestResumeOfCloseReachesTheEndWithOneStream(t *testing.T) {
 	}
 }
 
+// A gap event that comes while the replayer looks for the newest messages does not pass for
+// one: the resume would get it, and not the newest message of the history.
+func TestGapEventIsNoNewestMessageForAResume(t *testing.T) {
+	const outages, channels = 2000, 1000
+	id := func(ms int) sseproto.ID { return sseproto.ID{Ms: uint64(ms)} }
+	h := newMemoryHistory()
+	h.add(id(1), "price", "newest")
+	cfg := (&Config{RingBytes: minRingBytes, SegmentBytes: minSegmentBytes, History: h, Policies: []Policy{{"price*", SlowLatest}}}).withDefaults()
+	l := newLog(cfg.RingBytes, cfg.SegmentBytes, 1, false, func(uint64) {})
+	l.dir.subscribe("price") // it is told of each outage
+	l.OpenSpan(id(1000))
+	r := newReplayer(t.Context(), l, &cfg)
+	q := &replayRequest{}
+	for i := range channels - 1 {
+		q.channels = append(q.channels, fmt.Sprint("price", i))
+	}
+	q.channels = append(q.channels, "price")
+	ended := make(chan struct{})
+	defer func() { <-ended }()
+	go func() {
+		defer close(ended)
+		for i := 1; i <= outages; i++ {
+			l.CloseSpan(id(1000 + 2*i))
+			l.OpenSpan(id(1000 + 2*i + 1))
+		}
+	}()
+	for isOver := false; !isOver; {
+		select {
+		case <-ended:
+			isOver = true
+		default:
+		}
+		from, err := r.fromNewest(t.Context(), q, id(1000))
+		require.NoError(t, err)
+		require.Equal(t, id(1), from[channels-1])
+	}
+	require.NotZero(t, l.Stats().Gaps.Total())
+}
+
 // blockedByHand is a client of channel a whose socket takes nothing until release.
 func blockedByHand(t *testing.T, h byHand) (c *testClient, release func()) {
 	t.Helper()
