@@ -87,7 +87,7 @@ func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
 	got := frozen.until(fmt.Sprint(n, pad))
 	requireAscending(t, got)
 	require.Less(t, len(got), n/4)
-	require.Greater(t, taken, n/2)
+	require.Greater(t, taken, len(got), "of each five the last at least; how many more is up to the machine")
 	t.Logf("%d and %d of %d messages", len(got), taken, n)
 	require.Len(t, other.next(n), n, "a channel without a policy is sent whole")
 
