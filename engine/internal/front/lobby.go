@@ -80,9 +80,15 @@ func (l *lobby) answer(conn *os.File, reason RefuseReason) {
 	}()
 	request := make([]byte, lobbyBytes)
 	n, _ := conn.Read(request)
+	raw, err := conn.SyscallConn()
+	if err == nil && n == 0 {
+		// Behind its deadline Read does not look: on a busy machine this may run late, and
+		// what came in time is there.
+		_ = raw.Control(func(fd uintptr) { n, _ = sock.Read(int(fd), request) })
+	}
 	_ = conn.SetWriteDeadline(time.Now().Add(lobbyWait)) // its socket is empty: this takes no time
 	_, _ = conn.Write(l.front.appendOverload(nil, request[:n], reason))
-	if raw, err := conn.SyscallConn(); err == nil {
+	if err == nil {
 		_ = raw.Control(func(fd uintptr) { sock.ShutdownWrite(int(fd)) })
 	}
 }

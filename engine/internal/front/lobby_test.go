@@ -5,6 +5,7 @@ package front
 import (
 	"io"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -64,19 +65,47 @@ func TestSilentConnectionsMakeRoomInTheLobby(t *testing.T) {
 	for range 3 * lobbySize {
 		silent = append(silent, h.dialFrom(""))
 	}
-	status, _, _ := h.dialFrom("").Send(getHealth).Whole()
-	require.Equal(t, 200, status)
+	late := 0 // probes whose request came later than lobbyWait after them
+	for body := ""; body != "ok\n"; late++ {
+		var status int
+		status, _, body = h.dialFrom("").Send(getHealth).Whole()
+		require.Equal(t, 200, status)
+	}
+	late--
 	for _, w := range silent {
 		require.Equal(t, "text/event-stream; charset=utf-8", w.Answer(http.MethodGet).Header.Get("Content-Type"))
 		w.RequireRetry(4*time.Second, 4*time.Second)
 		w.RequireEnd()
 	}
-	require.EqualValues(t, len(silent), h.front.Stats().Refused[RefuseFull])
+	require.EqualValues(t, len(silent)+late, h.front.Stats().Refused[RefuseFull])
 	eventually(t, func() bool {
 		h.front.lobby.mu.Lock()
 		defer h.front.lobby.mu.Unlock()
 		return len(h.front.lobby.waiting) == 0
 	}, "nobody waits any more")
+}
+
+// A probe that is sent away, or whose time is up, before the lobby gets to
+// read what it has sent, is answered truthfully.
+func TestProbeThatTheLobbyReadsLateIsAnsweredTruthfully(t *testing.T) {
+	h := fullHost(t)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	client := os.NewFile(uintptr(pair[1]), "probe")
+	defer client.Close()
+	_, err = client.WriteString(getHealth)
+	require.NoError(t, err)
+	conn := os.NewFile(uintptr(pair[0]), "refused")
+	require.NoError(t, conn.SetReadDeadline(atOnce))
+	lobby := &h.front.lobby
+	lobby.mu.Lock()
+	lobby.open++
+	lobby.mu.Unlock()
+	lobby.answer(conn, RefuseFull)
+	answer, err := io.ReadAll(client)
+	require.NoError(t, err)
+	require.True(t, strings.HasSuffix(string(answer), "\r\n\r\nok\n"), "%s", answer)
+	require.Zero(t, h.front.Stats().Refused[RefuseFull])
 }
 
 // Who waits in the lobby when the server closes is answered.
