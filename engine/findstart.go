@@ -108,17 +108,18 @@ func (r *replayer) findInHistory(q *replayRequest, f *foundStarts) (low sseproto
 func (r *replayer) findInRing(ctx context.Context, q *replayRequest) (*foundStarts, error) {
 	f := &foundStarts{ids: make([]sseproto.ID, len(q.channels)), missing: make([]int, len(q.channels))}
 	l := r.log
-	select {
-	case l.starting <- struct{}{}:
-		defer func() { <-l.starting }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	for {
-		if _, err := l.awaitCoverage(ctx); err != nil {
+		if _, err := l.awaitCoverage(ctx); err != nil { // before there is a turn to hold
 			return nil, err
 		}
-		if l.lookForStarts(f, q.channels, q.key.start) {
+		select {
+		case l.starting <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		ok := l.lookForStarts(f, q.channels, q.key.start)
+		<-l.starting
+		if ok {
 			return f, nil
 		}
 		runtime.Gosched() // a span has just ended

@@ -17,7 +17,6 @@ func (s *server) openAdmin() (err error) {
 		return admin.New(s.adminConfig(host, addr))
 	})
 	if err == nil {
-		s.admin.records = true
 		s.listeners = append(s.listeners, s.admin)
 	}
 	return err

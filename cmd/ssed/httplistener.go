@@ -30,9 +30,8 @@ const adminGrace = 500 * time.Millisecond
 // httpListener is a listener beside the public ones, with what answers there.
 type httpListener struct {
 	net.Listener
-	api     *admin.API
-	server  *http.Server
-	records bool // its API keeps the numbers of the last minutes
+	api    *admin.API
+	server *http.Server
 }
 
 // listenHTTP opens the address of a flag.
@@ -57,9 +56,7 @@ func listenHTTP(flag, address string, log *slog.Logger, api func(net.Addr) *admi
 // serve answers until stop is called.
 func (h *httpListener) serve() error {
 	var recording sync.WaitGroup
-	if h.records {
-		recording.Go(h.api.Record)
-	}
+	recording.Go(h.api.Record)
 	defer func() {
 		h.api.Close()
 		recording.Wait()

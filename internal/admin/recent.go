@@ -40,8 +40,12 @@ func (r *recentStats) list() []Stats {
 	return slices.Clone(r.ring)
 }
 
-// Record keeps a snapshot every three seconds, until Close.
+// Record keeps a snapshot every three seconds, until Close. The listener for backends has
+// none to keep.
 func (a *API) Record() {
+	if a.cfg.Sample == nil {
+		return
+	}
 	ticker := time.NewTicker(recentPeriod)
 	defer ticker.Stop()
 	for {
