@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +22,9 @@ type Gateway struct {
 	// fixed after construction
 	cfg     Config
 	engine  *engine.Engine
-	feed    *rsub.Feed    // nil: embedded
-	store   *rstore.Store // nil: embedded, or no history
-	fleet   *fleet.Fleet  // nil: embedded
+	feeds   []*rsub.Feed    // by partition; none: embedded
+	stores  []*rstore.Store // by partition; none: embedded, or no history
+	fleet   *fleet.Fleet    // nil: embedded
 	started time.Time
 
 	report   atomic.Pointer[func() []byte] // what other instances are told; nil: status
@@ -58,14 +57,14 @@ func New(cfg Config) (*Gateway, error) {
 	return g, nil
 }
 
-// open makes the parts. The engine's log is the sink of the feed and the source of the
-// store, and the store is the engine's history: hence the late one.
+// open makes the parts. The engine's log is the sink of the feeds and the source of the
+// stores, and the stores are the engine's history: hence the late ones.
 func (g *Gateway) open() (err error) {
 	cfg := g.cfg.engine()
 	cfg.Ready = g.readyForClients
-	var history lateHistory
+	histories := make([]lateHistory, g.cfg.partitions())
 	if g.cfg.Redis != nil && g.cfg.History != nil {
-		cfg.History = &history
+		cfg.History = &histories[0]
 	}
 	if g.engine, err = engine.New(cfg); err != nil {
 		return err
@@ -74,28 +73,45 @@ func (g *Gateway) open() (err error) {
 		g.engine.Log().OpenLocal()
 		return nil
 	}
-	return g.openRedis(&history)
+	return g.openRedis(histories)
 }
 
-// openRedis makes the history and the feed around the engine's log, and the fleet.
-func (g *Gateway) openRedis(history *lateHistory) (err error) {
-	feed := g.cfg.feed()
-	if g.cfg.History != nil {
-		if g.store, err = rstore.New(g.cfg.history(), g.engine.Log()); err != nil {
+// openRedis makes the histories and the feeds around the engine's log, and the fleet.
+func (g *Gateway) openRedis(histories []lateHistory) error {
+	for q := range histories {
+		if g.cfg.History == nil {
+			break
+		}
+		cfg := g.cfg.history()
+		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.stores, q, (*rstore.Store).Writes)
+		store, err := rstore.New(cfg, g.engine.Log())
+		if err != nil {
 			return err
 		}
-		history.Store = g.store
-		feed.OnLeaseReleased = g.store.TryLease
+		histories[q].Store, g.stores = store, append(g.stores, store)
 	}
 	g.fleet = fleet.New(fleet.Config{
 		Client: *g.cfg.Redis, Prefix: g.cfg.Feed.Prefix, Instance: g.cfg.Feed.Instance, Logger: g.cfg.Logger,
 		Settings: g.settings(), Keep: g.keep(),
 		Report: g.status, Subscribers: g.subscribers, Close: g.closeByOrder, Revoked: g.keepOut,
-		Notify: func(ctx context.Context, words ...string) error { return g.feed.Notify(ctx, words...) },
+		Notify: func(ctx context.Context, words ...string) error { return g.feeds[0].Notify(ctx, words...) },
 	})
-	feed.OnNotice = g.fleet.Notice
-	g.feed, err = rsub.New(feed, g.engine.Log())
-	return err
+	for q := range histories {
+		cfg := g.cfg.feed()
+		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.feeds, q, (*rsub.Feed).Leads)
+		if g.stores != nil {
+			cfg.OnLeaseReleased = g.stores[q].TryLease
+		}
+		if q == 0 {
+			cfg.OnNotice = g.fleet.Notice
+		}
+		feed, err := rsub.New(cfg, g.engine.Log())
+		if err != nil {
+			return err
+		}
+		g.feeds = append(g.feeds, feed)
+	}
+	return nil
 }
 
 // lateHistory is the store, which is there before the engine runs.
@@ -145,27 +161,16 @@ func (g *Gateway) Ready() (ok bool, reason string) {
 	switch {
 	case g.draining.Load():
 		return false, "draining"
-	case g.feed != nil:
-		if ok, reason = g.feed.State(); !ok {
-			return false, reason
-		}
-		return true, g.trouble()
+	case g.feeds == nil:
+		return true, ""
 	}
-	return true, ""
-}
-
-// trouble tells what does not work beside the streams that are open.
-func (g *Gateway) trouble() string {
-	var list []string
-	if g.store != nil {
-		if text := g.store.Trouble(); text != "" {
-			list = append(list, "the history is not written: "+text)
+	ok, list := g.feedState()
+	if ok {
+		for q := range g.feeds {
+			list = append(list, g.troubles(q)...)
 		}
 	}
-	if text := g.feed.InboxTrouble(); text != "" {
-		list = append(list, "the inbox stands still: "+text)
-	}
-	return strings.Join(list, "; ")
+	return ok, joinReasons(list)
 }
 
 // readyForClients is Ready with what everybody may know of the reason.
@@ -196,52 +201,72 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stopFeed()
 	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
 
-	var feed, store, ready sync.WaitGroup
+	var feeds, stores, ready sync.WaitGroup
 	readyCtx, stopReady := context.WithCancel(ctx)
 	ready.Go(func() { g.logReadiness(readyCtx) })
 	defer ready.Wait()
 	defer stopReady()
-	var feedErr, fleetErr error // read after the wait
-	if g.feed != nil {
-		feed.Go(func() {
-			if feedErr = g.feed.Run(feedCtx); feedErr != nil {
-				stopEngine(feedErr)
-			}
-		})
-		feed.Go(func() {
-			if fleetErr = g.fleet.Run(feedCtx); fleetErr != nil {
-				stopEngine(fleetErr)
+	var fatal firstError // read after the wait
+	run := func(part func(context.Context) error) {
+		feeds.Go(func() {
+			if err := part(feedCtx); err != nil {
+				fatal.note(err)
+				stopEngine(err)
 			}
 		})
 	}
-	if g.store != nil {
-		store.Go(func() { _ = g.store.Run(storeCtx) }) // always the cause of storeCtx
+	for _, feed := range g.feeds {
+		run(feed.Run)
+	}
+	if g.fleet != nil {
+		run(g.fleet.Run)
+	}
+	for _, store := range g.stores {
+		stores.Go(func() { _ = store.Run(storeCtx) }) // always the cause of storeCtx
+	}
+	if len(g.feeds) > 1 {
+		ready.Go(func() { g.balance(readyCtx) })
 	}
 	err := g.engine.Run(engineCtx)
 	g.settle()
 	stopStore()
-	store.Wait()
+	stores.Wait()
 	stopFeed()
-	feed.Wait()
-	return errors.Join(err, feedErr, fleetErr)
+	feeds.Wait()
+	return errors.Join(err, fatal.err)
 }
+
+// firstError is the first error of several goroutines: with several partitions all of
+// their feeds find that the settings are not those of the others.
+type firstError struct {
+	once sync.Once
+	err  error
+}
+
+func (f *firstError) note(err error) { f.once.Do(func() { f.err = err }) }
 
 // settleTimeout bounds the wait for the last tick, which takes a round trip.
 const settleTimeout = 500 * time.Millisecond
 
 // settle commits what has come in since the last tick, so that the history gets it.
 func (g *Gateway) settle() {
-	if g.store == nil {
-		return
-	}
-	if synced, _ := g.feed.State(); !synced {
+	if g.stores == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	if err := g.feed.CommitNow(ctx); err != nil {
-		g.cfg.Logger.Warn("ssed: the last messages are not committed", "error", err)
+	var wg sync.WaitGroup
+	for _, feed := range g.feeds {
+		if synced, _ := feed.State(); !synced {
+			continue
+		}
+		wg.Go(func() {
+			if err := feed.CommitNow(ctx); err != nil {
+				g.cfg.Logger.Warn("ssed: the last messages are not committed", "error", err)
+			}
+		})
 	}
+	wg.Wait()
 }
 
 // Close gives back what New has taken when Run is not called. Afterwards Run fails; after
@@ -256,7 +281,7 @@ func (g *Gateway) Close() {
 
 // close ends what outlives Run.
 func (g *Gateway) close() {
-	if g.store != nil {
-		g.store.Close()
+	for _, store := range g.stores {
+		store.Close()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"ssed/rsub"
 	"ssed/sseproto"
@@ -56,7 +57,7 @@ type PublishResult struct {
 // not sent. After an error of Redis it may have been sent or not. Call it while Run does.
 func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, error) {
 	result := g.PublishBatch(ctx, []OutMessage{{Channel: channel, Message: m}})[0]
-	if result.Err == nil && g.feed != nil && result.Receivers == 0 {
+	if result.Err == nil && g.feeds != nil && result.Receivers == 0 {
 		result.Err = ErrNobody
 	}
 	return result.ID, result.Err
@@ -77,34 +78,57 @@ func (g *Gateway) Position() (ID, error) {
 	return id, nil
 }
 
-// PublishBatch publishes messages in order, with as few round trips as that takes, and
-// returns one result for each. Those that are refused do not stop the others.
+// PublishBatch publishes messages with as few round trips as that takes, those of a channel
+// and of a partition in order, and returns one result for each. Those that are refused do not stop the others.
 func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []PublishResult {
 	results := make([]PublishResult, len(messages))
-	out, places := make([]rsub.OutMessage, 0, len(messages)), make([]int, 0, len(messages))
+	outs := make([]outgoing, max(len(g.feeds), 1))
 	for i, m := range messages {
 		payload, err := g.payload(m)
 		switch {
 		case err != nil:
 			results[i].Err = err
-		case g.feed == nil:
+		case g.feeds == nil:
 			results[i].ID = g.engine.Log().Publish(m.Channel, m.Message)
 		default:
-			out, places = append(out, rsub.OutMessage{Channel: m.Channel, Payload: payload}), append(places, i)
+			out := &outs[g.partitionOf(m.Channel)]
+			out.messages, out.places = append(out.messages, rsub.OutMessage{Channel: m.Channel, Payload: payload}), append(out.places, i)
 		}
 	}
-	if len(out) == 0 {
-		return results
+	var sending sync.WaitGroup // the last one in this goroutine: with one partition there is no other
+	var last func()
+	for q, out := range outs {
+		if len(out.messages) == 0 {
+			continue
+		}
+		if last != nil {
+			sending.Go(last)
+		}
+		last = func() { g.send(ctx, q, out, results) }
 	}
-	sent, err := g.feed.PublishBatch(ctx, out)
-	for k, i := range places {
+	if last != nil {
+		last()
+	}
+	sending.Wait()
+	return results
+}
+
+// outgoing are the messages of a call that belong to one partition, and their places in it.
+type outgoing struct {
+	messages []rsub.OutMessage
+	places   []int
+}
+
+// send publishes messages of one partition and writes their results.
+func (g *Gateway) send(ctx context.Context, q int, out outgoing, results []PublishResult) {
+	sent, err := g.feeds[q].PublishBatch(ctx, out.messages)
+	for k, i := range out.places {
 		if k < len(sent) {
 			results[i] = PublishResult{ID: sent[k].ID, Receivers: sent[k].Receivers}
 		} else { // it may have been sent although the answer was lost
 			results[i].Err = fmt.Errorf("not confirmed by Redis: %w", err)
 		}
 	}
-	return results
 }
 
 // payload is what goes to Redis, or why the message is refused. With envelopes plain data
@@ -115,11 +139,11 @@ func (g *Gateway) payload(m OutMessage) (payload string, err error) {
 	switch {
 	case !sseproto.IsChannel(m.Channel):
 		return "", ErrChannel
-	case rsub.Reserved(m.Channel), g.feed != nil && m.Channel == g.cfg.Feed.BatchChannel:
+	case rsub.Reserved(m.Channel), g.feeds != nil && m.Channel == g.cfg.Feed.BatchChannel:
 		return "", ErrReserved
-	case g.feed != nil && g.cfg.Feed.Envelope:
+	case g.feeds != nil && g.cfg.Feed.Envelope:
 		payload = string(sseproto.AppendPayload(nil, m.Message))
-	case g.feed != nil:
+	case g.feeds != nil:
 		payload = string(sseproto.AppendMarked(nil, m.Message))
 	}
 	if len(payload) > g.cfg.Streams.MaxMessageBytes {

@@ -15,6 +15,8 @@ func (g *Gateway) settings() []fleet.Setting {
 	list := []fleet.Setting{
 		{Name: "max message bytes", Value: strconv.Itoa(g.cfg.Streams.MaxMessageBytes), Harmful: true},
 		{Name: "inbox", Value: g.cfg.Feed.Inbox, Harmful: true},
+		// Feeds of another number of partitions have other clocks, so this is where it shows.
+		{Name: fleet.Partitions, Value: strconv.Itoa(g.cfg.partitions()), Harmful: true},
 	}
 	list = append(list,
 		fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel},
@@ -25,10 +27,10 @@ func (g *Gateway) settings() []fleet.Setting {
 		// others, under one ID. That must not keep a fleet from being upgraded step by step.
 		list = append(list, fleet.Setting{Name: "envelope members", Value: sseproto.EnvelopeMembers})
 	}
-	if g.store == nil {
+	if g.stores == nil {
 		return append(list, fleet.Setting{Name: "history"})
 	}
-	h := g.store.Config()
+	h := g.stores[0].Config()
 	return append(list,
 		fleet.Setting{Name: "history", Value: "on"},
 		fleet.Setting{Name: "history length", Value: strconv.Itoa(h.MaxLen)},
@@ -39,8 +41,8 @@ func (g *Gateway) settings() []fleet.Setting {
 
 // keep is how long keys of the prefix may outlive the gateway.
 func (g *Gateway) keep() time.Duration {
-	if g.store == nil {
+	if g.stores == nil {
 		return time.Hour // somebody else's history
 	}
-	return 2 * g.store.LongestTTL()
+	return 2 * g.stores[0].LongestTTL()
 }

@@ -27,8 +27,8 @@ type Stats struct {
 	Closed     map[string]uint64 // streams that ended, by reason
 	Refused    map[string]uint64 // connections and requests not served, by reason
 
-	Leading bool   // with Redis: this instance sends the ticks of the common clock
-	Writer  bool   // with a history: this instance writes it
+	Leading bool   // with Redis: this instance sends the ticks of the common clock, or of that of a partition
+	Writer  bool   // with a history: this instance writes it, or that of a partition
 	Written uint64 // messages that this instance wrote to the history
 }
 
@@ -47,12 +47,12 @@ func (g *Gateway) Stats() Stats {
 	for _, reason := range engine.RefuseReasons() {
 		out.Refused[reason.String()] = s.Front.Refused[reason]
 	}
-	if g.feed != nil {
-		out.Leading = g.feed.Stats().Leading
+	for _, feed := range g.feeds {
+		out.Leading = out.Leading || feed.Leads()
 	}
-	if g.store != nil {
-		store := g.store.Stats()
-		out.Writer, out.Written = store.Writer, store.Appended
+	for _, store := range g.stores {
+		s := store.Stats()
+		out.Writer, out.Written = out.Writer || s.Writer, out.Written+s.Appended
 	}
 	return out
 }
@@ -62,14 +62,35 @@ func (g *Gateway) Stats() Stats {
 type Parts struct {
 	Config Config // with the defaults of this package filled in
 	Engine *engine.Engine
-	Feed   *rsub.Feed    // nil: embedded
-	Store  *rstore.Store // nil: no history
-	Fleet  *fleet.Fleet  // nil: embedded
+	Feeds  []*rsub.Feed    // by partition; nil: embedded
+	Stores []*rstore.Store // by partition; nil: no history
+	Fleet  *fleet.Fleet    // nil: embedded
+}
+
+// FeedStats are those of all Feeds together; of none they are zero.
+func (p *Parts) FeedStats() rsub.Stats {
+	return together(p.Feeds, (*rsub.Feed).Stats, rsub.Stats.Plus)
+}
+
+// StoreStats are those of all Stores together; of none they are zero.
+func (p *Parts) StoreStats() rstore.Stats {
+	return together(p.Stores, (*rstore.Store).Stats, rstore.Stats.Plus)
+}
+
+func together[T, S any](parts []T, stats func(T) S, plus func(S, S) S) (all S) {
+	for i, part := range parts {
+		if s := stats(part); i == 0 {
+			all = s
+		} else {
+			all = plus(all, s)
+		}
+	}
+	return all
 }
 
 // Parts returns the parts, which are not promised.
 func (g *Gateway) Parts() Parts {
-	return Parts{Config: g.cfg, Engine: g.engine, Feed: g.feed, Store: g.store, Fleet: g.fleet}
+	return Parts{Config: g.cfg, Engine: g.engine, Feeds: g.feeds, Stores: g.stores, Fleet: g.fleet}
 }
 
 // ReportWith sets what the admin API of other instances shows of this one, as JSON. Call

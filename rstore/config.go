@@ -10,6 +10,7 @@ import (
 
 	"ssed/internal/invalid"
 	"ssed/internal/redisconn"
+	"ssed/sseproto"
 )
 
 // Config says where and how the history is kept.
@@ -20,6 +21,12 @@ type Config struct {
 	Client rueidis.ClientOption
 	// Prefix comes before the channel name in stream keys. Required.
 	Prefix string
+	// Partition is the part of the channels whose history this is, with a watermark, a lease
+	// and markers of its own; zero is the whole. Callers ask for channels of that part alone.
+	Partition redisconn.Partition
+	// Elsewhere counts the other partitions whose history this instance writes: the more,
+	// the longer it leaves a free lease to others. Nil: none. It must not block.
+	Elsewhere func() int
 	// Instance names this process among the others on the prefix. Required,
 	// without spaces.
 	Instance string
@@ -106,6 +113,9 @@ func (c Config) withDefaults() Config {
 	c.FlushInterval = cmp.Or(c.FlushInterval, 10*time.Millisecond)
 	c.LeaseTTL = cmp.Or(c.LeaseTTL, 800*time.Millisecond)
 	c.GapWait = cmp.Or(c.GapWait, time.Second)
+	if c.Elsewhere == nil {
+		c.Elsewhere = func() int { return 0 }
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -121,6 +131,7 @@ func (c Config) Validate() error {
 		check.Add("Client", "%w", err)
 	}
 	check.If(c.Prefix == "", "Prefix", "it is empty")
+	check.If(!c.Partition.IsValid(sseproto.MaxPartitions), "Partition", "%d of %d is none of at most %d", c.Partition.Number, c.Partition.Of, sseproto.MaxPartitions)
 	check.If(c.Instance == "" || strings.ContainsAny(c.Instance, " \t\r\n"), "Instance", "%q is not a name without spaces", c.Instance)
 	check.If(c.MaxLen < 1, "MaxLen", "%d is less than 1", c.MaxLen)
 	check.If(c.Window < 0, "Window", "%v is negative", c.Window)

@@ -90,9 +90,10 @@
 //
 // # Limits
 //
-// One primary, found directly or through Sentinel. Redis Cluster is not
-// supported: one script touches the streams of many channels and the control
-// keys, which lie in different slots there.
+// One primary, found directly, through Sentinel or in a Redis Cluster. One script touches
+// the streams of many channels and the control keys, so in a cluster, and of a partition
+// (Config.Partition), all of them have one hash tag and lie in one slot. A Store is of one
+// partition; who writes is decided for each by itself.
 //
 // Somebody who deletes a stream by hand removes history without a trace. Run with
 // maxmemory-policy noeviction: when memory is full under that policy the script writes

@@ -285,9 +285,13 @@ func (w *world) requireHistory(want []message) {
 	}
 }
 
-func (w *world) markers() []gap {
+func (w *world) markers() []gap { return w.markersAt(redisconn.MakeKeys(testPrefix).Gaps) }
+
+func (w *world) markersOf(s *Store) []gap { return w.markersAt(s.keys.Gaps) }
+
+func (w *world) markersAt(key string) []gap {
 	w.t.Helper()
-	list, err := w.do("LRANGE", redisconn.MakeKeys(testPrefix).Gaps, "0", "-1").AsStrSlice()
+	list, err := w.do("LRANGE", key, "0", "-1").AsStrSlice()
 	require.NoError(w.t, err)
 	out := make([]gap, len(list))
 	for i, text := range list {

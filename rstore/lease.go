@@ -35,6 +35,19 @@ func (w *writer) take(ctx context.Context) outcome {
 	return retryIf(a.epoch != "", w.cfg.poll())
 }
 
+// deference is for how long still this instance leaves the lease to others, which hold
+// fewer: half of its time at most, so that it is taken in time if they do not want it.
+func (w *writer) deference() time.Duration {
+	held := w.cfg.Elsewhere()
+	if held == 0 || w.leaving {
+		return 0
+	}
+	if w.wantedAt.IsZero() {
+		w.wantedAt = time.Now()
+	}
+	return w.cfg.LeaseTTL*time.Duration(held)/time.Duration(2*w.cfg.Partition.Of) - time.Since(w.wantedAt)
+}
+
 // tookOver counts a lease that was won from another instance.
 func (w *writer) tookOver(a answer) {
 	if a.writer != "" && a.writer != w.cfg.Instance {
@@ -65,7 +78,9 @@ func (w *writer) giveUp(ctx context.Context, mode string) {
 	})[0]
 	if a.err != nil {
 		w.count.failed(redisconn.Code(a.err))
+		return
 	}
+	w.count.noteHolder(a.holder)
 }
 
 // uncovered is what to do when the log goes on only from low: let another

@@ -51,6 +51,49 @@ type Stats struct {
 	WriteTime  time.Duration
 }
 
+// Plus returns the counts of two stores together. Writer is that of either, Lag the longer
+// one, and Watermark the lower one: up to there both are written.
+func (s Stats) Plus(o Stats) Stats {
+	for _, pair := range []struct{ sum, of *uint64 }{
+		{&s.Appended, &o.Appended},
+		{&s.Batches, &o.Batches},
+		{&s.Advances, &o.Advances},
+		{&s.RefusedStale, &o.RefusedStale},
+		{&s.RefusedEpoch, &o.RefusedEpoch},
+		{&s.RefusedMessages, &o.RefusedMessages},
+		{&s.GapMarkers, &o.GapMarkers},
+		{&s.Invalidations, &o.Invalidations},
+		{&s.Capped, &o.Capped},
+		{&s.Deleted, &o.Deleted},
+		{&s.SavedMessages, &o.SavedMessages},
+		{&s.TakeOvers, &o.TakeOvers},
+		{&s.BatchMessages, &o.BatchMessages},
+		{&s.Errors.Link, &o.Errors.Link},
+		{&s.Errors.Memory, &o.Errors.Memory},
+		{&s.Errors.ReadOnly, &o.Errors.ReadOnly},
+		{&s.Errors.Other, &o.Errors.Other},
+	} {
+		*pair.sum += *pair.of
+	}
+	s.Writer = s.Writer || o.Writer
+	if o.Watermark.Less(s.Watermark) {
+		s.Watermark = o.Watermark
+	}
+	s.Lag = max(s.Lag, o.Lag)
+	s.BatchSizes, s.WriteTimes = addCounts(s.BatchSizes, o.BatchSizes), addCounts(s.WriteTimes, o.WriteTimes)
+	s.WriteTime += o.WriteTime
+	return s
+}
+
+// addCounts adds counts into a new slice; a may be nil.
+func addCounts(a, b []uint64) []uint64 {
+	all := slices.Clone(b)
+	for i, n := range a {
+		all[i] += n
+	}
+	return all
+}
+
 // SizeBounds are the upper bounds of the counts in Stats.BatchSizes, not to be changed.
 var SizeBounds = [...]uint64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000}
 
@@ -82,6 +125,7 @@ type counters struct {
 
 	trouble   atomic.Pointer[string] // why the writer does not get on; nil: it does
 	writer    atomic.Bool
+	holder    atomic.Pointer[string] // of the lease; nil: not known
 	watermark atomic.Pointer[sseproto.ID]
 	behind    atomic.Int64 // Unix ns since when messages wait, 0 when none do
 }
@@ -147,6 +191,13 @@ func (c *counters) wrote(took time.Duration) {
 	bucket, _ := slices.BinarySearch(TimeBounds[:], took)
 	c.times[bucket].Add(1)
 	c.timeSumNanos.Add(int64(took))
+}
+
+func (c *counters) noteHolder(name string) {
+	if known := c.holder.Load(); known == nil || *known != name {
+		held := name // not the parameter, which would be on the heap in every call
+		c.holder.Store(&held)
+	}
 }
 
 func (c *counters) failed(code string) {

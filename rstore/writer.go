@@ -24,6 +24,7 @@ type Store struct {
 	src      Source
 	log      *slog.Logger
 	tryLease chan struct{}
+	yields   chan struct{} // the lease is to be given up
 
 	write, read *redisconn.Client // safe for concurrent use
 	count       counters          // atomic
@@ -49,13 +50,13 @@ func New(cfg Config, src Source) (*Store, error) {
 	// the way of large reads; reading has as many as are asked for.
 	reading := cfg.Client
 	reading.PipelineMultiplex = connections
-	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
+	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, cfg.Partition)
 	s := &Store{
 		cfg: cfg, policies: cfg.policies(), keys: keys, src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
-		tryLease: make(chan struct{}, 1),
-		write:    redisconn.New(cfg.Client, keys.Slot),
-		read:     redisconn.New(reading, keys.Slot),
+		tryLease: make(chan struct{}, 1), yields: make(chan struct{}, 1),
+		write: redisconn.New(cfg.Client, keys.Slot),
+		read:  redisconn.New(reading, keys.Slot),
 	}
 	return s, nil
 }
@@ -75,6 +76,27 @@ func (s *Store) TryLease() {
 	select {
 	case s.tryLease <- struct{}{}:
 	default:
+	}
+}
+
+// Writes reports whether this instance holds the lease, as far as it knows.
+func (s *Store) Writes() bool { return s.count.writer.Load() }
+
+// Writer is the instance that holds the lease, as this one saw it last; "" when it is free
+// or not known.
+func (s *Store) Writer() string {
+	if name := s.count.holder.Load(); name != nil {
+		return *name
+	}
+	return ""
+}
+
+// Yield gives the lease up if this instance has it: another one takes it, or this one
+// again if nobody does. It does not wait for that. Safe for concurrent use.
+func (s *Store) Yield() {
+	select {
+	case s.yields <- struct{}{}:
+	default: // asked for already
 	}
 }
 
@@ -99,6 +121,10 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-changed:
 		case <-s.tryLease:
 			asked = true
+		case <-s.yields:
+			if w.state == writing {
+				w.free(ctx)
+			}
 		}
 	}
 	w.finish(context.WithoutCancel(ctx))
@@ -136,6 +162,9 @@ type writer struct {
 	renewed time.Time     // writing: when the lease was last prolonged
 	restTo  time.Time     // writing: no batch before
 	took    time.Duration // writing: the last round trip with batches
+
+	wantedAt time.Time // watching: since when a lease that seems free is left to others; zero: it is not
+	leaving  bool      // nothing is left to others any more
 
 	failures int             // script runs that failed, in a row
 	outage   throttle.Outage // of two in a row, for the log
@@ -208,6 +237,9 @@ func (w *writer) advance(ctx context.Context) outcome {
 		return w.uncovered(ctx, low)
 	case through == w.watermark:
 		return w.watch(ctx)
+	}
+	if left := w.deference(); left > 0 {
+		return after(left)
 	}
 	return w.take(ctx)
 }
@@ -365,6 +397,10 @@ func (w *writer) adopt(a answer) {
 	}
 	w.epoch, w.watermark = a.epoch, a.watermark
 	w.count.watermark.Store(&a.watermark)
+	w.count.noteHolder(a.holder)
+	if a.holder != "" {
+		w.wantedAt = time.Time{}
+	}
 	switch {
 	case a.epoch == "":
 		w.release()
@@ -428,6 +464,7 @@ func (w *writer) recovered() {
 func (w *writer) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
+	w.leaving = true
 	w.restTo = time.Time{} // what there is now is all there will be
 	if w.state != writing {
 		w.watch(ctx) // the last look may be a poll ago

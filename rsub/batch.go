@@ -28,7 +28,7 @@ func (s *subscription) onBatch(batch string) {
 		rest = after
 		id, ok := s.number(channel, payload)
 		switch {
-		case !ok:
+		case !ok || s.isForeign(channel):
 		case s.feed.delivers(channel):
 			s.deliver(id, channel, payload)
 		default:

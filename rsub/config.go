@@ -9,6 +9,7 @@ import (
 
 	"ssed/internal/invalid"
 	"ssed/internal/redisconn"
+	"ssed/sseproto"
 )
 
 // Defaults of Config.
@@ -43,6 +44,15 @@ type Config struct {
 	// Prefix is the prefix of the streams; the clock key and the control channel
 	// have it in their names. Instances that work together have the same one.
 	Prefix string
+	// Partition is the part of the channels that the Feed is of, with a clock, a control
+	// channel, a shard channel and an inbox of its own; zero is the whole. A part takes
+	// Sharded: patterns bring the messages of all parts. How many there are is part of the
+	// fingerprint. What comes here and belongs to another part keeps its number and is
+	// left out.
+	Partition redisconn.Partition
+	// Elsewhere counts the other partitions whose ticks this instance sends: the more, the
+	// longer it leaves a clock that nobody leads to others. Nil: none. It must not block.
+	Elsewhere func() int
 	// Instance is the name of this process, unique among the instances, without spaces.
 	Instance string
 	// Feeds is the number of connections that are subscribed and merged: 1 or 2.
@@ -115,6 +125,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.OnNotice == nil {
 		c.OnNotice = func([]string) {}
 	}
+	if c.Elsewhere == nil {
+		c.Elsewhere = func() int { return 0 }
+	}
 	err := c.validate()
 	c.Client = redisconn.Options(c.Client)
 	if c.Client.WriteBufferEachConn == 0 {
@@ -142,6 +155,8 @@ func (c *Config) validate() error {
 	check.If(len(c.BatchChannel) > maxPatternBytes || strings.ContainsFunc(c.BatchChannel, isSpaceOrControl),
 		"BatchChannel", "%.50q is longer than %d bytes or has spaces", c.BatchChannel, maxPatternBytes)
 	check.If(Reserved(c.BatchChannel), "BatchChannel", "%.50q: channels that start with %s are never delivered", c.BatchChannel, reservedPrefix)
+	check.If(!c.Partition.IsValid(sseproto.MaxPartitions), "Partition", "%d of %d is none of at most %d", c.Partition.Number, c.Partition.Of, sseproto.MaxPartitions)
+	check.If(!c.Partition.IsWhole() && !c.Sharded, "Partition", "several of them take Sharded: with patterns each would get the messages of all")
 	check.If(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "Prefix", "%q is empty or has braces", c.Prefix)
 	check.If(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "Instance", "%q is empty or has spaces", c.Instance)
 	check.If(c.Feeds < 1 || c.Feeds > maxFeeds, "Feeds", "%d is not 1 or %d", c.Feeds, maxFeeds)

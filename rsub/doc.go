@@ -23,6 +23,15 @@
 // line feed and the payload. Number first, filter after: a message over the size limit keeps its number, and
 // the sink gets its place alone. Only channels that begin with "__" have no number.
 //
+// # Partitions
+//
+// With Config.Partition a Feed is of one part of the channels, in a hash slot of its own:
+// clock, control channel, shard channel and inbox have its tag in their names, and nothing is
+// shared with the feeds of the other parts. A message that belongs to another part has a number,
+// like all that comes, and is left out. Nobody has to lead the ticks of all parts: an instance that
+// leads many leaves a clock without a leader to others for a little longer (Elsewhere), and
+// Yield gives one up.
+//
 // # Cluster
 //
 // In a Redis Cluster all keys and the shard channel have one hash tag, and all subscriptions

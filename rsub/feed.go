@@ -3,6 +3,7 @@ package rsub
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +69,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
+	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, cfg.Partition)
 	f := &Feed{
 		cfg:      cfg,
 		patterns: newPatternSet(cfg.Patterns),
@@ -76,12 +77,12 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		began:    time.Now(),
 		client:   redisconn.New(cfg.Client, keys.Slot),
 	}
-	f.description = f.patterns.describe(Rules{cfg.Envelope, cfg.Sharded, cfg.BatchChannel})
+	f.description = f.patterns.describe(Rules{cfg.Envelope, cfg.Sharded, cfg.BatchChannel, cfg.Partition.Of})
 	f.fingerprint = fingerprint(f.description)
 	f.seen.feed = f
 	f.results = newResults(&f.counters, cfg.Feeds)
 	f.ticker = &ticker{
-		feed: f, joins: make(chan struct{}, 1), asks: make(chan chan<- uint64), inbox: inbox{feed: f},
+		feed: f, joins: make(chan struct{}, 1), asks: make(chan chan<- uint64), yields: make(chan struct{}, 1), inbox: inbox{feed: f},
 	}
 	if cfg.Feeds == 1 {
 		out := &direct{sink: sink}
@@ -140,6 +141,39 @@ func (f *Feed) State() (synced bool, reason string) {
 		return false, "waiting for a tick"
 	}
 	return false, "waiting for the first tick"
+}
+
+// Began reports whether messages were ever numbered.
+func (f *Feed) Began() bool { return f.everSynced.Load() }
+
+// Leads reports whether this instance sends the ticks.
+func (f *Feed) Leads() bool { return f.counters.leading.Load() }
+
+// Yield gives the lead of the ticks up if this instance has it: another one takes it, or
+// this one again if nobody does. It does not wait for that. For use while Run does.
+func (f *Feed) Yield() {
+	select {
+	case f.ticker.yields <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+// View is how a feed stands.
+type View struct {
+	Node   string        // address of the Redis server; "" while there is no connection
+	Leader string        // the instance that sends the ticks; "" while it is not known
+	Last   sseproto.ID   // the newest tick; zero: none
+	Lag    time.Duration // how long that one was under way
+}
+
+// View tells how the feed stands.
+func (f *Feed) View() View {
+	v := View{Node: f.client.Addr(), Lag: time.Duration(f.counters.lastLag.Load())}
+	v.Last.Ms, _ = f.seen.latest()
+	if name := f.seen.leader.Load(); name != nil {
+		v.Leader = *name
+	}
+	return v
 }
 
 // InboxTrouble tells why this instance, which leads the ticks, cannot move the entries of
@@ -233,7 +267,7 @@ func (f *Feed) readOnly(client rueidis.Client) {
 func (f *Feed) noteTick(t tick, last interval) {
 	f.trouble.Store(nil)
 	f.ticker.inbox.memory.note(t)
-	if f.seen.note(t.t, last) {
+	if f.seen.note(t.t, last, t.caller) {
 		lag := time.Now().UnixMilli() - f.clockSkew.Load() - int64(t.t)
 		f.counters.lag(time.Duration(max(lag, 0)) * time.Millisecond)
 	}
@@ -285,10 +319,15 @@ type seen struct {
 	t    uint64
 	last interval // the complete interval before it
 	at   time.Duration
+
+	// leader is who sends the ticks: who has sent two in a row, or who Redis says it is. Who
+	// subscribes sends one as well. Stored under mu.
+	leader atomic.Pointer[string]
+	caller string // of the newest tick
 }
 
-// note takes a tick and reports whether it is the first to bring it.
-func (s *seen) note(t uint64, last interval) bool {
+// note takes a tick of a caller and reports whether it is the first to bring it.
+func (s *seen) note(t uint64, last interval, caller string) bool {
 	at := s.feed.elapsed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +335,25 @@ func (s *seen) note(t uint64, last interval) bool {
 		return false
 	}
 	s.t, s.last, s.at = t, last, at
+	if caller == s.caller {
+		s.ledByLocked(caller)
+	}
+	s.caller = caller
 	return true
+}
+
+// ledBy notes who leads, as Redis says.
+func (s *seen) ledBy(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledByLocked(name)
+}
+
+func (s *seen) ledByLocked(name string) {
+	if known := s.leader.Load(); known == nil || *known != name {
+		leader := strings.Clone(name) // not the parameter, which would be on the heap in every call
+		s.leader.Store(&leader)
+	}
 }
 
 func (s *seen) latest() (t uint64, last interval) {

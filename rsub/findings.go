@@ -40,14 +40,19 @@ func (f *finding[T]) take() (what T, dropped int, ok bool) {
 
 // findings are those of all subscriptions.
 type findings struct {
-	epochs     finding[string]
-	refused    finding[refusal]
-	oversize   finding[outsized]
-	mismatches finding[mismatch]
-	unframed   finding[int] // bytes
-	bus        finding[uint64]
-	broken     finding[brokenBatch]
+	epochs      finding[string]
+	refused     finding[refusal]
+	oversize    finding[outsized]
+	mismatches  finding[mismatch]
+	unframed    finding[int]    // bytes
+	foreign     finding[string] // channel
+	foreignTold sync.Once
+	bus         finding[uint64]
+	broken      finding[brokenBatch]
 }
+
+// maxToldBytes of a channel's name go into a line.
+const maxToldBytes = 70
 
 // refusal is a tick that was refused.
 type refusal struct {
@@ -86,6 +91,13 @@ func (f *Feed) tell() {
 	if n, dropped, ok := f.found.unframed.take(); ok {
 		log.Warn("redis: message of the shard channel without a line for its channel dropped",
 			"shardChannel", f.keys.Messages, "bytes", n, "dropped", dropped)
+	}
+	if channel, dropped, ok := f.found.foreign.take(); ok {
+		f.found.foreignTold.Do(func() {
+			p := f.cfg.Partition
+			log.Warn("redis: messages of another partition dropped: their publisher has the wrong shard channel (told once)",
+				"shardChannel", f.keys.Messages, "partition", p.Number, "channel", channel[:min(len(channel), maxToldBytes)], "belongsTo", sseproto.PartitionOf(channel, p.Of), "dropped", dropped)
+		})
 	}
 	if t, dropped, ok := f.found.bus.take(); ok {
 		log.Warn("redis: a link of the cluster bus was lost, messages of other nodes may be missing", "after", t, "dropped", dropped)

@@ -45,17 +45,18 @@ const (
 // Reasons for which entries of the inbox are refused, as they stand in the stream
 // of refused ones. The last four are found by the script.
 const (
-	refusedFields   = "fields"   // no channel or no data
-	refusedChannel  = "channel"  // reserved, too long, or none of the patterns has it
-	refusedEnvelope = "envelope" // an event type, id or retry, without Config.Envelope
-	refusedType     = "type"     // an event type, id or retry that is not allowed
-	refusedSize     = "size"     // over Config.MaxMessageBytes
-	refusedDenied   = "denied"   // the user may not publish on the channel
-	refusedUTF8     = "utf8"     // data of an envelope that is not UTF-8
-	refusedStream   = "stream"   // published, but the channel's history refuses it: a key of another type, or higher IDs added by hand
+	refusedFields    = "fields"    // no channel or no data
+	refusedChannel   = "channel"   // reserved, too long, or none of the patterns has it
+	refusedPartition = "partition" // the channel belongs to another partition, which has an inbox of its own
+	refusedEnvelope  = "envelope"  // an event type, id or retry, without Config.Envelope
+	refusedType      = "type"      // an event type, id or retry that is not allowed
+	refusedSize      = "size"      // over Config.MaxMessageBytes
+	refusedDenied    = "denied"    // the user may not publish on the channel
+	refusedUTF8      = "utf8"      // data of an envelope that is not UTF-8
+	refusedStream    = "stream"    // published, but the channel's history refuses it: a key of another type, or higher IDs added by hand
 )
 
-var inboxReasons = [...]string{refusedFields, refusedChannel, refusedEnvelope, refusedType, refusedSize, refusedDenied, refusedUTF8, refusedStream}
+var inboxReasons = [...]string{refusedFields, refusedChannel, refusedPartition, refusedEnvelope, refusedType, refusedSize, refusedDenied, refusedUTF8, refusedStream}
 
 // InboxReasons returns the reasons for which entries of the inbox are refused, the
 // keys of InboxStats.Refused.
@@ -273,6 +274,8 @@ func (in *inbox) verdict(channel string, hasData bool, event, id, retry string) 
 		return refusedFields
 	case !sseproto.IsChannel(channel) || !in.feed.delivers(channel):
 		return refusedChannel
+	case !in.feed.owns(channel):
+		return refusedPartition
 	case event == "" && id == "" && retry == "":
 		return ""
 	case !in.feed.cfg.Envelope:
@@ -343,6 +346,16 @@ type InboxStats struct {
 	Length       int64             // entries of the inbox, those included that are moved and not yet in the history
 	Batches      int64             // in how many batches the latter were moved
 	Oldest       time.Time         // when the first entry that waits to be moved was added, by the clock of Redis; zero for none
+}
+
+// plus returns the counts of two inboxes together; Oldest is the older one.
+func (s InboxStats) plus(o InboxStats) InboxStats {
+	s.Moved, s.Acknowledged, s.Failures = s.Moved+o.Moved, s.Acknowledged+o.Acknowledged, s.Failures+o.Failures
+	s.Length, s.Batches, s.Refused = s.Length+o.Length, s.Batches+o.Batches, addCounts(s.Refused, o.Refused)
+	if s.Oldest.IsZero() || !o.Oldest.IsZero() && o.Oldest.Before(s.Oldest) {
+		s.Oldest = o.Oldest
+	}
+	return s
 }
 
 // inboxCounts are the live form of InboxStats; all fields are atomic.

@@ -47,7 +47,7 @@ func startGatewayAt(t testing.TB, url, name string, options ...option) *gateway 
 	cfg := testConfig(t, url, name, append([]option{withInbox, named}, options...)...)
 	g := &gateway{}
 	g.store, err = rstore.New(rstore.Config{
-		Client: cfg.Client, Prefix: cfg.Prefix, Instance: name, MaxLen: 10_000_000, Logger: quiet,
+		Client: cfg.Client, Prefix: cfg.Prefix, Partition: cfg.Partition, Instance: name, MaxLen: 10_000_000, Logger: quiet,
 	}, e.Log())
 	require.NoError(t, err)
 	g.Feed, err = New(cfg, e.Log())

@@ -69,6 +69,9 @@ func (ps patternSet) describe(r Rules) string {
 	if r.Sharded {
 		text += " feed=sharded"
 	}
+	if r.Partitions > 1 {
+		text += fmt.Sprintf(" partitions=%d", r.Partitions)
+	}
 	if r.BatchChannel != "" {
 		text += fmt.Sprintf(" batches=%q", r.BatchChannel)
 	}
@@ -81,6 +84,7 @@ type Rules struct {
 	Envelope     bool
 	Sharded      bool
 	BatchChannel string
+	Partitions   int // 0 is 1
 }
 
 // Fingerprint returns what Feed.Fingerprint does, for a feed that is not there.

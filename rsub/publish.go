@@ -28,6 +28,8 @@ const (
 var (
 	// ErrReserved is returned by Publish for channels that are never delivered.
 	ErrReserved = errors.New("rsub: reserved channel")
+	// ErrPartition is returned by Publish for a channel of another partition.
+	ErrPartition = errors.New("rsub: the channel belongs to another partition")
 	// ErrTooLarge is returned by Publish for a payload over Config.MaxMessageBytes,
 	// which every instance would number and drop.
 	ErrTooLarge = errors.New("rsub: message over the limit")
@@ -92,6 +94,8 @@ func (f *Feed) mayPublish(m OutMessage) error {
 	switch limit := f.cfg.MaxMessageBytes; {
 	case Reserved(m.Channel) || f.isBatchChannel(m.Channel):
 		return ErrReserved
+	case !f.owns(m.Channel):
+		return ErrPartition
 	case limit > 0 && len(m.Payload) > limit:
 		return ErrTooLarge
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ssed/internal/redisconn"
+	"ssed/sseproto"
 )
 
 // ErrNoLinks is returned by Run in a Redis Cluster without Config.Sharded when CLUSTER LINKS
@@ -30,6 +31,24 @@ func (f *Feed) channels() int {
 	return n
 }
 
+// owns reports whether the channel belongs to the partition of the feed.
+func (f *Feed) owns(channel string) bool {
+	p := f.cfg.Partition
+	return p.IsWhole() || sseproto.PartitionOf(channel, p.Of) == p.Number
+}
+
+// isForeign tells of a numbered message that belongs to another partition, and counts it.
+// All instances leave it out alike: here its channel would have no order with the rest of it.
+func (s *subscription) isForeign(channel string) bool {
+	f := s.feed
+	if f.owns(channel) {
+		return false
+	}
+	f.counters.foreign.Add(1)
+	f.found.foreign.note(channel)
+	return true
+}
+
 // delivers reports whether messages of the channel are given to the sink.
 func (f *Feed) delivers(channel string) bool {
 	return !Reserved(channel) && !f.isBatchChannel(channel) && f.patterns.match(channel)
@@ -50,6 +69,7 @@ func (s *subscription) onSharded(text string) {
 	case !isFramed:
 		c.unframed.Add(1)
 		s.feed.found.unframed.note(len(text))
+	case s.isForeign(channel):
 	case s.feed.delivers(channel):
 		s.deliver(id, channel, payload)
 	default:

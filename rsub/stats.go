@@ -1,6 +1,7 @@
 package rsub
 
 import (
+	"maps"
 	"sync/atomic"
 	"time"
 )
@@ -57,6 +58,7 @@ type Stats struct {
 	Unaskable  uint64 // numbered and left out: no client can ask for a channel of this name
 	Unmatched  uint64 // of the shard channel or a batch, numbered and left out: none of the patterns has the channel, or it is reserved
 	Unframed   uint64 // of the shard channel, numbered and left out: it names no channel
+	Foreign    uint64 // of the shard channel or a batch, numbered and left out: the channel belongs to another partition
 
 	Batches       uint64 // messages of Config.BatchChannel
 	BrokenBatches uint64 // of these, ends that could not be read: their messages have no number and are lost
@@ -91,11 +93,65 @@ type Stats struct {
 	LagCounts [len(LagBounds) + 1]uint64
 }
 
+// Plus returns the counts of two feeds together. Leading is that of either, ClockSkew and
+// LastLag are the larger ones.
+func (s Stats) Plus(o Stats) Stats {
+	for _, pair := range []struct{ sum, of *uint64 }{
+		{&s.Delivered, &o.Delivered},
+		{&s.Numbered, &o.Numbered},
+		{&s.Unnumbered, &o.Unnumbered},
+		{&s.Overlaps, &o.Overlaps},
+		{&s.Reserved, &o.Reserved},
+		{&s.Oversize, &o.Oversize},
+		{&s.Unaskable, &o.Unaskable},
+		{&s.Unmatched, &o.Unmatched},
+		{&s.Unframed, &o.Unframed},
+		{&s.Foreign, &o.Foreign},
+		{&s.Batches, &o.Batches},
+		{&s.BrokenBatches, &o.BrokenBatches},
+		{&s.TicksSeen, &o.TicksSeen},
+		{&s.TicksSent, &o.TicksSent},
+		{&s.TickErrors, &o.TickErrors},
+		{&s.TakeOvers, &o.TakeOvers},
+		{&s.Connects, &o.Connects},
+		{&s.EpochChanges, &o.EpochChanges},
+		{&s.ChecksumMismatches, &o.ChecksumMismatches},
+		{&s.ResultsTold, &o.ResultsTold},
+		{&s.ResultsLate, &o.ResultsLate},
+		{&s.ResultsRefused, &o.ResultsRefused},
+		{&s.Notices, &o.Notices},
+	} {
+		*pair.sum += *pair.of
+	}
+	s.Leading = s.Leading || o.Leading
+	s.SubscriptionsSynced += o.SubscriptionsSynced
+	s.RefusedTicks, s.Resyncs = addCounts(s.RefusedTicks, o.RefusedTicks), addCounts(s.Resyncs, o.Resyncs)
+	if o.ClockSkew.Abs() > s.ClockSkew.Abs() {
+		s.ClockSkew = o.ClockSkew
+	}
+	s.Inbox = s.Inbox.plus(o.Inbox)
+	s.LastLag, s.LagSum = max(s.LastLag, o.LastLag), s.LagSum+o.LagSum
+	for i, n := range o.LagCounts {
+		s.LagCounts[i] += n
+	}
+	return s
+}
+
+// addCounts adds counts by name into a new map.
+func addCounts(a, b map[string]uint64) map[string]uint64 {
+	all := map[string]uint64{}
+	maps.Copy(all, a)
+	for name, n := range b {
+		all[name] += n
+	}
+	return all
+}
+
 // counters are the live form of Stats.
 type counters struct {
 	// A message is counted in one of these, once: no sum or snapshot goes back.
-	passed, oversize, unaskable, unmatched, unframed, unnumbered, overlaps, reserved atomic.Uint64
-	batches, brokenBatches                                                           atomic.Uint64
+	passed, oversize, unaskable, unmatched, unframed, foreign, unnumbered, overlaps, reserved atomic.Uint64
+	batches, brokenBatches                                                                    atomic.Uint64
 
 	ticksSeen, ticksSent, tickErrors, takeOvers atomic.Uint64
 	connects, epochChanges, checksumMismatches  atomic.Uint64
@@ -121,7 +177,7 @@ func (c *counters) lag(d time.Duration) {
 func (c *counters) snapshot() Stats {
 	s := Stats{
 		Delivered: c.passed.Load(), Oversize: c.oversize.Load(), Unaskable: c.unaskable.Load(), Unnumbered: c.unnumbered.Load(),
-		Unmatched: c.unmatched.Load(), Unframed: c.unframed.Load(), Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
+		Unmatched: c.unmatched.Load(), Unframed: c.unframed.Load(), Foreign: c.foreign.Load(), Overlaps: c.overlaps.Load(), Reserved: c.reserved.Load(),
 		Batches: c.batches.Load(), BrokenBatches: c.brokenBatches.Load(),
 		TicksSeen: c.ticksSeen.Load(), TicksSent: c.ticksSent.Load(), TickErrors: c.tickErrors.Load(),
 		TakeOvers: c.takeOvers.Load(), Leading: c.leading.Load(),
@@ -131,7 +187,7 @@ func (c *counters) snapshot() Stats {
 		ResultsRefused: c.resultsRefused.Load(), Notices: c.notices.Load(),
 		LastLag: time.Duration(c.lastLag.Load()), LagSum: time.Duration(c.lagSum.Load()),
 	}
-	s.Numbered = s.Delivered + s.Oversize + s.Unaskable + s.Unmatched + s.Unframed
+	s.Numbered = s.Delivered + s.Oversize + s.Unaskable + s.Unmatched + s.Unframed + s.Foreign
 	for i := range c.lagCounts {
 		s.LagCounts[i] = c.lagCounts[i].Load()
 	}

@@ -536,7 +536,7 @@ func (s *subscription) onTick(t tick) {
 		s.alive(t)
 		f := s.feed
 		f.trouble.Store(nil)
-		f.seen.note(t.t, s.seq.past.last())
+		f.seen.note(t.t, s.seq.past.last(), t.caller)
 	case commit:
 		s.good(t, st)
 		s.out.commit(st.id, t.watermark)

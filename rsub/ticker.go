@@ -60,9 +60,10 @@ var (
 // ticker calls the tick script: for this instance's subscriptions when they join, and at
 // every interval while this instance leads. All its fields but the channels are owned by run.
 type ticker struct {
-	feed  *Feed
-	joins chan struct{}      // a subscription wants a tick now
-	asks  chan chan<- uint64 // somebody wants a tick now, and its t; 0: failed
+	feed   *Feed
+	joins  chan struct{}      // a subscription wants a tick now
+	asks   chan chan<- uint64 // somebody wants a tick now, and its t; 0: failed
+	yields chan struct{}      // the lead is to be given up
 
 	at       uint64 // t of the last call
 	leading  bool
@@ -93,6 +94,12 @@ func (t *ticker) run(ctx context.Context) error {
 			mode = modeJoin
 		case <-t.joins:
 			mode = modeJoin
+		case <-t.yields:
+			if t.leading {
+				t.leave()
+				timer.Reset(t.pause())
+			}
+			continue
 		case <-timer.C:
 		}
 		t.at = 0
@@ -128,11 +135,21 @@ func (t *ticker) pause() time.Duration {
 	}
 	// The lead is counted in whole milliseconds of another clock: a tenth of an
 	// interval keeps this instance from asking just before it has run out.
-	lead := leadIntervals*interval + interval/10 + rand.N(interval/2+1)
+	lead := leadIntervals*interval + interval/10 + rand.N(interval/2+1) + t.deference()
 	if age := t.feed.seen.age(); age < leadIntervals*interval {
 		return lead - age
 	}
 	return lead // just asked: another one leads, its ticks do not reach us
+}
+
+// deference is how much longer this instance leaves a clock without a leader to others, by
+// how many of the other partitions it leads: two intervals at most.
+func (t *ticker) deference() time.Duration {
+	of := t.feed.cfg.Partition.Of
+	if of <= 1 {
+		return 0
+	}
+	return 2 * t.feed.cfg.TickInterval * time.Duration(t.feed.cfg.Elsewhere()) / time.Duration(of)
 }
 
 // jitter returns d shortened by up to a half.
@@ -226,6 +243,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 		f.counters.ticksSent.Add(1)
 	}
 	t.lead(words[3] == f.cfg.Instance)
+	f.seen.ledBy(words[3])
 	t.inbox.answered(words[4], words[5] == "")
 	if owner := words[7]; owner != "" {
 		return t.inbox.belongsTo(owner)

@@ -50,8 +50,8 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 	if s.Fleet != nil {
 		cfg.Fleet = fleetView{s}
 	}
-	if s.Store != nil {
-		cfg.History = storedHistory{s.Store}
+	if s.Stores != nil {
+		cfg.History = storedHistory(s.Stores)
 	}
 	return cfg
 }

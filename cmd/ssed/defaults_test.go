@@ -44,10 +44,11 @@ func runsWith(t *testing.T, cfg ssed.Config) (engine.Config, rsub.Config, rstore
 	require.NoError(t, err)
 	t.Cleanup(gateway.Close)
 	parts := gateway.Parts()
-	e, f, h := parts.Engine.Config(), parts.Feed.Config(), parts.Store.Config()
+	e, f, h := parts.Engine.Config(), parts.Feeds[0].Config(), parts.Stores[0].Config()
 	e.History, e.Ready, e.Logger = nil, nil, nil
 	e.AuthTimeout = 0 // the program's own authoriser bounds itself, by --auth-timeout
-	f.OnLeaseReleased, f.OnNotice, f.Logger, h.Logger = nil, nil, nil, nil
+	f.OnLeaseReleased, f.OnNotice, f.Elsewhere, h.Elsewhere = nil, nil, nil, nil
+	f.Logger, h.Logger = nil, nil
 	f.Instance, h.Instance = "", "" // random
 	f.Inbox = ""                    // a library takes from a key of Redis only when it is told to
 	f.Client, h.Client = rueidis.ClientOption{}, rueidis.ClientOption{}

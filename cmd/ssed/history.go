@@ -9,14 +9,22 @@ import (
 	"ssed/sseproto"
 )
 
-// storedHistory is the history for the admin listener.
-type storedHistory struct{ store *rstore.Store }
+// storedHistory is the history for the admin listener, by partition.
+type storedHistory []*rstore.Store
+
+// of is the part that has the channel.
+func (h storedHistory) of(channel string) *rstore.Store {
+	if len(h) == 1 {
+		return h[0]
+	}
+	return h[sseproto.PartitionOf(channel, len(h))]
+}
 
 // Page implements admin.History. From the zero position it begins with the oldest message
 // that is left: what there was before is no gap.
 func (h storedHistory) Page(ctx context.Context, channel string, after sseproto.ID, limit int) (admin.HistoryPage, error) {
 	page := historyPage{fromStart: after.IsZero()}
-	next, err := h.store.Page(ctx, channel, after, limit, &page)
+	next, err := h.of(channel).Page(ctx, channel, after, limit, &page)
 	page.Next = idText(next)
 	return page.HistoryPage, err
 }
@@ -24,14 +32,14 @@ func (h storedHistory) Page(ctx context.Context, channel string, after sseproto.
 // PageBack implements admin.History.
 func (h storedHistory) PageBack(ctx context.Context, channel string, before sseproto.ID, limit int) (admin.HistoryPage, error) {
 	var page historyPage
-	next, err := h.store.PageBack(ctx, channel, before, limit, &page)
+	next, err := h.of(channel).PageBack(ctx, channel, before, limit, &page)
 	page.Next = idText(next)
 	return page.HistoryPage, err
 }
 
 // Delete implements admin.History.
 func (h storedHistory) Delete(ctx context.Context, channel string) error {
-	return h.store.Delete(ctx, channel)
+	return h.of(channel).Delete(ctx, channel)
 }
 
 // historyPage collects a page.

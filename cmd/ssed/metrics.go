@@ -52,11 +52,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	access := c.s.access.Stats()
 	out.access(&access)
 	out.log(&stats.Log)
-	if c.s.Feed != nil {
-		feed := c.s.Feed.Stats()
+	if c.s.Feeds != nil {
+		feed := c.s.FeedStats()
 		out.feed(&feed)
-		up, _ := c.s.Feed.State()
-		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(up))
+		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(c.s.gateway.Up()))
 	}
 	counts := c.s.admin.api.Counts()
 	out.admin(&counts)
@@ -68,8 +67,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		fleet := c.s.Fleet.Stats()
 		out.fleet(&fleet)
 	}
-	if c.s.Store != nil {
-		store := c.s.Store.Stats()
+	if c.s.Stores != nil {
+		store := c.s.StoreStats()
 		out.history(&store)
 		out.watermark(&store, &stats.Log)
 	}
@@ -205,6 +204,7 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unaskable, "reason", "channel")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unmatched, "reason", "unmatched")
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Unframed, "reason", "unframed")
+	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were not given on, by reason.", s.Foreign, "reason", "partition")
 	ch.counter("ssed_feed_batches_total", "Messages of --batch-channel, each of which carries many.", s.Batches)
 	ch.counter("ssed_feed_broken_batches_total", "Batches whose end could not be read: the messages in it are lost.", s.BrokenBatches)
 	const receipts = "Messages published here, by whether their number was told, came too late, or was not waited for because too many waited."

@@ -27,7 +27,7 @@ func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.
 	defer cancel()
 	receipts := make([]admin.Receipt, len(messages))
 	for i, r := range s.gateway.PublishBatch(ctx, out) {
-		receipts[i] = admin.Receipt{ID: r.ID, Receivers: r.Receivers, Err: r.Err, Embedded: s.Feed == nil}
+		receipts[i] = admin.Receipt{ID: r.ID, Receivers: r.Receivers, Err: r.Err, Embedded: s.Feeds == nil}
 		switch { // the listener has looked at the rest
 		case errors.Is(r.Err, ssed.ErrTooLarge): // without its envelope it was not
 			receipts[i].Err = errEnvelopeTooLarge

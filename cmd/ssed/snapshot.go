@@ -39,9 +39,9 @@ func (s *server) sample() admin.Stats {
 		Shards:  shardTimes(stats.ShardBusy),
 		Process: s.process.read(),
 	}
-	if s.Feed != nil {
+	if s.Feeds != nil {
 		out.Mode = admin.ModeRedis
-		out.Redis = s.redisStats(&out.Totals, &stats.Log, now)
+		out.Redis = s.redisStats(&out.Totals)
 	}
 	return out
 }
@@ -64,29 +64,23 @@ func totals(s *engine.Stats) admin.Totals {
 }
 
 // redisStats also fills the totals that come from there.
-func (s *server) redisStats(t *admin.Totals, log *engine.LogStats, now time.Time) *admin.RedisStats {
-	feed := s.Feed.Stats()
+func (s *server) redisStats(t *admin.Totals) *admin.RedisStats {
+	feed := s.FeedStats()
 	for _, n := range feed.Resyncs {
 		t.Resyncs += n
 	}
-	up, _ := s.Feed.State()
 	out := &admin.RedisStats{
-		Up: up, Links: feed.SubscriptionsSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
+		Up: s.gateway.Up(), Links: feed.SubscriptionsSynced, Leading: feed.Leading, Resyncs: t.Resyncs,
 		ClockSkew: feed.ClockSkew.Seconds(),
 	}
-	if s.Store == nil {
+	if s.Stores == nil {
 		return out
 	}
-	store := s.Store.Stats()
+	store := s.StoreStats()
 	t.HistoryMessages, t.HistoryBatches = store.Appended, store.Batches
 	out.Writer = store.Writer
-	written := store.Watermark
-	if written.Less(log.Watermark) { // an instance that does not write hears of it with the ticks
-		written = log.Watermark
-	}
-	if !written.IsZero() {
-		behind := now.Add(-feed.ClockSkew).Sub(time.UnixMilli(int64(written.Ms)))
-		out.WatermarkLag = max(0, behind.Seconds())
+	for _, p := range s.gateway.Partitions() {
+		out.WatermarkLag = max(out.WatermarkLag, p.WriteLag.Seconds())
 	}
 	return out
 }

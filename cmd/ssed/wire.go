@@ -103,7 +103,7 @@ func (s *server) logStart() {
 	mode := []any{"version", version, "instance", s.Config.Feed.Instance, "mode", "embedded"}
 	if r := s.Config.Redis; r != nil {
 		mode = append(mode[:len(mode)-1], "redis", "addr", r.InitAddress, "patterns", s.Config.Feed.Patterns,
-			"prefix", s.Config.Feed.Prefix, "history", s.Store != nil, "inbox", cmp.Or(s.Config.Feed.Inbox, "off"))
+			"prefix", s.Config.Feed.Prefix, "history", s.Stores != nil, "inbox", cmp.Or(s.Config.Feed.Inbox, "off"))
 	}
 	s.log.Info("ssed: started", mode...)
 	if r := s.Config.Redis; r != nil && r.TLSConfig != nil && r.TLSConfig.InsecureSkipVerify {

@@ -4,6 +4,9 @@
 // stops saying so: a list of the instances is right within three of these intervals. Names
 // are kept in an index, so that listing costs what there are instances, not keys.
 //
+// All of this lies with the keys of the whole prefix, however many partitions it has: so
+// instances with another number of them meet, and the later one ends.
+//
 // Any instance can ask all of them how many streams a channel has: a notice on the
 // control channel, to which each adds its answer in a hash that expires. Who does not
 // answer in half a second is left out, and the asker is told that. In the same way it has

@@ -75,6 +75,12 @@ func parseOwner(text string) (id identity) {
 	return id
 }
 
+// Partitions is the name of the setting that is the number of partitions.
+const Partitions = "partitions"
+
+// SettingsOf reads the settings of an instance out of its owner key: values by name.
+func SettingsOf(owner string) map[string]string { return parseOwner(owner).Settings }
+
 func (id identity) String() string {
 	if id.Pid == 0 {
 		return "a process of an earlier version"
@@ -111,6 +117,7 @@ func (f *Fleet) judge(answer []string) error {
 	case len(answer) < 4 || answer[0] != "ok":
 		return errAnswer
 	}
+	f.counters.others.Store(int64(len(answer)-4) / 2)
 	list := compare(f.cfg.Settings, answer[4:])
 	f.tellMismatches(list, answer[3] != "")
 	if !f.listed {

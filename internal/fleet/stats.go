@@ -17,7 +17,11 @@ type counters struct {
 	beats, beatErrors, asked, busy, answers, answerErrors, dropped, learnErrors atomic.Uint64
 
 	mismatches atomic.Pointer[map[string]int] // replaced as a whole
+	others     atomic.Int64                   // that the last report met
 }
+
+// Others is how many other instances there are, as the last report met them.
+func (f *Fleet) Others() int { return int(f.counters.others.Load()) }
 
 // Stats returns the counters. Safe for concurrent use.
 func (f *Fleet) Stats() Stats {

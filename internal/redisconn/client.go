@@ -128,6 +128,18 @@ func (l *Client) Current() (rueidis.Client, error) {
 	return l.client, nil
 }
 
+// Addr is the address of the server that the client leads to, "" while there is none.
+func (l *Client) Addr() string {
+	c, err := l.Current()
+	if err != nil {
+		return ""
+	}
+	for addr := range c.Nodes() { // one
+		return addr
+	}
+	return ""
+}
+
 // Discard closes a client that is bound to the wrong server if it is still in use, so
 // that the next Get finds the server anew: names are resolved, Sentinels are asked.
 func (l *Client) Discard(old rueidis.Client) {

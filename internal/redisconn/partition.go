@@ -13,6 +13,11 @@ type Partition struct{ Number, Of int }
 // IsWhole reports whether there is one part.
 func (p Partition) IsWhole() bool { return p.Of <= 1 }
 
+// IsValid reports whether it is a part of at most so many.
+func (p Partition) IsValid(most int) bool {
+	return p == Partition{} || p.Of >= 1 && p.Of <= most && p.Number >= 0 && p.Number < p.Of
+}
+
 // wholeTag is the tag of the only partition, in slot 8192.
 const wholeTag = "8209"
 
