@@ -320,9 +320,11 @@ func (p *progress) ping(ctx context.Context, ping func(context.Context) error) {
 	}
 }
 
+// pong takes in the answer. An error of the server is a sign of life too: one that cannot
+// save answers even a PING with MISCONF.
 func (p *progress) pong(err error) {
 	p.pinging = false
-	if err == nil {
+	if _, isAnswer := rueidis.IsRedisErr(err); err == nil || isAnswer {
 		p.aliveAt = p.feed.elapsed()
 	}
 }
