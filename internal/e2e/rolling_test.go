@@ -21,20 +21,24 @@ import (
 // addresses are one, so the limits of the proxies for an address are lifted.
 const rollingClients = 300
 
+// rollingTabs are browsers' own EventSources beside them.
+const rollingTabs = 4
+
 // TestRollingRestartsOfABusyChannelLoseNothing: both instances behind the shipped proxies
 // are restarted one after the other, with the flags that ssed has by default. A restarted
 // one has nothing in memory, and least-connections sends everybody to it: they resume
 // from the history, which a busy channel must not have outrun.
 func TestRollingRestartsOfABusyChannelLoseNothing(t *testing.T) {
+	b := startBrowser(t)
 	for _, rate := range []int{50, 500} {
 		t.Run(strconv.Itoa(rate), func(t *testing.T) {
 			t.Parallel() // a window of --drain is mostly waiting
-			rollingRestarts(t, rate)
+			rollingRestarts(t, b, rate)
 		})
 	}
 }
 
-func rollingRestarts(t *testing.T, rate int) {
+func rollingRestarts(t *testing.T, b *browser, rate int) {
 	r := redistest.Start(t)
 	defaults := []string{"--retry", "2s-5s", "--drain", "10s"}
 	addresses := []string{freeHost(t), freeHost(t)}
@@ -59,8 +63,15 @@ func rollingRestarts(t *testing.T, rate int) {
 		}
 		wg.Wait()
 	})
+	var tabs []*tab
+	for i := range rollingTabs {
+		p := b.open(t, servePages(t))
+		p.listen(streamURL(hosts[i%len(hosts)], "busy"), false)
+		p.waitOpen()
+		tabs = append(tabs, p)
+	}
 	open := func() float64 { return instances[0].metric("ssed_streams") + instances[1].metric("ssed_streams") }
-	eventually(t, "all streams", func() bool { return open() == rollingClients })
+	eventually(t, "all streams", func() bool { return open() == rollingClients+rollingTabs })
 	numbers := startNumbers(t, r, time.Second/time.Duration(rate), "busy")
 	for _, c := range clients {
 		eventually(t, "a first message", func() bool { return c.next.Load() > 0 })
@@ -75,7 +86,7 @@ func rollingRestarts(t *testing.T, rate int) {
 		require.Zero(t, instances[step.instance].wait(t))
 		instances[step.instance] = run(step.instance)
 		if step.moved {
-			eventually(t, "all streams", func() bool { return open() == rollingClients })
+			eventually(t, "all streams", func() bool { return open() == rollingClients+rollingTabs })
 		}
 	}
 	n := numbers.stop()
@@ -85,8 +96,15 @@ func rollingRestarts(t *testing.T, rate int) {
 		require.Empty(t, c.problems, "client %d", i)
 		c.mu.Unlock()
 	}
+	for i, p := range tabs {
+		eventually(t, "tab "+strconv.Itoa(i), func() bool { return p.received() >= n })
+		for k := range n {
+			p.want(strconv.Itoa(k))
+		}
+		require.Equal(t, n, p.received(), "nothing twice")
+	}
 	resumed := instances[0].metric("ssed_stream_resumed_total") + instances[1].metric("ssed_stream_resumed_total")
-	tested.add("rolling restarts", fmt.Sprintf("%d clients, %d messages each at %d/s; %v resumes at the last two processes", rollingClients, n, rate, resumed))
+	tested.add("rolling restarts", fmt.Sprintf("%d clients and %d tabs of Chromium, %d messages each at %d/s; %v resumes at the last two processes", rollingClients, rollingTabs, n, rate, resumed))
 }
 
 // tallier is a reader that counts the numbers instead of keeping them.
