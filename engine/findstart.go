@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"runtime"
-	"time"
 
 	"ssed/sseproto"
 )
@@ -11,22 +10,24 @@ import (
 // findStart finds where the channels of a request start. Its answer has an empty page: the
 // slot goes on from there as if it resumed, but for the channels that start later.
 func (r *replayer) findStart(q *replayRequest) (*replay, error) {
-	until := time.Now().Add(r.wait)
-	ctx, cancel := context.WithDeadline(q.ctx, until)
-	defer cancel()
-	found, err := r.findInRing(ctx, q)
+	found, err := r.findInRing(q)
 	if err != nil {
 		return nil, err
 	}
 	low := found.cov.from
 	if r.history != nil {
-		if !found.isWhole() {
-			// Without that it finds older ones in the place of what is not written yet, or
-			// begins before a log that is about to begin. If it takes too long, it goes by
+		if !found.isWhole() && !q.isDue {
+			// Else it would find older ones in the place of what is not written yet, or
+			// begin before a log that is about to begin. If it takes too long, it goes by
 			// what is written.
-			_ = r.log.awaitWritten(q.ctx, until, r.history, low)
+			if q.awaits.IsZero() {
+				q.awaits = low
+			}
+			if r.log.watermark.Load().Less(q.awaits) {
+				return nil, errNotYet
+			}
 		}
-		if q.ctx.Err() != nil || !r.beginRead(q) {
+		if !r.beginRead(q) {
 			return nil, context.Canceled
 		}
 		if low, err = r.findInHistory(q, found); err != nil {
@@ -105,25 +106,19 @@ func (r *replayer) findInHistory(q *replayRequest, f *foundStarts) (low sseproto
 
 // findInRing finds, for last=n, the n-th newest message of each channel in what the ring
 // covers. It looks at n messages of each channel at most, beside the loops.
-func (r *replayer) findInRing(ctx context.Context, q *replayRequest) (*foundStarts, error) {
+func (r *replayer) findInRing(q *replayRequest) (*foundStarts, error) {
 	f := &foundStarts{ids: make([]sseproto.ID, len(q.channels)), missing: make([]int, len(q.channels))}
 	l := r.log
-	for {
-		if _, err := l.awaitCoverage(ctx); err != nil { // before there is a turn to hold
-			return nil, err
-		}
-		select {
-		case l.starting <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		ok := l.lookForStarts(f, q.channels, q.key.start)
-		<-l.starting
-		if ok {
-			return f, nil
-		}
-		runtime.Gosched() // a span has just ended
+	select {
+	case l.starting <- struct{}{}:
+	case <-r.ctx.Done():
+		return nil, r.ctx.Err()
 	}
+	defer func() { <-l.starting }()
+	if !l.lookForStarts(f, q.channels, q.key.start) {
+		return nil, errNotYet
+	}
+	return f, nil
 }
 
 // lookForStarts is one look of findInRing. Not ok: the ring covers nothing right now.

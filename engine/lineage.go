@@ -31,14 +31,14 @@ type lineage struct {
 	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
 	watchers  atomic.Int32                // who waits for it to move
-	watch     chan struct{}               // capacity 1: somebody began to wait
+	watched   chan struct{}               // capacity 1: somebody began to wait
 }
 
 // init makes a lineage that has seen nothing. Only before the log is used.
 func (ln *lineage) init(l *Log) {
 	ln.log, ln.committed = l, l.addReader()
 	ln.barrier = &barrier{}
-	ln.holdback.kick, ln.watch = make(chan struct{}, 1), make(chan struct{}, 1)
+	ln.holdback.kick, ln.watched = make(chan struct{}, 1), make(chan struct{}, 1)
 	ln.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
 	ln.watermark.Store(&sseproto.ID{})
 	ln.ticked.Store(&sseproto.ID{})

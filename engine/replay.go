@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"ssed/sseproto"
 )
@@ -52,23 +51,22 @@ func (r *replay) next() resumePoint {
 
 // read makes the page of what lies between the ID and the ring, or its first part.
 func (r *replayer) read(q *replayRequest) (*replay, error) {
-	until := time.Now().Add(r.wait)
-	ctx, cancel := context.WithDeadline(q.ctx, until)
-	defer cancel()
-	upTo, err := r.log.awaitCoverage(ctx)
-	if err != nil {
-		return nil, err
+	upTo, ok := r.log.coveredFrom()
+	if !ok {
+		return nil, errNotYet
 	}
 	if !q.key.id.Less(upTo) { // the ring covers it by now
 		return &replay{page: newPage(nil, upTo), upTo: q.key.id, from: q.key.from}, nil
 	}
-	isLate := false
-	if written := *r.log.watermark.Load(); q.key.id.Less(written) && written.Less(upTo) {
+	written := *r.log.watermark.Load()
+	isLate := !q.key.id.Less(written)
+	switch {
+	case isLate && !q.isDue:
+		return nil, errNotYet
+	case !isLate && written.Less(upTo):
 		upTo = written // that much can be had at once
-	} else {
-		isLate = r.log.awaitWritten(q.ctx, until, r.history, upTo) != nil
 	}
-	if q.ctx.Err() != nil || !r.beginRead(q) {
+	if !r.beginRead(q) {
 		return nil, context.Canceled
 	}
 	p, through, err := r.readPage(q, upTo)
@@ -106,24 +104,36 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 }
 
 // fromNewest says from where each channel of a page counts: of a channel of SlowLatest from
-// its newest message up to upTo, or from nowhere where the ring has a newer one. Nil: all
-// count from the start of the page.
+// its newest message up to upTo, or from nowhere where the ring has a newer one that is
+// committed. Nil: all count from the start of the page.
 func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo sseproto.ID) ([]sseproto.ID, error) {
-	from := q.key.from.ids()
-	var names []string
-	var counts, places []int
+	var latest []string
+	var places []int
 	for k, name := range q.channels {
-		if slowOf(r.policies, name) != SlowLatest {
+		if slowOf(r.policies, name) == SlowLatest {
+			latest, places = append(latest, name), append(places, k)
+		}
+	}
+	from := q.key.from.ids()
+	if len(latest) == 0 {
+		return from, nil
+	}
+	if from == nil {
+		from = make([]sseproto.ID, len(q.channels))
+	}
+	covered, err := r.log.coverCommitted(ctx, latest)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	var counts []int
+	asked := places[:0]
+	for k, name := range latest {
+		if covered[k] {
+			from[places[k]] = sseproto.MaxID
 			continue
 		}
-		if from == nil {
-			from = make([]sseproto.ID, len(q.channels))
-		}
-		if r.log.coversMessageOf(name) {
-			from[k] = sseproto.MaxID
-			continue
-		}
-		names, counts, places = append(names, name), append(counts, 1), append(places, k)
+		names, counts, asked = append(names, name), append(counts, 1), append(asked, places[k])
 	}
 	if len(names) == 0 {
 		return from, nil
@@ -133,25 +143,62 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 		return nil, err
 	}
 	for k, id := range newest {
-		if place := places[k]; from[place].Less(id) {
+		if place := asked[k]; from[place].Less(id) {
 			from[place] = id
 		}
 	}
 	return from, nil
 }
 
-// coversMessageOf reports whether the ring covers a message of the channel. Gap events lie
-// before the coverage, but for those that have just come, while the log is backfilling. So the
-// coverage is read after the channel's newest entry: an older one would take a new gap event
-// for a message, and its reader would lack the newest one of the history.
-func (l *Log) coversMessageOf(name string) bool {
-	index, known := l.dir.find(name)
-	if !known {
-		return false
+// coverCommitted tells of each channel whether the ring covers a committed message. One
+// that is not committed may be taken back, at a failover, before the resume has come to it:
+// then its reader would have neither that nor the newest one of the history.
+//
+// It looks back over what is not committed, at turnMessages of a channel at most. A busier
+// channel counts as not covered: its reader gets one message more.
+func (l *Log) coverCommitted(ctx context.Context, channels []string) (covered []bool, err error) {
+	select {
+	case l.starting <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	last := l.dir.at(index).last.Load()
-	cov := l.cover.Load()
-	return !cov.backfilling && last >= cov.first
+	defer func() { <-l.starting }()
+	r := l.starter
+	r.cursor.Store(l.tail.Load()) // before the view, see ReadCommitted
+	defer r.cursor.Store(noPosition)
+	v := r.open()
+	defer v.close()
+	covered = make([]bool, len(channels))
+	cov, ready := l.readyFrom()
+	if cov.backfilling || cov.from == sseproto.MaxID {
+		return covered, nil
+	}
+	for k, name := range channels {
+		index, known := l.dir.find(name)
+		if !known {
+			continue
+		}
+		looks := 0
+		v.walkBack(index, func(pos uint64, e *entry) bool {
+			looks++
+			if pos < cov.first || looks > turnMessages {
+				return false
+			}
+			covered[k] = !ready.Less(e.id)
+			return !covered[k]
+		})
+	}
+	return covered, nil
+}
+
+// readyFrom is what the ring covers, and up to where that is committed.
+func (ln *lineage) readyFrom() (cov coverage, ready sseproto.ID) {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	if s := ln.spans.newest(); s != nil {
+		ready = s.ready
+	}
+	return *ln.cover.Load(), ready
 }
 
 // arrange brings the bytes of the page into the order of its frames, and counts them.
@@ -179,20 +226,4 @@ func (r *replay) arrange() {
 		f.off, f.end = len(sorted)-(f.end-f.off), len(sorted)
 	}
 	p.buf = sorted
-}
-
-// awaitCoverage returns the ID from which the ring can serve, once nothing is
-// being backfilled.
-func (ln *lineage) awaitCoverage(ctx context.Context) (sseproto.ID, error) {
-	for {
-		changed := ln.log.Changed()
-		if cov := ln.cover.Load(); !cov.backfilling && cov.from != sseproto.MaxID {
-			return cov.from, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return sseproto.ID{}, ctx.Err()
-		}
-	}
 }

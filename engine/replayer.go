@@ -3,6 +3,7 @@ package engine
 import (
 	"container/list"
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,8 @@ import (
 // front of them, and one read for all who ask the same meanwhile. A page is in memory
 // from its read until all shards have taken it; its reader waits for that.
 //
-// A request is queued, taken by a reader, read, and gone. Its waiters may leave at any
+// A request is queued, taken by a reader, read, and gone. If the log is not where it needs
+// it, it waits for that without a reader, and is queued again (logWaits). Its waiters may leave at any
 // time. Until it is read it goes with the last of them. A read is not cancelled: Redis
 // would go on with it, and the reader begin the next; without that measure, clients that
 // ask and leave kept Redis busy until it lost its links.
@@ -37,6 +39,7 @@ type replayer struct {
 	asked   map[replayKey]*replayRequest
 	waiters map[replayWaiter]*replayRequest
 	queue   fairQueue
+	waits   logWaits
 }
 
 // replayKey says what a read is for: those with the same one share it. Nothing in it is
@@ -56,13 +59,17 @@ type replayRequest struct {
 	// fixed after construction
 	key      replayKey
 	channels []string
-	ctx      context.Context // ends when nobody waits any more before it is read, and with the replayer
-	cancel   context.CancelFunc
 
 	waiters map[replayWaiter]uint64  // with the address of each client
 	places  map[uint64]*list.Element // in the queue
-	isTaken bool                     // by a reader
+	wait    *list.Element            // in logWaits; nil: it is not
+	isTaken bool                     // by a reader, or in logWaits
 	isRead  bool                     // the history is being asked, or has been
+
+	// of one that has waited for the log, or is about to: read by its reader without the lock
+	until  time.Time   // no longer
+	awaits sseproto.ID // of one that asks for a start: the watermark that it waits for
+	isDue  bool        // it has waited until then
 }
 
 // replayWaiter is a slot that waits for a read.
@@ -84,6 +91,7 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 		waiters:  make(map[replayWaiter]*replayRequest),
 	}
 	r.some.L = &r.mu
+	r.waits.kick = make(chan struct{}, 1)
 	r.queue.share = max(1, cfg.HistoryReaders/readerShares)
 	return r
 }
@@ -106,6 +114,7 @@ func (r *replayer) start() {
 			}
 		})
 	}
+	r.running.Go(r.watchLog)
 	context.AfterFunc(r.ctx, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -144,7 +153,6 @@ func (r *replayer) request(s *shard, to ref, client uint64, channels []string, f
 	q := r.asked[key]
 	if q == nil {
 		q = &replayRequest{key: key, channels: channels, waiters: make(map[replayWaiter]uint64, 1)}
-		q.ctx, q.cancel = context.WithCancel(r.ctx)
 		r.asked[key] = q
 	}
 	q.waiters[w], r.waiters[w] = client, q
@@ -167,6 +175,7 @@ func (r *replayer) leave(s *shard, to ref) {
 	delete(q.waiters, w)
 	if len(q.waiters) == 0 && !q.isRead {
 		r.queue.remove(q)
+		r.endWaitLocked(q)
 		r.endLocked(q)
 	}
 }
@@ -182,20 +191,22 @@ func (r *replayer) beginRead(q *replayRequest) bool {
 
 // endLocked forgets a request: who asks the same from now on has a new one.
 func (r *replayer) endLocked(q *replayRequest) {
-	q.cancel()
 	if r.asked[q.key] == q {
 		delete(r.asked, q.key)
 	}
 }
 
 // answer does one read, hands the result to all who wait for it, and waits until they
-// have taken it.
+// have taken it. A request for which the log is not ready goes to logWaits.
 func (r *replayer) answer(q *replayRequest) {
 	read := r.read
 	if !q.key.start.IsNow() {
 		read = r.findStart
 	}
 	res, err := read(q)
+	if errors.Is(err, errNotYet) && r.waitForLog(q) {
+		return
+	}
 	if err != nil {
 		res = &replay{err: err}
 	}

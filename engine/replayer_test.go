@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,6 +75,13 @@ func (r *replayer) queued() (n int) {
 		}
 	}
 	return n
+}
+
+// waitingForLog is how many requests wait for the log, without a reader.
+func (r *replayer) waitingForLog() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waits.requests.Len()
 }
 
 // What a client sends behind the position is not part of what it asks for.
@@ -153,6 +161,62 @@ func TestReaderIsFreeWhenWhoWaitsForTheLogLeaves(t *testing.T) {
 	lawful := resumeAs(t, e, 1, "800-0", "a")
 	f.tick(sseproto.ID{Ms: 1000})
 	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
+}
+
+// Thousands wait for a history that stands still, more addresses than there are readers.
+// Whoever asks for what is written gets it meanwhile, and they all get theirs when it goes on.
+func TestWhoWaitsForTheWatermarkHoldsNoReader(t *testing.T) {
+	n := 5000
+	if raceEnabled {
+		n = 1000
+	}
+	h := newMemoryHistory()
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "a", "old")
+	h.add(sseproto.ID{Ms: 999, Seq: 9}, "a", "late")
+	e := startEngine(t, func(cfg *Config) {
+		cfg.History, cfg.RingBytes, cfg.HistoryReaders, cfg.HistoryWait = h, minRingBytes, 2, time.Hour
+	})
+	f := startFeed(e, 2000)
+	f.tick(sseproto.ID{Ms: 950})
+	var waiting []*testClient
+	for i := range n {
+		waiting = append(waiting, resumeAs(t, e, uint64(i+1), fmt.Sprint("960-", i), "a"))
+	}
+	require.Eventually(t, func() bool { return e.replayer.waitingForLog() == n }, waitLong, pollEvery)
+	lawful := resumeAs(t, e, math.MaxUint64, "800-0", "a")
+	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
+	start := join(t, e, lastOf(1), "never")
+	f.tick(sseproto.ID{Ms: 2000})
+	require.Equal(t, []string{"late"}, datas(lawful.next(1)))
+	for _, c := range waiting {
+		require.Equal(t, []string{"late"}, datas(c.next(1)))
+	}
+	f.publish("never", "first")
+	require.Equal(t, []string{"first"}, datas(start.next(1)))
+	require.Zero(t, e.log.watchers.Load())
+	require.EqualValues(t, 0, e.Stats().Gaps.Total())
+}
+
+// The history stays where it is. All who wait for it are told when their time is over, and
+// not one after the other: the last one would wait for minutes.
+func TestWaitsForTheWatermarkEndTogether(t *testing.T) {
+	const n = 600
+	h := newMemoryHistory()
+	h.add(sseproto.ID{Ms: 999, Seq: 9}, "a", "late")
+	e := startEngine(t, func(cfg *Config) {
+		cfg.History, cfg.RingBytes, cfg.HistoryReaders, cfg.HistoryWait = h, minRingBytes, 1, 200*time.Millisecond
+	})
+	f := startFeed(e, 2000)
+	f.tick(sseproto.ID{Ms: 950})
+	var waiting []*testClient
+	for i := range n {
+		waiting = append(waiting, resumeAs(t, e, uint64(i+1), fmt.Sprint("960-", i), "a"))
+	}
+	for _, c := range slices.Backward(waiting) {
+		got := c.next(2)
+		require.Contains(t, got[0].data, sseproto.ReasonUnavailable)
+		require.Equal(t, "late", got[1].data)
+	}
 }
 
 // An address that asks for much waits behind itself; others pass.

@@ -167,8 +167,8 @@ func TestResumeOfLatestGetsTheNewestAlone(t *testing.T) {
 			}
 		}
 	}
-	f.tick(sseproto.ID{Ms: 1000})
 	f.publish("price1", "price1 old")
+	f.tick(sseproto.ID{Ms: 1000})
 	f.publish("price1", "price1 new")
 	got := join(t, e, after(start), "price1", "price2", "chat").until("price1 new")
 	requireAscending(t, got)
@@ -303,6 +303,31 @@ func TestGapEventIsNoNewestMessageForAResume(t *testing.T) {
 		require.Equal(t, id(1), from[channels-1])
 	}
 	require.NotZero(t, l.Stats().Gaps.Total())
+}
+
+// The newest message of the ring is taken back at a failover, before a resume has come to
+// it. The resume gets the newest one of the history, which nothing replaces any more.
+func TestResumeOfLatestOutlivesAMessageThatIsTakenBack(t *testing.T) {
+	h := newMemoryHistory()
+	h.block = make(chan struct{})
+	h.add(sseproto.ID{Ms: 900, Seq: 1}, "price", "older")
+	h.add(sseproto.ID{Ms: 900, Seq: 2}, "price", "newest")
+	e := startEngine(t, func(cfg *Config) {
+		withHistory(h, minRingBytes)(cfg)
+		cfg.Policies = []Policy{{"price", SlowLatest}}
+	})
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	f.publish("price", "taken back")
+	c := join(t, e, after(sseproto.ID{Ms: 800}), "price")
+	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
+	e.log.CloseSpan(sseproto.ID{Ms: f.t})
+	f = startFeed(e, 2000)
+	f.tick(sseproto.ID{Ms: 2000})
+	close(h.block)
+	require.Equal(t, "newest", c.next(1)[0].data)
+	f.publish("price", "live")
+	c.until("live")
 }
 
 // blockedByHand is a client of channel a whose socket takes nothing until release.

@@ -24,12 +24,8 @@ func (ln *lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 	if !ln.watermark.Load().Less(id) {
 		return nil
 	}
-	ln.watchers.Add(1)
-	defer ln.watchers.Add(-1)
-	select {
-	case ln.watch <- struct{}{}:
-	default:
-	}
+	ln.watch()
+	defer ln.unwatch()
 	for {
 		changed := ln.log.Changed()
 		if !ln.watermark.Load().Less(id) {
@@ -43,6 +39,17 @@ func (ln *lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 	}
 }
 
+// watch lets watchWatermark ask the history, until unwatch is called as often.
+func (ln *lineage) watch() {
+	ln.watchers.Add(1)
+	select {
+	case ln.watched <- struct{}{}:
+	default:
+	}
+}
+
+func (ln *lineage) unwatch() { ln.watchers.Add(-1) }
+
 // lastLook bounds the question that is asked after a wait has run out.
 const lastLook = time.Second
 
@@ -55,14 +62,20 @@ func (ln *lineage) awaitWritten(ctx context.Context, until time.Time, h History,
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, lastLook)
-	defer cancel()
-	written, lookErr := h.Written(ctx)
-	if lookErr != nil || written.Less(id) {
+	if written, lookErr := ln.askWritten(ctx, h); lookErr != nil || written.Less(id) {
 		return err
 	}
-	ln.learnWatermark(written)
 	return nil
+}
+
+// askWritten asks the history how far it is written, for lastLook at most.
+func (ln *lineage) askWritten(ctx context.Context, h History) (id sseproto.ID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lastLook)
+	defer cancel()
+	if id, err = h.Written(ctx); err == nil {
+		ln.learnWatermark(id)
+	}
+	return id, err
 }
 
 // watchEvery is how often the history is asked how far it is written while
@@ -78,7 +91,7 @@ func (ln *lineage) watchWatermark(ctx context.Context, h History) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ln.watch:
+		case <-ln.watched:
 		}
 		for ln.watchers.Load() > 0 {
 			if id, err := h.Written(ctx); err == nil {
