@@ -15,9 +15,9 @@ func TestSecurityTellsTheBoundsOfTheAdminListener(t *testing.T) {
 	require.NoError(t, err)
 	text := strings.Join(strings.Fields(string(raw)), " ")
 	for _, part := range []string{
-		fmt.Sprintf("A batch has at most %d lines and %d MiB, a page %d rows, and %d clients may watch `/api/live`", maxBatchLines, maxBatchBytes>>20, maxLimit, maxLive),
+		fmt.Sprintf("A batch has at most %d lines and %d MiB, and a page %d rows. %d clients may watch `/api/live`", maxBatchLines, maxBatchBytes>>20, maxLimit, maxLive),
 		fmt.Sprintf("one that takes nothing for %s seconds is closed", map[float64]string{10: "ten"}[liveWriteTimeout.Seconds()]),
-		fmt.Sprintf("The listener holds %d connections, before a token is looked at, and %s bodies of more than %d KiB", maxConnections, map[int]string{8: "eight"}[maxBodies], smallBody>>10),
+		fmt.Sprintf("The listener holds %s bodies of more than %d KiB, and %d connections, before a token is looked at", map[int]string{8: "eight"}[maxBodies], smallBody>>10, maxConnections),
 	} {
 		require.Contains(t, text, part)
 	}
