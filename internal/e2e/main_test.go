@@ -40,6 +40,12 @@ func TestMain(m *testing.M) {
 				code = 1
 			}
 		}
+		for file, lines := range triedBy {
+			if err := publishVersions(file, lines); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
 		os.Exit(code)
 	}))
 }
