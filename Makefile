@@ -34,6 +34,7 @@ LOADFLAGS  ?= --with floor,ssed,naive
 CHAOSFLAGS ?=
 MILLIONFLAGS ?=
 DOCSFLAGS  ?=
+IMAGE      ?= ssed
 
 # What runs as Redis in the tests: a name in PATH, or a whole path.
 REDIS_SERVER ?= redis-server
@@ -158,8 +159,8 @@ release: need-go ## Build dist/: static programs, packages, SBOMs and checksums 
 	deploy/release.sh dist
 
 .PHONY: image
-image: need-go ## Put the programs of "make release" into container images, dist/*.oci.tar, and start one (takes buildah)
-	deploy/release.sh image dist
+image: need-go ## Put the programs of "make release" into container images and start one (takes buildah; IMAGE=registry.example.com/ssed)
+	IMAGE='$(IMAGE)' deploy/release.sh image dist
 
 .PHONY: release-check
 release-check: need-go ## Build a release twice from fresh clones, compare, run what came out

@@ -5,6 +5,9 @@
 #   deploy/release.sh image [DIRECTORY]  container images of the programs in DIRECTORY
 #   deploy/release.sh check              built twice from fresh clones, compared, tried
 #
+# The images are called $IMAGE, with the version as the tag: IMAGE=registry.example.com/ssed.
+# Without it they are ssed:VERSION, as deploy/kubernetes has it.
+#
 # The same commit gives the same bytes wherever it is built with the same Go: no path, time,
 # user, umask or host gets into them.
 set -euo pipefail
@@ -56,7 +59,11 @@ sums() {
 # "chroot" needs no right to make namespaces. The certificates are those of this machine: the
 # image has the same bytes where its package ca-certificates has the same version.
 images() {
-	local out=$1 arch archive
+	local out=$1 arch archive name=${IMAGE:-ssed}
+	if ! [[ $name =~ ^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$ ]]; then
+		echo "release: IMAGE=$name is no name of an image, such as registry.example.com/ssed; the version becomes the tag" >&2
+		exit 1
+	fi
 	export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
@@ -69,24 +76,63 @@ images() {
 		tar -xzf "$archive" -C "$work"
 		image "$(basename "$archive" .tar.gz)" "$arch" "$out"
 	done
-	start_image "$(echo "$out"/ssed-*-linux-"$(go env GOARCH)".oci.tar)"
+	joined "$out"
+	start_image "$out/ssed-$version.oci.tar"
 	sums "$out"
+	echo "$name:$tag@$digest"
 }
 
-# image makes one, whose tag is the version with - for +: the program, certificates of public authorities, nothing else.
+# image makes one: the program, certificates of public authorities, nothing else. Its tag is
+# the version with - for +.
 image() {
-	local name=$1 arch=$2 out=$3 ctr version
-	version=${name#ssed-}
+	local file=$1 arch=$2 out=$3 ctr
+	version=${file#ssed-}
 	version=${version%-linux-*}
+	tag=${version//+/-}
 	ctr=$(buildah from --arch "$arch" scratch)
-	buildah copy -q --chmod 0755 "$ctr" "$work/$name/ssed" /ssed >/dev/null
+	buildah copy -q --chmod 0755 "$ctr" "$work/$file/ssed" /ssed >/dev/null
 	buildah copy -q --chmod 0644 "$ctr" /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ >/dev/null
 	buildah config --os linux --arch "$arch" --user 65532:65532 --entrypoint '["/ssed"]' --port 8080 --port 9090 \
 		--stop-signal SIGTERM --label "org.opencontainers.image.version=$version" \
 		--label org.opencontainers.image.title=ssed --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' "$ctr"
-	SOURCE_DATE_EPOCH=$(stat -c %Y "$work/$name/ssed")
-	buildah commit -q --format oci --timestamp "$SOURCE_DATE_EPOCH" --rm "$ctr" "oci:$work/$arch:ssed:${version//+/-}" 2>/dev/null >&2
-	pack "$work/$arch" . >"$out/$name.oci.tar"
+	SOURCE_DATE_EPOCH=$(stat -c %Y "$work/$file/ssed")
+	buildah commit -q --format oci --timestamp "$SOURCE_DATE_EPOCH" --rm "$ctr" "oci:$work/$arch:$name:$tag" 2>/dev/null >&2
+	pack "$work/$arch" . >"$out/$file.oci.tar"
+}
+
+# joined puts the images of all architectures under one digest, by an index of the OCI image
+# specification, and names it for Kubernetes. The digest stays when the archive is pushed.
+joined() {
+	local out=$1 arch manifest list='' index
+	mkdir -p "$work/all/blobs/sha256"
+	for arch in $architectures; do
+		cp "$work/$arch/oci-layout" "$work/all"
+		cp "$work/$arch"/blobs/sha256/* "$work/all/blobs/sha256"
+		manifest=$(grep -oE 'sha256:[0-9a-f]{64}' "$work/$arch/index.json")
+		list+=,$(descriptor manifest "$manifest")",\"platform\":{\"architecture\":\"$arch\",\"os\":\"linux\"}}"
+	done
+	index="{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[${list#,}]}"
+	digest=sha256:$(printf %s "$index" | sha256sum | cut -d' ' -f1)
+	printf %s "$index" >"$work/all/blobs/sha256/${digest#sha256:}"
+	printf %s "{\"schemaVersion\":2,\"manifests\":[$(descriptor index "$digest"),\"annotations\":{\"org.opencontainers.image.ref.name\":\"$name:$tag\"}}]}" >"$work/all/index.json"
+	pack "$work/all" . >"$out/ssed-$version.oci.tar"
+
+	mkdir -p "$out/kubernetes"
+	cat >"$out/kubernetes/kustomization.yaml" <<-EOF
+		# deploy/kubernetes with the image of this release, by its digest:
+		#
+		#   kubectl apply -k $out/kubernetes
+		apiVersion: kustomize.config.k8s.io/v1beta1
+		kind: Kustomization
+		resources: [$(realpath --relative-to="$out/kubernetes" deploy/kubernetes)]
+		images:
+		  - {name: ssed, newName: $name, digest: "$digest"}
+	EOF
+}
+
+# descriptor begins that of a blob: what it is and its digest.
+descriptor() {
+	printf '{"mediaType":"application/vnd.oci.image.%s.v1+json","digest":"%s","size":%d' "$1" "$2" "$(stat -c %s "$work/all/blobs/sha256/${2#sha256:}")"
 }
 
 # start_image runs what is in an image: the version, then a gateway that has to be ready.

@@ -191,6 +191,7 @@ func TestProbesUseTheAdminPort(t *testing.T) {
 // pod is what the tests look at of the pod of Kubernetes.
 type pod struct {
 	Containers []struct {
+		Image        string
 		Env          []struct{ Name, Value string }
 		VolumeMounts []struct {
 			Name      string
@@ -220,6 +221,38 @@ func podOf(t *testing.T) pod {
 	readYAML(t, "kubernetes/deployment.yaml", &deployment)
 	require.Len(t, deployment.Spec.Template.Spec.Containers, 1)
 	return deployment.Spec.Template.Spec
+}
+
+// TestManifestsNameTheImageOfTheRelease: what "make image" makes of the newest version of the
+// change log.
+func TestManifestsNameTheImageOfTheRelease(t *testing.T) {
+	changes, err := os.ReadFile("../../CHANGELOG.md")
+	require.NoError(t, err)
+	version := regexp.MustCompile(`(?m)^## \[(\d[^\]]*)\]`).FindSubmatch(changes)
+	require.NotNil(t, version)
+	release := string(version[1])
+
+	var kustomization struct {
+		Images []struct {
+			Name   string
+			NewTag string `yaml:"newTag"`
+		}
+	}
+	readYAML(t, "kubernetes/kustomization.yaml", &kustomization)
+	require.Len(t, kustomization.Images, 1)
+	require.Equal(t, podOf(t).Containers[0].Image, kustomization.Images[0].Name)
+	require.Equal(t, release, kustomization.Images[0].NewTag)
+
+	named := regexp.MustCompile(`\bssed[:-]v?(\d+\.\d+\.\d+)`)
+	for _, file := range []string{"kubernetes/kustomization.yaml", "compose.yaml"} {
+		text, err := os.ReadFile(filepath.Join("../../deploy", file))
+		require.NoError(t, err)
+		all := named.FindAllSubmatch(text, -1)
+		require.NotEmpty(t, all, file)
+		for _, m := range all {
+			require.Equal(t, release, string(m[1]), "%s: %s", file, m[0])
+		}
+	}
 }
 
 // TestReleaseRefusesWhatIsNotCommitted: files that git does not know are compiled too.

@@ -182,21 +182,63 @@ func TestDocsTellTheMetrics(t *testing.T) {
 	in := startRedis(t, redistest.Start(t), "--gap-wait", "250ms",
 		"--publish-listen", "127.0.0.1:0", "--publish-jwt-secret-file", secretFile(t, testSecret))
 	_, text := in.get(in.admin + "/metrics")
-	requireTable(t, "../../docs/METRICS.md", "metrics", metricsTable(text))
+	requireTable(t, "../../docs/METRICS.md", "metrics", metricsList(t, text))
 }
 
-// metricsTable is the table of docs/METRICS.md, made from a scrape.
-func metricsTable(scrape string) string {
-	var b strings.Builder
-	b.WriteString("\n| metric | type | labels | |\n|---|---|---|---|\n")
-	for _, m := range regexp.MustCompile(`(?m)^# HELP (ssed_\w+) (.*)\n# TYPE \w+ (\w+)\n(.*)$`).FindAllStringSubmatch(scrape, -1) {
-		var labels []string
-		for _, l := range regexp.MustCompile(`[{,](\w+)="`).FindAllStringSubmatch(m[4], -1) {
-			if l[1] != "le" {
-				labels = append(labels, "`"+l[1]+"`")
+// metricGroups are the headings of docs/METRICS.md: a metric stands below the one with the
+// longest beginning of its name.
+var metricGroups = []struct {
+	heading string
+	names   []string
+}{
+	{"The process", []string{"ssed_build_info", "ssed_ready", "ssed_shard_busy_seconds_total"}},
+	{"Connections and streams", []string{"ssed_"}},
+	{"Access", []string{"ssed_auth"}},
+	{"Messages in memory", []string{"ssed_log_"}},
+	{"Redis", []string{"ssed_redis_", "ssed_feed_", "ssed_publish_receipts_total"}},
+	{"The inbox", []string{"ssed_inbox_"}},
+	{"The history", []string{"ssed_history_"}},
+	{"Other instances", []string{"ssed_fleet_"}},
+	{"The admin listener and the one for backends", []string{"ssed_admin_", "ssed_publish_"}},
+}
+
+func metricGroup(name string) (group int) {
+	longest := 0
+	for i, g := range metricGroups {
+		for _, beginning := range g.names {
+			if len(beginning) > longest && strings.HasPrefix(name, beginning) {
+				group, longest = i, len(beginning)
 			}
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m[1], m[3], strings.Join(labels, ", "), m[2])
+	}
+	return group
+}
+
+// metricsList is what docs/METRICS.md says of each metric, made from a scrape.
+func metricsList(t *testing.T, scrape string) string {
+	groups := make([]strings.Builder, len(metricGroups))
+	for _, m := range regexp.MustCompile(`(?m)^# HELP (ssed_\w+) (.*)\n# TYPE \w+ (\w+)\n(.*)$`).FindAllStringSubmatch(scrape, -1) {
+		name, help, kind, sample := m[1], m[2], m[3], m[4]
+		require.Equal(t, strings.HasSuffix(name, "_total"), kind == "counter", name)
+		var more []string
+		if kind == "histogram" {
+			more = append(more, kind)
+		}
+		for _, l := range regexp.MustCompile(`[{,](\w+)="`).FindAllStringSubmatch(sample, -1) {
+			if l[1] != "le" {
+				more = append(more, "`"+l[1]+"`")
+			}
+		}
+		item := "* `" + name + "`"
+		if len(more) > 0 {
+			item += " (" + strings.Join(more, ", ") + ")"
+		}
+		groups[metricGroup(name)].WriteString(item + ": " + help + "\n")
+	}
+	var b strings.Builder
+	for i, g := range metricGroups {
+		require.NotZero(t, groups[i].Len(), g.heading)
+		b.WriteString("\n## " + g.heading + "\n\n" + groups[i].String())
 	}
 	return b.String() + "\n"
 }

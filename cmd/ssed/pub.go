@@ -30,8 +30,8 @@ type pubCommand struct {
 	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input, without one line end at its end."`
 
 	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes. Lines that are there already are published together: by POST /api/batch, or on Redis with --batch-channel."`
-	Event string `env:"-" placeholder:"TYPE" help:"Type of the event."`
-	ID    string `name:"id" env:"-" placeholder:"ID" help:"An ID of your own, which clients get behind that of ssed."`
+	Event string `env:"-" placeholder:"TYPE" help:"Type of the event. It needs no --envelope on the instances."`
+	ID    string `name:"id" env:"-" placeholder:"ID" help:"An ID of your own, which clients get after that of ssed."`
 
 	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Admin listener that takes the message, unless there is a Redis URL."`
 	AdminToken     string `placeholder:"TEXT" help:"What the admin listener demands. Give it by environment or file."`
@@ -44,7 +44,7 @@ type pubCommand struct {
 	RedisKey       string `placeholder:"PATH" help:"As for ssed serve."`
 	Feed           string `default:"pattern" placeholder:"pattern|sharded" help:"As the instances have it, for what is published on Redis."`
 	StreamPrefix   string `default:"sse:stream:" placeholder:"TEXT" help:"As the instances have it, for --feed=sharded on Redis."`
-	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it: with json, --event and --id can be published on Redis."`
+	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it, for what is published on Redis: with json, data that looks like an envelope is put into one."`
 	BatchChannel   string `placeholder:"NAME" help:"As the instances have it: on Redis, lines are published on it, many at once."`
 
 	ConfigFile string `name:"config" group:"file" placeholder:"PATH" help:"YAML file of \"ssed serve\", of which the values of these flags are taken."`
@@ -206,9 +206,6 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
 	c.sharded = p.choice("--feed", c.Feed, "pattern", "sharded") == "sharded"
 	c.keys = redisconn.KeysOf(option, p.notEmpty("--stream-prefix", c.StreamPrefix), redisconn.Partition{})
-	if direct && !c.envelopes && c.Event+c.ID != "" {
-		p.add("--envelope", "--event and --id need json here and on the instances: without it Redis carries data alone")
-	}
 	switch {
 	case len(p) > 0:
 		return nil, nil, errors.Join(p...)
@@ -292,15 +289,20 @@ func (c *pubCommand) publication(b rueidis.Builder, channel, payload string) rue
 	return b.Publish().Channel(channel).Message(payload).Build()
 }
 
+// payload is what Redis carries, as the gateway itself would publish it.
+func (c *pubCommand) payload(m sseproto.Message) string {
+	if c.envelopes {
+		return string(sseproto.AppendPayload(nil, m))
+	}
+	return string(sseproto.AppendMarked(nil, m))
+}
+
 // command is what to publish on Redis for the first n messages. One goes as it is.
 func (c *pubCommand) command(messages []sseproto.Message) (channel, payload string, n int) {
 	var batch []byte
 	var size int
 	for _, m := range messages {
-		text := m.Data
-		if c.envelopes {
-			text = string(sseproto.AppendPayload(nil, m))
-		}
+		text := c.payload(m)
 		if size += sseproto.BatchedSize(c.Channel, text); n > 0 && size > sseproto.MaxBatchBytes {
 			break
 		}

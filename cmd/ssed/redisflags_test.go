@@ -163,6 +163,9 @@ func TestRedisByTLS(t *testing.T) {
 	_, stdout, _ = runProgram(t, nil, append([]string{"doctor", "--redis-url", url}, append(trusted, own...)...)...)
 	require.Contains(t, stdout, "ok    redis TLS: ")
 	require.NotContains(t, stdout, "answers within 0s")
+	_, stdout, _ = runProgram(t, nil, append([]string{"doctor", "--redis-url", url}, own...)...)
+	require.Contains(t, stdout, "certificate signed by unknown authority")
+	require.Contains(t, stdout, "--redis-ca PATH")
 
 	fails(url, "certificate signed by unknown authority", own...)
 	fails(url, "certificate signed by unknown authority", append([]string{"--redis-ca", other.CA}, own...)...)

@@ -252,7 +252,6 @@ func TestTailAndPubNameEveryBadValue(t *testing.T) {
 	f([]string{"tail", "--last=1", "--since=1h", "a"}, "--last")
 	f([]string{"pub", "__ssed", "x", "--admin-url=nowhere", "--admin-token=short", "--redis-url=http://x", "--event=a\nb", "--id=a b", "--lines", "--config=" + missing},
 		"CHANNEL", "--admin-url", "--admin-token", "--redis-url", "--event", "--id", "--lines", "--config")
-	f([]string{"pub", "a", "x", "--redis-url=redis://127.0.0.1:1", "--event=ping"}, "--envelope")
 	for _, args := range [][]string{{"tail"}, {"pub"}, {"pub", "a", "b", "c"}, {"tail", "a", "--drain=1s"}} {
 		code, _, _ := runProgram(t, nil, args...)
 		require.Equal(t, exitUsage, code)
@@ -442,6 +441,29 @@ func TestPubOnRedisPutsTypeAndIDIntoAnEnvelope(t *testing.T) {
 	m, ok = sseproto.ParseEnvelope(<-got)
 	require.True(t, ok)
 	require.Equal(t, sseproto.Message{Data: `{"data":"x"}`}, m)
+}
+
+// TestPubOnRedisSendsTypeAndIDToInstancesWithoutEnvelopes: marked as what the gateway itself
+// publishes, so that no flag of the instances matters.
+func TestPubOnRedisSendsTypeAndIDToInstancesWithoutEnvelopes(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	in := startRedis(t, r)
+	tail := spawn(t, nil, "tail", "--url", in.public, "--json", "-n", "3", "a")
+	in.waitStreams(1)
+	for _, args := range [][]string{{"--event=order", "--id=o-17", "a", `{"x":1}`}, {"a", `{"data":"x"}`}, {"--event=order", "a", ""}} {
+		code, _, stderr := runProgram(t, nil, append([]string{"pub", "--redis-url", r.URL()}, args...)...)
+		require.Equal(t, exitOK, code, stderr)
+	}
+	lines, _ := tail.rest()
+	require.Len(t, lines, 3)
+	for i, want := range []struct{ ID, Event, Data string }{{"/o-17", "order", `{"x":1}`}, {"", "message", `{"data":"x"}`}, {"", "order", ""}} {
+		var got struct{ ID, Event, Data string }
+		require.NoError(t, json.Unmarshal([]byte(lines[i]), &got), lines[i])
+		require.True(t, strings.HasSuffix(got.ID, want.ID), got.ID)
+		require.Equal(t, want.Event, got.Event)
+		require.Equal(t, want.Data, got.Data)
+	}
 }
 
 func TestControlCharactersAreShownOnATerminal(t *testing.T) {

@@ -3,6 +3,7 @@ package doctor
 import (
 	"compress/gzip"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -139,7 +140,7 @@ func (p *probe) open(ctx context.Context) (head, first time.Duration, ok bool) {
 		p.fail(check, fmt.Sprintf("no head within %v: the answer is held back", p.Patience), p.unbuffer(nil))
 		return 0, 0, false
 	case err != nil:
-		p.fail(check, fmt.Sprintf("no answer: %v", outbound.WithoutURL(err)), "--public-url as a client has it; is the proxy running, and does the name lead to it?")
+		p.fail(check, fmt.Sprintf("no answer: %v", outbound.WithoutURL(err)), noAnswerFix(err))
 		return 0, 0, false
 	}
 	head = time.Since(begin)
@@ -201,6 +202,23 @@ func (p *probe) request(ctx context.Context) (*http.Response, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // an answer to tell of
 	}
 	return client.Do(req)
+}
+
+// noAnswerFix says what to change where there was no answer.
+func noAnswerFix(err error) string {
+	if isUntrusted(err) {
+		return "SSL_CERT_FILE=PATH before ssed doctor, with the certificate of the authority that signed the proxy's in PEM; browsers must trust it, too"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "--public-url with a name that the certificate has, or a certificate with this name"
+	}
+	return "--public-url as a client has it; is the proxy running, and does the name lead to it?"
+}
+
+// isUntrusted tells a certificate that no known authority has signed.
+func isUntrusted(err error) bool {
+	_, ok := errors.AsType[x509.UnknownAuthorityError](err)
+	return ok
 }
 
 func isTimeout(err error) bool {

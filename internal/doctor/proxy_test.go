@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -410,4 +411,24 @@ func TestTokenAndChannelAreSent(t *testing.T) {
 	})
 	user, password, _ := got.BasicAuth()
 	require.Equal(t, "user pass", user+" "+password, "as a browser does")
+}
+
+// TestCertificatesThatAreNotTrustedAreNamedWithTheFix: by the real library, whose errors
+// tell the one from the other.
+func TestCertificatesThatAreNotTrustedAreNamedWithTheFix(t *testing.T) {
+	proxy := httptest.NewUnstartedServer(http.NotFoundHandler())
+	proxy.Config.ErrorLog = log.New(io.Discard, "", 0)
+	proxy.StartTLS()
+	defer proxy.Close()
+	f := func(host, text, fix string) {
+		t.Helper()
+		cfg := prepared()
+		cfg.Proxy = &Proxy{URL: "https://" + host + proxy.Listener.Addr().String()[len("127.0.0.1"):] + "/sse/connect", Channel: "x"}
+		r := run(t, cfg)["proxy: begin"]
+		require.Equal(t, Fail, r.Status, "%v", r)
+		require.Contains(t, r.Text, text)
+		require.Contains(t, r.Fix, fix)
+	}
+	f("127.0.0.1", "unknown authority", "SSL_CERT_FILE=")
+	f("localhost", "not localhost", "--public-url with a name that the certificate has")
 }

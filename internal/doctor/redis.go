@@ -103,6 +103,9 @@ func (d *doctor) connectFix(err error) string {
 	if isAnswer {
 		return "user and password in --redis-url; special characters in them must be percent-encoded"
 	}
+	if isUntrusted(err) {
+		return "--redis-ca PATH, with the certificate of the authority that signed the one of Redis in PEM"
+	}
 	return "start Redis, or correct --redis-url; redis-cli -u URL ping must answer from this machine"
 }
 
