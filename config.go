@@ -27,27 +27,27 @@ type Config struct {
 	// Listen holds the public addresses: "host:port", ":port" or "unix:/path". Port 0
 	// picks a free one, see Gateway.Addrs.
 	Listen []string
-	// Redis says how to reach Redis 7.0 or newer; rueidis.ParseURL makes it of a URL. Several
-	// addresses without Sentinel are nodes of a Redis Cluster. Nil:
-	// embedded. The gateway is then alone, takes messages by Publish and keeps them in memory.
+	// Redis is how to reach Redis 7.0 or later; rueidis.ParseURL makes it from a URL. Several
+	// addresses without Sentinel are nodes of a Redis Cluster. Nil: embedded. The gateway is
+	// alone then, takes messages by Publish and keeps them in memory.
 	Redis *rueidis.ClientOption
 	// Feed is how messages come from Redis. Without Redis it is checked, and only
 	// Instance has a meaning.
 	Feed FeedConfig
-	// History keeps messages in Redis for clients that come back after the memory has
-	// forgotten what they missed. Nil: off. &HistoryConfig{} turns it on with its
-	// defaults, which is what most want. Without Redis it is checked and not used.
+	// History keeps messages in Redis, for clients that come back when memory does not have
+	// what they missed any more. Nil: off. &HistoryConfig{} turns it on with its defaults,
+	// which is what most want. Without Redis it is checked and not used.
 	History *HistoryConfig
-	// Policies are for channels of which more, less or nothing is kept, or of which readers
-	// that are behind do not get all. The first that
-	// matches a channel counts; what none matches is kept as History says. The same on all
-	// instances; they may differ while they are changed one after the other.
+	// Policies are settings for some channels: how many messages are kept, and what readers
+	// that are behind get. The first that matches a channel counts. Channels without one are
+	// kept as History says. The same on all instances; they may differ while you change the
+	// instances one after the other.
 	Policies []Policy
 	// Streams is about the clients, their connections and their streams.
 	Streams StreamConfig
 	// Auth decides who may open a stream. Nil: everyone.
 	Auth Authorizer
-	// Logger gets what an operator should know, nothing per message or connection. Nil:
+	// Logger gets what an operator should know, and no line per message or connection. Nil:
 	// slog.Default().
 	Logger *slog.Logger
 }
@@ -73,16 +73,16 @@ type FeedConfig struct {
 	// TickInterval is the time between two ticks of the common clock, over all instances.
 	// A message enters the history with the next tick. Default 100 ms.
 	TickInterval time.Duration
-	// ProbeTimeout: a subscription on which nothing arrived for so long is made anew.
+	// ProbeTimeout: reconnect to Redis when nothing arrives on a subscription for this long.
 	// Default 2 s.
 	ProbeTimeout time.Duration
 	// Envelope: a payload that is a JSON object of data and optionally event, id and
 	// retry becomes an event of that type (see sseproto.ParseEnvelope). What the gateways
 	// themselves publish has its type, ID and retry time in any case.
 	Envelope bool
-	// BatchChannel: each message of this channel carries many, see sseproto.CutBatched.
-	// Redis has a tenth of the work with them. PublishBatch and the inbox use it. Who may
-	// publish on it in Redis may publish on every channel. Empty: none.
+	// BatchChannel: each message of this channel carries many, see sseproto.CutBatched. That
+	// costs Redis less. PublishBatch and the inbox use it. Whoever may publish on it in Redis
+	// may publish on every channel. Empty: none.
 	BatchChannel string
 	// Inbox is the key of a stream to which backends XADD channel and data, so that
 	// nothing is lost while no instance runs. It needs a History. Empty: none. The
@@ -100,9 +100,9 @@ type HistoryConfig struct {
 	// It is the largest last=N of a client, too, also without Redis.
 	// Default 100.
 	MaxLen int
-	// Window: messages younger than that stay as well, however many, up to Cap. Clients
-	// that an instance sends away at its end then miss nothing at another one. Default:
-	// Streams.RetryMax, Streams.Drain and 15 s; negative: MaxLen alone counts.
+	// Window: messages younger than this are kept as well, up to Cap. So clients that change
+	// to another instance miss nothing. Default: the sum of Streams.RetryMax, Streams.Drain
+	// and 15 s; negative: MaxLen alone counts.
 	Window time.Duration
 	// Cap is the most messages that a channel keeps, give or take a batch. Default 50,000,
 	// never less than MaxLen.
@@ -111,13 +111,13 @@ type HistoryConfig struct {
 	TTL time.Duration
 	// BatchSize is the most messages that are written at once. Default 100, at most 10,000.
 	BatchSize int
-	// FlushInterval is over how long the writer spreads what it has to write. Default 10 ms.
+	// FlushInterval is the time over which the writer spreads its work. Default 10 ms.
 	FlushInterval time.Duration
-	// GapWait is how long the others are waited for, when this instance cannot go on where
-	// the history ends, until the missing stretch is given up. Default 1 s, at least 250 ms.
+	// GapWait: when this instance does not have the messages that the history needs next, wait
+	// this long for one that has. After that a gap is written. Default 1 s, at least 250 ms.
 	GapWait time.Duration
-	// Wait is how long a client that comes back waits until the history is written up to
-	// what is in memory; then it gets a gap event. Default 3 s.
+	// Wait is how long a client that comes back waits until the history is written far
+	// enough. After that it gets a gap event. Default 3 s.
 	Wait time.Duration
 	// Readers is how many reads run at once. Default 16.
 	Readers int
@@ -159,21 +159,21 @@ type StreamConfig struct {
 	// ProxyProtocol requires a PROXY header, version 1 or 2, of every connection from
 	// TrustedProxies.
 	ProxyProtocol bool
-	// PeerTimeout: a client that acknowledges nothing, or takes nothing, for so long is
-	// gone. Default 60 s; negative: as the kernel is set.
+	// PeerTimeout: close a client that acknowledges or takes nothing for this long. Default
+	// 60 s; negative: the kernel decides.
 	PeerTimeout time.Duration
 	// HandshakeTimeout bounds the time from accept to a complete request. Default 5 s.
 	HandshakeTimeout time.Duration
 	// AuthTimeout bounds one decision of Config.Auth. Default 2 s.
 	AuthTimeout time.Duration
-	// MaxAge is how long a stream lives, less up to a fifth drawn for each. Zero: no limit.
+	// MaxAge: close streams at this age, less a random part of up to a fifth. Zero: never.
 	MaxAge time.Duration
 	// MaxChannels bounds the channels of one stream. Default 32, at most 1024.
 	MaxChannels int
 	// MaxHeadBytes bounds a request head: the line, which has the channels, and all fields,
 	// with cookies. Default 16 KiB, at most 64 KiB. Larger ones get 431 or 414.
 	MaxHeadBytes int
-	// BroadcastChannel is a channel that every stream gets beside its own, whatever Auth
+	// BroadcastChannel is a channel that every stream gets besides its own, whatever Auth
 	// says. Patterns must match it. Empty: none.
 	BroadcastChannel string
 	// Heartbeat is the longest silence on a stream. Default 15 s, at least 1 s; negative: none.
@@ -187,15 +187,15 @@ type StreamConfig struct {
 	// Unchunked sends streams without chunks, also to clients of HTTP/1.1. Some clients and
 	// proxies then show events late, or when the stream ends.
 	Unchunked bool
-	// RetryMin and RetryMax bound the reconnection delay told to clients, drawn for each.
-	// Defaults 2 s and 5 s; RetryMax is never less than RetryMin.
+	// RetryMin and RetryMax bound how long clients wait before they reconnect. A time between
+	// the two is drawn for each. Defaults 2 s and 5 s; RetryMax is never less than RetryMin.
 	RetryMin, RetryMax time.Duration
-	// Drain is the window over which Run closes the streams at its end. Default 10 s.
+	// Drain is the time over which Run closes the streams at its end. Default 10 s.
 	Drain time.Duration
-	// Hosts are the names by which streams may be asked for, such as "sse.example.com" or
-	// an address, without ports. Others get 421. Default: any.
+	// Hosts: answer requests for streams only by these names, such as "sse.example.com", or
+	// addresses, without ports. Others get 421. Default: any.
 	Hosts []string
-	// CORSOrigins are the web origins that may read: "*", or a list such as
+	// CORSOrigins are the web origins whose pages may read: "*", or a list such as
 	// "https://app.example.com". Default "*".
 	CORSOrigins []string
 	// CORSCredentials allows cross-origin requests with cookies.

@@ -12,7 +12,7 @@ import (
 	"ssed/internal/fleet"
 )
 
-// Match selects streams: those to which all that is set applies. Subject and Token are
+// Match selects the streams that have all the fields that are set. Subject and Token are
 // those of a Grant.
 type Match = engine.Match
 
@@ -45,8 +45,8 @@ var (
 
 // Disconnect closes the streams that match, on all instances with the same prefix. Their
 // clients are told when to come back, and go on where they were. With keepOut the subject
-// or the token of m gets no stream for so long, on instances that begin later too, and
-// its clients get 403.
+// or the token of m gets no stream for that time, on instances that start later too. Its
+// clients get 403.
 //
 // It takes five seconds at most when an instance does not answer, else a few round trips
 // to Redis. With an error it has closed those of this instance at least, unless the error
@@ -173,7 +173,7 @@ func (g *Gateway) keepOut(ctx context.Context, bearer string, left time.Duration
 	defer cancel()
 	_, err := g.engine.CloseStreams(within, m)
 	if either := errors.Join(full, err); either != nil && ctx.Err() == nil {
-		g.cfg.Logger.Warn("ssed: somebody who is kept out may still have streams here", "error", either)
+		g.cfg.Logger.Warn("ssed: streams of somebody who is kept out could not be closed yet", "error", either)
 	}
 	return err
 }

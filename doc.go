@@ -6,7 +6,7 @@
 //		return err
 //	}
 //	go gateway.Publish(ctx, "news", ssed.Message{Data: "hello"})
-//	return gateway.Run(ctx) // until ctx ends, and the clients are sent away
+//	return gateway.Run(ctx) // until ctx ends and all streams are closed
 //
 // A page reads the channel with
 //
@@ -34,8 +34,8 @@
 //
 // New checks the Config, names all bad fields at once, and opens the listeners. Run serves.
 // When its context ends it drains: it closes the streams over StreamConfig.Drain, each with
-// a time to come back, writes the history to its end, and leaves the others in order. Allow
-// it three seconds beyond that window before the process is killed.
+// a time to come back. Then it writes the history to its end, and tells the other instances
+// that it leaves. Kill the process no earlier than three seconds after that window.
 //
 // Two gateways in one process are possible; netpoll, which reads the requests, has its
 // settings for the process as a whole. A gateway runs on Linux only. On other systems the
@@ -51,7 +51,7 @@
 //
 // This package and sseproto are what importers may rely on, by semantic versions; while
 // the version is 0, a minor version may change them, and the change log says how. The other
-// packages can be imported and change at any time; so does what Gateway.Parts and
-// Gateway.ReportWith are for. Names that are aliases here, such as Authorizer, are promised
-// with their fields and methods.
+// packages can be imported, but they change at any time. So do Gateway.Parts and
+// Gateway.ReportWith. Names that are aliases here, such as Authorizer, are promised with
+// their fields and methods.
 package ssed

@@ -39,8 +39,8 @@ var (
 	errRan   = errors.New("ssed: Run or Close was called before")
 )
 
-// New checks cfg, naming everything that is wrong with it at once, and opens the
-// listeners. Redis need not be there yet. Who does not call Run calls Close.
+// New checks cfg, names everything that is wrong with it at once, and opens the listeners.
+// Redis may be absent. If you do not call Run, call Close.
 func New(cfg Config) (*Gateway, error) {
 	if runtime.GOOS != "linux" {
 		return nil, ErrLinux
@@ -154,9 +154,8 @@ func (g *Gateway) subscribers(ctx context.Context, channel string) (int64, error
 func (g *Gateway) Addrs() []net.Addr { return g.engine.Addrs() }
 
 // Ready reports whether the gateway gets messages and takes clients, or in a few words why
-// not. Where it does both, the reason is what else fails: that the history is not written,
-// or the inbox not moved. The reason may hold the address of Redis; clients, at /ready of the public
-// addresses, are told less.
+// not. If ok, reason is what else fails: the history cannot be written, or the inbox is not
+// moved. It may hold the address of Redis; /ready of the public addresses tells less.
 func (g *Gateway) Ready() (ok bool, reason string) {
 	switch {
 	case g.draining.Load():
@@ -262,7 +261,7 @@ func (g *Gateway) settle() {
 		}
 		wg.Go(func() {
 			if err := feed.CommitNow(ctx); err != nil {
-				g.cfg.Logger.Warn("ssed: the last messages are not committed", "error", err)
+				g.cfg.Logger.Warn("ssed: the last messages may be missing in the history", "error", err)
 			}
 		})
 	}

@@ -13,8 +13,8 @@ import (
 	"ssed/sseproto"
 )
 
-// Policy says what is kept of the channels that Match matches, and what of them a reader gets
-// that is behind. A field that is zero means what holds for all channels.
+// Policy has the settings for the channels that Match matches: how much is kept, and what a
+// reader that is behind gets. A field that is zero means the setting for all channels.
 type Policy struct {
 	// Match is a glob as in FeedConfig.Patterns, 1 to 256 bytes of UTF-8.
 	Match string
@@ -61,9 +61,9 @@ func (p Policy) String() string {
 	return p.Match + "=" + strings.Join(words, ",")
 }
 
-// PolicyOf is what holds for a channel: the first of Policies that matches it, filled in
-// with what holds for all channels. Match is empty when none does. The times and the
-// length are zero without a history.
+// PolicyOf returns the settings of a channel: the first of Policies that matches it, and for
+// its zero fields the settings for all channels. Match is empty when none matches. The times
+// and the length are zero without a history.
 func (c *Config) PolicyOf(channel string) Policy {
 	p, _ := c.policyFor(channel)
 	if c.History == nil || c.Redis == nil || p.NoHistory {

@@ -29,9 +29,9 @@ var (
 	ErrTooLarge = errors.New("ssed: the message is larger than MaxMessageBytes")
 )
 
-// ErrNobody is returned by Publish when no instance was subscribed, this one neither. The
-// message is gone.
-var ErrNobody = errors.New("ssed: no instance was subscribed: the message is gone")
+// ErrNobody is returned by Publish when no instance was subscribed, not even this one. The
+// message is lost.
+var ErrNobody = errors.New("ssed: no instance was subscribed to Redis: the message is lost")
 
 // OutMessage is a message for a channel.
 type OutMessage struct {
@@ -66,10 +66,10 @@ func (g *Gateway) Publish(ctx context.Context, channel string, m Message) (ID, e
 // ErrNoPosition is returned by Position while this instance has not heard of Redis.
 var ErrNoPosition = errors.New("ssed: no position yet: this instance has not heard of Redis")
 
-// Position returns a position behind which everything comes that is published after it is
-// returned, by Publish or at Redis; some of what was published shortly before may come behind
-// it, too. A server that asks for it before it reads a snapshot, and hands out both, joins the
-// two: a client that comes with it as Last-Event-ID misses nothing. It asks nobody.
+// Position returns a position to hand out with a snapshot: call it, then read the snapshot.
+// A client that comes with it as Last-Event-ID misses nothing. Every message that is published
+// after the return, by Publish or at Redis, comes behind it. Some that were published shortly
+// before may come behind it, too. Position makes no call to Redis.
 func (g *Gateway) Position() (ID, error) {
 	id, ok := g.engine.Log().Now()
 	if !ok {

@@ -216,11 +216,11 @@ func (e *Engine) second(t time.Time) uint32 {
 // were told by a gap event, or sent to the history.
 func (e *Engine) backfillFailed(err error, after, low sseproto.ID) {
 	if errors.Is(err, errPageFull) || errors.Is(err, errManyGaps) {
-		e.cfg.Logger.Warn("live streams are closed to resume from the history",
+		e.cfg.Logger.Warn("too much was missed: open streams are closed, and resume from the history",
 			"after", after.String(), "up_to", low.String(), "reason", err.Error())
 		return
 	}
-	e.cfg.Logger.Error("live streams lost messages: the history could not be read back",
+	e.cfg.Logger.Error("open streams get a gap: the history could not be read",
 		"after", after.String(), "up_to", low.String(), "error", err.Error())
 }
 

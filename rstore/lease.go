@@ -52,7 +52,7 @@ func (w *writer) deference() time.Duration {
 func (w *writer) tookOver(a answer) {
 	if a.writer != "" && a.writer != w.cfg.Instance {
 		w.count.takeOvers.Add(1)
-		w.log.Info("history: this instance writes it instead of another", "other", a.writer, "watermark", a.watermark)
+		w.log.Info("history: this instance writes now, in the place of another one", "other", a.writer, "watermark", a.watermark)
 	}
 }
 

@@ -66,11 +66,11 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 func (w *writer) marked(g gap) {
 	w.count.gaps.Add(1)
 	if g.reason == startReason {
-		w.log.Info("history: it starts", "to", g.to)
+		w.log.Info("history: starts", "to", g.to)
 		return
 	}
 	// No error of this instance: a single one that restarts leaves a gap too.
-	w.log.Warn("history: gap, messages may be missing", "after", g.from, "to", g.to, "reason", g.reason)
+	w.log.Warn("history: a gap: messages may be missing", "after", g.from, "to", g.to, "reason", g.reason)
 }
 
 func (w *writer) skipReason() string {

@@ -376,7 +376,7 @@ type rejections struct {
 func (r *rejections) tell(log *slog.Logger, n int64) {
 	r.untold += n
 	if _, ok := r.line.Allow(); ok {
-		log.Warn("history: streams refused messages: another type, or higher ids added by hand", "messages", r.untold)
+		log.Warn("history: streams refused messages: their key has another type, or somebody added higher IDs by hand", "messages", r.untold)
 		r.untold = 0
 	}
 }
@@ -445,7 +445,7 @@ func (w *writer) failed(text, code string) outcome {
 	}
 	w.count.trouble.Store(&text)
 	if failures, tell := w.outage.Failed(); tell {
-		w.log.Error("history: it is not written", "error", text, "failures", failures)
+		w.log.Error("history: cannot be written", "error", text, "failures", failures)
 	}
 	return after(min(w.cfg.poll(), time.Millisecond<<min(w.failures, 10)))
 }
@@ -454,7 +454,7 @@ func (w *writer) recovered() {
 	w.failures = 0
 	w.count.trouble.Store(nil)
 	if w.outage.Worked() {
-		w.log.Info("history: it is written again")
+		w.log.Info("history: is written again")
 	}
 }
 

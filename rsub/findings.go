@@ -77,19 +77,19 @@ type mismatch struct {
 func (f *Feed) tell() {
 	log := f.cfg.Logger
 	if epoch, dropped, ok := f.found.epochs.take(); ok {
-		log.Warn("redis: it lost its data, IDs go on ascending", "epoch", epoch, "dropped", dropped)
+		log.Warn("redis: Redis has lost its data: clients get a gap, and IDs still ascend", "epoch", epoch, "dropped", dropped)
 	}
 	if r, dropped, ok := f.found.refused.take(); ok {
 		t := r.tick
-		log.Error("redis: tick refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
+		log.Error("redis: a tick of the common clock was refused", "cause", r.cause, "t", t.t, "caller", t.caller, "theirs", t.fingerprint,
 			"ours", f.fingerprint, "node", t.node, "subscribedTo", r.subscribedTo, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.oversize.take(); ok {
-		log.Warn("redis: message over the limit dropped", "id", m.id, "bytes", m.bytes,
+		log.Warn("redis: a message is over the limit: clients get a gap in its place", "id", m.id, "bytes", m.bytes,
 			"limit", f.cfg.MaxMessageBytes, "dropped", dropped)
 	}
 	if n, dropped, ok := f.found.unframed.take(); ok {
-		log.Warn("redis: message of the shard channel without a line for its channel dropped",
+		log.Warn("redis: a message on the shard channel has no first line with its channel: it is lost",
 			"shardChannel", f.keys.Messages, "bytes", n, "dropped", dropped)
 	}
 	if channel, dropped, ok := f.found.foreign.take(); ok {
@@ -100,14 +100,14 @@ func (f *Feed) tell() {
 		})
 	}
 	if t, dropped, ok := f.found.bus.take(); ok {
-		log.Warn("redis: a link of the cluster bus was lost, messages of other nodes may be missing", "after", t, "dropped", dropped)
+		log.Warn("redis: two nodes of the cluster lost their link: messages may be missing, and clients get a gap", "after", t, "dropped", dropped)
 	}
 	if b, dropped, ok := f.found.broken.take(); ok {
-		log.Warn("redis: the end of a batch cannot be read, its messages are lost", "channel", f.cfg.BatchChannel,
+		log.Warn("redis: the end of a batch cannot be read: the messages in it are lost", "channel", f.cfg.BatchChannel,
 			"bytes", b.bytes, "read", b.read, "limit", sseproto.MaxBatchBytes, "dropped", dropped)
 	}
 	if m, dropped, ok := f.found.mismatches.take(); ok {
-		log.Error("redis: instances saw different messages, this is a bug", "caller", m.tick.caller,
+		log.Error("redis: instances saw different messages: this is a bug, please report it", "caller", m.tick.caller,
 			"theirs", m.tick.checksum, "ours", m.own, "dropped", dropped)
 	}
 }

@@ -323,7 +323,7 @@ func (in *inbox) failed(text string) {
 	in.trouble.Store(&text)
 	in.counts.failures.Add(1)
 	if dropped, ok := in.logFail.Allow(); ok {
-		in.feed.cfg.Logger.Error("inbox: Redis refuses to work on it", "key", in.key(), "error", text, "dropped", dropped)
+		in.feed.cfg.Logger.Error("inbox: Redis refused a command: entries wait until it takes them", "key", in.key(), "error", text, "dropped", dropped)
 	}
 }
 
@@ -331,7 +331,7 @@ func (in *inbox) tellRefused(reasons []string) {
 	for _, reason := range reasons {
 		in.counts.refuse(reason)
 		if dropped, ok := in.logEntry.Allow(); ok {
-			in.feed.cfg.Logger.Warn("inbox: entry set aside", "kept", redisconn.Refused(in.key()), "reason", reason, "dropped", dropped)
+			in.feed.cfg.Logger.Warn("inbox: an entry cannot be delivered: it was moved to another stream", "kept", redisconn.Refused(in.key()), "reason", reason, "dropped", dropped)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (s *subscription) run(ctx context.Context) {
 			attempt = 0
 		}
 		if dropped, ok := s.feed.logSubscriptions.Allow(); ok && ctx.Err() == nil {
-			s.feed.cfg.Logger.Warn("redis: connection lost, subscribing again", "error", err, "dropped", dropped)
+			s.feed.cfg.Logger.Warn("redis: connection lost, reconnecting", "error", err, "dropped", dropped)
 		}
 		sleep(ctx, backoff(attempt))
 	}

@@ -37,11 +37,11 @@ const EnvelopeMembers = memberData + " " + memberEvent + " " + memberID + " " + 
 //
 // To send JSON that looks like an envelope and is none, put it into one, as its data.
 //
-// Of event, id and retry, null, "" and a retry of 0 are as good as no member. Not envelopes either are:
-// objects with a member twice, as it would be open which one counts; names in other
-// letter case or with escapes; payloads that are not UTF-8, that have anything but
-// white space around the object, or that nest deeper than encoding/json allows
-// (10,000). An escaped half of a surrogate pair becomes U+FFFD.
+// An event, id or retry that is null, "" or (retry) 0 is ignored. These are no envelopes:
+// objects with a member twice, because nobody could tell which one counts; names in other
+// letter case or with escapes; payloads that are not UTF-8, that have anything but white
+// space around the object, or that nest deeper than encoding/json allows (10,000). An
+// escaped half of a surrogate pair becomes U+FFFD.
 //
 // When it has this form and Check refuses what it says, ok is false too and m has
 // the refused fields: then m.Check() is not nil, as it is for all others.

@@ -30,7 +30,7 @@ type serveCommand struct{ flags }
 
 // Help implements kong.HelpProvider.
 func (serveCommand) Help() string {
-	return `Lists may be given as repeated flags or separated by commas. Times: 500ms, 10s, 1h. A flag goes before its environment variable, that before the file of --config.`
+	return `Give lists as repeated flags, or with commas. Times: 500ms, 10s, 1h. A flag wins over its environment variable, and that over the file of --config.`
 }
 
 // invocation is a command line that kong has understood.

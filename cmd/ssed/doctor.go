@@ -28,17 +28,17 @@ import (
 type doctorCommand struct {
 	flags
 
-	PublicURL    string `name:"public-url" aliases:"url" placeholder:"URL" help:"Try the proxy: a stream is opened at this URL as a client does, and messages are published for it. Without a path, /sse/connect there."`
-	AdminURL     string `name:"admin-url" placeholder:"URL" help:"Admin listener of an instance, which is asked whether the streams of clients that have left are closed. Default: that of --admin, if somebody listens there."`
-	ProbeTime    string `default:"0" placeholder:"TIME" help:"How long that stream rests afterwards, to find timeouts that are too short."`
-	ProbeChannel string `placeholder:"NAME" help:"Channel for these messages. Default: one that --patterns match and nobody else knows."`
-	TokenFile    string `placeholder:"PATH" help:"File with a token for that stream, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
+	PublicURL    string `name:"public-url" aliases:"url" placeholder:"URL" help:"Try the proxy: open a stream at this URL as a client does, and publish messages for it. Without a path: /sse/connect."`
+	AdminURL     string `name:"admin-url" placeholder:"URL" help:"Admin listener of an instance. doctor asks it whether the streams of clients that have left are closed. Default: that of --admin, if somebody listens there."`
+	ProbeTime    string `default:"0" placeholder:"TIME" help:"Leave that stream quiet for this long, to find timeouts that are too short."`
+	ProbeChannel string `placeholder:"NAME" help:"Channel for these messages. Default: a random one that --patterns match."`
+	TokenFile    string `placeholder:"PATH" help:"File with a token for that stream, sent as Authorization: Bearer. Or put the token itself into SSED_TOKEN."`
 	JSON         bool   `name:"json" env:"-" help:"Print one JSON object."`
 }
 
 // Help implements kong.HelpProvider.
 func (doctorCommand) Help() string {
-	return `Takes the flags, the environment and the file of "ssed serve" and checks what that would stand on. Each line says ok, warn, fail or skip, and what to type. Exit code 1 when something failed. Run it as the user and with the limits of the service.`
+	return `Give it the flags, the environment and the file of "ssed serve". It checks the machine, Redis and the proxy that ssed would use. Each line says ok, warn, fail or skip, and what to type. The exit code is 1 when something failed. Run it as the user of the service, with its limits.`
 }
 
 // diagnosis is what --json prints.

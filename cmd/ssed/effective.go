@@ -18,7 +18,7 @@ type configCommand struct{ flags }
 
 // Help implements kong.HelpProvider.
 func (configCommand) Help() string {
-	return `Takes the flags, the environment and the file of "ssed serve". The output can be used as the file, once passwords and tokens, which are replaced by ` + hidden + `, are put in or given by files of their own. Bad values are named on standard error, with exit code 2.`
+	return `Give it the flags, the environment and the file of "ssed serve". You can use the output as the file. Passwords and tokens are ` + hidden + ` in it: put them in, or give them by files of their own. Bad values are named on standard error, with exit code 2.`
 }
 
 // hidden stands for a secret. As a token it is too short, as a password of Redis it is

@@ -166,8 +166,7 @@ var (
 
 // values reads the value as text, as it stands in the file: 0660 and on are not turned
 // into 432 and true. A flag that takes a list takes one of YAML, or text with commas
-// as on the command line. No values at all: the key is as good as not there, as an
-// empty variable is.
+// as on the command line. A key without a value is ignored, like an empty variable.
 func (e fileEntry) values(list bool) ([]string, error) {
 	value := resolve(e.value)
 	switch {

@@ -418,7 +418,7 @@ func TestUnknownVariablesAreNamed(t *testing.T) {
 	env := []string{"SSED_DRIAN=s3cret", "SSED_PORT_8080_TCP=tcp://10.0.0.1:8080", "SSED_DRAIN=1s", "SSED_TOKEN=x", "SSED_PUBLIC_URL=http://x", "OTHER=x"}
 	code, stdout, stderr := runProgram(t, env, "config")
 	require.Equal(t, exitOK, code, "Kubernetes sets some for a Service of that name")
-	require.Equal(t, "ssed: no flag has these variables, they are ignored: SSED_DRIAN, SSED_PORT_8080_TCP\n", stderr)
+	require.Equal(t, "ssed: unknown variables are ignored, see ssed --help: SSED_DRIAN, SSED_PORT_8080_TCP\n", stderr)
 	require.NotContains(t, stdout+stderr, "s3cret")
 	taken, err := net.Listen("tcp", "127.0.0.1:0") // it ends at once
 	require.NoError(t, err)

@@ -74,7 +74,7 @@ func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
 	log := newLogger(cfg, stderr)
 	slog.SetDefault(log) // for what libraries say
 	if len(inv.unknown) > 0 {
-		log.Warn("ssed: no flag has these variables, they are ignored", "names", inv.unknown)
+		log.Warn("ssed: unknown variables are ignored, see ssed --help", "names", inv.unknown)
 	}
 	if err := serveUntilSignal(cfg, log); err != nil {
 		log.Error("ssed: ended", "error", err)
@@ -88,7 +88,7 @@ func (c *configCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	_, err := c.load(inv)
 	printConfig(stdout, inv)
 	if len(inv.unknown) > 0 {
-		fmt.Fprintln(stderr, "ssed: no flag has these variables, they are ignored:", strings.Join(inv.unknown, ", "))
+		fmt.Fprintln(stderr, "ssed: unknown variables are ignored, see ssed --help:", strings.Join(inv.unknown, ", "))
 	}
 	if err != nil {
 		return usageError(stderr, inv.located(err))
@@ -165,7 +165,7 @@ func waitForDrain(served <-chan struct{}, signals <-chan os.Signal, window time.
 			}
 			log.Error("ssed: second signal, ending at once", "signal", s.String())
 		case <-late.C:
-			log.Error("ssed: the drain hangs, ending at once", "window", window)
+			log.Error("ssed: the drain takes too long, ending at once", "window", window)
 		}
 		return false
 	}

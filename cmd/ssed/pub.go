@@ -27,16 +27,16 @@ import (
 // pubCommand is ssed pub.
 type pubCommand struct {
 	Channel string  `arg:"" help:"Where to publish."`
-	Data    *string `arg:"" optional:"" help:"What to publish; - or nothing: standard input, without one line end at its end."`
+	Data    *string `arg:"" optional:"" help:"What to publish. - or nothing: standard input, without the line end at its end."`
 
-	Lines bool   `env:"-" help:"Each line of standard input is a message, published as it comes. Lines that are there already are published together: by POST /api/batch, or on Redis with --batch-channel."`
+	Lines bool   `env:"-" help:"Publish each line of standard input as a message, as it comes. Lines that are there already go together: by POST /api/batch, or on Redis with --batch-channel."`
 	Event string `env:"-" placeholder:"TYPE" help:"Type of the event. It needs no --envelope on the instances."`
 	ID    string `name:"id" env:"-" placeholder:"ID" help:"An ID of your own, which clients get after that of ssed."`
 
-	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Admin listener that takes the message, unless there is a Redis URL."`
-	AdminToken     string `placeholder:"TEXT" help:"What the admin listener demands. Give it by environment or file."`
-	AdminTokenFile string `placeholder:"PATH" help:"File of tokens, as for ssed serve: the first one that may publish is sent."`
-	Redirects      bool   `name:"follow-redirects" env:"-" help:"Go where an answer of the admin listener redirects, with the message. Default: an error that names the place."`
+	AdminURL       string `name:"admin-url" default:"http://127.0.0.1:9090" placeholder:"URL" help:"Publish by this admin listener, unless there is a Redis URL."`
+	AdminToken     string `placeholder:"TEXT" help:"Token for the admin listener. Give it by environment or file."`
+	AdminTokenFile string `placeholder:"PATH" help:"File of tokens, as for ssed serve. The first one that may publish is sent."`
+	Redirects      bool   `name:"follow-redirects" env:"-" help:"Follow redirects of the admin listener, with the message. Default: an error that names the place."`
 	RedisURL       string `name:"redis-url" placeholder:"URL" help:"Publish on this Redis instead."`
 	RedisURLFile   string `name:"redis-url-file" placeholder:"PATH" help:"File that holds the URL."`
 	RedisCA        string `name:"redis-ca" placeholder:"PATH" help:"As for ssed serve."`
@@ -56,14 +56,14 @@ type pubCommand struct {
 
 // Help implements kong.HelpProvider.
 func (pubCommand) Help() string {
-	return `Prints the ID of each message on a line, or with Redis, which does not know it, how many subscriptions got the message. When that is none, the message is gone and the exit code 1.`
+	return `Prints the ID of each message on a line. Redis does not know the ID: with a Redis URL it prints how many subscriptions got the message. If none got it, the message is lost, and the exit code is 1.`
 }
 
 // outgoing takes messages and returns what to print for each. With an error these are the
 // ones before it; those behind it may have been published or not.
 type outgoing func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error)
 
-var errNobody = errors.New("no instance was linked to Redis: the message is gone")
+var errNobody = errors.New("no instance was connected to Redis: the message is lost")
 
 func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Writer) int {
 	send, closeSender, err := c.sender(inv)

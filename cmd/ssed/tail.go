@@ -22,14 +22,14 @@ import (
 type tailCommand struct {
 	Channels []string `arg:"" name:"channel" help:"Channels to follow."`
 
-	URL       string `name:"url" default:"http://127.0.0.1:8080" placeholder:"URL" help:"Where the streams are; without a path, /sse/connect there."`
-	TokenFile string `placeholder:"PATH" help:"File with a token, sent as Authorization: Bearer; or $SSED_TOKEN itself."`
-	Since     string `env:"-" placeholder:"ID" help:"Begin after the event of this ID; or at a time: earliest, 10m, a Unix time, 2026-11-30T10:00:00Z. Default: with what comes now."`
+	URL       string `name:"url" default:"http://127.0.0.1:8080" placeholder:"URL" help:"URL of the streams. Without a path: /sse/connect."`
+	TokenFile string `placeholder:"PATH" help:"File with a token, sent as Authorization: Bearer. Or put the token itself into SSED_TOKEN."`
+	Since     string `env:"-" placeholder:"ID" help:"Begin after the event with this ID, or at a time: earliest, 10m, a Unix time, 2026-11-30T10:00:00Z. Default: now."`
 	Last      string `env:"-" placeholder:"N" help:"Begin with the newest N events of each channel."`
 	Count     string `short:"n" env:"-" placeholder:"N" help:"End after so many events. Default: never."`
-	Heartbeat string `name:"heartbeat-event" placeholder:"NAME" help:"The --heartbeat-event of the instances: these events are left out and not counted."`
+	Heartbeat string `name:"heartbeat-event" placeholder:"NAME" help:"The --heartbeat-event of the instances. tail leaves these events out and does not count them."`
 	JSON      bool   `name:"json" env:"-" help:"Print a line of JSON for each event: id, event, data."`
-	Raw       bool   `env:"-" help:"Print data as they are, with control characters. Only for a file or a program: they can change what a terminal shows."`
+	Raw       bool   `env:"-" help:"Print data as they are, with control characters. Use it for files and programs only: control characters can change what a terminal shows."`
 }
 
 // envToken has no flag: a command line is visible to other users.
@@ -37,7 +37,7 @@ const envToken = "SSED_TOKEN"
 
 // Help implements kong.HelpProvider.
 func (tailCommand) Help() string {
-	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does; that, and gaps, are told on standard error. Control characters, and marks that turn the direction of text, are printed as \x1b and \u202e, also into a pipe; --raw leaves them.`
+	return `Prints the data of each event on a line. When the stream ends it comes back with the last ID, as a browser does. Standard error tells of that, and of gaps. It prints control characters, and marks that turn the direction of text, as \x1b and \u202e, also into a pipe. --raw leaves them.`
 }
 
 func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {

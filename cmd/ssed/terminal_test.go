@@ -393,7 +393,7 @@ func TestPubOnRedisTellsWhoGotIt(t *testing.T) {
 	code, stdout, stderr := runProgram(t, nil, "pub", "--config", config, "a", "x")
 	require.Equal(t, exitFailed, code)
 	require.Equal(t, "receivers: 0\n", stdout)
-	require.Contains(t, stderr, "the message is gone")
+	require.Contains(t, stderr, "the message is lost")
 
 	in := startRedis(t, r)
 	tail := spawn(t, nil, "tail", "--url", in.public, "-n", "3", "a")

@@ -107,17 +107,17 @@ func (s *server) logStart() {
 	}
 	s.log.Info("ssed: started", mode...)
 	if r := s.Config.Redis; r != nil && r.TLSConfig != nil && r.TLSConfig.InsecureSkipVerify {
-		s.log.Warn("ssed: --redis-url has skip_verify=true: whoever is on the way to Redis can read and change everything; --redis-ca verifies a certificate of your own")
+		s.log.Warn("ssed: --redis-url has skip_verify=true: anybody on the way to Redis can read and change everything. Use --redis-ca for a certificate of your own")
 	}
 	streams := &s.Config.Streams
 	if streams.CORSCredentials && streams.CORSOrigins[0] == "*" {
-		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page may read streams as the user who has it open")
+		s.log.Warn("ssed: --cors-credentials with --cors-origins=*: every web page can read streams as its visitor. Name your origins")
 	}
 	if e := streams; e.PeerTimeout > 0 && (e.Heartbeat <= 0 || e.Heartbeat > e.PeerTimeout) && s.streamAddr() != "" {
-		s.log.Warn("ssed: heartbeats are off or rarer than --peer-timeout: the kernel probes every silent connection instead, a timer for each")
+		s.log.Warn("ssed: --heartbeat is off or longer than --peer-timeout: the kernel probes every silent connection instead, with a timer for each")
 	}
 	if s.admin != nil && len(s.cfg.adminTokens) == 0 && !isLoopback(s.admin.Addr()) {
-		s.log.Warn("ssed: --admin is reachable from other machines and has no --admin-token: whoever reaches it can publish; connections and history are not shown")
+		s.log.Warn("ssed: --admin is reachable from other machines and has no token: anybody there can publish. Set --admin-token-file")
 	}
 }
 

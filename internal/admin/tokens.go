@@ -216,7 +216,7 @@ func (k *keyring) current() []key {
 	}
 	if err != nil {
 		if failures, tell := k.trouble.Failed(); tell {
-			k.log.Error("admin: --admin-token-file cannot be read again, its former tokens stay", "error", err, "failures", failures)
+			k.log.Error("admin: --admin-token-file cannot be read: the tokens from before stay valid", "error", err, "failures", failures)
 		}
 		return k.keys
 	}

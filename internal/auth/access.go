@@ -102,7 +102,7 @@ func warnPlain(logger *slog.Logger, keysURL string) {
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil && addr.IsLoopback() {
 		return
 	}
-	logger.Warn("auth: --auth-jwks-url is not https: whoever can alter the answer can admit anyone")
+	logger.Warn("auth: --auth-jwks-url is not https: whoever changes its answer can open any stream")
 }
 
 // newClient returns the client for the service or the key set. It follows no

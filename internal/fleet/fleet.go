@@ -187,13 +187,13 @@ func (f *Fleet) noted(err error) {
 	if err == nil {
 		f.counters.beats.Add(1)
 		if f.outage.Worked() {
-			f.cfg.Logger.Info("instances: this one is listed again")
+			f.cfg.Logger.Info("instances: the others know this one again")
 		}
 		return
 	}
 	f.counters.beatErrors.Add(1)
 	if failures, tell := f.outage.Failed(); tell {
-		f.cfg.Logger.Warn("instances: this one cannot be listed", "error", err, "failures", failures)
+		f.cfg.Logger.Warn("instances: the others cannot be told of this one", "error", err, "failures", failures)
 	}
 }
 

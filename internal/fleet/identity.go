@@ -158,12 +158,12 @@ func (f *Fleet) tellMismatches(list []Mismatch, shared bool) {
 	f.counters.mismatches.Store(&counts)
 	if shared {
 		if dropped, ok := f.sharedLine.Allow(); ok {
-			f.cfg.Logger.Error("instances: another process uses the name of this one", "name", f.cfg.Instance, "dropped", dropped)
+			f.cfg.Logger.Error("instances: another process has the name of this one: give each its own", "name", f.cfg.Instance, "dropped", dropped)
 		}
 	}
 	for _, m := range list {
 		if dropped, ok := f.mismatchLine.Allow(); ok {
-			f.cfg.Logger.Warn("instances: a setting is not the same on all", "setting", m.Name, "here", orOff(m.Value),
+			f.cfg.Logger.Warn("instances: another one has a different setting", "setting", m.Name, "here", orOff(m.Value),
 				"there", orOff(m.Theirs), "other", m.Instance, "dropped", dropped)
 		}
 	}
