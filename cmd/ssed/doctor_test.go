@@ -36,7 +36,7 @@ func TestDoctorTriesAFleetByItsOwnConfiguration(t *testing.T) {
 	code, checks := diagnose(t, "--config", file, "--public-url", in.public, "--probe-time=2s")
 	require.Equal(t, exitOK, code, "%v", checks)
 	require.Contains(t, checks["open files"].Text, "100 connections")
-	require.Contains(t, checks["fleet"].Text, "instances with the same patterns run")
+	require.Contains(t, checks["fleet"].Text, "instances with the same patterns use")
 	for _, check := range []string{"redis", "redis version", "redis role", "redis rights", "redis rights for --inbox", "redis rights for the admin listener", "fleet", "proxy: begin", "proxy: events", "proxy: resume", "proxy: request fields", "proxy: quiet stream"} {
 		require.Equal(t, doctor.OK, checks[check].Status, "%s: %v", check, checks[check])
 	}

@@ -172,7 +172,7 @@ func TestMemoryIsComparedWithMachineAndControlGroup(t *testing.T) {
 	bytes := func(n int64) string { return fmt.Sprint(n) }
 	// 84 MiB and 5440 bytes for each; the machine has 7.8 GiB.
 	f(100_000, OK, "need about 602 MiB", "")
-	f(1_300_000, Warn, "little is left", "--max-connections 1217")
+	f(1_300_000, Warn, "leaves little", "--max-connections 1217")
 	f(2_000_000, Fail, "the machine has 7.8 GiB", "--max-connections 1217")
 	// The control group of a service, of the slice above it, of a container.
 	group := "sys/fs/cgroup/system.slice/ssed.service/"

@@ -24,7 +24,7 @@ func (d *redisDoctor) inbox(ctx context.Context) {
 		return
 	}
 	if owner != "" && owner != d.Prefix {
-		d.fail(check, fmt.Sprintf("%s belongs to prefix %s, ours is %s", d.inboxKey(), owner, d.keys.Prefix), "another --inbox, or off")
+		d.fail(check, fmt.Sprintf("%s belongs to the prefix %s, and --stream-prefix is %s", d.inboxKey(), owner, d.keys.Prefix), "another --inbox, or --inbox=off")
 		return
 	}
 	if d.Inbox != firstInbox {

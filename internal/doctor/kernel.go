@@ -116,7 +116,7 @@ func (d *doctor) ports() {
 	n := high - low + 1
 	text = fmt.Sprintf("a proxy on this machine can have %d connections to one address of ssed", n)
 	if n < int64(d.MaxConnections) {
-		d.warn(check, text+fmt.Sprintf(", fewer than %d; no matter without one", d.MaxConnections),
+		d.warn(check, text+fmt.Sprintf(", fewer than %d; it matters only if a proxy on this machine connects to ssed by TCP", d.MaxConnections),
 			sysctl(check, `"1024 65535"`)+", or a unix socket, or several --listen addresses")
 		return
 	}
@@ -132,7 +132,7 @@ func (d *doctor) tcpMemory() {
 	case !ok:
 		d.skip(check, "it cannot be read")
 	case pressure < int64(d.MaxConnections):
-		d.warn(check, fmt.Sprintf("sockets may hold %d pages before the kernel saves, a broadcast to %d connections takes as many pages", pressure, d.MaxConnections),
+		d.warn(check, fmt.Sprintf("the kernel saves memory when sockets hold %d pages, and a broadcast to %d connections takes as many pages", pressure, d.MaxConnections),
 			sysctl(check, fmt.Sprintf(`"%d %d %d"`, d.MaxConnections, 2*d.MaxConnections, 4*d.MaxConnections)))
 	default:
 		d.ok(check, fmt.Sprintf("sockets may hold up to %d pages", most))
@@ -149,7 +149,7 @@ func (d *doctor) tracking() {
 	}
 	used, _ := d.number("net.netfilter.nf_conntrack_count")
 	if most-used < int64(d.MaxConnections) {
-		d.warn(check, fmt.Sprintf("the firewall can follow %d more connections; beyond, packets are dropped in silence", most-used),
+		d.warn(check, fmt.Sprintf("the firewall can track %d more connections, and then drops packets without a word", most-used),
 			sysctl(check, used+2*int64(d.MaxConnections))+", or no tracking of ssed's port (NOTRACK)")
 		return
 	}
@@ -173,9 +173,9 @@ func (d *doctor) keepAlive() {
 	const check = "heartbeat"
 	switch {
 	case d.Heartbeat <= 0:
-		d.warn(check, "it is off: proxies and clients cut quiet streams, and nobody notices a dead peer soon", "--heartbeat 15s")
+		d.warn(check, "it is off: proxies and clients cut quiet streams, and dead clients are noticed late", "--heartbeat 15s")
 	case d.PeerTimeout > 0 && d.Heartbeat > d.PeerTimeout:
-		d.warn(check, fmt.Sprintf("%v is rarer than --peer-timeout %v, so the kernel probes each silent connection by a timer of its own", d.Heartbeat, d.PeerTimeout),
+		d.warn(check, fmt.Sprintf("%v is longer than --peer-timeout %v, so the kernel probes each silent connection, with a timer for each", d.Heartbeat, d.PeerTimeout),
 			fmt.Sprintf("--peer-timeout %v", 3*d.Heartbeat))
 	default:
 		d.ok(check, d.Heartbeat.String())

@@ -37,7 +37,7 @@ func (d *doctor) memory() {
 	case need > have:
 		d.fail(check, text, fix)
 	case need > have*8/10: // sockets that nobody reads from take more
-		d.warn(check, text+": little is left for sockets that are not read", fix)
+		d.warn(check, text+": that leaves little for clients that do not read", fix)
 	default:
 		d.ok(check, text)
 	}

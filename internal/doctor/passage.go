@@ -16,11 +16,11 @@ func (p *probe) start() {
 	p.mu.Unlock()
 	switch {
 	case !p.StartBlock:
-		p.skip(check, "ssed does not look at them: --start-id")
+		p.skip(check, "not tried: with this --start-id ssed does not look at them")
 	case started:
 		p.ok(check, "Accept, Cache-Control and Pragma reach ssed: it gives browsers the position of the beginning")
 	default:
-		p.warn(check, "no position came when the stream began, so Cache-Control or Pragma of the request did not reach ssed: a browser that is cut off before its first event misses what comes meanwhile",
+		p.warn(check, "the stream began without a position, so Cache-Control or Pragma of the request did not reach ssed. A browser that is cut off before its first event then misses messages",
 			"pass both fields on as they are; or start=id in the URL of the stream; or --start-id on")
 	}
 }
@@ -68,7 +68,7 @@ func (p *probe) heldOrLost(ctx context.Context, missing int) {
 	}
 	came, _ := p.collect(ctx, 1)
 	if !came.at[0].IsZero() && missing == probes-1 {
-		p.fail(p.check, "the stream begins with what comes now: Last-Event-ID of the request does not reach ssed, and clients that come back miss what was published meanwhile, without a gap",
+		p.fail(p.check, "a resume starts at now, so Last-Event-ID of the request does not reach ssed. Clients that come back miss messages, without a gap",
 			"pass Last-Event-ID on; or last_event_id in the query, as ssed.js sends it")
 		return
 	}
@@ -86,7 +86,7 @@ const (
 func (p *probe) leave(ctx context.Context) {
 	const check = "proxy: clients that leave"
 	if p.Streams == nil {
-		p.skip(check, "not tried; --admin-url tells whom to ask for the open streams")
+		p.skip(check, "not tried: give --admin-url, to count the open streams")
 		return
 	}
 	open, cancel := context.WithCancel(ctx)

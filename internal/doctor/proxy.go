@@ -319,7 +319,7 @@ func (p *probe) heartbeats() []time.Time {
 // head tells what the proxy made of the answer.
 func (p *probe) head() {
 	if got := p.response.Header.Get("Content-Encoding"); got != "" {
-		p.warn("proxy: compression", fmt.Sprintf("the stream comes with Content-Encoding %s, although ssed says no-transform: each takes memory of the proxy, and may be delayed", got),
+		p.warn("proxy: compression", fmt.Sprintf("the proxy compresses the stream (Content-Encoding %s), although ssed says no-transform: that takes memory for each stream, and may delay events", got),
 			"no compression of text/event-stream: nginx: gzip_types without it, or gzip off; HAProxy: compression type without it")
 	} else {
 		p.ok("proxy: compression", "none")
@@ -425,16 +425,16 @@ func (p *probe) judge(sent, done, came []time.Time, ended bool) bool {
 	case lost > 0 && ended:
 		p.fail(check, fmt.Sprintf("the stream was cut after %d of %d messages: %v", len(delays), probes, p.end), p.timeouts())
 	case lost == probes:
-		p.fail(check, fmt.Sprintf("none of %d messages came within %v: they are held back, or published elsewhere than where this stream comes from", probes, p.Patience), p.unbuffer(p.response))
+		p.fail(check, fmt.Sprintf("none of %d messages came within %v: they are held back, or --public-url leads to instances of another Redis", probes, p.Patience), p.unbuffer(p.response))
 	case lost > 0:
 		p.fail(check, fmt.Sprintf("%d of %d messages did not come within %v: they are held back", lost, probes, p.Patience), p.unbuffer(p.response))
 	case together >= probes/2:
 		p.fail(check, fmt.Sprintf("%d messages sent %v apart came in clumps, the last %v late: they are held back", probes, p.Pace, round(delays[probes-1])), p.unbuffer(p.response))
 	case extra[0] > quickWrite:
-		p.warn(check, fmt.Sprintf("%d messages came one by one, but each %v later than the network needs, or more", probes, round(extra[0])),
+		p.warn(check, fmt.Sprintf("%d messages came one by one, but each of them at least %v later than the network needs", probes, round(extra[0])),
 			"HAProxy: option http-no-delay, without which it keeps each event for 200 ms; others: whatever waits for more of an answer, off for this path")
 	case delays[probes/2] > quickEvent:
-		p.warn(check, fmt.Sprintf("half of the messages took more than %v", round(delays[probes/2])), "the same without the proxy: if it is quick then, "+p.unbuffer(p.response))
+		p.warn(check, fmt.Sprintf("half of the messages took more than %v", round(delays[probes/2])), "try --public-url without the proxy. If that is quick: "+p.unbuffer(p.response))
 	default:
 		p.ok(check, fmt.Sprintf("%d messages, each at once: half within %v, all within %v", probes, round(delays[probes/2]), round(delays[probes-1])))
 	}
@@ -477,11 +477,11 @@ func (p *probe) idle(ctx context.Context) {
 	want := int(p.Time / (p.Heartbeat + p.Heartbeat/8)) // ssed looks eight times per period
 	switch {
 	case want == 0:
-		p.ok(check, fmt.Sprintf("it stood for %v; no heartbeat was due yet (--heartbeat %v)", p.Time, p.Heartbeat))
+		p.ok(check, fmt.Sprintf("it stayed open for %v; no heartbeat was due yet (--heartbeat %v)", p.Time, p.Heartbeat))
 	case beats < want:
 		p.fail(check, fmt.Sprintf("%d of %d heartbeats came in %v: they are held back", beats, want, p.Time), p.unbuffer(p.response))
 	default:
-		p.ok(check, fmt.Sprintf("it stood for %v, with %d heartbeats", p.Time, beats))
+		p.ok(check, fmt.Sprintf("it stayed open for %v, with %d heartbeats", p.Time, beats))
 	}
 }
 

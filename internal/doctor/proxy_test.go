@@ -254,7 +254,7 @@ func TestWhatAProxyDoesToResumesIsFound(t *testing.T) {
 		require.Contains(t, r.Text, text)
 		require.Contains(t, r.Fix, fix)
 	}
-	f(&gateway{loses: "Last-Event-ID"}, "begins with what comes now", "last_event_id in the query")
+	f(&gateway{loses: "Last-Event-ID"}, "a resume starts at now", "last_event_id in the query")
 	f(&gateway{holds: true}, "9 of 9 messages behind a Last-Event-ID did not come", "proxy_buffering off")
 	f(&gateway{forgets: true}, "a gap came instead of the messages: trimmed", "--history off")
 }
@@ -341,12 +341,12 @@ func TestHeartbeatsOfAQuietStreamAreCounted(t *testing.T) {
 	}
 	r := through(t, &gateway{beat: 100 * time.Millisecond}, rest(100*time.Millisecond))["proxy: quiet stream"]
 	require.Equal(t, OK, r.Status, r.Text)
-	require.Regexp(t, `it stood for 1s, with \d+ heartbeats`, r.Text)
+	require.Regexp(t, `it stayed open for 1s, with \d+ heartbeats`, r.Text)
 	r = through(t, &gateway{beat: 100 * time.Millisecond, beatEvent: "ping"}, rest(100*time.Millisecond), func(_ *Proxy, cfg *Config) {
 		cfg.HeartbeatEvent = "ping"
 	})["proxy: quiet stream"]
 	require.Equal(t, OK, r.Status, r.Text)
-	require.Regexp(t, `it stood for 1s, with \d+ heartbeats`, r.Text)
+	require.Regexp(t, `it stayed open for 1s, with \d+ heartbeats`, r.Text)
 	r = through(t, &gateway{}, rest(100*time.Millisecond))["proxy: quiet stream"]
 	require.Equal(t, Fail, r.Status, r.Text)
 	require.Contains(t, r.Text, "0 of 8 heartbeats came")

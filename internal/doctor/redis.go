@@ -88,7 +88,7 @@ func (d *doctor) transport() {
 	switch config := d.Redis.Client.TLSConfig; {
 	case config == nil:
 	case config.InsecureSkipVerify:
-		d.warn(check, "skip_verify=true: whoever is on the way can read and change everything", "--redis-ca with the certificate of the authority, and no skip_verify")
+		d.warn(check, "skip_verify=true: anybody on the way can read and change everything", "--redis-ca with the certificate of the authority, and no skip_verify")
 	default:
 		d.ok(check, "the certificate of the server was verified")
 	}
@@ -150,7 +150,7 @@ func (d *redisDoctor) role() {
 			"--redis-url of the primary, or redis://SENTINEL:26379?master_set=NAME, which follows a failover")
 	}
 	if d.info["loading"] == "1" {
-		d.fail(check, "it is loading its data", "wait")
+		d.fail(check, "it is loading its data", "wait until it has, and run ssed doctor again")
 	}
 }
 
@@ -167,10 +167,10 @@ func (d *redisDoctor) memoryOfRedis() {
 	case most == 0:
 		d.ok(check, size(used)+" used, no maxmemory")
 	case strings.HasPrefix(policy, "volatile-"):
-		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories first when memory is full: they have an expiry; %s evicted so far; clients who come back get a gap", policy, d.info["evicted_keys"]),
+		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories first when memory is full, because they have an expiry. Clients that come back then get a gap. Evicted so far: %s", policy, d.info["evicted_keys"]),
 			"CONFIG SET maxmemory-policy noeviction")
 	case policy != "noeviction":
-		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories, gap markers and the clock when memory is full; %s evicted so far; clients who come back get a gap", policy, d.info["evicted_keys"]),
+		d.warn(check, fmt.Sprintf("maxmemory-policy %s removes histories, gap markers and the clock when memory is full. Clients that come back then get a gap. Evicted so far: %s", policy, d.info["evicted_keys"]),
 			"CONFIG SET maxmemory-policy noeviction")
 	case used > most/10*9:
 		d.warn(check, fmt.Sprintf("%s of %s used: at the limit nothing is written to the history", size(used), size(most)), "more maxmemory, or a smaller --history-max or --history-ttl")
@@ -233,14 +233,14 @@ func (d *redisDoctor) outputBuffer(check, text string) {
 			continue
 		}
 		if hard > 0 && hard < leastOutputBuffer {
-			d.warn(check, fmt.Sprintf("pubsub %s: an instance that is delayed for a moment by so much is cut off", size(hard)),
+			d.warn(check, fmt.Sprintf("pubsub %s: Redis cuts off an instance that falls behind by so much for a moment", size(hard)),
 				`CONFIG SET client-output-buffer-limit "pubsub 64mb 16mb 60"`)
 			return
 		}
 		d.ok(check, "pubsub "+strings.Join(words[i+1:i+4], " "))
 		return
 	}
-	d.skip(check, "there is none for pubsub")
+	d.skip(check, "Redis has none for pubsub")
 }
 
 // keyspaceEvents are messages on channels that ssed leaves out, but only after they came.
@@ -252,7 +252,7 @@ func (d *redisDoctor) keyspaceEvents(check, flags string) {
 	for _, pattern := range d.Patterns {
 		for _, channel := range []string{"__keyspace@0__:key", "__keyevent@0__:set"} {
 			if sseproto.MatchGlob(pattern, channel) {
-				d.warn(check, fmt.Sprintf("Redis announces changes of keys (%s), and the pattern %q gets them all, for nothing", flags, pattern),
+				d.warn(check, fmt.Sprintf("Redis announces changes of keys (%s), and the pattern %q receives them all, for nothing", flags, pattern),
 					`patterns without them, such as --patterns 'user:*', or CONFIG SET notify-keyspace-events ""`)
 				return
 			}
@@ -286,7 +286,7 @@ func (d *redisDoctor) clockDifference(ctx context.Context) {
 	}
 	text := fmt.Sprintf("this machine differs from Redis by %v", difference.Abs().Round(time.Millisecond))
 	if difference.Abs() > clockWarn+best {
-		d.warn(check, text+": expiry of tokens goes by this clock, IDs by that of Redis", "NTP on both: timedatectl set-ntp true")
+		d.warn(check, text+": tokens expire by this clock, IDs follow that of Redis", "NTP on both: timedatectl set-ntp true")
 		return
 	}
 	d.ok(check, text)
@@ -317,16 +317,16 @@ func (d *redisDoctor) fleet(ctx context.Context) {
 	runs := time.Now().Before(time.UnixMilli(until).Add(fleetGrace))
 	switch {
 	case fingerprint == "":
-		d.ok(check, "nobody has run on "+d.Prefix+" yet")
+		d.ok(check, "no instance has used the prefix "+d.Prefix+" yet")
 	case fingerprint == d.Fingerprint && runs:
-		d.ok(check, fmt.Sprintf("instances with the same patterns run on %s, %s leads", d.Prefix, leader))
+		d.ok(check, fmt.Sprintf("instances with the same patterns use the prefix %s; %s sends the ticks", d.Prefix, leader))
 	case fingerprint == d.Fingerprint:
-		d.ok(check, "nobody runs on "+d.Prefix+" now")
+		d.ok(check, "no instance uses the prefix "+d.Prefix+" now")
 	case runs:
-		d.fail(check, fmt.Sprintf("instances with other rules run on %s: theirs are %s, ours %s", d.Prefix, rules, d.Rules),
+		d.fail(check, fmt.Sprintf("instances with other settings use the prefix %s: theirs are %s, ours %s", d.Prefix, rules, d.Rules),
 			"the same --patterns and --envelope, or another --stream-prefix")
 	default:
-		d.ok(check, fmt.Sprintf("instances with other rules have run on %s, none does now", d.Prefix))
+		d.ok(check, fmt.Sprintf("instances with other settings have used the prefix %s, none does now", d.Prefix))
 	}
 }
 

@@ -55,7 +55,7 @@ func (d *redisDoctor) service(ctx context.Context) {
 		}
 	}
 	if len(lacks) == 0 {
-		d.ok(check, "nothing that ssed uses is taken out")
+		d.ok(check, "the service has everything that ssed uses")
 		return
 	}
 	d.say(check, status, strings.Join(lacks, "; "), fix)

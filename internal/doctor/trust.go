@@ -23,7 +23,7 @@ func (d *doctor) trust() {
 	for _, network := range d.TrustedProxies {
 		if isWide(network) {
 			wide++
-			d.warn(check, fmt.Sprintf("every address of %v can say who its client is, and has no limit", network), "--trusted-proxies with the addresses of the proxies alone")
+			d.warn(check, fmt.Sprintf("every machine in %v can name any address as its client, and has no limit", network), "--trusted-proxies with the addresses of the proxies alone")
 		}
 	}
 	if wide == 0 {
