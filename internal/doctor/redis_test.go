@@ -272,7 +272,7 @@ func TestFleetWithOtherRulesIsFoundWhileItRuns(t *testing.T) {
 	}
 	f("beef", time.Now().Add(time.Second), Fail, "theirs are patterns=user:*, ours patterns=*")
 	f("beef", time.Now().Add(-time.Minute), OK, "none does now")
-	f("f00d", time.Now().Add(time.Second), OK, "other leads")
+	f("f00d", time.Now().Add(time.Second), OK, "other sends the ticks")
 	f("f00d", time.Now().Add(-time.Minute), OK, "no instance uses the prefix")
 }
 
