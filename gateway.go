@@ -35,7 +35,7 @@ type Gateway struct {
 var (
 	// ErrLinux: the gateway waits for its sockets by epoll and sends by calls that other
 	// systems do not have.
-	ErrLinux = errors.New("ssed: it runs on Linux only, and this is " + runtime.GOOS)
+	ErrLinux = errors.New("ssed runs on Linux only, and this is " + runtime.GOOS)
 	errRan   = errors.New("ssed: Run or Close was called before")
 )
 

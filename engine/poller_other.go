@@ -7,7 +7,7 @@ import (
 	"runtime"
 )
 
-var errLinux = errors.New("engine: it runs on Linux only, and this is " + runtime.GOOS)
+var errLinux = errors.New("engine: runs on Linux only, and this is " + runtime.GOOS)
 
 // poller is only there for the package to compile: newPoller fails, so there is none.
 type poller struct{}

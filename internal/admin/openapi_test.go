@@ -13,10 +13,14 @@ import (
 
 // TestEveryRouteIsDescribed: what is described is compared with real answers elsewhere.
 func TestEveryRouteIsDescribed(t *testing.T) {
-	source, err := os.ReadFile("api.go")
-	require.NoError(t, err)
-	routes := regexp.MustCompile(`"(GET|POST|DELETE) (/[^"]*)"`).FindAllStringSubmatch(string(source), -1)
-	require.NotEmpty(t, routes)
+	var routes [][]string
+	for _, file := range []string{"api.go", "publisher.go"} {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		found := regexp.MustCompile(`"(GET|POST|DELETE) (/[^"]*)"`).FindAllStringSubmatch(string(source), -1)
+		require.NotEmpty(t, found, file)
+		routes = append(routes, found...)
+	}
 	for _, route := range routes {
 		path := strings.TrimSuffix(route[2], "{$}")
 		if strings.HasPrefix(path, "/debug/") {

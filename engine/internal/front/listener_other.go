@@ -17,7 +17,7 @@ type listener struct {
 }
 
 func listen(*Front, string) (*listener, error) {
-	return nil, errors.New("front: it runs on Linux only")
+	return nil, errors.New("front: runs on Linux only")
 }
 
 func (*listener) startServing() {}
