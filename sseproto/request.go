@@ -84,7 +84,7 @@ type Request struct {
 // error however the bytes arrive. All errors are *ProtocolError: answer with its
 // Status, then close.
 //
-// It is stricter than RFC 9112 where leniency is what smuggling is made of: CRLF is
+// It is stricter than RFC 9112 where leniency would let requests be smuggled: CRLF is
 // the only line end, single spaces divide the request line, and a message whose
 // length could be read in two ways is refused rather than repaired.
 func ParseRequest(b []byte, lim Limits) (req Request, n int, err error) {
