@@ -12,6 +12,7 @@ import (
 
 	"ssed/engine"
 	"ssed/internal/fleet"
+	"ssed/internal/wording"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -169,7 +170,7 @@ func (g *Gateway) Ready() (ok bool, reason string) {
 			list = append(list, g.troubles(q)...)
 		}
 	}
-	return ok, joinReasons(list)
+	return ok, wording.Plain(joinReasons(list))
 }
 
 // readyForClients is Ready with what everybody may know of the reason.

@@ -133,7 +133,7 @@ func TestEmbeddedPutsSomebodyOut(t *testing.T) {
 	first := connectAs(t, in, 200, token, "", "a")
 	connectAs(t, in, 200, token, "", "b")
 	in.eventually("a line for each at debug", func() bool {
-		return strings.Count(in.Log(), `"msg":"front: a stream was granted","subject":"anna"`) == 2
+		return strings.Count(in.Log(), `"msg":"auth: a stream was granted","subject":"anna"`) == 2
 	})
 	in.eventually("two streams", func() bool { return in.metric("ssed_streams") == 2 })
 	connectAs(t, in, 200, token, "", "b").wantEnd() // an EventSource is asked to come later

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ssed/internal/throttle"
+	"ssed/internal/wording"
 )
 
 // version is set by the linker, see Makefile.
@@ -122,16 +123,24 @@ func buildVersion() string {
 	return info.Main.Version
 }
 
-// readableTime writes durations as 1.5s in JSON too, where they would be nanoseconds.
-func readableTime(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
+// readable writes durations as 1.5s in JSON too, where they would be nanoseconds, and errors
+// without the names of packages.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindDuration:
 		a.Value = slog.StringValue(a.Value.Duration().String())
+	case slog.KindString:
+		a.Value = slog.StringValue(wording.Plain(a.Value.String()))
+	case slog.KindAny:
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.StringValue(wording.Plain(err.Error()))
+		}
 	}
 	return a
 }
 
 func newLogger(cfg config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.logLevel, ReplaceAttr: readableTime}
+	options := &slog.HandlerOptions{Level: cfg.logLevel, ReplaceAttr: readable}
 	var lines slog.Handler = slog.NewTextHandler(w, options)
 	if cfg.logJSON {
 		lines = slog.NewJSONHandler(w, options)

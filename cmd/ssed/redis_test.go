@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -621,4 +622,40 @@ func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
 	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	require.Less(t, time.Since(began), 5*time.Second)
+}
+
+// TestOperatorsAreToldNoNamesOfPackages: in the log, at /ready and in the answer to a message,
+// while the history cannot be written and when Redis is away.
+func TestOperatorsAreToldNoNamesOfPackages(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	in := startRedis(t, r, "--log-level", "debug")
+	var told []string
+	_, err := r.Do("DEL", "{sse:stream:}:gaps")
+	require.NoError(t, err)
+	_, err = r.Do("SADD", "{sse:stream:}:gaps", "of another type")
+	require.NoError(t, err)
+	in.eventually("the reason", func() bool {
+		_, body := in.get(in.admin + "/ready")
+		told = append(told, body)
+		return strings.Contains(body, "the history is not written")
+	})
+	c := connect(t, in, "1-1", "a") // its history cannot be read
+	c.wantGap("unavailable")
+	r.Stop()
+	in.eventually("not ready", func() bool {
+		status, body := in.get(in.admin + "/ready")
+		told = append(told, body)
+		return status == http.StatusServiceUnavailable
+	})
+	resp, err := httpClient.Post(in.admin+"/publish?channel_id=a", "text/plain", strings.NewReader("x"))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	in.eventually("it is logged", func() bool { return strings.Contains(in.Log(), "ssed: not ready") })
+	for _, text := range append(told, string(body), in.Log()) {
+		require.NotRegexp(t, `\b(rsub|rstore|engine|front|redisconn): `, text)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ssed/internal/wording"
 	"ssed/sseproto"
 )
 
@@ -48,7 +49,7 @@ func verdict(err error) (status int, text string) {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge, "the body is too large"
 	}
-	return http.StatusServiceUnavailable, err.Error()
+	return http.StatusServiceUnavailable, wording.Plain(err.Error())
 }
 
 // query reads parameters by the rules of the stream. Unknown ones are ignored; of those

@@ -72,7 +72,7 @@ func (f *Front) admitGranted(h *handshake, grant *Grant) {
 		return
 	}
 	if log := f.cfg.Logger; grant.Subject != "" && log.Enabled(context.Background(), slog.LevelDebug) {
-		log.Debug("front: a stream was granted", "subject", grant.Subject, "token_id", grant.Token)
+		log.Debug("auth: a stream was granted", "subject", grant.Subject, "token_id", grant.Token)
 	}
 }
 

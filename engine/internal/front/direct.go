@@ -28,7 +28,7 @@ func (l *listener) attachDirectly(fd int, from *remoteAddr) (done bool) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			// A bug. Netpoll's way is guarded and counts it, if the request is its cause.
-			f.cfg.Logger.Error("front: accept panicked", "cause", cause, "stack", string(debug.Stack()))
+			f.cfg.Logger.Error("ssed: accept panicked", "cause", cause, "stack", string(debug.Stack()))
 			done = false
 		}
 	}()

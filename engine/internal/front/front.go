@@ -116,7 +116,7 @@ func (f *Front) Serve() error {
 		f.loops.Go(func() {
 			err := loop.Serve(l)
 			if !f.draining.Load() {
-				f.cfg.Logger.Error("front: listener ended", "listen", l.address, "error", err)
+				f.cfg.Logger.Error("ssed: a listener ended", "listen", l.address, "error", err)
 			}
 			l.close()
 		})
@@ -252,7 +252,7 @@ func (f *Front) ClientName(from netip.AddrPort, peer uint32) string {
 // panicked reports a bug that ended one connection.
 func (f *Front) panicked(where string, cause any, stack []byte) {
 	f.counters.refused[RefusePanic].Add(1)
-	f.cfg.Logger.Error("front: "+where+" panicked", "cause", cause, "stack", string(stack))
+	f.cfg.Logger.Error("ssed: "+where+" panicked", "cause", cause, "stack", string(stack))
 }
 
 // expire ends a handshake whose time is up; deadlines.mu is held.
