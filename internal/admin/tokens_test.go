@@ -186,7 +186,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	}
 	require.NoError(t, os.Remove(path))
 	require.Equal(t, 200, status(readToken))
-	require.Equal(t, 1, strings.Count(log.String(), "cannot be read again"))
+	require.Equal(t, 1, strings.Count(log.String(), "cannot be read: the tokens"))
 
 	// A secret of Kubernetes is changed by a rename, and can keep size and time.
 	other := path + "-new"

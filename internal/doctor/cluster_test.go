@@ -65,7 +65,7 @@ func TestWhatAServiceLacksIsNamed(t *testing.T) {
 		require.Equal(t, want, result.Status, "%v", result)
 		require.Contains(t, result.Text, named)
 	}
-	f("", OK, "nothing")
+	f("", OK, "has everything")
 	f("-config", Skip, "CONFIG is refused")
 	f("-client", Skip, "CLIENT is refused")
 	f("-config -client", Skip, "CONFIG is refused: limits of subscribers and keyspace events are not checked here; CLIENT is refused")
@@ -88,7 +88,7 @@ func TestFieldsOfInfoThatAServiceHides(t *testing.T) {
 		require.Equal(t, want, got.Status, "%v", got)
 		require.Contains(t, got.Text, named)
 	}
-	f("", OK, "nothing")
+	f("", OK, "has everything")
 	f("run_id", Fail, "INFO has no run_id")
 	f("evicted_keys", Warn, "INFO has no evicted_keys: evicted histories are not noticed")
 	f("master_replid2", Warn, "INFO has no master_replid2")

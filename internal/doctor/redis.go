@@ -252,7 +252,7 @@ func (d *redisDoctor) keyspaceEvents(check, flags string) {
 	for _, pattern := range d.Patterns {
 		for _, channel := range []string{"__keyspace@0__:key", "__keyevent@0__:set"} {
 			if sseproto.MatchGlob(pattern, channel) {
-				d.warn(check, fmt.Sprintf("Redis announces changes of keys (%s), and the pattern %q receives them all, for nothing", flags, pattern),
+				d.warn(check, fmt.Sprintf("Redis announces changes of keys (%s), and the pattern %q gets them all, for nothing", flags, pattern),
 					`patterns without them, such as --patterns 'user:*', or CONFIG SET notify-keyspace-events ""`)
 				return
 			}
