@@ -90,7 +90,7 @@ func TestWhatIsNoMessageTakesItsNumber(t *testing.T) {
 	require.EqualValues(t, []uint64{2, 2, 1, 6}, []uint64{st.Unframed, st.Unmatched, st.Unaskable, st.Numbered})
 	a.tell()
 	a.tell()
-	require.Equal(t, 1, strings.Count(log.String(), "without a line for its channel"))
+	require.Equal(t, 1, strings.Count(log.String(), "has no first line with its channel"))
 	require.Contains(t, log.String(), shardChannel)
 }
 
