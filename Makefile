@@ -214,10 +214,12 @@ need-e2e: need-test need-e2e-programs $(E2E_NPM) $(E2E_PYTHON) $(E2E_JAVA) $(E2E
 .PHONY: need-e2e-programs
 need-e2e-programs:
 	@missing=; \
-	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd apache2:apache2 caddy:caddy varnishd:varnish squid:squid h2o:h2o php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm javac:default-jdk-headless mvn:maven; do \
+	for pair in chromium:chromium nginx:nginx haproxy:haproxy lighttpd:lighttpd apache2:apache2 caddy:caddy varnishd:varnish squid:squid h2o:h2o php:php-cli php-cgi:php-cgi promtool:prometheus openssl:openssl node:nodejs npm:npm javac:default-jdk-headless mvn:maven ruby:ruby; do \
 		command -v "$${pair%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	php -r 'exit(extension_loaded("redis") ? 0 : 1);' 2>/dev/null || missing="$$missing php-redis"; \
+	ruby -e 'require "redis"' 2>/dev/null || missing="$$missing ruby-redis"; \
 	$(install-missing)
 
 $(E2E_NPM): internal/e2e/clients/package-lock.json | need-e2e-programs

@@ -13,11 +13,12 @@ import (
 // commandLine is the grammar: one field for each subcommand. What stands without
 // one is for serve.
 type commandLine struct {
-	Serve  serveCommand  `cmd:"" default:"withargs" help:"Run the gateway (default command)."`
-	Doctor doctorCommand `cmd:"" help:"Check this machine, Redis and a proxy, and say what to change."`
-	Tail   tailCommand   `cmd:"" help:"Follow channels at a terminal."`
-	Pub    pubCommand    `cmd:"" help:"Publish at a terminal."`
-	Config configCommand `cmd:"" help:"Print the effective configuration as a file, and where each value comes from."`
+	Serve     serveCommand     `cmd:"" default:"withargs" help:"Run the gateway (default command)."`
+	Doctor    doctorCommand    `cmd:"" help:"Check this machine, Redis and a proxy, and say what to change."`
+	Tail      tailCommand      `cmd:"" help:"Follow channels at a terminal."`
+	Pub       pubCommand       `cmd:"" help:"Publish at a terminal."`
+	Partition partitionCommand `cmd:"" help:"Print the partition of a channel, and its names in Redis."`
+	Config    configCommand    `cmd:"" help:"Print the effective configuration as a file, and where each value comes from."`
 
 	Version struct{} `cmd:"" help:"Print the version."`
 

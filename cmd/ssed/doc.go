@@ -24,6 +24,7 @@
 //	doctor.go     ssed doctor
 //	tail.go       ssed tail
 //	pub.go        ssed pub
+//	partition.go  ssed partition
 //	terminal.go   whether an output is one
 //	wire.go       what runs, what it is given, in which order it stops
 //	redis.go      the feed and the history around the engine's log

@@ -53,6 +53,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return c.Tail.run(inv, stdout, stderr)
 	case "pub":
 		return c.Pub.run(inv, os.Stdin, stdout, stderr)
+	case "partition":
+		return c.Partition.run(inv, stdout, stderr)
 	case "config":
 		return c.Config.run(inv, stdout, stderr)
 	default:

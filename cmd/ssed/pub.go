@@ -20,7 +20,6 @@ import (
 	"ssed/internal/admin"
 	"ssed/internal/outbound"
 	"ssed/internal/redisconn"
-	"ssed/rsub"
 	"ssed/sseproto"
 )
 
@@ -43,6 +42,7 @@ type pubCommand struct {
 	RedisCert      string `placeholder:"PATH" help:"As for ssed serve."`
 	RedisKey       string `placeholder:"PATH" help:"As for ssed serve."`
 	Feed           string `default:"pattern" placeholder:"pattern|sharded" help:"As the instances have it, for what is published on Redis."`
+	Partitions     string `default:"1" placeholder:"N" help:"As the instances have it, for --feed=sharded on Redis: the message goes to the shard channel of its partition."`
 	StreamPrefix   string `default:"sse:stream:" placeholder:"TEXT" help:"As the instances have it, for --feed=sharded on Redis."`
 	Envelope       string `default:"off" placeholder:"off|json" help:"As the instances have it, for what is published on Redis: with json, data that looks like an envelope is put into one."`
 	BatchChannel   string `placeholder:"NAME" help:"As the instances have it: on Redis, lines are published on it, many at once."`
@@ -51,7 +51,7 @@ type pubCommand struct {
 
 	envelopes bool           // Envelope, checked
 	sharded   bool           // Feed, checked
-	keys      redisconn.Keys // of the way by Redis
+	keys      redisconn.Keys // of the partition of Channel, for the way by Redis
 }
 
 // Help implements kong.HelpProvider.
@@ -205,7 +205,11 @@ func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(),
 	}
 	c.envelopes = p.choice("--envelope", c.Envelope, "off", "json") == "json"
 	c.sharded = p.choice("--feed", c.Feed, "pattern", "sharded") == "sharded"
-	c.keys = redisconn.KeysOf(option, p.notEmpty("--stream-prefix", c.StreamPrefix), redisconn.Partition{})
+	partitions := p.partitions("--partitions", c.Partitions)
+	c.keys = redisconn.KeysOf(option, p.prefix("--stream-prefix", c.StreamPrefix), partitionOf(c.Channel, partitions))
+	if direct && !c.sharded && partitions > 1 {
+		p.add("--partitions", "several need --feed=sharded, here and on the instances")
+	}
 	switch {
 	case len(p) > 0:
 		return nil, nil, errors.Join(p...)
@@ -228,12 +232,7 @@ func (p *problems) tokenToPublish(text, path string) string {
 }
 
 func (c *pubCommand) check(p *problems) {
-	switch {
-	case c.Channel == "" || len(c.Channel) > 255:
-		p.add("CHANNEL", "%.50q is not 1 to 255 bytes", c.Channel)
-	case rsub.Reserved(c.Channel):
-		p.add("CHANNEL", "channels that start with __ are never delivered")
-	}
+	p.channel("CHANNEL", c.Channel)
 	if c.Lines && !c.fromInput() {
 		p.add("--lines", "it is for standard input, and there is a message already")
 	}
