@@ -64,6 +64,8 @@ type cli struct {
 
 	All all `cmd:"" help:"All of these, in one report."`
 
+	Ingest ingest `cmd:"" help:"Messages on their way in: what they cost Redis and each instance, with several primaries and instances."`
+
 	Million million `cmd:"" help:"As many connections as this machine holds, on many ssed processes and one Redis."`
 
 	ServeFloor serveFloor `cmd:"" hidden:""`
@@ -151,7 +153,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch cmd := parsed.Selected().Target.Addr().Interface().(type) {
 	case runnable:
 		return c.options.measure(ctx, cmd.scenarios(), args, stdout, stderr)
-	case *million:
+	case interface {
+		measure(ctx context.Context, o *options, args []string, stdout, stderr io.Writer) int
+	}:
 		return cmd.measure(ctx, &c.options, args, stdout, stderr)
 	case interface{ serve(context.Context) error }:
 		if err := cmd.serve(ctx); err != nil {
