@@ -163,7 +163,7 @@ func (f *ingestFleet) startRedis(o *options, dir string) (url string, err error)
 	f.stops, f.servers = append(f.stops, c.Kill), c.Nodes
 	for q := range f.primaries {
 		keys := redisconn.MakePartitionKeys(ingestPrefix, redisconn.Partition{Number: q, Of: f.primaries})
-		s, err := c.Primary(keys.Slot)
+		s, err := c.AwaitPrimary(keys.Slot)
 		if err != nil {
 			return "", err
 		}

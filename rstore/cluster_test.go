@@ -23,7 +23,7 @@ func TestReadsFollowWritesToAnotherNode(t *testing.T) {
 	keys := redisconn.MakePartitionKeys(testPrefix, redisconn.Partition{})
 	base := uint64(time.Now().UnixMilli())
 	id := func(ms uint64) sseproto.ID { return sseproto.ID{Ms: base + ms} }
-	primary, err := c.Primary(keys.Slot)
+	primary, err := c.AwaitPrimary(keys.Slot)
 	require.NoError(t, err)
 	_, err = primary.Do("HSET", keys.Clock, "epoch", "a", "t", strconv.FormatUint(base, 10))
 	require.NoError(t, err)

@@ -21,7 +21,7 @@ var (
 // clusterPrimary is the node that serves the slot of all keys.
 func clusterPrimary(t testing.TB, c *redistest.Cluster) *redistest.Server {
 	t.Helper()
-	s, err := c.Primary(clusterKeys.Slot)
+	s, err := c.AwaitPrimary(clusterKeys.Slot)
 	require.NoError(t, err)
 	return s
 }

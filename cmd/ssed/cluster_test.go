@@ -48,7 +48,7 @@ func TestClusterIsServedByBothFeeds(t *testing.T) {
 		one, two := start(t, flags...), start(t, flags...)
 		one.waitReady()
 		two.waitReady()
-		primary, err := c.Primary(clusterKeys.Slot)
+		primary, err := c.AwaitPrimary(clusterKeys.Slot)
 		require.NoError(t, err)
 
 		a, b := connect(t, one, "", "user123"), connect(t, two, "", "user123")

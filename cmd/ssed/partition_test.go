@@ -146,7 +146,7 @@ func TestPubGoesToThePartitionOfTheChannel(t *testing.T) {
 	}
 	f(one.URL(), func(int) *redistest.Server { return one })
 	f(cluster.URL(), func(slot int) *redistest.Server {
-		s, err := cluster.Primary(slot)
+		s, err := cluster.AwaitPrimary(slot)
 		require.NoError(t, err)
 		return s
 	})

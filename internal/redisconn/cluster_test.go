@@ -68,7 +68,7 @@ func TestClientFollowsTheSlot(t *testing.T) {
 
 	c.Nodes[2].Kill()
 	set(t, l, "3")
-	now, err := c.Primary(clusterKeys.Slot)
+	now, err := c.AwaitPrimary(clusterKeys.Slot)
 	require.NoError(t, err)
 	require.Equal(t, c.Nodes[5].Addr(), now.Addr())
 	require.NoError(t, c.Nodes[2].Restart())

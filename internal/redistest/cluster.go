@@ -225,6 +225,16 @@ func (c *Cluster) Primary(slot int) (*Server, error) {
 	return best, nil
 }
 
+// AwaitPrimary is Primary where there is one: a node that is slow to answer, on a busy
+// machine, is asked again.
+func (c *Cluster) AwaitPrimary(slot int) (s *Server, err error) {
+	err = c.await(func() error {
+		s, err = c.Primary(slot)
+		return err
+	})
+	return s, err
+}
+
 // quickTimeout is for a node that may be frozen.
 const quickTimeout = 150 * time.Millisecond
 
@@ -284,7 +294,7 @@ const manualFailover = 6 * time.Second
 // Move gives a slot with all its keys to another primary, as redis-cli --cluster reshard
 // does. Halfway, if there is such a function, is called when half of the keys have moved.
 func (c *Cluster) Move(slot int, to *Server, halfway func()) error {
-	from, err := c.Primary(slot)
+	from, err := c.AwaitPrimary(slot)
 	if err != nil {
 		return err
 	}

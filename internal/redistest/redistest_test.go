@@ -96,7 +96,7 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 	c := StartCluster(t, 3, 1)
 	require.Len(t, c.Nodes, 6)
 	for slot, want := range map[int]*Server{0: c.Nodes[0], 8192: c.Nodes[1], slots - 1: c.Nodes[2]} {
-		s, err := c.Primary(slot)
+		s, err := c.AwaitPrimary(slot)
 		require.NoError(t, err)
 		require.Equal(t, want.Addr(), s.Addr())
 	}
@@ -116,7 +116,7 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 
 func TestClusterMovesASlot(t *testing.T) {
 	c := StartCluster(t, 2, 0)
-	from, err := c.Primary(100)
+	from, err := c.AwaitPrimary(100)
 	require.NoError(t, err)
 	key := ""
 	for i := range 100000 {
