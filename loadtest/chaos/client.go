@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,13 +36,17 @@ const allChannels = -1
 
 // record is one thing that happened to a client.
 type record struct {
-	kind     recordKind
-	instance int
-	at       time.Duration
-	id       sseproto.ID
-	key      key    // recordEvent
-	channel  int    // recordGap
-	reason   string // recordGap
+	kind      recordKind
+	instance  int
+	partition int // recordEvent: that of the ID
+	at        time.Duration
+	id        sseproto.ID // of a message
+	// places are what a client would come back with, by partition: the zero ID where it
+	// has none.
+	places  []sseproto.ID
+	key     key    // recordEvent
+	channel int    // recordGap
+	reason  string // recordGap
 }
 
 // client is one browser: it reads its channels from one instance, leaves at a
@@ -53,10 +58,12 @@ type client struct {
 	settled  bool          // stays for long, so that open streams go through the faults
 	home     int           // the instance that it stays on for good; anywhere for others
 	away     time.Duration // between two streams, in the mean
-	rng      *rand.Rand
-	clock    clock
-	fleet    *fleet
-	final    *finale
+	// partitions of all channels
+	partitions int
+	rng        *rand.Rand
+	clock      clock
+	fleet      *fleet
+	final      *finale
 
 	decoder sseproto.Decoder
 	records []record
@@ -195,7 +202,7 @@ func (c *client) take(body io.Reader, instance int) {
 		for i := from; i < len(c.records); i++ {
 			c.records[i].instance = instance
 			if c.records[i].kind == recordEvent {
-				c.fleet.delivered(instance, c.records[i].id, c.records[i].at)
+				c.fleet.delivered(instance, c.records[i].partition, c.records[i].id, c.records[i].at)
 			}
 		}
 		if err != nil || c.bad != nil || c.done() {
@@ -224,7 +231,8 @@ func (c *client) note(r record) {
 var errEvent = errors.New("chaos: an event that ssed does not send")
 
 func (c *client) onEvent(idText, eventType, data []byte) {
-	id, err := sseproto.ParseID(idText)
+	places := make([]sseproto.ID, c.partitions)
+	own, err := sseproto.ParseVector(string(idText), places)
 	if len(idText) == 0 && string(eventType) == sseproto.EventGap {
 		err = nil // told to all who are there: it has no ID, and this client neither
 	}
@@ -234,44 +242,46 @@ func (c *client) onEvent(idText, eventType, data []byte) {
 	}
 	switch string(eventType) {
 	case sseproto.EventMessage:
-		c.onMessage(id, data)
+		c.onMessage(own, places, data)
 	case sseproto.EventGap:
-		c.onGap(id, data)
+		c.onGap(places, data)
 	default:
 		c.bad = fmt.Errorf("%w: type %q", errEvent, eventType)
 	}
 }
 
-func (c *client) onMessage(id sseproto.ID, data []byte) {
+func (c *client) onMessage(partition int, places []sseproto.ID, data []byte) {
 	k, err := parsePayload(data)
 	if err != nil {
 		c.bad = err
 		return
 	}
-	c.note(record{kind: recordEvent, id: id, key: k})
+	c.note(record{kind: recordEvent, partition: partition, id: places[partition], places: places, key: k})
 	if ch, round, ok := c.final.lastOf(k); ok {
 		c.ended[ch] = max(c.ended[ch], round)
 	}
 }
 
-// onGap notes a gap event with its ID, up to which the client has everything. One that is
+// onGap notes a gap event with its places, up to which the client has everything. One that is
 // told to all who are there has none: a span may have been cut back to the last tick, and
 // what came since then does not count. They are told by the absence of an ID that was
 // requested.
-func (c *client) onGap(id sseproto.ID, data []byte) {
+func (c *client) onGap(places []sseproto.ID, data []byte) {
 	var told struct {
 		Reason, Channel, Requested string
 		Channels                   []string
+	}
+	if !slices.ContainsFunc(places, isKnown) {
+		return // it has nothing yet that it could miss the continuation of
 	}
 	if err := json.Unmarshal(data, &told); err != nil {
 		c.bad = fmt.Errorf("%w: gap %q: %w", errEvent, data, err)
 		return
 	}
-	if told.Requested == "" && told.Reason != sseproto.ReasonOversize {
-		id.Seq = 0
-	}
-	if id.IsZero() {
-		return // it has nothing yet that it could miss the continuation of
+	for q := range places {
+		if told.Requested == "" && told.Reason != sseproto.ReasonOversize {
+			places[q].Seq = 0
+		}
 	}
 	if told.Channel != "" {
 		told.Channels = []string{told.Channel}
@@ -282,12 +292,14 @@ func (c *client) onGap(id sseproto.ID, data []byte) {
 			c.bad = fmt.Errorf("%w: gap of channel %q", errEvent, name)
 			return
 		}
-		c.note(record{kind: recordGap, id: id, channel: ch, reason: told.Reason})
+		c.note(record{kind: recordGap, places: places, channel: ch, reason: told.Reason})
 	}
 	if len(told.Channels) == 0 {
-		c.note(record{kind: recordGap, id: id, channel: allChannels, reason: told.Reason})
+		c.note(record{kind: recordGap, places: places, channel: allChannels, reason: told.Reason})
 	}
 }
+
+func isKnown(id sseproto.ID) bool { return !id.IsZero() }
 
 // pickChannels returns up to most different channels, ascending by chance only.
 func pickChannels(rng *rand.Rand, channels, most int) []int {

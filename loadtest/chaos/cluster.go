@@ -31,12 +31,20 @@ const (
 	masterSet    = "chaos"
 )
 
-// keys are the names in Redis.
-func (s setup) keys() redisconn.Keys {
-	if s.cluster {
-		return redisconn.MakePartitionKeys(streamPrefix, redisconn.Partition{})
+// parts are the names in Redis, by partition.
+func (s setup) parts() (list []redisconn.Keys) {
+	if !s.cluster {
+		return []redisconn.Keys{redisconn.MakeKeys(streamPrefix)}
 	}
-	return redisconn.MakeKeys(streamPrefix)
+	for q := range max(s.partitions, 1) {
+		list = append(list, redisconn.MakePartitionKeys(streamPrefix, redisconn.Partition{Number: q, Of: max(s.partitions, 1)}))
+	}
+	return list
+}
+
+// partitionOf is the partition of a channel.
+func partitionOf(channel, partitions int) int {
+	return sseproto.PartitionOf(channelName(channel), partitions)
 }
 
 // inboxOf is the inbox of these names.
@@ -46,16 +54,18 @@ func inboxOf(k redisconn.Keys) string { return k.Inbox(redisconn.DefaultInbox(st
 type setup struct {
 	instances int
 	feeds     int
-	proxied   bool   // a proxy between each instance and Redis
-	persist   bool   // append-only file
-	sentinel  bool   // a replica, and a sentinel that tells who is the primary
-	cluster   bool   // three primaries with a replica each
-	sharded   bool   // messages by the shard channel
-	inbox     bool   // half of the publishers add to the inbox
-	joiner    bool   // one more instance, down at first
-	old       bool   // the program of an earlier commit at first
-	bent      bool   // the clock of Redis can be set
-	ring      string // memory of every instance; empty: a different one for each
+	proxied   bool // a proxy between each instance and Redis
+	persist   bool // append-only file
+	sentinel  bool // a replica, and a sentinel that tells who is the primary
+	cluster   bool // three primaries with a replica each
+	sharded   bool // messages by the shard channel
+	// partitions of the channels, on a cluster; 0: one
+	partitions int
+	inbox      bool   // half of the publishers add to the inbox
+	joiner     bool   // one more instance, down at first
+	old        bool   // the program of an earlier commit at first
+	bent       bool   // the clock of Redis can be set
+	ring       string // memory of every instance; empty: a different one for each
 	// ttl is how long a channel's history outlives its last message; 0: longer than the
 	// scenario. Otherwise most channels are quiet for longer than that, and clients stay
 	// away for so long.
@@ -69,12 +79,12 @@ type setup struct {
 type cluster struct {
 	dir      string
 	setup    setup
-	keys     redisconn.Keys
-	redis    *redistest.Server                // of a cluster the first primary
-	nodes    *redistest.Cluster               // nil without
-	last     atomic.Pointer[redistest.Server] // of nodes: the primary that was seen last
-	replica  *redistest.Server                // nil without sentinel
-	sentinel *child.Process                   // nil without
+	parts    []redisconn.Keys                   // by partition
+	redis    *redistest.Server                  // of a cluster the primary of the first partition
+	nodes    *redistest.Cluster                 // nil without
+	last     []atomic.Pointer[redistest.Server] // of nodes: the primary of each partition that was seen last
+	replica  *redistest.Server                  // nil without sentinel
+	sentinel *child.Process                     // nil without
 	sentPort int
 	proxies  []*toxiproxy.Proxy
 	fleet    *fleet
@@ -85,7 +95,7 @@ type cluster struct {
 // fleet is the ssed processes and what is measured at them.
 type fleet struct {
 	instances []*instance
-	lines     []*timeline
+	lines     []timelines    // of each instance
 	streams   []atomic.Int64 // clients that read right now
 }
 
@@ -104,7 +114,9 @@ func (f *fleet) pick(rng *rand.Rand, home int) (int, string) {
 	return i, ""
 }
 
-func (f *fleet) delivered(i int, id sseproto.ID, at time.Duration) { f.lines[i].advance(id, at) }
+func (f *fleet) delivered(i, partition int, id sseproto.ID, at time.Duration) {
+	f.lines[i][partition].advance(id, at)
+}
 
 // running returns the instances that are up.
 func (f *fleet) running() (list []*instance) {
@@ -117,7 +129,8 @@ func (f *fleet) running() (list []*instance) {
 }
 
 func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
-	c = &cluster{dir: dir, setup: s, keys: s.keys(), bin: o.SsedBin, old: o.OldBin}
+	c = &cluster{dir: dir, setup: s, parts: s.parts(), bin: o.SsedBin, old: o.OldBin}
+	c.last = make([]atomic.Pointer[redistest.Server], len(c.parts))
 	defer func() {
 		if err != nil {
 			c.close()
@@ -167,10 +180,14 @@ const nodeTimeout = 2 * time.Second
 func (c *cluster) startRedis(server string, args []string) (err error) {
 	if c.setup.cluster {
 		c.nodes, err = redistest.RunCluster(c.dir, 3, 1, append(args, "--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10))...)
-		if err == nil {
-			c.redis, err = c.nodes.Primary(c.keys.Slot)
-			c.last.Store(c.redis)
+		for q, keys := range c.parts {
+			if err == nil {
+				var s *redistest.Server
+				s, err = c.nodes.Primary(keys.Slot)
+				c.last[q].Store(s)
+			}
 		}
+		c.redis = c.last[0].Load()
 		return err
 	}
 	if c.redis, err = redistest.RunProgram(server, c.dir, 0, args...); err != nil {
@@ -267,11 +284,14 @@ func (c *cluster) addInstance(i int, longest time.Duration) error {
 	if c.setup.sharded {
 		in.args = append(in.args, "--feed", "sharded")
 	}
+	if c.setup.partitions > 1 {
+		in.args = append(in.args, "--partitions", strconv.Itoa(c.setup.partitions))
+	}
 	if c.setup.ttl > 0 {
 		in.args = append(in.args, "--history-ttl", c.setup.ttl.String())
 	}
 	c.fleet.instances = append(c.fleet.instances, in)
-	c.fleet.lines = append(c.fleet.lines, newTimeline(longest))
+	c.fleet.lines = append(c.fleet.lines, newTimelines(len(c.parts), longest))
 	return nil
 }
 
@@ -296,14 +316,14 @@ func (c *cluster) askSentinel(args ...string) (any, error) {
 	return redistest.Ask(net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), args...)
 }
 
-// primary returns the server that takes writes, and the other one. Of a cluster it is the
-// one that serves our slot; while there is none, the last one.
-func (c *cluster) primary() (primary, other *redistest.Server) {
+// primary returns the server that takes writes of a partition, and the other one. Of a
+// cluster it is the one that serves the slot; while there is none, the last one.
+func (c *cluster) primary(partition int) (primary, other *redistest.Server) {
 	if c.nodes != nil {
-		if now, err := c.nodes.Primary(c.keys.Slot); err == nil {
-			c.last.Store(now)
+		if now, err := c.nodes.Primary(c.parts[partition].Slot); err == nil {
+			c.last[partition].Store(now)
 		}
-		return c.last.Load(), nil
+		return c.last[partition].Load(), nil
 	}
 	if c.replica == nil {
 		return c.redis, nil
@@ -315,14 +335,14 @@ func (c *cluster) primary() (primary, other *redistest.Server) {
 	return c.redis, c.replica
 }
 
-// do sends a command to the primary.
-func (c *cluster) do(args ...string) (any, error) {
-	p, _ := c.primary()
+// do sends a command to the primary of a partition.
+func (c *cluster) do(partition int, args ...string) (any, error) {
+	p, _ := c.primary(partition)
 	return p.Do(args...)
 }
 
-func (c *cluster) text(args ...string) string {
-	reply, _ := c.do(args...)
+func (c *cluster) text(partition int, args ...string) string {
+	reply, _ := c.do(partition, args...)
 	text, _ := reply.(string)
 	return text
 }
@@ -344,19 +364,30 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := c.text("HGET", c.keys.Clock, "t")
+	for q := range c.parts {
+		if err := c.awaitWritten(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitWritten returns when the history of a partition has got to where its clock is now.
+func (c *cluster) awaitWritten(ctx context.Context, partition int) error {
+	clock := c.parts[partition].Clock
+	from := c.text(partition, "HGET", clock, "t")
 	return poll(ctx, readyTimeout, func() error {
-		mark, _, _ := strings.Cut(c.text("HGET", c.keys.Clock, "watermark"), "-")
+		mark, _, _ := strings.Cut(c.text(partition, "HGET", clock, "watermark"), "-")
 		if len(mark) < len(from) || mark < from || mark == "" {
-			return fmt.Errorf("chaos: the history is written up to %q, the clock was at %q", mark, from)
+			return fmt.Errorf("chaos: the history of partition %d is written up to %q, the clock was at %q", partition, mark, from)
 		}
 		return nil
 	})
 }
 
-// writer is the instance that holds the lease, or any that runs.
-func (c *cluster) writer(rng *rand.Rand) *instance {
-	name := c.text("GET", c.keys.Lease)
+// writer is the instance that holds the lease of a partition, or any that runs.
+func (c *cluster) writer(partition int, rng *rand.Rand) *instance {
+	name := c.text(partition, "GET", c.parts[partition].Lease)
 	for _, in := range c.fleet.running() {
 		if in.name() == name {
 			return in

@@ -12,7 +12,7 @@ import (
 )
 
 // Faults of a Redis Cluster. The node of the clock is the primary of the slot in which ssed
-// has everything.
+// has everything of the partition that is hit.
 var (
 	clockPromoted = fault{
 		"clock's node replaced", "`CLUSTER FAILOVER`: its replica is promoted in order", false,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 )
 
@@ -31,12 +32,49 @@ type fault struct {
 // damage is one fault at work.
 type damage struct {
 	*cluster
-	rng   *rand.Rand
-	clock clock
+	partition int            // the one whose node, slot, writer or link is hit
+	keys      redisconn.Keys // of that
+	rng       *rand.Rand
+	clock     clock
 
 	hit      []int         // instances that were hit
 	answered time.Duration // when Redis answered again; 0: it always did
 	note     string        // for the reader
+}
+
+// newDamage picks the partition.
+func newDamage(c *cluster, rng *rand.Rand, clock clock) *damage {
+	d := &damage{cluster: c, rng: rng, clock: clock}
+	if len(c.parts) > 1 {
+		d.partition = rng.IntN(len(c.parts))
+	}
+	d.keys = c.parts[d.partition]
+	return d
+}
+
+// These are about the partition that is hit.
+
+func (d *damage) primary() (primary, other *redistest.Server) { return d.cluster.primary(d.partition) }
+
+func (d *damage) do(args ...string) (any, error) { return d.cluster.do(d.partition, args...) }
+
+func (d *damage) text(args ...string) string { return d.cluster.text(d.partition, args...) }
+
+func (d *damage) writer() *instance { return d.cluster.writer(d.partition, d.rng) }
+
+// everywhere sends a command to the servers of all partitions, each once.
+func (d *damage) everywhere(args ...string) error {
+	var errs []error
+	asked := map[*redistest.Server]bool{}
+	for q := range d.parts {
+		s, _ := d.cluster.primary(q)
+		if !asked[s] {
+			asked[s] = true
+			_, err := s.Do(args...)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (d *damage) hits(in *instance) *instance {
@@ -77,8 +115,7 @@ var (
 			for _, in := range d.fleet.running() {
 				d.hits(in)
 			}
-			_, err := d.do("CLIENT", "KILL", "TYPE", "pubsub")
-			return err
+			return d.everywhere("CLIENT", "KILL", "TYPE", "pubsub")
 		},
 	}
 	killCommands = fault{
@@ -120,7 +157,7 @@ var (
 var (
 	killWriter = fault{
 		"kill -9 of the writer", "the instance that writes the history is killed, and started again 2 s later", true,
-		func(ctx context.Context, d *damage) error { return d.crash(ctx, d.hits(d.writer(d.rng))) },
+		func(ctx context.Context, d *damage) error { return d.crash(ctx, d.hits(d.writer())) },
 	}
 	killAny = fault{
 		"kill -9 of an instance", "any instance is killed, and started again 2 s later", true,
@@ -129,7 +166,7 @@ var (
 	freezeWriter = fault{
 		"writer frozen", "`SIGSTOP` of the writer for 3 s: it wakes up without the lease", true,
 		func(ctx context.Context, d *damage) error {
-			in := d.hits(d.writer(d.rng))
+			in := d.hits(d.writer())
 			err := in.signal(syscall.SIGSTOP)
 			return errors.Join(err, d.wait(ctx, 3*time.Second), in.signal(syscall.SIGCONT))
 		},
@@ -179,10 +216,7 @@ var (
 	}
 	scriptFlush = fault{
 		"SCRIPT FLUSH", "Redis forgets the scripts", true,
-		func(_ context.Context, d *damage) error {
-			_, err := d.do("SCRIPT", "FLUSH")
-			return err
-		},
+		func(_ context.Context, d *damage) error { return d.everywhere("SCRIPT", "FLUSH") },
 	}
 )
 

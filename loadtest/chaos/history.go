@@ -29,11 +29,14 @@ type history struct {
 	holes    map[int][]stretch // channel → what its stream refused
 }
 
-// readHistory reads all streams.
-func readHistory(r *redistest.Server, k redisconn.Keys, channels int) (h history, err error) {
+// readHistory reads the streams of a partition: of those channels that are its own.
+func readHistory(r *redistest.Server, k redisconn.Keys, channels int, isOwn func(channel int) bool) (h history, err error) {
 	h.channels = make([][]entry, channels)
 	h.holes = make(map[int][]stretch)
 	for ch := range channels {
+		if !isOwn(ch) {
+			continue
+		}
 		reply, err := r.Do("XRANGE", k.Stream(channelName(ch)), "-", "+")
 		if err != nil {
 			return h, fmt.Errorf("chaos: history of %s: %w", channelName(ch), err)

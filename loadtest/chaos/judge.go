@@ -15,8 +15,10 @@ type evidence struct {
 	channels int
 	messages [][]message // by publisher, by number
 	clients  []*client
-	history  history
-	forgets  bool // the history need not hold what nobody asks for any more
+	// histories are one for each partition. Partitions are logs of their own: each is
+	// judged by itself, by the places of the clients in it.
+	histories []history
+	forgets   bool // the history need not hold what nobody asks for any more
 	// late is by how much a message may be late on the bus of a cluster, behind others that
 	// were published after it was answered. 0 elsewhere.
 	late time.Duration
@@ -71,14 +73,27 @@ func (v *verdict) wrong() int {
 		v.KeptMissing + v.KeptDisorder + v.SilentlyMissing + v.Duplicated + v.OutOfOrder + v.Refused
 }
 
-// judge holds what the parts of a judgement share.
+// outcome is what became of a client, the worst last.
+type outcome uint8
+
+const (
+	unplaced   outcome = iota // never had a position, or no channel of the partition
+	exact                     // saw every message once, in order
+	disordered                // every message, but not once and in order
+	toldLoss                  // lost something and knows it
+	silentLoss                // lost something without a word
+)
+
+// judge holds what the parts of a judgement of one partition share.
 type judge struct {
 	evidence
-	v     *verdict
-	ids   map[key]sseproto.ID // the ID of a message
-	owner map[sseproto.ID]key
-	order [][]known // channel → its messages with an ID, ascending
-	lost  [][]known // channel → acknowledged messages without one, as sent
+	partition int
+	history   history
+	v         *verdict
+	ids       map[key]sseproto.ID // the ID of a message
+	owner     map[sseproto.ID]key
+	order     [][]known // channel → its messages with an ID, ascending
+	lost      [][]known // channel → acknowledged messages without one, as sent
 }
 
 // known is a message as far as it is known.
@@ -90,22 +105,43 @@ type known struct {
 
 // passJudgement compares the records.
 func passJudgement(e evidence) *verdict {
-	j := &judge{
-		evidence: e, v: &verdict{Clients: len(e.clients), GapReasons: make(map[string]int)},
-		ids: make(map[key]sseproto.ID), owner: make(map[sseproto.ID]key),
-		order: make([][]known, e.channels), lost: make([][]known, e.channels),
+	v := &verdict{Clients: len(e.clients), GapReasons: make(map[string]int)}
+	outcomes := make([]outcome, len(e.clients))
+	for q, h := range e.histories {
+		j := &judge{
+			evidence: e, partition: q, history: h, v: v,
+			ids: make(map[key]sseproto.ID), owner: make(map[sseproto.ID]key),
+			order: make([][]known, e.channels), lost: make([][]known, e.channels),
+		}
+		j.readStreams()
+		for _, c := range e.clients {
+			j.readIDs(c)
+		}
+		j.sortMessages()
+		j.missingInStreams()
+		j.keptMessages()
+		for i, c := range e.clients {
+			outcomes[i] = max(outcomes[i], j.client(c))
+		}
 	}
-	j.readStreams()
-	for _, c := range e.clients {
-		j.readIDs(c)
+	for _, o := range outcomes {
+		switch o {
+		case unplaced:
+			v.Unplaced++ // nothing was promised, and nothing is shown
+		case exact:
+			v.Exact++
+		case toldLoss:
+			v.Told++
+		case silentLoss:
+			v.ClientsSilent++
+		}
 	}
-	j.sortMessages()
-	j.missingInStreams()
-	j.keptMessages()
-	for _, c := range e.clients {
-		j.client(c)
-	}
-	return j.v
+	return v
+}
+
+// isOwn tells whether a channel belongs to the partition that is judged.
+func (j *judge) isOwn(channel int) bool {
+	return partitionOf(channel, len(j.histories)) == j.partition
 }
 
 // examplesKept bounds the findings that are told in words.
@@ -183,13 +219,18 @@ func (j *judge) readIDs(c *client) {
 		r := c.records[i]
 		switch r.kind {
 		case recordGap:
-			back = lower(back, r.id)
+			if place, ok := j.gapPlace(&r); ok {
+				back = lower(back, place)
+			}
 			continue
 		case recordEvent:
 		default:
 			continue
 		}
-		if m, ok := j.message(r.key); !ok || !slices.Contains(c.channels, m.channel) {
+		if r.partition != j.partition {
+			continue
+		}
+		if m, ok := j.message(r.key); !ok || !slices.Contains(c.channels, m.channel) || !j.isOwn(m.channel) {
 			j.v.Refused++
 			j.example(func() string { return c.text() + " got " + r.key.text() + ", which is not its own" })
 			continue
@@ -202,11 +243,21 @@ func (j *judge) readIDs(c *client) {
 	}
 }
 
+// gapPlace is where a gap event leaves its client; false: it does not speak of the
+// partition, or the client has nothing of it yet.
+func (j *judge) gapPlace(r *record) (place sseproto.ID, ok bool) {
+	place = r.places[j.partition]
+	return place, (r.channel == allChannels || j.isOwn(r.channel)) && !place.IsZero()
+}
+
 // sortMessages puts the messages of each channel into the order of their IDs.
 func (j *judge) sortMessages() {
 	for p := range j.messages {
 		for n := range j.messages[p] {
 			k, m := key{p, n}, &j.messages[p][n]
+			if !j.isOwn(m.channel) {
+				continue
+			}
 			j.v.Published++
 			id, numbered := j.ids[k]
 			switch {
@@ -271,7 +322,7 @@ func (j *judge) keptMessages() {
 		var last sseproto.ID
 		for n := range messages {
 			m := known{key{p, n}, &messages[n], there[key{p, n}]}
-			if !m.kept {
+			if !m.kept || !j.isOwn(m.channel) {
 				continue
 			}
 			if m.acked {
@@ -323,27 +374,30 @@ type progress struct {
 	// base is where a gap event of the next channel may begin: a row of gap events,
 	// one for each channel, begins where its first one does, as long as the stream
 	// is not cut in between. Who comes back has only pos.
-	base  sseproto.ID
+	base sseproto.ID
+	// putBack: a gap event came, and no message of the partition since. Messages of other
+	// partitions then say where the client was, and what comes again may lie before that.
+	putBack bool
+
 	seen  map[key]sseproto.ID
 	told  []told
 	wrong bool
 }
 
 // client checks the order of what came, then looks for what did not come.
-func (j *judge) client(c *client) {
+func (j *judge) client(c *client) outcome {
 	p := progress{seen: make(map[key]sseproto.ID)}
 	for i := range c.records {
 		j.step(c, &p, &c.records[i])
 	}
-	if c.bad != nil {
+	if c.bad != nil && j.partition == 0 {
 		j.v.Refused++
 		j.example(func() string { return c.text() + ": " + c.bad.Error() })
 	}
 	j.v.Received += len(p.seen)
 	j.v.GapEvents += len(p.told)
-	if !p.started || p.firstID.IsZero() {
-		j.v.Unplaced++ // nothing was promised, and nothing is shown
-		return
+	if !p.started || p.firstID.IsZero() || !slices.ContainsFunc(c.channels, j.isOwn) {
+		return unplaced
 	}
 	missing, silent := j.missing(c, &p)
 	j.v.ToldMissing += missing - silent
@@ -355,12 +409,13 @@ func (j *judge) client(c *client) {
 	}
 	switch {
 	case silent > 0:
-		j.v.ClientsSilent++
+		return silentLoss
 	case missing > 0:
-		j.v.Told++
-	case !p.wrong:
-		j.v.Exact++
+		return toldLoss
+	case p.wrong:
+		return disordered
 	}
+	return exact
 }
 
 // step takes one record.
@@ -376,15 +431,37 @@ func (j *judge) step(c *client, p *progress, r *record) {
 			p.started = false // without an ID it starts anew
 		}
 	case recordGap:
+		place, ok := j.gapPlace(r)
+		if !ok {
+			return
+		}
 		j.v.GapReasons[r.reason]++
 		if p.firstID.IsZero() {
-			p.firstID, p.base = r.id, r.id
+			p.firstID, p.base = place, place
 		}
-		from := lower(p.base, r.id)
+		from := lower(p.base, place)
 		p.told = append(p.told, told{channel: r.channel, from: from, fromSent: j.sentBefore(p, from), at: r.at})
-		p.pos = r.id
+		p.pos, p.putBack = place, true
 	case recordEvent:
-		j.event(c, p, r)
+		if r.partition == j.partition {
+			j.event(c, p, r)
+		} else {
+			p.moved(r.places[j.partition])
+		}
+	}
+}
+
+// moved takes what a message of another partition says of this one: where the client would
+// go on if it came back now. Nothing that lies before that may come later.
+func (p *progress) moved(place sseproto.ID) {
+	if place.IsZero() {
+		return
+	}
+	if p.firstID.IsZero() {
+		p.firstID = place
+	}
+	if p.pos.Less(place) && !p.putBack {
+		p.pos, p.base = place, place
 	}
 }
 
@@ -433,12 +510,15 @@ func (j *judge) event(c *client, p *progress, r *record) {
 		p.firstID = r.id
 	}
 	p.seen[r.key] = r.id
-	p.pos, p.base, p.posSent = r.id, r.id, m.sent
+	p.pos, p.base, p.posSent, p.putBack = r.id, r.id, m.sent, false
 }
 
 // missing looks for messages that the client should have and has not.
 func (j *judge) missing(c *client, p *progress) (missing, silent int) {
 	for _, ch := range c.channels {
+		if !j.isOwn(ch) {
+			continue
+		}
 		for _, m := range slices.Concat(j.order[ch], j.lost[ch]) {
 			if _, ok := p.seen[m.key]; ok || !p.owes(m) {
 				continue

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -30,8 +31,7 @@ func keyOf(i int) key { return key{i % 2, i / 2} }
 
 func newWorld() *world {
 	w := &world{evidence: evidence{channels: 3, messages: make([][]message, 2)}}
-	w.history.channels = make([][]entry, 3)
-	w.history.holes = map[int][]stretch{}
+	w.histories = []history{{channels: make([][]entry, 3), holes: map[int][]stretch{}}}
 	w.a = &client{index: 0, channels: []int{0, 1}}
 	w.b = &client{index: 1, channels: []int{2}}
 	w.clients = []*client{w.a, w.b}
@@ -41,12 +41,12 @@ func newWorld() *world {
 	for i := range paperMessages {
 		ch := i % 3
 		w.messages[i%2] = append(w.messages[i%2], message{channel: ch, sent: at(i) + 1, answered: at(i) + 2, receivers: 4, acked: true})
-		w.history.channels[ch] = append(w.history.channels[ch], entry{idOf(i), keyOf(i)})
+		w.histories[0].channels[ch] = append(w.histories[0].channels[ch], entry{idOf(i), keyOf(i)})
 		c := w.a
 		if ch == 2 {
 			c = w.b
 		}
-		c.records = append(c.records, record{kind: recordEvent, at: at(i) + 3, id: idOf(i), key: keyOf(i)})
+		c.records = append(c.records, record{kind: recordEvent, at: at(i) + 3, id: idOf(i), places: []sseproto.ID{idOf(i)}, key: keyOf(i)})
 	}
 	return w
 }
@@ -68,7 +68,7 @@ func (c *client) insert(at int, list ...record) {
 }
 
 func gapAt(i int, id sseproto.ID, channel int) record {
-	return record{kind: recordGap, at: at(i), id: id, channel: channel, reason: sseproto.ReasonOutage}
+	return record{kind: recordGap, at: at(i), places: []sseproto.ID{id}, channel: channel, reason: sseproto.ReasonOutage}
 }
 
 func TestCleanRunIsFoundClean(t *testing.T) {
@@ -129,22 +129,22 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 		"nobody knows it, not even the history": {
 			func(w *world) {
 				w.a.remove(w.a.find(21), 1)
-				w.history.channels[0] = append(w.history.channels[0][:7:7], w.history.channels[0][8:]...)
+				w.histories[0].channels[0] = append(w.histories[0].channels[0][:7:7], w.histories[0].channels[0][8:]...)
 			},
 			func(v *verdict) int { return v.SilentlyMissing },
 		},
 		"message of the inbox lost under a gap marker": {
 			func(w *world) {
 				w.messages[0][6].kept = true // 12
-				w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
-				w.history.gaps = []stretch{{idOf(0), idOf(59)}}
+				w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
+				w.histories[0].gaps = []stretch{{idOf(0), idOf(59)}}
 			},
 			func(v *verdict) int { return v.KeptMissing },
 		},
 		"messages of the inbox in another order": {
 			func(w *world) {
 				w.messages[0][6].kept, w.messages[0][9].kept = true, true // 12 and 18
-				list := w.history.channels[0]
+				list := w.histories[0].channels[0]
 				list[4].key, list[6].key = list[6].key, list[4].key
 			},
 			func(v *verdict) int { return v.KeptDisorder },
@@ -174,7 +174,7 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 		"one ID on two messages": {
 			func(w *world) {
 				w.b.records[w.b.find(14)].id = idOf(13)
-				w.history.channels[2][4].id = idOf(13)
+				w.histories[0].channels[2][4].id = idOf(13)
 			},
 			func(v *verdict) int { return v.SharedIDs },
 		},
@@ -184,27 +184,27 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 		},
 		"history twice": {
 			func(w *world) {
-				again := w.history.channels[0][3]
+				again := w.histories[0].channels[0][3]
 				again.id.Seq += 100
-				w.history.channels[0] = append(w.history.channels[0], again)
+				w.histories[0].channels[0] = append(w.histories[0].channels[0], again)
 			},
 			func(v *verdict) int { return v.HistoryTwice },
 		},
 		"history disorder": {
 			func(w *world) {
-				list := w.history.channels[0]
+				list := w.histories[0].channels[0]
 				list[3].key, list[4].key = list[4].key, list[3].key
 			},
 			func(v *verdict) int { return v.HistoryDisorder },
 		},
 		"history missing": {
-			func(w *world) { w.history.channels[1] = w.history.channels[1][1:] },
+			func(w *world) { w.histories[0].channels[1] = w.histories[0].channels[1][1:] },
 			func(v *verdict) int { return v.HistoryMissing },
 		},
 		"history missing beside a marker": {
 			func(w *world) {
-				w.history.channels[1] = w.history.channels[1][1:]
-				w.history.gaps = []stretch{{idOf(1), idOf(20)}}
+				w.histories[0].channels[1] = w.histories[0].channels[1][1:]
+				w.histories[0].gaps = []stretch{{idOf(1), idOf(20)}}
 			},
 			func(v *verdict) int { return v.HistoryMissing },
 		},
@@ -238,7 +238,7 @@ func TestToldLossesAreNoMistakes(t *testing.T) {
 		"never numbered, told": func(w *world) {
 			w.a.remove(w.a.find(12), 1)
 			w.a.insert(w.a.find(13), gapAt(13, idOf(11), 0))
-			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
 		},
 		"taken back and given again under other IDs": func(w *world) {
 			from := w.a.find(12)
@@ -250,25 +250,25 @@ func TestToldLossesAreNoMistakes(t *testing.T) {
 		"nobody was subscribed": func(w *world) {
 			w.a.remove(w.a.find(12), 1)
 			w.messages[0][6].receivers = 0
-			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
 		},
 		"published on a former primary": func(w *world) {
 			w.a.remove(w.a.find(12), 1)
 			w.messages[0][6].astray = true
-			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
 		},
 		"unknown whether published": func(w *world) {
 			w.a.remove(w.a.find(12), 1)
 			w.messages[0][6].acked = false
-			w.history.channels[0] = append(w.history.channels[0][:4:4], w.history.channels[0][5:]...)
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
 		},
 		"history under a marker": func(w *world) {
-			w.history.channels[0] = w.history.channels[0][1:]
-			w.history.gaps = []stretch{{sseproto.ID{}, idOf(0)}}
+			w.histories[0].channels[0] = w.histories[0].channels[0][1:]
+			w.histories[0].gaps = []stretch{{sseproto.ID{}, idOf(0)}}
 		},
 		"refused by its stream": func(w *world) {
-			w.history.channels[0] = w.history.channels[0][1:]
-			w.history.holes[0] = []stretch{{sseproto.ID{}, idOf(0)}}
+			w.histories[0].channels[0] = w.histories[0].channels[0][1:]
+			w.histories[0].holes[0] = []stretch{{sseproto.ID{}, idOf(0)}}
 		},
 		"left before the first message": func(w *world) {
 			w.b.remove(1, 4)
@@ -292,7 +292,7 @@ func TestToldLossesAreNoMistakes(t *testing.T) {
 func TestHistoryMayForgetWhatClientsHave(t *testing.T) {
 	w := newWorld()
 	w.forgets = true
-	w.history.channels = make([][]entry, 3)
+	w.histories[0].channels = make([][]entry, 3)
 	require.Zero(t, passJudgement(w.evidence).wrong())
 	w.a.remove(w.a.find(12), 1)
 	v := passJudgement(w.evidence)
@@ -342,4 +342,143 @@ func TestPayloadsNameTheirMessage(t *testing.T) {
 		_, err := parsePayload([]byte(bad))
 		require.ErrorIs(t, err, errPayload, bad)
 	}
+}
+
+// newSpreadWorld is a run with three partitions and one client of channels of two of them,
+// 1 and 2. A message says where the client is in each.
+func newSpreadWorld() (w *world, c *client) {
+	w = newWorld()
+	empty := w.histories[0]
+	w.histories = nil
+	for q := range 3 {
+		h := history{channels: make([][]entry, 3), holes: map[int][]stretch{}}
+		for ch := range empty.channels {
+			if partitionOf(ch, 3) == q {
+				h.channels[ch] = empty.channels[ch]
+			}
+		}
+		w.histories = append(w.histories, h)
+	}
+	c = &client{channels: []int{0, 1, 2}, records: []record{{kind: recordOpened}}}
+	places := make([]sseproto.ID, 3)
+	for i := range paperMessages {
+		q := partitionOf(i%3, 3)
+		places[q] = idOf(i)
+		c.records = append(c.records, record{kind: recordEvent, at: at(i) + 3, partition: q, id: idOf(i), places: slices.Clone(places), key: keyOf(i)})
+	}
+	w.clients = []*client{c}
+	return w, c
+}
+
+func TestPartitionsAreJudgedByThemselves(t *testing.T) {
+	require.Equal(t, []int{1, 1, 2}, []int{partitionOf(0, 3), partitionOf(1, 3), partitionOf(2, 3)}, "what the cases below rely on")
+	clean := func(plant func(w *world, c *client)) {
+		t.Helper()
+		w, c := newSpreadWorld()
+		plant(w, c)
+		v := passJudgement(w.evidence)
+		require.Zero(t, v.wrong(), v.examples)
+		require.Equal(t, 1, v.Exact+v.Told)
+		require.Equal(t, paperMessages, v.Published)
+		require.Equal(t, paperMessages, v.Acknowledged)
+	}
+	gap := func(c *client, before, i, channel int) {
+		at := c.find(before)
+		r := gapAt(before, sseproto.ID{}, channel)
+		r.places = slices.Clone(c.records[at-1].places)
+		r.places[partitionOf(channel, 3)] = idOf(i)
+		c.insert(at, r)
+	}
+	clean(func(*world, *client) {})
+	clean(func(w *world, c *client) { // between partitions there is no order
+		x := c.find(13)
+		c.records[x], c.records[x+1] = c.records[x+1], c.records[x]
+		c.records[x].places, c.records[x+1].places = []sseproto.ID{{}, idOf(12), idOf(14)}, []sseproto.ID{{}, idOf(13), idOf(14)}
+	})
+	clean(func(w *world, c *client) { // nor are their IDs different
+		list := w.histories[2].channels[2]
+		list[4].id = idOf(13)
+		c.records[c.find(14)].id = idOf(13)
+		for i := range c.records {
+			if c.records[i].kind == recordEvent && c.records[i].places[2] == idOf(14) {
+				c.records[i].places[2] = idOf(13)
+			}
+		}
+	})
+	clean(func(w *world, c *client) { // lost and told
+		c.remove(c.find(14), 1)
+		gap(c, 15, 14, 2)
+	})
+	clean(func(w *world, c *client) { // put back, and a message of another partition names the place before that
+		gap(c, 15, 11, 2)
+		again := c.records[c.find(14)]
+		c.insert(c.find(16), again)
+	})
+
+	for name, m := range map[string]struct {
+		plant func(w *world, c *client)
+		count func(v *verdict) int
+	}{
+		"lost while the other partition goes on": {
+			func(w *world, c *client) { c.remove(c.find(14), 1) },
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"lost under a gap event of the other partition": {
+			func(w *world, c *client) {
+				c.remove(c.find(14), 1)
+				gap(c, 16, 15, 0)
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"lost after the first message, which is of the other partition": {
+			func(w *world, c *client) {
+				c.records[0].at = at(2) + 1 // later than message 2 was sent
+				c.remove(1, 3)              // up to 2
+				c.records[1].places[2] = sseproto.ID{Ms: 1}
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"a place ahead of what comes": {
+			func(w *world, c *client) { c.records[c.find(13)].places[2] = idOf(14) },
+			func(v *verdict) int { return v.OutOfOrder },
+		},
+		"twice": {
+			func(w *world, c *client) { c.insert(c.find(16), c.records[c.find(14)]) },
+			func(v *verdict) int { return v.Duplicated },
+		},
+		"in the history of another partition": {
+			func(w *world, c *client) {
+				w.histories[1].channels[2], w.histories[2].channels[2] = w.histories[2].channels[2], nil
+			},
+			func(v *verdict) int { return v.HistoryMissing },
+		},
+		"with an ID of another partition": {
+			func(w *world, c *client) { c.records[c.find(14)].partition = 1 },
+			func(v *verdict) int { return v.Refused },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, c := newSpreadWorld()
+			m.plant(w, c)
+			v := passJudgement(w.evidence)
+			require.Positive(t, m.count(v), "%+v", v)
+			require.NotEmpty(t, v.examples)
+		})
+	}
+}
+
+// TestSilenceIsThatOfThePartitionThatWasSilentLongest: the others are no delivery of it.
+func TestSilenceIsThatOfThePartitionThatWasSilentLongest(t *testing.T) {
+	lines := newTimelines(2, 10*time.Second)
+	for ms := 0; ms <= 5000; ms += 10 {
+		id, now := sseproto.ID{Ms: uint64(ms + 1)}, time.Duration(ms)*time.Millisecond
+		lines[0].advance(id, now)
+		if ms <= 1000 || ms >= 3000 {
+			lines[1].advance(id, now)
+		}
+	}
+	require.InDelta(t, 2, lines.silence(0, 5*time.Second).Seconds(), 0.02)
+	next, ok := lines.next(1500 * time.Millisecond)
+	require.True(t, ok)
+	require.InDelta(t, 3, next.Seconds(), 0.01)
 }

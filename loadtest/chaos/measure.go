@@ -129,7 +129,7 @@ func (o *options) measureCost(ctx context.Context, n int, dir string) (*cost, er
 }
 
 func (r *runner) measureCost(ctx context.Context) (*cost, error) {
-	if _, err := r.cluster.do("CONFIG", "RESETSTAT"); err != nil {
+	if _, err := r.cluster.do(0, "CONFIG", "RESETSTAT"); err != nil {
 		return nil, err
 	}
 	ticksBefore, err := r.ticks()
@@ -157,7 +157,7 @@ func (r *runner) measureCost(ctx context.Context) (*cost, error) {
 		c.messages += len(p.messages)
 	}
 	c.perSec = float64(c.messages) / took
-	c.readStats(r.cluster.text("INFO", "commandstats"))
+	c.readStats(r.cluster.text(0, "INFO", "commandstats"))
 	return c, nil
 }
 

@@ -58,19 +58,24 @@ type publisher struct {
 	keeps bool // adds to the inbox
 	// replicated: there is a replica, and what counts is what it has.
 	replicated bool
-	inCluster  bool
 	// sharded: on the shard channel.
 	sharded bool
 	// anywhere: on a node of a cluster that need not have subscribers. Its answer counts
 	// those of that node alone.
 	anywhere bool
-	keys     redisconn.Keys
-	primary  *primary
-	conn     *redistest.Conn // nil: none
-	to       string          // where conn goes
+	lanes    []lane // by partition
 	rng      *rand.Rand
 	clock    clock
 	messages []message
+}
+
+// lane is a publisher's way into a partition.
+type lane struct {
+	keys    redisconn.Keys
+	primary *primary
+	timeout time.Duration
+	conn    *redistest.Conn // nil: none
+	to      string          // where conn goes
 }
 
 // primary is the server that takes writes, as a good client of Redis knows it.
@@ -91,13 +96,6 @@ const (
 	publishTimeoutNode = 250 * time.Millisecond
 )
 
-func (p *publisher) timeout() time.Duration {
-	if p.inCluster && !p.keeps { // WAIT takes longer
-		return publishTimeoutNode
-	}
-	return publishTimeout
-}
-
 // maxFiller makes payloads of different lengths.
 const maxFiller = 120
 
@@ -106,14 +104,15 @@ func (p *publisher) publish(channel int) *message {
 	k := key{p.index, len(p.messages)}
 	m := message{channel: channel, sent: p.clock.now(), kept: p.keeps}
 	payload := k.payload(p.rng.IntN(maxFiller))
+	l := &p.lanes[partitionOf(channel, len(p.lanes))]
 	if p.keeps {
-		m.acked, m.receivers = p.keep(channel, payload), 1
+		m.acked, m.receivers = p.keep(l, channel, payload), 1
 	} else {
 		args := []string{"PUBLISH", channelName(channel), payload}
 		if p.sharded {
-			args = []string{"SPUBLISH", p.keys.Messages, channelName(channel) + "\n" + payload}
+			args = []string{"SPUBLISH", l.keys.Messages, channelName(channel) + "\n" + payload}
 		}
-		reply, err := p.ask(args...)
+		reply, err := l.ask(args...)
 		m.receivers, m.acked = reply.(int64)
 		m.acked = m.acked && err == nil
 		if p.anywhere {
@@ -121,24 +120,24 @@ func (p *publisher) publish(channel int) *message {
 		}
 	}
 	m.answered = p.clock.now()
-	m.astray = m.acked && p.to != p.primary.get()
+	m.astray = m.acked && l.to != l.primary.get()
 	p.messages = append(p.messages, m)
 	return &p.messages[k.n]
 }
 
 // keep adds to the inbox and reports whether that is sure to stay there: where there
 // is a replica, it has it too.
-func (p *publisher) keep(channel int, payload string) bool {
-	if _, err := p.ask("XADD", inboxOf(p.keys), "*", "channel", channelName(channel), "data", payload); err != nil {
+func (p *publisher) keep(l *lane, channel int, payload string) bool {
+	if _, err := l.ask("XADD", inboxOf(l.keys), "*", "channel", channelName(channel), "data", payload); err != nil {
 		return false
 	}
 	if !p.replicated {
 		return true
 	}
 	// On this connection: WAIT is about what it has written.
-	replicas, err := p.conn.Do("WAIT", "1", waitMs)
+	replicas, err := l.conn.Do("WAIT", "1", waitMs)
 	if err != nil {
-		p.close()
+		l.close()
 	}
 	return err == nil && replicas == int64(1)
 }
@@ -147,27 +146,33 @@ func (p *publisher) keep(channel int, payload string) bool {
 const waitMs = "500"
 
 // ask sends a command on a connection that is kept, to the primary of now.
-func (p *publisher) ask(args ...string) (reply any, err error) {
-	if p.to != p.primary.get() {
-		p.close()
+func (l *lane) ask(args ...string) (reply any, err error) {
+	if l.to != l.primary.get() {
+		l.close()
 	}
-	if p.conn == nil {
-		p.to = p.primary.get()
-		if p.conn, err = redistest.Dial(p.to, p.timeout()); err != nil {
-			p.conn = nil
+	if l.conn == nil {
+		l.to = l.primary.get()
+		if l.conn, err = redistest.Dial(l.to, l.timeout); err != nil {
+			l.conn = nil
 			return nil, err
 		}
 	}
-	if reply, err = p.conn.Do(args...); err != nil {
-		p.close()
+	if reply, err = l.conn.Do(args...); err != nil {
+		l.close()
 	}
 	return reply, err
 }
 
+func (l *lane) close() {
+	if l.conn != nil {
+		_ = l.conn.Close() // whatever it says, it is gone
+		l.conn = nil
+	}
+}
+
 func (p *publisher) close() {
-	if p.conn != nil {
-		_ = p.conn.Close() // whatever it says, it is gone
-		p.conn = nil
+	for i := range p.lanes {
+		p.lanes[i].close()
 	}
 }
 

@@ -109,11 +109,11 @@ type runner struct {
 	say      func(format string, args ...any)
 
 	cluster    *cluster
-	primary    primary
+	primaries  []primary // by partition
 	publishers []*publisher
 	finale     *publisher
 	clients    []*client
-	watermark  *timeline
+	watermark  timelines // by partition
 	result     *result
 
 	mu sync.Mutex // guards result.Rows while faults overlap
@@ -171,7 +171,8 @@ func (s setup) text() string {
 		{s.persist, "append-only file"},
 		{s.sentinel, "replica and sentinel"},
 		{s.cluster, "cluster of three primaries and three replicas"},
-		{s.sharded, "messages by the shard channel"},
+		{s.sharded && s.partitions < 2, "messages by the shard channel"},
+		{s.partitions > 1, fmt.Sprintf("%d partitions", s.partitions)},
 		{s.joiner, "one joiner"},
 		{s.inbox, "half by the inbox"},
 		{s.old, "of an earlier commit at first"},
@@ -199,7 +200,7 @@ func (r *runner) within(ctx context.Context, work func() error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.cluster.close()) }()
-	r.watermark = newTimeline(longestRun)
+	r.watermark = newTimelines(len(r.cluster.parts), longestRun)
 	r.makePublishers()
 	defer func() {
 		for _, p := range append(r.publishers, r.finale) {
@@ -323,11 +324,16 @@ func (r *runner) end(ctx context.Context, final *finale, begin func(), clients *
 // last messages, and has to come before them.
 func (r *runner) emptyInbox(ctx context.Context) error {
 	return poll(ctx, readyTimeout, func() error {
-		length, err := r.cluster.do("XLEN", inboxOf(r.cluster.keys))
-		if err == nil && length != int64(0) {
-			err = fmt.Errorf("chaos: %v entries are left in the inbox", length)
+		for q, keys := range r.cluster.parts {
+			length, err := r.cluster.do(q, "XLEN", inboxOf(keys))
+			if err == nil && length != int64(0) {
+				err = fmt.Errorf("chaos: %v entries are left in the inbox of partition %d", length, q)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 }
 
@@ -342,13 +348,16 @@ func (r *runner) verdict(unfinished int) error {
 			e.later = nodeTimeout
 		}
 	}
-	primary, _ := r.cluster.primary()
-	var err error
-	if e.history, err = readHistory(primary, r.cluster.keys, r.channels()); err != nil {
-		return err
-	}
 	for _, p := range append(r.publishers, r.finale) {
 		e.messages = append(e.messages, p.messages)
+	}
+	for q, keys := range r.cluster.parts {
+		primary, _ := r.cluster.primary(q)
+		h, err := readHistory(primary, keys, r.channels(), func(ch int) bool { return partitionOf(ch, len(r.cluster.parts)) == q })
+		if err != nil {
+			return err
+		}
+		e.histories = append(e.histories, h)
 	}
 	r.result.Verdict = passJudgement(e)
 	r.result.Verdict.UnfinishedClient = unfinished
@@ -358,24 +367,45 @@ func (r *runner) verdict(unfinished int) error {
 
 // makePublishers makes the publishers; the last one is for the finale.
 func (r *runner) makePublishers() {
-	addr := r.cluster.redis.Addr()
-	r.primary.addr.Store(&addr)
+	r.primaries = make([]primary, len(r.cluster.parts))
+	r.lookUpPrimaries()
 	for i := range r.opts.Publishers + 1 {
 		keeps := r.scenario.setup.inbox && i%2 == 0 && i < r.opts.Publishers
 		s := r.scenario.setup
 		p := &publisher{
-			index: i, keeps: keeps, replicated: s.sentinel || s.cluster, inCluster: s.cluster, sharded: s.sharded, keys: r.cluster.keys,
-			primary: &r.primary, rng: r.fork(), clock: r.clock,
+			index: i, keeps: keeps, replicated: s.sentinel || s.cluster, sharded: s.sharded,
+			lanes: r.lanes(keeps), rng: r.fork(), clock: r.clock,
 		}
 		if r.isAnywhere() && !keeps && i < r.opts.Publishers {
-			p.anywhere, p.primary = true, &primary{}
+			p.anywhere, p.lanes[0].primary = true, &primary{}
 			addr := r.cluster.nodes.Nodes[i%len(r.cluster.nodes.Nodes)].Addr()
-			p.primary.addr.Store(&addr)
+			p.lanes[0].primary.addr.Store(&addr)
 		}
 		r.publishers = append(r.publishers, p)
 	}
 	r.finale = r.publishers[r.opts.Publishers]
 	r.publishers = r.publishers[:r.opts.Publishers:r.opts.Publishers]
+}
+
+// lanes are the ways into all partitions. WAIT takes longer than publishing on a node.
+func (r *runner) lanes(keeps bool) (list []lane) {
+	timeout := publishTimeout
+	if r.scenario.setup.cluster && !keeps {
+		timeout = publishTimeoutNode
+	}
+	for q, keys := range r.cluster.parts {
+		list = append(list, lane{keys: keys, primary: &r.primaries[q], timeout: timeout})
+	}
+	return list
+}
+
+// lookUpPrimaries asks who takes writes now.
+func (r *runner) lookUpPrimaries() {
+	for q := range r.primaries {
+		now, _ := r.cluster.primary(q)
+		addr := now.Addr()
+		r.primaries[q].addr.Store(&addr)
+	}
 }
 
 // isAnywhere tells whether messages are published on all nodes of a cluster.
@@ -391,7 +421,10 @@ func (r *runner) makeClients(final *finale) {
 	}
 	for i := range n {
 		rng := r.fork()
-		c := &client{index: i, settled: i%2 == 0, home: anywhere, away: pauseMean, rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final}
+		c := &client{
+			index: i, settled: i%2 == 0, home: anywhere, away: pauseMean, partitions: len(r.cluster.parts),
+			rng: rng, clock: r.clock, fleet: r.cluster.fleet, final: final,
+		}
 		if !c.settled && r.scenario.setup.ttl > 0 {
 			c.away = r.scenario.setup.ttl
 		}
@@ -416,9 +449,9 @@ const (
 	widePerClient = 32 // the default of --max-channels-per-connection
 )
 
-// watch follows the watermark of the history, and the primary.
+// watch follows the watermarks of the history, and the primaries.
 func (r *runner) watch(ctx context.Context) {
-	reader := &publisher{primary: &r.primary, inCluster: r.scenario.setup.cluster}
+	reader := &publisher{lanes: r.lanes(false)}
 	defer reader.close()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -429,17 +462,18 @@ func (r *runner) watch(ctx context.Context) {
 		case <-ticker.C:
 		}
 		if r.scenario.setup.sentinel || r.scenario.setup.cluster {
-			now, _ := r.cluster.primary()
-			addr := now.Addr()
-			r.primary.addr.Store(&addr)
+			r.lookUpPrimaries()
 		}
-		reply, err := reader.ask("HGET", r.cluster.keys.Clock, "watermark")
-		text, ok := reply.(string)
-		if err != nil || !ok {
-			continue // a fault, or nothing written yet
-		}
-		if id, err := sseproto.ParseID(text); err == nil {
-			r.watermark.advance(id, r.clock.now())
+		for q := range reader.lanes {
+			l := &reader.lanes[q]
+			reply, err := l.ask("HGET", l.keys.Clock, "watermark")
+			text, ok := reply.(string)
+			if err != nil || !ok {
+				continue // a fault, or nothing written yet
+			}
+			if id, err := sseproto.ParseID(text); err == nil {
+				r.watermark[q].advance(id, r.clock.now())
+			}
 		}
 	}
 }
@@ -473,7 +507,7 @@ func (r *runner) pause(ctx context.Context, t time.Duration) error {
 
 // inject does one fault and measures until everything is well again.
 func (r *runner) inject(ctx context.Context, f fault, rng *rand.Rand) error {
-	d := &damage{cluster: r.cluster, rng: rng, clock: r.clock}
+	d := newDamage(r.cluster, rng, r.clock)
 	w := row{Scenario: r.scenario.name, Fault: f.name, Lossless: f.lossless && r.scenario.setup.ttl == 0, Began: r.clock.now()}
 	if err := f.inject(ctx, d); err != nil {
 		w.Error = err.Error()
@@ -560,7 +594,7 @@ func (r *runner) mix(ctx context.Context) error {
 // injectMixed does one fault among others. What it found may be down already, and
 // its own time without delivery tells nothing.
 func (r *runner) injectMixed(ctx context.Context, f fault, rng *rand.Rand) error {
-	d := &damage{cluster: r.cluster, rng: rng, clock: r.clock}
+	d := newDamage(r.cluster, rng, r.clock)
 	w := row{Scenario: r.scenario.name, Fault: f.name, Began: r.clock.now()}
 	err := f.inject(ctx, d)
 	w.Ended = r.clock.now()

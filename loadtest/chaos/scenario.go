@@ -28,6 +28,14 @@ func clusterFaults() []fault {
 	}
 }
 
+// partitionFaults leave out that a node without ssed dies: all have a partition at first.
+func partitionFaults() []fault {
+	return []fault{
+		killLink, clockPromoted, clockKilled, killWriter, slotMoved, killLink, clockFrozen, killAllLinks, slotMovedHalf,
+		scriptFlush, killAny, clockFrozenShort,
+	}
+}
+
 // plenty is more than any scenario publishes on one channel.
 const plenty = 100_000
 
@@ -115,6 +123,13 @@ func scenarios() []scenario {
 			name:   "cluster-pattern",
 			setup:  with(func(s *setup) { s.cluster, s.inbox = true, true }),
 			faults: append(clusterFaults(), busCut),
+			rounds: 1,
+		},
+		{
+			// Each fault hits one partition: its node, its slot, its writer, a link to it.
+			name:   "partitions",
+			setup:  with(func(s *setup) { s.cluster, s.sharded, s.inbox, s.partitions = true, true, true, 3 }),
+			faults: partitionFaults(),
 			rounds: 1,
 		},
 		{

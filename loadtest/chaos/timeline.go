@@ -24,6 +24,36 @@ func newTimeline(longest time.Duration) *timeline {
 	return &timeline{slices: make([]atomic.Bool, longest/sliceLength+1)}
 }
 
+// timelines are one for each partition, which move on by themselves.
+type timelines []*timeline
+
+func newTimelines(partitions int, longest time.Duration) (list timelines) {
+	for range partitions {
+		list = append(list, newTimeline(longest))
+	}
+	return list
+}
+
+// silence is that of the partition that was silent longest.
+func (l timelines) silence(from, to time.Duration) (longest time.Duration) {
+	for _, t := range l {
+		longest = max(longest, t.silence(from, to))
+	}
+	return longest
+}
+
+// next is when all have moved on at or after from; false: one has not.
+func (l timelines) next(from time.Duration) (at time.Duration, ok bool) {
+	for _, t := range l {
+		moved, ok := t.next(from)
+		if !ok {
+			return 0, false
+		}
+		at = max(at, moved)
+	}
+	return at, true
+}
+
 // advance marks at, if id is further than all before: what a client is told again
 // when it comes back does not count as delivery.
 func (t *timeline) advance(id sseproto.ID, at time.Duration) {

@@ -36,7 +36,7 @@ func (c *client) around(m known) string {
 		case recordEvent:
 			fmt.Fprintf(&b, " %v", r.id)
 		case recordGap:
-			fmt.Fprintf(&b, " %v %d %s", r.id, r.channel, r.reason)
+			fmt.Fprintf(&b, " %v %d %s", r.places, r.channel, r.reason)
 		}
 		fmt.Fprintf(&b, " @%d]", r.instance)
 	}
