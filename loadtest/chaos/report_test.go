@@ -56,7 +56,7 @@ func TestFaultsThatCouldNotBeDoneFailARun(t *testing.T) {
 }
 
 func TestMixedFaultsKeepTheirErrors(t *testing.T) {
-	r := &runner{result: &result{}, clock: clock{time.Now()}, say: func(string, ...any) {}}
+	r := &runner{cluster: &cluster{parts: setup{}.parts()}, result: &result{}, clock: clock{time.Now()}, say: func(string, ...any) {}}
 	broken := fault{name: "x", inject: func(_ context.Context, _ *damage) error { return errors.New("nothing to break") }}
 	require.NoError(t, r.injectMixed(t.Context(), broken, nil))
 	require.Equal(t, "nothing to break", r.result.Rows[0].Error)
