@@ -31,6 +31,7 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		Connections:     view,
 		Channels:        view,
 		Self:            s.self,
+		Partitions:      s.partitions,
 		Publish:         s.publish,
 		Position:        s.Engine.Log().Now,
 		MaxMessageBytes: s.Config.Streams.MaxMessageBytes,

@@ -77,6 +77,13 @@ func prepare(t *testing.T, in *instance, r *redistest.Server, command string) {
 		in.api("GET", "/api/channels/user123", "", 200, &channel)
 		in.written(r, channel.Newest)
 	}
+	if strings.Contains(command, "/api/partitions") {
+		in.eventually("somebody leads and writes", func() bool {
+			var answer struct{ Partitions []admin.Partition }
+			in.api("GET", "/api/partitions", "", 200, &answer)
+			return answer.Partitions[0].Leader != "" && answer.Partitions[0].Writer != ""
+		})
+	}
 }
 
 // onlyConnection is the ID of the open stream, "" when it was closed.

@@ -30,7 +30,7 @@
 //	redis.go      the feed and the history around the engine's log
 //	fleet.go      what instances tell each other
 //	admin.go      the admin listener and what it stands on, which is in
-//	              publish.go, inspect.go, history.go, snapshot.go,
+//	              publish.go, inspect.go, history.go, snapshot.go, partitions.go,
 //	              instance.go and process.go
 //	metrics.go    every metric name, read from the packages' Stats
 package main

@@ -121,7 +121,7 @@ func TestAnswersAreAsTheDescriptionOfTheAPISays(t *testing.T) {
 	written := regexp.MustCompile(`[0-9]+-[0-9]+`).FindString(batch)
 	d.in.written(r, written)
 	for _, target := range []string{
-		"/health", "/ready", "/openapi.yaml", "/", "/metrics", "/api/stats", "/api/stats/recent", "/api/live", "/api/gaps", "/api/instances",
+		"/health", "/ready", "/openapi.yaml", "/", "/metrics", "/api/stats", "/api/stats/recent", "/api/live", "/api/gaps", "/api/instances", "/api/partitions",
 		"/api/channels?sort=rate&limit=10", "/api/channels/user123", "/api/history/user123", "/api/history/user123?after=1-1&limit=1", "/api/history/user123?order=newest",
 		"/api/connections?channel_id=user123", "/api/position",
 	} {
@@ -141,6 +141,7 @@ func TestAnswersAreAsTheDescriptionOfTheAPISays(t *testing.T) {
 
 	alone := describe(t, start(t))
 	alone.call("GET", "/api/stats", "", "", 200)
+	alone.call("GET", "/api/partitions", "", "", 200)
 	alone.call("GET", "/api/channels/user123", "", "", 200)
 	alone.call("POST", "/publish?channel_id=user123", plain, "hello", 200)
 	alone.call("GET", "/api/history/user123", "", "", 404)

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/admin"
 	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
@@ -185,4 +186,31 @@ func TestDocsTellTheShardChannels(t *testing.T) {
 		table += fmt.Sprintf("| %d | %s |\n", of, strings.Join(names, " "))
 	}
 	requireTable(t, "../../docs/PUBLISHING.md", "shard channels", table+"\n")
+}
+
+// partitionsOf is what GET /api/partitions answers.
+func partitionsOf(in *instance) []admin.Partition {
+	var answer struct{ Partitions []admin.Partition }
+	in.api("GET", "/api/partitions", "", 200, &answer)
+	return answer.Partitions
+}
+
+// TestInstancesAgreeWhoLeadsAndWrites each partition.
+func TestInstancesAgreeWhoLeadsAndWrites(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	one, two := startRedis(t, r, "--instance", "one"), startRedis(t, r, "--instance", "two")
+	isKnown := func(name string) bool { return name == "one" || name == "two" }
+	one.eventually("both tell the same", func() bool {
+		a, b := partitionsOf(one), partitionsOf(two)
+		require.Len(t, a, 1)
+		require.Len(t, b, 1)
+		return a[0].Up && b[0].Up && isKnown(a[0].Leader) && isKnown(a[0].Writer) && a[0].Leader == b[0].Leader && a[0].Writer == b[0].Writer
+	})
+	p := partitionsOf(two)[0]
+	require.Equal(t, r.Addr(), p.Node)
+	require.Equal(t, "sse:{8209}", p.ShardChannel)
+	require.Empty(t, p.Reason+p.Problem)
+	require.Zero(t, p.Foreign)
+	require.Empty(t, partitionsOf(start(t)), "without Redis")
 }

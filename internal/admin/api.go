@@ -114,6 +114,7 @@ func (a *API) routes(mux *http.ServeMux) {
 	read("GET /api/live", a.liveStream)
 	read("GET /api/gaps", a.gaps)
 	read("GET /api/instances", a.instances)
+	read("GET /api/partitions", a.partitions)
 	read("GET /api/channels", a.channels)
 	read("GET /api/channels/{channel}", a.channel)
 	mux.Handle("GET /api/connections", a.reading(a.private(http.HandlerFunc(a.connections))))

@@ -91,6 +91,7 @@ func newWorld(t *testing.T, change func(*Config)) (*world, func(method, target s
 			return Stats{Instance: "one", Lag: Histogram{Bounds: []float64{1}, Counts: []uint64{0, 0}}}
 		}
 		cfg.Gaps = func() []Gap { return nil }
+		cfg.Partitions = func() []Partition { return nil }
 		if change != nil {
 			change(cfg)
 		}
@@ -113,6 +114,7 @@ func TestListsAreNeverNull(t *testing.T) {
 		require.JSONEq(t, want, body)
 	}
 	f("/api/gaps", `{"gaps":[]}`)
+	f("/api/partitions", `{"partitions":[]}`)
 	f("/api/channels", `{"channels":[]}`)
 	f("/api/connections?channel_id=empty", `{"connections":[],"next":""}`)
 	f("/api/history/a", `{"channel":"a","events":[],"gaps":[],"next":""}`)
@@ -212,6 +214,23 @@ func TestInstancesAreTheFleetOrThisOne(t *testing.T) {
 	require.Contains(t, body, `{"instances":[{"instance":"alone",`)
 }
 
+func TestPartitionsAreThoseOfTheFleet(t *testing.T) {
+	list := []Partition{
+		{Slot: 4096, ShardChannel: "sse:{4129}", Node: "10.0.0.1:6379", Up: true, Problem: "x", Leader: "one", TickLag: 0.001, Writer: "two", WatermarkLag: 0.1},
+		{Partition: 1, Slot: 12288, ShardChannel: "sse:{356}", Reason: "no primary", Foreign: 2},
+	}
+	_, ask := newWorld(t, func(cfg *Config) {
+		cfg.Partitions = func() []Partition { return list }
+	})
+	status, body := ask("GET", "/api/partitions")
+	require.Equal(t, 200, status)
+	require.JSONEq(t, `{"partitions":[
+		{"partition":0,"slot":4096,"shard_channel":"sse:{4129}","node":"10.0.0.1:6379","up":true,"reason":"","problem":"x",
+		 "leader":"one","tick_lag_seconds":0.001,"writer":"two","watermark_lag_seconds":0.1,"foreign":0},
+		{"partition":1,"slot":12288,"shard_channel":"sse:{356}","node":"","up":false,"reason":"no primary","problem":"",
+		 "leader":"","tick_lag_seconds":0,"writer":"","watermark_lag_seconds":0,"foreign":2}]}`, body)
+}
+
 func TestHistoryIsReadAndDeleted(t *testing.T) {
 	w, ask := newWorld(t, nil)
 	w.page = HistoryPage{
@@ -307,7 +326,7 @@ func TestMessagesAndClientsAreShownToTheOperatorAlone(t *testing.T) {
 
 func TestHeadAsksForTheHeadAlone(t *testing.T) {
 	_, ask := newWorld(t, nil)
-	for _, path := range []string{"/api/stats", "/api/gaps", "/api/instances", "/api/connections", "/api/channels", "/api/channels/a", "/api/history/a"} {
+	for _, path := range []string{"/api/stats", "/api/gaps", "/api/instances", "/api/partitions", "/api/connections", "/api/channels", "/api/channels/a", "/api/history/a"} {
 		status, _ := ask("HEAD", path)
 		require.Equal(t, 200, status, path)
 	}

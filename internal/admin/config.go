@@ -25,6 +25,8 @@ type Config struct {
 	Channels Channels
 	// Fleet is all instances. Nil: this one is alone.
 	Fleet Fleet
+	// Partitions are the logs of the fleet, in their order. None without Redis.
+	Partitions func() []Partition
 	// Self describes this instance, where there is no Fleet.
 	Self func() Instance
 	// History is what is stored. Nil: nothing is.

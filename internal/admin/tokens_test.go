@@ -32,6 +32,7 @@ var everything = []struct {
 	{RoleRead, "HEAD", "/api/live", ""},
 	{RoleRead, "GET", "/api/gaps", ""},
 	{RoleRead, "GET", "/api/instances", ""},
+	{RoleRead, "GET", "/api/partitions", ""},
 	{RoleRead, "GET", "/api/channels", ""},
 	{RoleRead, "GET", "/api/channels/a", ""},
 	{RoleRead, "GET", "/api/connections", ""},
@@ -54,6 +55,7 @@ func whole(t *testing.T, change func(*Config)) *API {
 		w := new(world)
 		cfg.Connections, cfg.Channels, cfg.History, cfg.Fleet, cfg.Pprof = w, w, w, w, true
 		cfg.Stats, cfg.Gaps = func() Stats { return Stats{} }, func() []Gap { return nil }
+		cfg.Partitions = func() []Partition { return nil }
 		cfg.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 		change(cfg)
 	})

@@ -171,6 +171,36 @@ async function loadFleet(signal) {
   return list.map((i) => ({ ...i, silent: serverNow() - Date.parse(i.seen) > SILENT_MS ? age(Date.parse(i.seen), serverNow()) : "" }));
 }
 
+/* Partitions: shown where there are several */
+
+const partitions = table($("partitions"), {
+  label: "Partitions",
+  key: (p) => p.partition,
+  columns: [
+    { label: "Partition", class: "right", fill: (td, p) => { td.append(String(p.partition)); td.title = p.shard_channel; } },
+    { label: "Node", class: "name", fill: (td, p) => td.append(make("span", { class: "mono" }, visible(p.node) || "–")) },
+    { label: "State", fill: fillPartitionState },
+    { label: "History lag", class: "right", fill: (td, p) => td.append(plain(short(p.watermark_lag_seconds))) },
+    { label: "Clock", class: "name", fill: (td, p) => td.append(make("span", { class: "mono" }, visible(p.leader) || "–")) },
+    { label: "Writer", class: "name", fill: (td, p) => td.append(make("span", { class: "mono" }, visible(p.writer) || "–")) },
+  ],
+  empty: "There is one partition.",
+});
+
+function fillPartitionState(td, p) {
+  td.append(!p.up ? tag("down", "bad") : tag("up", p.problem ? "warn" : "good"));
+  td.title = p.reason || p.problem;
+}
+
+async function loadPartitions(signal) {
+  if (document.body.dataset.mode !== "redis") return null;
+  const { value } = await api("/api/partitions", { signal });
+  const list = value.partitions, up = list.filter((p) => p.up).length;
+  $("partitions-panel").hidden = list.length < 2;
+  setText($("partitions-sum"), `${up} of ${list.length} up`);
+  return list;
+}
+
 /* Gaps */
 
 const gapList = table($("gaps"), {
@@ -197,7 +227,7 @@ function drawGapList() {
 live.listeners.push(drawFrame, drawTiles, drawPlots, drawGapList);
 
 function openOverview() {
-  const running = [poll(2, loader(top50, loadTop)), poll(3, loader(fleet, loadFleet))];
+  const running = [poll(2, loader(top50, loadTop)), poll(3, loader(fleet, loadFleet)), poll(3, loader(partitions, loadPartitions))];
   changed();
   return () => running.forEach((p) => p.stop());
 }
