@@ -108,3 +108,9 @@ func TestAnsweringAllocatesNothing(t *testing.T) {
 		r.AppendTo(buf)
 	}))
 }
+
+func TestPartitionOfAChannelAllocatesNothing(t *testing.T) {
+	for _, name := range []string{"user:1", strings.Repeat("x", MaxChannelBytes)} {
+		require.Zero(t, testing.AllocsPerRun(100, func() { PartitionOf(name, 3) }))
+	}
+}

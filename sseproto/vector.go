@@ -11,7 +11,7 @@ const MaxPartitions = 64
 // PartitionOf returns the partition of a channel: the CRC-32 (IEEE 802.3) of its name,
 // modulo their number.
 func PartitionOf(channel string, partitions int) int {
-	return int(crc32.ChecksumIEEE([]byte(channel)) % uint32(partitions))
+	return int(crc32.ChecksumIEEE(bytesOf(channel)) % uint32(partitions))
 }
 
 // A vector is an event ID in a log of several partitions: a place in each of them. It has
