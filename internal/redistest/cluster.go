@@ -34,25 +34,28 @@ func StartCluster(t testing.TB, primaries, replicas int, args ...string) *Cluste
 // RunCluster starts primaries with so many replicas each, with their files in dir, and
 // returns when all of them serve. A node is taken for failed after 1 s of silence, unless
 // args say otherwise.
-func RunCluster(dir string, primaries, replicas int, args ...string) (c *Cluster, err error) {
-	c = &Cluster{}
-	defer func() {
-		if err != nil {
-			c.Kill()
-		}
-	}()
+func RunCluster(dir string, primaries, replicas int, args ...string) (*Cluster, error) {
+	c := &Cluster{}
+	if err := c.run(dir, primaries, replicas, args); err != nil {
+		c.Kill()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) run(dir string, primaries, replicas int, args []string) error {
 	for range primaries * (1 + replicas) {
 		s, err := runNode(dir, args)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.Nodes = append(c.Nodes, s)
 	}
 	if err := c.shareOut(primaries); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.meet(); err != nil {
-		return nil, err
+		return err
 	}
 	for i, s := range c.Nodes[primaries:] {
 		id, err := c.Nodes[i%primaries].Do("CLUSTER", "MYID")
@@ -60,10 +63,10 @@ func RunCluster(dir string, primaries, replicas int, args ...string) (c *Cluster
 			_, err = s.Do("CLUSTER", "REPLICATE", fmt.Sprint(id))
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return c, c.AwaitHealth()
+	return c.AwaitHealth()
 }
 
 // runNode gives the bus a port of its own: by itself it takes one that is 10,000 higher,
