@@ -55,7 +55,9 @@ func refusal(t *testing.T, client *http.Client, url string) (status int) {
 func TestLargeCookies(t *testing.T) {
 	lines := linesForLargeCookies(t)
 	r := redistest.Start(t)
-	small, large := startReady(t, r), startReady(t, r, strings.Fields(lines["ssed"])...)
+	// HAProxy closes the stream of a client that has left with one of the next heartbeats.
+	heartbeat := []string{"--heartbeat", "1s"}
+	small, large := startReady(t, r, heartbeat...), startReady(t, r, append(heartbeat, strings.Fields(lines["ssed"])...)...)
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, refusal(t, httpClient, streamURL(small.public, "a")))
 	openStreamBy(t, httpClient, streamURL(large.public, "a"), largeCookies).close()
 	large.waitStreams(0)
