@@ -40,6 +40,7 @@ func TestDashboard(t *testing.T) {
 		{"MovesWithTheTraffic", dashboardMoves},
 		{"IsLightAndDark", dashboardLightAndDark},
 		{"FitsAPhone", dashboardFitsAPhone},
+		{"FillsItsTiles", dashboardFillsItsTiles},
 		{"PublishesAndWatches", dashboardPublishesAndWatches},
 		{"ShowsAndDeletesHistory", dashboardHistory},
 		{"ClosesAConnection", dashboardClosesConnection},
@@ -261,6 +262,25 @@ func dashboardFitsAPhone(t *testing.T, b *browser) {
 	d.untilText("#history tbody tr", "xxx")
 	fits()
 	d.wantQuiet(in.admin, in.public)
+}
+
+// dashboardFillsItsTiles: a row that is not full shows the colour of the lines between them.
+func dashboardFillsItsTiles(t *testing.T, b *browser) {
+	for _, in := range []*instance{startReady(t, redistest.Start(t)), start(t)} {
+		d := b.openLive(t, in, "")
+		for _, place := range []string{"#/", channelPlace("user123")} {
+			d.run("location.hash = " + quoted(place))
+			for _, width := range []int64{1280, 1000, 700, 390} {
+				require.NoError(t, chromedp.Do(d.ctx, chromedp.EmulateViewport(width, 844)))
+				d.until(fmt.Sprintf("tiles that fill their rows at %s, %d wide", place, width), `(() => {
+					const grid = [...document.querySelectorAll(".tiles")].find((e) => e.offsetParent !== null);
+					const tiles = [...grid.children].filter((e) => e.offsetParent !== null).map((e) => e.getBoundingClientRect());
+					const right = grid.getBoundingClientRect().right - 2; // less its border
+					return tiles.length >= 5 && tiles.every((tile, i) => tile.right > right || tiles[i + 1]?.top === tile.top);
+				})()`)
+			}
+		}
+	}
 }
 
 func dashboardPublishesAndWatches(t *testing.T, b *browser) {
