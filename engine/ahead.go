@@ -152,6 +152,10 @@ func (s *shard) endWaits(v *view) {
 
 // lookAhead starts the slots that the log has caught up with.
 func (s *shard) lookAhead(v *view) {
+	if s.log.isDivided() {
+		s.lookAtJoins(v)
+		return
+	}
 	h := &s.ahead
 	h.isDue = false
 	if len(h.list) == 0 {

@@ -44,8 +44,8 @@ func (s *shard) admit(a *front.Stream) {
 		return
 	}
 	c.pos = a.Since.Position
-	resume := resumePointOf(a)
-	if resume.kind == resumeNone || resume.kind == resumeStart {
+	from := attachmentOf(a, len(s.log.lines))
+	if from.resume.kind == resumeNone || from.resume.kind == resumeStart {
 		c.flags |= slotNoID
 	}
 	if a.TakesID {
@@ -68,7 +68,7 @@ func (s *shard) admit(a *front.Stream) {
 	}
 	s.setPace(i, c)
 	s.count.attached.Add(1)
-	s.newcomers.push(newcomer{ref{i, c.gen}, attachment{a, resume}})
+	s.newcomers.push(newcomer{ref{i, c.gen}, from})
 }
 
 // answerSome answers those who came.
@@ -103,7 +103,11 @@ func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 	defer bytebufferpool.Put(buf)
 	buf.B = append(buf.B, a.Head...)
 	buf.B = sseproto.AppendRetry(buf.B, s.retryDelay())
-	buf.B = s.appendStart(buf.B, v, c, a)
+	if s.log.isDivided() {
+		buf.B = s.appendJoin(buf.B, i, c, a)
+	} else {
+		buf.B = s.appendStart(buf.B, v, c, a)
+	}
 	buf.B = c.form().wrap(buf.B, len(a.Head))
 	if s.writeWhole(i, c, buf.B, a.resume) {
 		s.resumeFrom(v, i, c, a.resume)
@@ -201,6 +205,9 @@ func (s *shard) resumeFrom(v *view, i uint32, c *slot, p resumePoint) {
 	case resumeStart:
 		s.startFrom(v, i, c, p)
 		return
+	case resumeJoin:
+		s.join(v, i, c)
+		return
 	default:
 		s.catchUp(v, i, c)
 		return
@@ -235,7 +242,7 @@ func (s *shard) askReplayer(i uint32, c *slot, p resumePoint) {
 	if p.client == 0 {
 		p.client = front.ClientKey(sock.PeerOf(int(c.fd)).Addr(), int(c.fd))
 	}
-	s.engine.replayer.request(s, ref{i, c.gen}, p.client, s.namesOf(c), c.form(), p)
+	s.engine.replayer.request(s, ref{i, c.gen}, p.client, 0, s.namesOf(c), c.form(), p)
 }
 
 // resumeWithGap serves all that the ring still has behind the ID, without a
@@ -271,6 +278,10 @@ func (s *shard) takePage(v *view, l command) {
 	defer r.release()
 	i, c := l.to.slot, s.slots.at(l.to.slot)
 	if c.gen != l.to.gen {
+		return
+	}
+	if s.log.isDivided() {
+		s.takeOwnPage(v, i, c, r)
 		return
 	}
 	if r.err != nil {

@@ -13,6 +13,7 @@ const (
 	resumeStart                     // none either: start where it is asked for
 	resumeID                        // a well-formed Last-Event-ID
 	resumeUnknown                   // one that is not ours: a gap event, then now
+	resumeJoin                      // in a log of several partitions: see joining
 )
 
 // resumePoint is where a stream goes on, or starts.
@@ -48,8 +49,26 @@ func resumePointOf(a *front.Stream) resumePoint {
 	return p
 }
 
+// attachmentOf reads where the client of a stream left off, in a log of so many partitions.
+func attachmentOf(a *front.Stream, partitions int) attachment {
+	at := attachment{Stream: a, resume: resumePointOf(a)}
+	if partitions == 1 || !a.Resumes {
+		return at
+	}
+	at.resume.kind = resumeUnknown
+	at.places = make([]sseproto.ID, partitions)
+	if own, _, err := sseproto.ParseEventVector(a.LastEventID, at.places); err == nil {
+		at.resume.kind, at.own = resumeID, own
+	}
+	return at
+}
+
 // attachment is a client that a shard has subscribed and not answered yet.
 type attachment struct {
 	*front.Stream
 	resume resumePoint // where to start
+
+	// of several partitions, with kind resumeID: the places that the ID names, and whose it is
+	places []sseproto.ID
+	own    int
 }

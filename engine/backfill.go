@@ -10,17 +10,18 @@ import (
 
 // setBackfillingLocked tells resumes to wait until what lies behind the coverage is
 // in the ring, or that it is.
-func (ln *lineage) setBackfillingLocked(backfilling bool) {
+func (ln *Lineage) setBackfillingLocked(backfilling bool) {
 	cov := *ln.cover.Load()
 	cov.backfilling = backfilling
 	ln.cover.Store(&cov)
+	ln.log.turns.Add(1)
 }
 
 // mayBackfillLocked reports whether something is missing before the next span that
 // somebody waits for, or that somebody was told wrong things about.
-func (ln *lineage) mayBackfillLocked() bool {
+func (ln *Lineage) mayBackfillLocked() bool {
 	before := ln.spans.newest()
-	return ln.log.backfills && before != nil && (before.truncated || ln.log.dir.hasSubscribers())
+	return ln.log.backfills && before != nil && (before.truncated || ln.log.dir.hasSubscribers(ln.part))
 }
 
 // errManyGaps: the history is read, and has lost messages of too many channels.
@@ -31,7 +32,7 @@ var errPageFull = errors.New("engine: more was lost than fits into half of the r
 
 // backfiller backfills discontinuities for the live subscribers. One goroutine.
 type backfiller struct {
-	line    *lineage
+	line    *Lineage
 	history History
 	wait    time.Duration
 	onError func(err error, after, low sseproto.ID)
@@ -57,7 +58,7 @@ func (f *backfiller) run(ctx context.Context) {
 
 // backfill reads what is missing before held from the history, and puts it and held into the ring.
 func (f *backfiller) backfill(ctx context.Context, held *heldSpan) {
-	page := newPage(f.line.log.dir.subscribed(), held.after)
+	page := newPage(f.line.log.dir.subscribed(f.line.part), held.after)
 	page.shared, page.lost = true, f.line.untrusted(held.after)
 	err := f.gather(ctx, page, held)
 	if err != nil && ctx.Err() != nil {
@@ -93,7 +94,7 @@ const gapBytes = 128 + ringOverhead
 // ring: a quarter of it. With more of them the ring would forget for their sake what
 // everybody else resumes from.
 func (l *Log) hasRoomForGaps(channels []string) bool {
-	left := l.ringBytes / 4
+	left := l.shareOf(l.ringBytes / 4)
 	for _, name := range channels {
 		if left -= int64(len(name)) + gapBytes; left < 0 {
 			return false
@@ -134,7 +135,7 @@ func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	page.limit, page.full = f.line.log.ringBytes/2, cancel // the rest need not be read
+	page.limit, page.full = f.line.log.shareOf(f.line.log.ringBytes/2), cancel // the rest need not be read
 	err := f.history.Range(ctx, page.channels, held.after, held.low, page)
 	if page.refused {
 		return errPageFull
@@ -144,7 +145,7 @@ func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error
 
 // untrusted names the channels that got messages beyond after in the span that
 // was truncated at it, with the reason to tell them. Nil when it was not truncated.
-func (ln *lineage) untrusted(after sseproto.ID) map[string]string {
+func (ln *Lineage) untrusted(after sseproto.ID) map[string]string {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	s := ln.spans.newest()
@@ -154,6 +155,9 @@ func (ln *lineage) untrusted(after sseproto.ID) map[string]string {
 	lost := make(map[string]string)
 	for pos := s.end; pos > max(s.first, ln.log.tail.Load()); pos-- {
 		e := ln.log.entryLocked(pos - 1)
+		if e.part != ln.part {
+			continue
+		}
 		if !after.Less(e.id) {
 			break
 		}
@@ -166,7 +170,7 @@ func (ln *lineage) untrusted(after sseproto.ID) map[string]string {
 
 // endBackfill puts the held span into the ring, behind what was backfilled or, if that
 // was too much, behind a barrier.
-func (ln *lineage) endBackfill(held *heldSpan, barrier bool) {
+func (ln *Lineage) endBackfill(held *heldSpan, barrier bool) {
 	ln.log.mu.Lock()
 	if barrier {
 		ln.barrierLocked(held.after, held.low)
@@ -180,7 +184,7 @@ func (ln *lineage) endBackfill(held *heldSpan, barrier bool) {
 
 // endBackfillPart does what one turn of the lock may, and ends the held span when nothing
 // of it waits any more. What comes between two turns waits behind the rest.
-func (ln *lineage) endBackfillPart(held *heldSpan) (done bool) {
+func (ln *Lineage) endBackfillPart(held *heldSpan) (done bool) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
 	n := 0
@@ -196,6 +200,7 @@ func (ln *lineage) endBackfillPart(held *heldSpan) (done bool) {
 	if s := ln.spans.current(); s.ready.Less(held.ready) {
 		s.ready = held.ready
 		ln.reachLocked(held.ready)
+		ln.tickedLocked(held.ready)
 	}
 	if held.closed {
 		ln.closeLocked(held.through)
@@ -203,7 +208,7 @@ func (ln *lineage) endBackfillPart(held *heldSpan) (done bool) {
 	ln.holdback.spans = ln.holdback.spans[1:]
 	ln.setBackfillingLocked(ln.holdback.active())
 	ln.log.wake = ^uint64(0) // for the slots that wait for the log to get on
-	ln.log.notifyLocked()
+	ln.notifyLocked()
 	return true
 }
 
@@ -216,7 +221,7 @@ const (
 
 // putPage puts a page into the ring, before a new span. Whoever resumes meanwhile waits,
 // as the log is backfilling.
-func (ln *lineage) putPage(p *page) {
+func (ln *Lineage) putPage(p *page) {
 	for left := p.frames; len(left) > 0; {
 		left = left[ln.putFrames(p, left):]
 	}
@@ -224,7 +229,7 @@ func (ln *lineage) putPage(p *page) {
 
 // putFrames puts frames of a page into the ring, as many as one turn of the lock may, and
 // returns their number.
-func (ln *lineage) putFrames(p *page, frames []frameRef) (n int) {
+func (ln *Lineage) putFrames(p *page, frames []frameRef) (n int) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
 	for bytes := 0; n < min(len(frames), putSlice) && bytes < putBytes; n++ {
@@ -235,7 +240,7 @@ func (ln *lineage) putFrames(p *page, frames []frameRef) (n int) {
 		} else {
 			ln.log.stats.backfilled.Add(1)
 		}
-		ln.log.putFrameLocked(kind, f.id, p.channels[f.channel], p.buf[f.off:f.end])
+		ln.log.putFrameLocked(kind, ln.part, f.id, p.channels[f.channel], p.buf[f.off:f.end])
 		bytes += f.end - f.off
 	}
 	return n

@@ -15,16 +15,17 @@ type barrier struct {
 	// follows stands before it when it was live, and on it when it resumed behind the
 	// discontinuity.
 	pos   uint64
+	part  uint8                   // the partition that it is of: it concerns nobody else
 	after sseproto.ID             // what lies before it is complete up to here
 	next  atomic.Pointer[barrier] // the one that came after it
 }
 
 // barrierLocked puts a barrier into the log. It is told of before its position is shown.
-func (ln *lineage) barrierLocked(after, low sseproto.ID) {
-	c := &barrier{pos: ln.log.head.Load(), after: after}
-	ln.barrier.next.Store(c)
-	ln.barrier = c
-	ln.log.skipLocked(low)
+func (ln *Lineage) barrierLocked(after, low sseproto.ID) {
+	c := &barrier{pos: ln.log.head.Load(), part: ln.part, after: after}
+	ln.log.barrier.next.Store(c)
+	ln.log.barrier = c
+	ln.log.skipLocked(ln.part, low)
 	ln.log.wake = ^uint64(0)
 }
 
@@ -62,8 +63,21 @@ func (s *shard) isBefore(i uint32, at *barrier) bool {
 	switch {
 	case c.pos >= at.pos, c.phase == phaseArriving, c.phase == phaseAhead, c.phase == phaseResuming:
 		return false
+	case s.log.isDivided() && !s.isOf(c, at.part):
+		return false
 	}
 	return !c.has(slotPending) || s.pending[i].then.kind != resumeID
+}
+
+// isOf reports whether a slot has a channel of a partition. O(n) for n channels.
+func (s *shard) isOf(c *slot, part uint8) bool {
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		s.budget.looks++
+		if s.log.dir.at(s.subs.at(n).ch).part == part {
+			return true
+		}
+	}
+	return false
 }
 
 // disconnect closes a stream that is to go on somewhere else, or later, and tells its
@@ -94,7 +108,7 @@ func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
 // ends with a head or a message, and its socket is not known to be full.
 func (c *slot) isBetweenMessages() bool {
 	switch c.phase {
-	case phaseLive, phaseAhead, phaseResuming:
+	case phaseLive, phaseAhead, phaseResuming, phaseJoining:
 		return true
 	case phaseQueued, phasePaced:
 		return !c.has(slotPending) && c.off == 0
@@ -105,6 +119,9 @@ func (c *slot) isBetweenMessages() bool {
 // appendPlace extends dst with the position up to which a slot was given all.
 func (s *shard) appendPlace(dst []byte, i uint32) []byte {
 	pos := s.upTo(i)
+	if s.log.isDivided() {
+		return s.appendPlaceOfAll(dst, i, pos)
+	}
 	id, known := s.log.idAt(pos)
 	if s.barrierNext != 0 && pos+1 == s.barrier.pos && id.Less(s.barrier.after) {
 		id, known = s.barrier.after, true
@@ -113,4 +130,23 @@ func (s *shard) appendPlace(dst []byte, i uint32) []byte {
 		return dst
 	}
 	return sseproto.AppendPosition(dst, id)
+}
+
+// appendPlaceOfAll is appendPlace in a log of several partitions.
+func (s *shard) appendPlaceOfAll(dst []byte, i uint32, pos uint64) []byte {
+	if j := s.joins[i]; j != nil {
+		if !j.isPlaced() {
+			return dst
+		}
+		return appendPlaces(dst, j.places)
+	}
+	places, known := s.log.placeAt(pos)
+	if !known {
+		return dst
+	}
+	if s.barrierNext != 0 && pos+1 == s.barrier.pos {
+		at := &places[s.barrier.part]
+		*at = later(*at, s.barrier.after)
+	}
+	return appendPlaces(dst, places)
 }

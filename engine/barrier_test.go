@@ -171,7 +171,7 @@ func TestLossOfManyChannelsLetsTheLockGoInBetween(t *testing.T) {
 func (h byHand) breakOff(after, low sseproto.ID, meanwhile func()) {
 	h.log.CloseSpan(after)
 	h.log.mu.Lock()
-	h.log.holdback.open(&h.log.lineage, low)
+	h.log.holdback.open(&h.log.Lineage, low)
 	h.log.unlock()
 	h.f.t, h.f.n = low.Ms, low.Seq
 	if meanwhile != nil {
@@ -307,7 +307,7 @@ func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
 	l.learnWatermark(sseproto.ID{Ms: 2000})
 	h := newMemoryHistory()
 	h.err = errHoldbackFull
-	f := &backfiller{line: &l.lineage, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
+	f := &backfiller{line: &l.Lineage, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
 	f.backfill(t.Context(), l.oldestHeld())
 	require.EqualValues(t, 4+1, turns.Load(), "and who waits is woken when all is there")
 	require.False(t, l.cover.Load().backfilling)
@@ -331,7 +331,7 @@ func TestLossOfMoreChannelsThanTheRingHasRoomForIsABarrier(t *testing.T) {
 		if history {
 			h := newMemoryHistory()
 			h.err = errHoldbackFull
-			f := &backfiller{line: &l.lineage, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
+			f := &backfiller{line: &l.Lineage, history: h, wait: waitLong, onError: func(error, sseproto.ID, sseproto.ID) {}}
 			l.learnWatermark(sseproto.ID{Ms: 2000})
 			f.backfill(t.Context(), l.oldestHeld())
 		}

@@ -72,6 +72,8 @@ func (s *shard) turn(v *view, r queuedSlot, c *slot) {
 		s.writePending(v, r.slot, c)
 	case r.came != 0:
 		s.writeRing(v, r.slot, c, false)
+	case len(s.joins) > 0 && s.joins[r.slot] != nil:
+		s.join(v, r.slot, c)
 	default:
 		s.catchUp(v, r.slot, c)
 	}
@@ -227,6 +229,10 @@ func siftDown(heads []uint64) {
 // middle of a message is too slow: it is closed and comes back with its Last-Event-ID.
 // One that only its shard kept waiting goes through the history.
 func (s *shard) fellBehind(v *view, i uint32, c *slot) {
+	if s.log.isDivided() {
+		s.rejoin(v, i, c)
+		return
+	}
 	id, known := s.log.idAt(c.pos)
 	if c.off > 0 || !known {
 		s.closeSlot(i, CloseSlow)

@@ -134,8 +134,10 @@ func (t *tally) of(index uint32) channelCount {
 func (t *tally) measure() {
 	now := t.log.nowMs()
 	t.from.Ms = now - min(now, uint64(rateWindow/time.Millisecond))
-	if cov := t.log.cover.Load(); cov.from != sseproto.MaxID && t.from.Less(cov.from) {
-		t.from = cov.from
+	for _, ln := range t.log.lines {
+		if cov := ln.cover.Load(); cov.from != sseproto.MaxID && t.from.Less(cov.from) {
+			t.from = cov.from
+		}
 	}
 	if limit := uint64(t.limit); t.v.head-t.v.tail > limit {
 		if e, _ := t.v.at(t.v.head - limit); t.from.Less(e.id) {
@@ -149,13 +151,18 @@ func (t *tally) measure() {
 func (l *Log) nowMs() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.local.ms != 0:
+	if l.local.ms != 0 {
 		return max(l.spans.high.Ms, uint64(time.Now().UnixMilli()))
-	case l.heard.at.IsZero():
-		return l.spans.high.Ms
 	}
-	return l.spans.high.Ms + uint64(time.Since(l.heard.at)/time.Millisecond)
+	now := uint64(0)
+	for _, ln := range l.lines {
+		ms := ln.spans.high.Ms
+		if !ln.heard.at.IsZero() {
+			ms += uint64(time.Since(ln.heard.at) / time.Millisecond)
+		}
+		now = max(now, ms)
+	}
+	return now
 }
 
 // count counts the messages of every channel.

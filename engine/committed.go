@@ -8,7 +8,7 @@ import "ssed/sseproto"
 // hand does not hold it. The strings are borrowed during the call. The log is complete over
 // (after, through]. Low > after: it cannot tell what follows `after`, only what
 // follows low; nothing was visited. For one caller at a time: the history writer.
-func (ln *lineage) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID)) (through, low sseproto.ID) {
+func (ln *Lineage) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit func(id sseproto.ID, channel string, m sseproto.Message, prev sseproto.ID)) (through, low sseproto.ID) {
 	r := ln.committed
 	r.cursor.Store(ln.log.tail.Load()) // before the span is chosen: its names stay
 	v := r.open()
@@ -29,8 +29,11 @@ func (ln *lineage) ReadCommitted(after sseproto.ID, limit, limitBytes int, visit
 	if s.open() {
 		end = v.head
 	}
-	for pos := v.seek(s.first, after) + 1; pos < end; pos++ {
+	for pos := v.seekOf(ln, s.first, after) + 1; pos < end; pos++ {
 		e, seg := v.at(pos)
+		if e.part != ln.part {
+			continue
+		}
 		if s.ready.Less(e.id) {
 			break
 		}
@@ -71,7 +74,7 @@ func (v *view) before(pos uint64, e *entry, from uint64) (id sseproto.ID) {
 
 // spanAfter finds the span that tells what follows `after`. If none does, low is
 // the first position from which one does, or `after` when nothing is known yet.
-func (ln *lineage) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
+func (ln *Lineage) spanAfter(after sseproto.ID) (s span, low sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	for _, s := range ln.spans.list {

@@ -131,8 +131,14 @@ type Config struct {
 	CORSOrigins []string
 	// CORSCredentials allows cookies cross-origin: the origin is echoed, even with "*".
 	CORSCredentials bool
+	// Partitions is the number of partitions of the log, each with a feed of its own: see
+	// Log.Partition. Zero: one. With several, event IDs are vectors (sseproto.AppendVector).
+	Partitions int
 	// History reads older messages; nil: the ring alone serves replay.
 	History History
+	// Histories are those of several partitions, in the place of History: one for each, which
+	// is asked about channels of that partition alone. Nil: none.
+	Histories []History
 	// HistoryWait bounds how long a resume waits for the history to be written up to the ring. Default 3 s.
 	HistoryWait time.Duration
 	// HistoryReaders bounds concurrent reads of History. Default 16.
@@ -175,6 +181,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.RetryMax = cmp.Or(cfg.RetryMax, max(5*time.Second, cfg.RetryMin))
 	cfg.Drain = cmp.Or(cfg.Drain, 10*time.Second)
 	cfg.HistoryWait = cmp.Or(cfg.HistoryWait, 3*time.Second)
+	cfg.Partitions = cmp.Or(cfg.Partitions, 1)
 	cfg.HistoryReaders = cmp.Or(cfg.HistoryReaders, 16)
 	if cfg.Listen == nil {
 		cfg.Listen = []string{":8080"}
@@ -223,6 +230,7 @@ func (cfg Config) Validate() error {
 	front.CheckOrigins(cfg.CORSOrigins, bad)
 	cfg.validateClients(bad)
 	cfg.validateStreams(bad)
+	cfg.validatePartitions(bad)
 	if cfg.MaxChannels < 1 || cfg.MaxChannels > 1024 {
 		bad("MaxChannels", "%d is not between 1 and 1024", cfg.MaxChannels)
 	}
@@ -256,6 +264,25 @@ func (cfg Config) Validate() error {
 		bad("Drain", "%v is negative", cfg.Drain)
 	}
 	return check.Err()
+}
+
+func (cfg *Config) validatePartitions(bad func(field, format string, args ...any)) {
+	switch {
+	case cfg.Partitions < 1 || cfg.Partitions > sseproto.MaxPartitions:
+		bad("Partitions", "%d is not between 1 and %d", cfg.Partitions, sseproto.MaxPartitions)
+	case cfg.Partitions > 1 && cfg.History != nil:
+		bad("History", "it is one of one partition; several have Histories")
+	case len(cfg.Histories) != 0 && len(cfg.Histories) != cfg.Partitions:
+		bad("Histories", "%d are not one for each of %d partitions", len(cfg.Histories), cfg.Partitions)
+	}
+}
+
+// historyOf is the history of a partition; nil: there is none.
+func (cfg *Config) historyOf(part uint8) History {
+	if len(cfg.Histories) == 0 {
+		return cfg.History
+	}
+	return cfg.Histories[part]
 }
 
 // maxHeadBytes is the most of MaxHeadBytes. Proxies refuse much less unless they are told

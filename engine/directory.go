@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"ssed/sseproto"
 )
 
 // channel is what all shards and the log share about one channel name.
@@ -15,6 +17,7 @@ type channel struct {
 	name   string        // fixed while the record is in use
 	subs   uint32        // guarded by directory.mu: subscriptions over all shards
 	slow   Slow          // fixed while the record is in use: its policy
+	part   uint8         // fixed while the record is in use: its partition
 }
 
 // noChannel is index 0, which is never given out.
@@ -51,7 +54,7 @@ type directory struct {
 	names   [nameParts]namePart
 	named   int // records in use
 	indexes indexes
-	total   int64 // subscriptions
+	totals  []int64 // subscriptions, by partition
 	freed   queue[freedChannel]
 	busy    uint32 // index of the message being appended: not to be freed meanwhile
 }
@@ -93,7 +96,7 @@ func (p *namePart) remove(name string) {
 }
 
 func newDirectory(l *Log) *directory {
-	d := &directory{log: l, seed: maphash.MakeSeed()}
+	d := &directory{log: l, seed: maphash.MakeSeed(), totals: make([]int64, 1)}
 	d.table.Store(&channelTable{})
 	d.takeLocked() // noChannel
 	return d
@@ -122,8 +125,9 @@ func (d *directory) subscribe(name string) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	index := d.lookupLocked(name)
-	d.at(index).subs++
-	d.total++
+	ch := d.at(index)
+	ch.subs++
+	d.totals[ch.part]++
 	return index
 }
 
@@ -131,8 +135,9 @@ func (d *directory) subscribe(name string) uint32 {
 func (d *directory) unsubscribe(index uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at(index).subs--
-	d.total--
+	ch := d.at(index)
+	ch.subs--
+	d.totals[ch.part]--
 	d.dropLocked(index)
 }
 
@@ -157,12 +162,20 @@ func (d *directory) nameOf(index uint32) (name string, ok bool) {
 func (d *directory) find(name string) (index uint32, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	index, ok = d.part(name).index[name]
+	index, ok = d.namesWith(name).index[name]
 	return index, ok
 }
 
-func (d *directory) part(name string) *namePart {
+func (d *directory) namesWith(name string) *namePart {
 	return &d.names[d.hash(name)%nameParts]
+}
+
+// partOf is the partition of a channel.
+func (d *directory) partOf(name string) uint8 {
+	if n := len(d.totals); n > 1 {
+		return uint8(sseproto.PartitionOf(name, n))
+	}
+	return 0
 }
 
 // hash is another one in each process: nobody can choose names that go together.
@@ -181,7 +194,7 @@ func (d *directory) subscriptions(names []string) (n int64) {
 	for part := range slices.Chunk(names, chunkSize) {
 		d.mu.Lock()
 		for _, name := range part {
-			if index, ok := d.part(name).index[name]; ok {
+			if index, ok := d.namesWith(name).index[name]; ok {
 				n += int64(d.at(index).subs)
 			}
 		}
@@ -208,19 +221,22 @@ func (d *directory) look(from uint32, visit func(index uint32, ch *channel)) (ne
 	return next
 }
 
-// hasSubscribers reports whether anybody subscribes to anything.
-func (d *directory) hasSubscribers() bool {
+// divide makes it one of several partitions. Only before it is used.
+func (d *directory) divide(partitions int) { d.totals = make([]int64, partitions) }
+
+// hasSubscribers reports whether anybody subscribes to anything of a partition.
+func (d *directory) hasSubscribers(part uint8) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.total > 0
+	return d.totals[part] > 0
 }
 
-// subscribed returns the names that have a subscriber. Those that come or go meanwhile
-// may be among them.
-func (d *directory) subscribed() (names []string) {
+// subscribed returns the names of a partition that have a subscriber. Those that come or go
+// meanwhile may be among them.
+func (d *directory) subscribed(part uint8) (names []string) {
 	for next := uint32(noChannel + 1); next != 0; {
 		next = d.look(next, func(_ uint32, ch *channel) {
-			if ch.subs > 0 {
+			if ch.subs > 0 && ch.part == part {
 				names = append(names, ch.name)
 			}
 		})
@@ -236,8 +252,8 @@ func (d *directory) len() int {
 }
 
 func (d *directory) lookupLocked(name string) uint32 {
-	part := d.part(name)
-	if index, ok := part.index[name]; ok {
+	names := d.namesWith(name)
+	if index, ok := names.index[name]; ok {
 		return index
 	}
 	index := d.takeLocked()
@@ -248,7 +264,8 @@ func (d *directory) lookupLocked(name string) uint32 {
 	ch.shards.Store(0)
 	ch.subs = 0
 	ch.slow = slowOf(d.policies, ch.name)
-	part.add(ch.name, index)
+	ch.part = d.partOf(ch.name)
+	names.add(ch.name, index)
 	d.named++
 	return index
 }
@@ -282,7 +299,7 @@ func (d *directory) dropLocked(index uint32) {
 	if ch.subs > 0 || index == d.busy || ch.last.Load() >= d.log.tail.Load() || ch.name == "" {
 		return
 	}
-	d.part(ch.name).remove(ch.name)
+	d.namesWith(ch.name).remove(ch.name)
 	d.named--
 	ch.name = ""
 	d.freed.push(freedChannel{index: index, after: d.log.head.Load()})

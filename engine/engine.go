@@ -21,7 +21,7 @@ type Engine struct {
 	shards     []*shard
 	front      *front.Front
 	replayer   *replayer
-	backfiller *backfiller   // nil without a history
+	backfills  []*backfiller // of each partition; nil without a history
 	heartbeats [forms][]byte // what is sent on a silent stream of each form
 	started    time.Time
 	stop       context.CancelFunc // ends the readers of the history
@@ -41,13 +41,16 @@ func New(cfg Config) (*Engine, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	e := &Engine{cfg: cfg, started: time.Now(), stop: stop, heartbeats: heartbeatsOf(cfg.HeartbeatEvent), asking: make(chan struct{}, maxAsking)}
-	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.History != nil, e.wakeShards)
+	e.log = newLog(cfg.RingBytes, cfg.SegmentBytes, cfg.Shards, cfg.historyOf(0) != nil, e.wakeShards)
+	e.log.divide(cfg.Partitions)
 	e.log.gaps.streams = e.streams
 	e.log.envelope = cfg.Envelope
 	e.log.dir.policies = cfg.Policies
 	e.replayer = newReplayer(ctx, e.log, &e.cfg)
-	if cfg.History != nil {
-		e.backfiller = &backfiller{line: &e.log.lineage, history: cfg.History, wait: cfg.HistoryWait, onError: e.backfillFailed}
+	for _, line := range e.log.lines {
+		if h := cfg.historyOf(line.part); h != nil {
+			e.backfills = append(e.backfills, &backfiller{line: line, history: h, wait: cfg.HistoryWait, onError: e.backfillFailed})
+		}
 	}
 	for n := range cfg.Shards {
 		s, err := newShard(e, n)
@@ -57,7 +60,9 @@ func New(cfg Config) (*Engine, error) {
 		}
 		e.shards = append(e.shards, s)
 	}
-	f, err := front.New(frontConfig(&e.cfg), front.Host{
+	fc := frontConfig(&e.cfg)
+	fc.MoreIDBytes = e.log.vectorBytes()
+	f, err := front.New(fc, front.Host{
 		Ready: e.cfg.Ready, Standing: e.log.standing, Clock: e.log.clock, Attach: e.attach, Connections: &e.conns,
 	})
 	if err != nil {
@@ -119,9 +124,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		loops.Go(s.run)
 	}
 	readers, stopReaders := context.WithCancel(context.Background())
-	if e.backfiller != nil {
-		loops.Go(func() { e.backfiller.run(readers) })
-		loops.Go(func() { e.log.watchWatermark(readers, e.cfg.History) })
+	for _, f := range e.backfills {
+		loops.Go(func() { f.run(readers) })
+		loops.Go(func() { f.line.watchWatermark(readers, f.history) })
 	}
 	loops.Go(func() { e.trim(readers) })
 	e.replayer.start()

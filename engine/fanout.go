@@ -239,6 +239,9 @@ func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 func (s *shard) deliver(v *view, i uint32, c *slot, j *job) {
 	s.budget.slots++
 	if c.phase != phaseLive || c.pos >= j.to {
+		if c.phase == phaseJoining { // it may be for this message that it waits
+			s.later(i)
+		}
 		s.closeIfSlow(i, c, j)
 		return
 	}

@@ -9,7 +9,7 @@ import (
 // OpenSpan starts a span: every message with an ID beyond low
 // follows, until CloseSpan. Between the span before and this one messages may
 // be missing; with a history, live subscribers get them from there first.
-func (ln *lineage) OpenSpan(low sseproto.ID) {
+func (ln *Lineage) OpenSpan(low sseproto.ID) {
 	if after, isLoss := ln.beginSpan(low); isLoss {
 		ln.tellLoss(after, low)
 	}
@@ -17,7 +17,7 @@ func (ln *lineage) OpenSpan(low sseproto.ID) {
 
 // beginSpan opens the span, unless the live subscribers have to be told first that
 // what lies between after and low is lost.
-func (ln *lineage) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
+func (ln *Lineage) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
 	ln.log.stats.spans.Add(1)
@@ -36,20 +36,20 @@ func (ln *lineage) beginSpan(low sseproto.ID) (after sseproto.ID, isLoss bool) {
 		ln.setBackfillingLocked(true) // who resumes until the span is open is told by its shard
 		return before.high, true
 	}
-	ln.log.notifyLocked()
+	ln.notifyLocked()
 	return after, false
 }
 
 // tellLoss puts a gap event before a new span for everybody who is there, or a barrier
 // where there are too many channels for that. The feed waits meanwhile.
-func (ln *lineage) tellLoss(after, low sseproto.ID) {
-	names := ln.log.dir.subscribed()
+func (ln *Lineage) tellLoss(after, low sseproto.ID) {
+	names := ln.log.dir.subscribed(ln.part)
 	if !ln.log.hasRoomForGaps(names) {
 		ln.log.mu.Lock()
 		defer ln.log.unlock()
 		ln.barrierLocked(after, low)
 		ln.openLocked(low)
-		ln.log.notifyLocked()
+		ln.notifyLocked()
 		return
 	}
 	p := newPage(names, after)
@@ -59,26 +59,46 @@ func (ln *lineage) tellLoss(after, low sseproto.ID) {
 	ln.putPage(p)
 	ln.log.mu.Lock()
 	ln.openLocked(low)
-	ln.log.notifyLocked()
+	ln.notifyLocked()
 	ln.log.unlock()
 	ln.log.noteTold(p)
 }
 
 // openLocked starts a span in the ring.
-func (ln *lineage) openLocked(low sseproto.ID) {
+func (ln *Lineage) openLocked(low sseproto.ID) {
 	head := ln.log.head.Load()
 	if ln.spans.newest() == nil { // what a client has that came before the first message
-		ln.log.positions.note(0, low)
+		ln.began = low
+		if !ln.log.isDivided() {
+			ln.log.positions.note(0, low)
+		}
 	}
 	ln.spans.list = append(ln.spans.list, span{low: low, high: low, ready: low, first: head})
 	ln.reachLocked(low)
+	if ln.log.isDivided() {
+		ln.log.reachedLocked(ln.part, low)
+	}
 	ln.cover.Store(&coverage{from: low, first: head})
+	ln.log.turns.Add(1)
 }
 
 // hearLocked notes a tick.
-func (ln *lineage) hearLocked(id sseproto.ID) {
+func (ln *Lineage) hearLocked(id sseproto.ID) {
 	ln.ticked.Store(&id)
 	ln.heard.note(id, time.Now())
+	if ln.log.isDivided() {
+		ticks := make([]sseproto.ID, len(ln.log.lines))
+		copy(ticks, *ln.log.ticks.Load())
+		ticks[ln.part] = id
+		ln.log.ticks.Store(&ticks)
+	}
+}
+
+// tickedLocked moves the place of the partition at the end of the ring to a tick.
+func (ln *Lineage) tickedLocked(id sseproto.ID) {
+	if ln.log.isDivided() && ln.log.reaches[ln.part].Less(id) {
+		ln.log.reaches[ln.part] = id
+	}
 }
 
 // arrival is when the last tick came, and how late. Ticks tell the time of Redis, which
@@ -101,14 +121,14 @@ func (a *arrival) note(id sseproto.ID, now time.Time) {
 // behind is how far the log may be behind other instances, as far as ticks tell.
 func (a *arrival) behind(now time.Time) time.Duration { return max(now.Sub(a.at), 0) + a.lag }
 
-func (ln *lineage) reachLocked(id sseproto.ID) {
+func (ln *Lineage) reachLocked(id sseproto.ID) {
 	if ln.spans.high.Less(id) {
 		ln.spans.high = id
 	}
 }
 
 // last is the furthest position reached by a message or a commit.
-func (ln *lineage) last() sseproto.ID {
+func (ln *Lineage) last() sseproto.ID {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	return ln.spans.high
@@ -116,7 +136,7 @@ func (ln *lineage) last() sseproto.ID {
 
 // Append adds a message of the open span. The strings are copied. It never
 // blocks on readers.
-func (ln *lineage) Append(id sseproto.ID, channel, payload string) {
+func (ln *Lineage) Append(id sseproto.ID, channel, payload string) {
 	m, isMarked := sseproto.ParseMarked(payload)
 	switch {
 	case isMarked:
@@ -137,7 +157,7 @@ func (ln *lineage) Append(id sseproto.ID, channel, payload string) {
 
 // Oversize adds, like Append, a gap event in the place of a message that is too large to
 // be delivered. It goes into the history as one.
-func (ln *lineage) Oversize(id sseproto.ID, channel string) {
+func (ln *Lineage) Oversize(id sseproto.ID, channel string) {
 	m := sseproto.Oversize(channel)
 	ln.log.mu.Lock()
 	if ln.holdback.active() {
@@ -164,7 +184,7 @@ func (l *Log) read(payload string) sseproto.Message {
 }
 
 // appendLocked puts a message into the ring: e if it is encoded already, else m.
-func (ln *lineage) appendLocked(id sseproto.ID, channel string, m *sseproto.Message, e *encoded) {
+func (ln *Lineage) appendLocked(id sseproto.ID, channel string, m *sseproto.Message, e *encoded) {
 	s := ln.spans.current()
 	if s == nil {
 		return // a message after the end of its span: the feed reported the loss already
@@ -173,9 +193,9 @@ func (ln *lineage) appendLocked(id sseproto.ID, channel string, m *sseproto.Mess
 	data := len(m.Data)
 	if e != nil {
 		data = e.data
-		ln.log.putEncodedLocked(id, channel, e)
+		ln.log.putEncodedLocked(ln.part, id, channel, e)
 	} else {
-		ln.log.putLocked(id, channel, m)
+		ln.log.putLocked(ln.part, id, channel, m)
 	}
 	ln.reachLocked(id)
 	ln.log.stats.appended++
@@ -184,7 +204,7 @@ func (ln *lineage) appendLocked(id sseproto.ID, channel string, m *sseproto.Mess
 
 // Commit tells that all messages up to id have the same IDs on every instance,
 // and how far the history is written.
-func (ln *lineage) Commit(id, watermark sseproto.ID) {
+func (ln *Lineage) Commit(id, watermark sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
 	ln.hearLocked(id)
@@ -196,13 +216,14 @@ func (ln *lineage) Commit(id, watermark sseproto.ID) {
 	} else if s := ln.spans.current(); s != nil && s.ready.Less(id) {
 		s.ready = id
 		ln.reachLocked(id)
+		ln.tickedLocked(id)
 	}
-	ln.log.notifyLocked()
+	ln.notifyLocked()
 }
 
 // CloseSpan ends the open span. Messages up to through count; what came after it
 // is not to be trusted, and its receivers are told.
-func (ln *lineage) CloseSpan(through sseproto.ID) {
+func (ln *Lineage) CloseSpan(through sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
 	if ln.holdback.active() {
@@ -210,10 +231,10 @@ func (ln *lineage) CloseSpan(through sseproto.ID) {
 	} else {
 		ln.closeLocked(through)
 	}
-	ln.log.notifyLocked()
+	ln.notifyLocked()
 }
 
-func (ln *lineage) closeLocked(through sseproto.ID) {
+func (ln *Lineage) closeLocked(through sseproto.ID) {
 	s := ln.spans.current()
 	if s == nil {
 		return

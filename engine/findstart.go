@@ -15,7 +15,7 @@ func (r *replayer) findStart(q *replayRequest) (*replay, error) {
 		return nil, err
 	}
 	low := found.cov.from
-	if r.history != nil {
+	if q.history != nil {
 		if !found.isWhole() && !q.isDue {
 			// Else it would find older ones in the place of what is not written yet, or
 			// begin before a log that is about to begin. If it takes too long, it goes by
@@ -23,7 +23,7 @@ func (r *replayer) findStart(q *replayRequest) (*replay, error) {
 			if q.awaits.IsZero() {
 				q.awaits = low
 			}
-			if r.log.watermark.Load().Less(q.awaits) {
+			if q.line.watermark.Load().Less(q.awaits) {
 				return nil, errNotYet
 			}
 		}
@@ -86,11 +86,11 @@ func (r *replayer) findInHistory(q *replayRequest, f *foundStarts) (low sseproto
 	if len(channels) == 0 {
 		return f.cov.from, nil
 	}
-	ids, written, err := r.history.Starts(ctx, channels, q.key.start, counts, f.cov.from)
+	ids, written, err := q.history.Starts(ctx, channels, q.key.start, counts, f.cov.from)
 	if err != nil {
 		return low, err
 	}
-	r.log.learnWatermark(written)
+	q.line.learnWatermark(written)
 	low = f.cov.from
 	if written.Less(low) {
 		low = written
@@ -115,20 +115,21 @@ func (r *replayer) findInRing(q *replayRequest) (*foundStarts, error) {
 		return nil, r.ctx.Err()
 	}
 	defer func() { <-l.starting }()
-	if !l.lookForStarts(f, q.channels, q.key.start) {
+	if !q.line.lookForStarts(f, q.channels, q.key.start) {
 		return nil, errNotYet
 	}
 	return f, nil
 }
 
 // lookForStarts is one look of findInRing. Not ok: the ring covers nothing right now.
-func (l *Log) lookForStarts(f *foundStarts, channels []string, start sseproto.StartPoint) (ok bool) {
+func (ln *Lineage) lookForStarts(f *foundStarts, channels []string, start sseproto.StartPoint) (ok bool) {
+	l := ln.log
 	r := l.starter
 	r.cursor.Store(l.tail.Load()) // before the view, see ReadCommitted
 	defer r.cursor.Store(noPosition)
 	v := r.open()
 	defer v.close()
-	f.cov = *v.coverage()
+	f.cov = *v.coverageOf(ln)
 	if f.cov.from == sseproto.MaxID || f.cov.backfilling {
 		return false
 	}
@@ -156,10 +157,13 @@ func (l *Log) lookForStarts(f *foundStarts, channels []string, start sseproto.St
 
 // coverage is what the ring covers as the view sees it. While the ring turns, its tail is
 // moved a moment before its coverage: a resume must not fall in between.
-func (v *view) coverage() *coverage {
+func (v *view) coverage() *coverage { return v.coverageOf(&v.r.log.Lineage) }
+
+// coverageOf is coverage of a partition.
+func (v *view) coverageOf(ln *Lineage) *coverage {
 	v.refresh()
 	for {
-		if cov := v.r.log.cover.Load(); cov.first >= v.tail {
+		if cov := ln.cover.Load(); cov.first >= v.tail {
 			return cov
 		}
 		runtime.Gosched()

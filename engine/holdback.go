@@ -53,14 +53,14 @@ func (m *heldMessage) cost() int64 {
 
 // checkRoom makes the backfiller give up when more waits than is good for the ring.
 func (hb *holdback) checkRoom(l *Log) {
-	if hb.bytes > l.ringBytes/2 && hb.giveUp != nil {
+	if hb.bytes > l.shareOf(l.ringBytes/2) && hb.giveUp != nil {
 		hb.giveUp(errHoldbackFull)
 	}
 }
 
 // whileRoom returns a context that ends, with errHoldbackFull as its cause, when no more
 // can be held back. The backfiller calls done when it has what it waited for.
-func (ln *lineage) whileRoom(ctx context.Context) (waiting context.Context, done func()) {
+func (ln *Lineage) whileRoom(ctx context.Context) (waiting context.Context, done func()) {
 	waiting, giveUp := context.WithCancelCause(ctx)
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
@@ -86,7 +86,7 @@ func (hb *holdback) low() (low sseproto.ID, ok bool) {
 
 func (hb *holdback) newest() *heldSpan { return hb.spans[len(hb.spans)-1] }
 
-func (hb *holdback) open(ln *lineage, low sseproto.ID) {
+func (hb *holdback) open(ln *Lineage, low sseproto.ID) {
 	s := &heldSpan{low: low, ready: low}
 	if hb.active() {
 		s.after = hb.newest().through
@@ -146,7 +146,7 @@ func (hb *holdback) take(gone []heldMessage) {
 
 var errHoldbackFull = errors.New("engine: too many messages came in while the history was read")
 
-func (ln *lineage) oldestHeld() *heldSpan {
+func (ln *Lineage) oldestHeld() *heldSpan {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	if !ln.holdback.active() {

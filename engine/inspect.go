@@ -35,6 +35,9 @@ type Connection struct {
 	// Position up to which it was given all that is meant for it; zero while it waits
 	// for the history, and when the position is too old to be known.
 	Position sseproto.ID
+	// Place is Position as an event ID. In a log of several partitions it names a place in each,
+	// and Position is zero.
+	Place string
 	// Blocked: its socket is full.
 	Blocked bool
 	// Opened is when its request was admitted, to the second.
@@ -72,8 +75,15 @@ func (e *Engine) Connections(ctx context.Context, m Match, after string, limit i
 
 func (e *Engine) connection(s *shard, f foundSlot) Connection {
 	c := Connection{ID: connectionID(s.number, f.ref), Client: f.client, Subject: f.subject, Channels: f.channels, Blocked: f.blocked}
-	if f.started {
-		c.Position, _ = e.log.idAt(f.pos)
+	switch {
+	case !f.started:
+	case e.log.isDivided():
+		places, _ := e.log.placeAt(f.pos)
+		c.Place = string(appendVectorOf(nil, places))
+	default:
+		if id, known := e.log.idAt(f.pos); known {
+			c.Position, c.Place = id, id.String()
+		}
 	}
 	if f.opened != 0 {
 		c.Opened = e.started.Add(time.Duration(f.opened-1) * time.Second)

@@ -6,16 +6,18 @@ import (
 	"ssed/sseproto"
 )
 
-// lineage is what the log knows of one partition, a stream of IDs from one feed: its spans
+// Lineage is what the log knows of one partition, a stream of IDs from one feed: its spans
 // and coverage, what is held back, how far its history is written. IDs ascend within a
 // lineage. The ring that they share has frames of all, in the order in which they came.
 //
-// The log has one lineage and embeds it, so that its methods are the log's. What a log of
-// several needs beside more of them is told and tried in partitions_model_test.go: events
-// then name a place in each partition (sseproto.AppendVector).
-type lineage struct {
+// It takes the messages of its feed (OpenSpan, Append, Oversize, Commit, CloseSpan), and the
+// writer of its history reads from it (ReadCommitted, Changed). What a log of several has
+// to do is told and tried in partitions_model_test.go: its events name a place in each
+// partition (sseproto.AppendVector).
+type Lineage struct {
 	// fixed after construction
 	log       *Log
+	part      uint8   // its number
 	committed *reader // of ReadCommitted
 
 	// read by everybody, written under Log.mu
@@ -24,9 +26,11 @@ type lineage struct {
 
 	// guarded by Log.mu
 	spans    spanList
-	barrier  *barrier // the newest, at first one before all
 	holdback holdback
-	heard    arrival // of the last tick
+	heard    arrival         // of the last tick
+	lastLeft indexedPosition // of a log of several: its newest message that has left the ring
+	began    sseproto.ID     // low of its first span
+	changed  chan struct{}   // closed and replaced at each commit, open and close
 
 	ticked    atomic.Pointer[sseproto.ID] // the last tick, also of a span that is held back
 	watermark atomic.Pointer[sseproto.ID] // how far the history is written, as far as is known
@@ -35,19 +39,62 @@ type lineage struct {
 }
 
 // init makes a lineage that has seen nothing. Only before the log is used.
-func (ln *lineage) init(l *Log) {
-	ln.log, ln.committed = l, l.addReader()
-	ln.barrier = &barrier{}
+func (ln *Lineage) init(l *Log) {
+	ln.log, ln.part, ln.committed = l, uint8(len(l.lines)), l.addReader()
 	ln.holdback.kick, ln.watched = make(chan struct{}, 1), make(chan struct{}, 1)
+	ln.changed = make(chan struct{})
 	ln.cover.Store(&coverage{from: sseproto.MaxID, first: 1})
 	ln.watermark.Store(&sseproto.ID{})
 	ln.ticked.Store(&sseproto.ID{})
+	l.lines = append(l.lines, ln)
 }
 
-// evicted tells that the ring starts at tail now; last is the newest ID that left.
-func (ln *lineage) evicted(tail uint64, last sseproto.ID) {
-	ln.spans.evicted(tail, last)
-	if cov := ln.cover.Load(); cov.first < tail {
-		ln.cover.Store(&coverage{from: last, first: tail, backfilling: cov.backfilling})
+// divide makes a log one of several partitions. Only before it is used.
+func (l *Log) divide(partitions int) {
+	if partitions <= 1 {
+		return
 	}
+	for len(l.lines) < partitions {
+		new(Lineage).init(l)
+	}
+	l.reaches = make([]sseproto.ID, partitions)
+	l.ticks.Store(&[]sseproto.ID{})
+	l.dir.divide(partitions)
+}
+
+// Partitions is the number of partitions.
+func (l *Log) Partitions() int { return len(l.lines) }
+
+// Partition returns a partition, from 0: the log itself is the first one.
+func (l *Log) Partition(n int) *Lineage { return l.lines[n] }
+
+// isDivided reports whether there are several partitions.
+func (l *Log) isDivided() bool { return l.reaches != nil }
+
+// Changed returns a channel that is closed at the next Commit, OpenSpan or
+// CloseSpan.
+func (ln *Lineage) Changed() <-chan struct{} {
+	ln.log.mu.Lock()
+	defer ln.log.mu.Unlock()
+	return ln.changed
+}
+
+// notifyLocked wakes who waits on Changed.
+func (ln *Lineage) notifyLocked() {
+	close(ln.changed)
+	ln.changed = make(chan struct{})
+}
+
+// evicted tells that the ring starts at tail now; last is the newest message that left.
+func (ln *Lineage) evicted(tail uint64, last indexedPosition) {
+	ln.spans.evicted(tail, last)
+	cov := *ln.cover.Load()
+	if cov.first >= tail {
+		return
+	}
+	if last.pos >= cov.first && cov.from.Less(last.id) {
+		cov.from = last.id
+	}
+	cov.first = tail
+	ln.cover.Store(&cov)
 }

@@ -49,6 +49,11 @@ func (l *Log) Publish(channel string, m sseproto.Message) sseproto.ID {
 func (l *Log) clock() uint64 {
 	now := uint64(time.Now().UnixMilli())
 	tick := l.ticked.Load().Ms
+	if l.isDivided() {
+		for _, id := range *l.ticks.Load() {
+			tick = max(tick, id.Ms) // of one that is behind, what is behind its last tick counts too, see tickBefore
+		}
+	}
 	if tick == 0 || l.isLocal.Load() {
 		return now
 	}

@@ -40,6 +40,7 @@ type entry struct {
 	kind entryKind
 	rank uint8 // of its tree
 	then uint8 // rank of the next tree, where skip leads
+	part uint8 // partition
 }
 
 const entryBytes = int(unsafe.Sizeof(entry{}))
@@ -53,9 +54,10 @@ type coverage struct {
 }
 
 // Log is the ordered tail of all messages that this instance has seen: a ring of
-// encoded frames, and the lineage of the feed that they come from. Positions count entries
-// and never repeat. It takes messages from one feed (methods OpenSpan, Append, Commit,
-// CloseSpan) and is read through views without locks: by any number of shards, one history writer, and one at a
+// encoded frames, and a lineage for each partition that they come from. With one partition
+// the log is that lineage. Positions count entries
+// and never repeat. The log takes messages from a feed for each partition and is read through views without locks: by any number of shards,
+// the writer of each history, and one at a
 // time of those who look at the channels, and of those who look for where a stream starts.
 type Log struct {
 	// fixed after construction
@@ -70,13 +72,16 @@ type Log struct {
 	starter      *reader       // of who holds a place in starting
 	inspecting   chan struct{} // capacity 1
 	starting     chan struct{} // capacity 1
+	lines        []*Lineage    // of each partition
 
 	// read by everybody, written under mu
 	head  atomic.Uint64 // the next position
 	tail  atomic.Uint64 // the first position still in the ring
 	index atomic.Pointer[[]segmentRef]
+	ticks atomic.Pointer[[]sseproto.ID] // of a log of several partitions: the last tick of each
+	turns atomic.Uint64                 // grows when a partition opens or is shut, see Lineage.isShut
 
-	lineage
+	Lineage // the first partition
 
 	mu        sync.Mutex    // orders writers; never held across a system call, see unlock
 	size      int64         // bytes of all segments in the ring
@@ -86,7 +91,11 @@ type Log struct {
 	wake      uint64        // shards to wake once mu is released
 	positions positionIndex // IDs of positions, also of evicted ones
 	local     localClock
-	changed   chan struct{} // closed and replaced at each commit, open and close
+	barrier   *barrier      // the newest, at first one before all
+	reaches   []sseproto.ID // of a log of several partitions: the place of each at the end of the ring; else nil
+
+	scratch []byte     // a frame that gets a vector
+	left    leftPlaces // in the place of positions in such a log
 
 	gaps *gapLedger // has a lock of its own
 
@@ -117,11 +126,11 @@ type LogStats struct {
 
 // newLog makes an empty log with a reader for each shard.
 func newLog(ringBytes int64, segmentBytes, shards int, backfills bool, onAppend func(mask uint64)) *Log {
-	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, changed: make(chan struct{}), gaps: newGapLedger()}
+	l := &Log{ringBytes: ringBytes, segmentBytes: segmentBytes, backfills: backfills, onAppend: onAppend, barrier: &barrier{}, gaps: newGapLedger()}
 	for range shards {
 		l.addReader()
 	}
-	l.lineage.init(l)
+	l.Lineage.init(l)
 	l.inspector, l.inspecting = l.addReader(), make(chan struct{}, 1)
 	l.starter, l.starting = l.addReader(), make(chan struct{}, 1)
 	l.dir = newDirectory(l)
@@ -149,8 +158,28 @@ func (l *Log) Stats() LogStats {
 		Unwrapped: l.stats.unwrapped.Load(), Refused: l.stats.refused.Load(),
 		Spans: l.stats.spans.Load(), Backfilled: l.stats.backfilled.Load(), Gaps: l.gaps.counts(true),
 		Abandoned: l.stats.abandoned.Load(), RingBytes: l.size, Head: l.head.Load(), Tail: l.tail.Load(),
-		Watermark: *l.watermark.Load(), Last: l.spans.high, LimitBytes: l.ringBytes, Oldest: l.oldestLocked(),
+		Watermark: l.leastWritten(), Last: l.furthestLocked(), LimitBytes: l.ringBytes, Oldest: l.oldestLocked(),
 	}
+}
+
+// leastWritten is how far the histories of all partitions are written.
+func (l *Log) leastWritten() sseproto.ID {
+	least := *l.watermark.Load()
+	for _, ln := range l.lines[1:] {
+		if id := *ln.watermark.Load(); id.Less(least) {
+			least = id
+		}
+	}
+	return least
+}
+
+// furthestLocked is the furthest place that any partition has reached.
+func (l *Log) furthestLocked() sseproto.ID {
+	id := l.spans.high
+	for _, ln := range l.lines[1:] {
+		id = later(id, ln.spans.high)
+	}
+	return id
 }
 
 // oldestLocked is the age of the oldest message in the ring.
@@ -168,7 +197,21 @@ func (l *Log) Position() uint64 { return l.head.Load() - 1 }
 // one that counts as a position from before it is only looked at twice.
 func (l *Log) standing() front.Standing {
 	tick, discontinuities := *l.ticked.Load(), l.discontinuities.Load()
-	return front.Standing{Position: l.Position(), Discontinuities: discontinuities, Tick: tick}
+	since := front.Standing{Discontinuities: discontinuities, Tick: tick}
+	if l.isDivided() {
+		since.Ticks = *l.ticks.Load()
+		since.Discontinuities = l.allDiscontinuities()
+	}
+	since.Position = l.Position()
+	return since
+}
+
+// allDiscontinuities counts those of all partitions.
+func (l *Log) allDiscontinuities() (n uint64) {
+	for _, ln := range l.lines {
+		n += ln.discontinuities.Load()
+	}
+	return n
 }
 
 // safePosition is the lowest position that a reader may still look at.
@@ -181,14 +224,19 @@ func (l *Log) safePosition() uint64 {
 }
 
 // putLocked encodes a message into the ring and publishes it.
-func (l *Log) putLocked(id sseproto.ID, name string, m *sseproto.Message) {
+func (l *Log) putLocked(part uint8, id sseproto.ID, name string, m *sseproto.Message) {
 	raw := 0
 	if !sseproto.Lossless(m.Data) {
 		raw = len(m.Data)
 	}
 	seg := l.roomLocked(len(m.Event) + len(m.ID) + len(m.Data) + raw)
 	space := seg.space()
-	buf := sseproto.AppendEvent(space, id, *m)
+	var buf []byte
+	if l.isDivided() {
+		buf = sseproto.AppendVectorEvent(space, int(part), l.reachedLocked(part, id), *m)
+	} else {
+		buf = sseproto.AppendEvent(space, id, *m)
+	}
 	size := len(buf)
 	if raw > 0 {
 		buf = append(buf, m.Data...)
@@ -197,26 +245,38 @@ func (l *Log) putLocked(id sseproto.ID, name string, m *sseproto.Message) {
 		seg = l.segmentLocked(len(buf))
 		copy(seg.buf, buf)
 	}
-	l.publishLocked(seg, kindLive, id, name, size, raw)
+	l.publishLocked(seg, kindLive, part, id, name, size, raw)
 }
 
-// putFrameLocked takes over a frame that is already encoded.
-func (l *Log) putFrameLocked(kind entryKind, id sseproto.ID, name string, frame []byte) uint64 {
+// putFrameLocked takes over a frame that is already encoded. In a log of several partitions
+// it gets the places of all, but for a gap event, which has no ID and moves nothing.
+func (l *Log) putFrameLocked(kind entryKind, part uint8, id sseproto.ID, name string, frame []byte) uint64 {
+	if l.isDivided() && kind == kindBackfill {
+		l.scratch = sseproto.AppendVectorFrame(l.scratch[:0], int(part), l.reachedLocked(part, id), frame)
+		frame = l.scratch
+	}
 	seg := l.roomLocked(len(frame))
 	copy(seg.buf[seg.used:], frame)
-	return l.publishLocked(seg, kind, id, name, len(frame), 0)
+	return l.publishLocked(seg, kind, part, id, name, len(frame), 0)
+}
+
+// reachedLocked moves the place of a partition to a message that is about to come into the
+// ring, and returns the places of all.
+func (l *Log) reachedLocked(part uint8, id sseproto.ID) []sseproto.ID {
+	l.reaches[part] = id
+	return l.reaches
 }
 
 // publishLocked writes the record of a frame and makes it visible. The order of
 // the stores is what readers rely on: record, link from the channel's message
 // before, channel's newest, head.
-func (l *Log) publishLocked(seg *segment, kind entryKind, id sseproto.ID, name string, size, raw int) uint64 {
+func (l *Log) publishLocked(seg *segment, kind entryKind, part uint8, id sseproto.ID, name string, size, raw int) uint64 {
 	pos := l.head.Load()
 	index := l.dir.touch(name)
 	ch := l.dir.at(index)
 
 	e := &seg.entries[seg.n]
-	e.id, e.off, e.size, e.raw, e.ch, e.kind = id, uint32(seg.used), uint32(size), uint32(raw), index, kind
+	e.id, e.off, e.size, e.raw, e.ch, e.kind, e.part = id, uint32(seg.used), uint32(size), uint32(raw), index, kind, part
 	seg.n++
 	seg.used += size + raw
 	l.linkLocked(e, pos, ch.last.Load())
@@ -257,11 +317,11 @@ func (l *Log) linkLocked(e *entry, pos, last uint64) {
 }
 
 // skipLocked publishes a position without a message. The index 0 is no channel's.
-func (l *Log) skipLocked(id sseproto.ID) {
+func (l *Log) skipLocked(part uint8, id sseproto.ID) {
 	seg := l.roomLocked(0)
 	pos := l.head.Load()
 	e := &seg.entries[seg.n]
-	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind = id, uint32(seg.used), 0, 0, noChannel, 0, kindBarrier
+	e.id, e.off, e.size, e.raw, e.ch, e.prev, e.kind, e.part = id, uint32(seg.used), 0, 0, noChannel, 0, kindBarrier, part
 	e.next.Store(0)
 	seg.n++
 	l.head.Store(pos + 1)
@@ -315,6 +375,7 @@ func (l *Log) segmentLocked(size int) *segment {
 // pushSegmentLocked makes an empty segment the newest of the ring.
 func (l *Log) pushSegmentLocked(seg *segment) {
 	seg.born = time.Now()
+	seg.base = append(seg.base[:0], l.reaches...)
 	refs := *l.index.Load()
 	if n := len(refs); n > 0 && refs[n-1].seg.n == 0 {
 		l.size -= refs[n-1].seg.bytes()
@@ -360,19 +421,26 @@ func (l *Log) takeSegmentLocked(size int) *segment {
 // either see it or are seen by recycleLocked.
 func (l *Log) evictLocked(refs []segmentRef, tail uint64) {
 	l.tail.Store(tail)
-	var last sseproto.ID
+	if l.isDivided() {
+		l.noteLeftLocked(refs, tail)
+	}
+	last := indexedPosition{pos: tail - 1}
 	for _, ref := range refs {
 		for i := range ref.seg.n {
 			e := &ref.seg.entries[i]
-			last = e.id
-			l.positions.note(ref.first+uint64(i), last)
+			last.id = e.id
+			if !l.isDivided() {
+				l.positions.note(ref.first+uint64(i), last.id)
+			}
 			if l.dir.at(e.ch).last.Load() == ref.first+uint64(i) {
 				l.dir.evicted(e.ch)
 			}
 		}
 		l.stats.evicted.Add(uint64(ref.seg.n))
 	}
-	l.evicted(tail, last)
+	if !l.isDivided() {
+		l.evicted(tail, last)
+	}
 }
 
 // poolSegments bounds the segments kept for reuse: one to fill, one in reserve.
@@ -427,22 +495,8 @@ func (l *Log) unlock() {
 	}
 }
 
-// notifyLocked wakes who waits on Changed.
-func (l *Log) notifyLocked() {
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-func (ln *lineage) newestBarrier() *barrier {
-	ln.log.mu.Lock()
-	defer ln.log.mu.Unlock()
-	return ln.barrier
-}
-
-// Changed returns a channel that is closed at the next Commit, OpenSpan or
-// CloseSpan.
-func (l *Log) Changed() <-chan struct{} {
+func (l *Log) newestBarrier() *barrier {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.changed
+	return l.barrier
 }

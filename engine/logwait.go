@@ -34,12 +34,13 @@ func (r *replayer) waitForLog(q *replayRequest) (ok bool) {
 	if q.until.IsZero() {
 		q.until = time.Now().Add(r.wait)
 	}
-	if r.waits.requests.Len() == 0 {
-		r.log.watch()
+	waits := &r.parts[q.key.part].waits
+	if waits.requests.Len() == 0 {
+		q.line.watch()
 	}
-	q.wait = r.waits.requests.PushBack(q)
+	q.wait = waits.requests.PushBack(q)
 	select {
-	case r.waits.kick <- struct{}{}:
+	case waits.kick <- struct{}{}:
 	default:
 	}
 	return true
@@ -50,31 +51,32 @@ func (r *replayer) endWaitLocked(q *replayRequest) {
 	if q.wait == nil {
 		return
 	}
-	r.waits.requests.Remove(q.wait)
+	waits := &r.parts[q.key.part].waits
+	waits.requests.Remove(q.wait)
 	q.wait = nil
-	if r.waits.requests.Len() == 0 {
-		r.log.unwatch()
+	if waits.requests.Len() == 0 {
+		q.line.unwatch()
 	}
 }
 
-// watchLog gives requests back to the queue when the log is where they need it, or when
+// watchLog gives requests of a partition back to the queue when the log is where they need it, or when
 // they have waited for too long, until ctx ends.
-func (r *replayer) watchLog() {
+func (r *replayer) watchLog(p *replayPart) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for r.ctx.Err() == nil {
-		changed := r.log.Changed() // before the look, so that nothing falls between
-		until := r.queueReady(time.Time{})
+		changed := p.line.Changed() // before the look, so that nothing falls between
+		until := r.queueReady(p, time.Time{})
 		var over <-chan time.Time
 		switch left := time.Until(until); {
 		case until.IsZero():
 			changed = nil
 		case left <= 0:
 			// A process that was stopped for a while finds this passed and the history written.
-			if r.history != nil {
-				_, _ = r.log.askWritten(r.ctx, r.history)
+			if h := r.cfg.historyOf(p.line.part); h != nil {
+				_, _ = p.line.askWritten(r.ctx, h)
 			}
-			r.queueReady(time.Now())
+			r.queueReady(p, time.Now())
 			continue
 		default:
 			timer.Reset(left)
@@ -83,18 +85,18 @@ func (r *replayer) watchLog() {
 		select {
 		case <-changed:
 		case <-over:
-		case <-r.waits.kick:
+		case <-p.waits.kick:
 		case <-r.ctx.Done():
 		}
 	}
 }
 
-// queueReady queues the requests for which the log is ready, and those whose time is over
+// queueReady queues the requests of a partition for which the log is ready, and those whose time is over
 // now. It returns when the next one's is; zero: nobody waits. O(requests that wait).
-func (r *replayer) queueReady(now time.Time) (until time.Time) {
+func (r *replayer) queueReady(p *replayPart, now time.Time) (until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for place := r.waits.requests.Front(); place != nil; {
+	for place := p.waits.requests.Front(); place != nil; {
 		q := place.Value.(*replayRequest)
 		place = place.Next()
 		q.isDue = !now.Before(q.until)
@@ -107,7 +109,7 @@ func (r *replayer) queueReady(now time.Time) (until time.Time) {
 		r.endWaitLocked(q)
 		q.isTaken = false
 		for _, client := range q.waiters {
-			r.queue.push(client, q)
+			p.queue.push(client, q)
 		}
 		r.some.Signal()
 	}
@@ -116,11 +118,11 @@ func (r *replayer) queueReady(now time.Time) (until time.Time) {
 
 // isReady reports whether the log is where a request needs it.
 func (r *replayer) isReady(q *replayRequest) bool {
-	from, ok := r.log.coveredFrom()
+	from, ok := q.line.coveredFrom()
 	if !ok {
 		return false
 	}
-	written := *r.log.watermark.Load()
+	written := *q.line.watermark.Load()
 	if !q.key.start.IsNow() {
 		return !written.Less(q.awaits)
 	}
@@ -129,7 +131,7 @@ func (r *replayer) isReady(q *replayRequest) bool {
 
 // coveredFrom returns the ID from which the ring can serve. Not ok: no span has begun, or
 // something is being backfilled.
-func (ln *lineage) coveredFrom() (id sseproto.ID, ok bool) {
+func (ln *Lineage) coveredFrom() (id sseproto.ID, ok bool) {
 	cov := ln.cover.Load()
 	return cov.from, !cov.backfilling && cov.from != sseproto.MaxID
 }

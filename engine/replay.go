@@ -14,6 +14,7 @@ import (
 // read again later.
 type replay struct {
 	page   *page
+	key    replayKey   // what it is for
 	upTo   sseproto.ID // where to go on behind it
 	from   startIDs    // from where the channels count, see resumePoint
 	events uint64
@@ -51,14 +52,14 @@ func (r *replay) next() resumePoint {
 
 // read makes the page of what lies between the ID and the ring, or its first part.
 func (r *replayer) read(q *replayRequest) (*replay, error) {
-	upTo, ok := r.log.coveredFrom()
+	upTo, ok := q.line.coveredFrom()
 	if !ok {
 		return nil, errNotYet
 	}
 	if !q.key.id.Less(upTo) { // the ring covers it by now
 		return &replay{page: newPage(nil, upTo), upTo: q.key.id, from: q.key.from}, nil
 	}
-	written := *r.log.watermark.Load()
+	written := *q.line.watermark.Load()
 	isLate := !q.key.id.Less(written)
 	switch {
 	case isLate && !q.isDue:
@@ -98,7 +99,7 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	if err != nil {
 		return nil, upTo, err
 	}
-	through, err := r.history.Merge(ctx, q.channels, from, q.key.id, upTo, r.limit, p)
+	through, err := q.history.Merge(ctx, q.channels, from, q.key.id, upTo, r.limit, p)
 	r.bytes.Add(int64(len(p.buf)))
 	return p, through, err
 }
@@ -121,7 +122,7 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 	if from == nil {
 		from = make([]sseproto.ID, len(q.channels))
 	}
-	covered, err := r.log.coverCommitted(ctx, latest)
+	covered, err := q.line.coverCommitted(ctx, latest)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +139,7 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 	if len(names) == 0 {
 		return from, nil
 	}
-	newest, _, err := r.history.Starts(ctx, names, sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1}, counts, upTo)
+	newest, _, err := q.history.Starts(ctx, names, sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1}, counts, upTo)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +157,8 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 //
 // It looks back over what is not committed, at turnMessages of a channel at most. A busier
 // channel counts as not covered: its reader gets one message more.
-func (l *Log) coverCommitted(ctx context.Context, channels []string) (covered []bool, err error) {
+func (ln *Lineage) coverCommitted(ctx context.Context, channels []string) (covered []bool, err error) {
+	l := ln.log
 	select {
 	case l.starting <- struct{}{}:
 	case <-ctx.Done():
@@ -169,7 +171,7 @@ func (l *Log) coverCommitted(ctx context.Context, channels []string) (covered []
 	v := r.open()
 	defer v.close()
 	covered = make([]bool, len(channels))
-	cov, ready := l.readyFrom()
+	cov, ready := ln.readyFrom()
 	if cov.backfilling || cov.from == sseproto.MaxID {
 		return covered, nil
 	}
@@ -192,7 +194,7 @@ func (l *Log) coverCommitted(ctx context.Context, channels []string) (covered []
 }
 
 // readyFrom is what the ring covers, and up to where that is committed.
-func (ln *lineage) readyFrom() (cov coverage, ready sseproto.ID) {
+func (ln *Lineage) readyFrom() (cov coverage, ready sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	if s := ln.spans.newest(); s != nil {

@@ -25,7 +25,7 @@ type replayer struct {
 	// fixed after construction
 	log      *Log
 	policies []Policy
-	history  History // nil: there is none, and only where streams start is asked
+	cfg      *Config
 	wait     time.Duration
 	limit    int64           // bytes of one page
 	readers  int             // goroutines
@@ -38,13 +38,14 @@ type replayer struct {
 	some    sync.Cond // on mu: there is something in the queue, or ctx has ended
 	asked   map[replayKey]*replayRequest
 	waiters map[replayWaiter]*replayRequest
-	queue   fairQueue
-	waits   logWaits
+	parts   []replayPart
+	turn    int // the partition that is looked at first
 }
 
 // replayKey says what a read is for: those with the same one share it. Nothing in it is
 // as a client sent it, or everybody could have a read of its own.
 type replayKey struct {
+	part     uint8 // its partition
 	id       sseproto.ID
 	start    sseproto.StartPoint // not FromNow: where does it start?
 	from     startIDs
@@ -58,6 +59,8 @@ type replayKey struct {
 type replayRequest struct {
 	// fixed after construction
 	key      replayKey
+	line     *Lineage
+	history  History // nil: there is none, and only where streams start is asked
 	channels []string
 
 	waiters map[replayWaiter]uint64  // with the address of each client
@@ -72,17 +75,27 @@ type replayRequest struct {
 	isDue  bool        // it has waited until then
 }
 
+// replayPart is the requests of a partition. With several of them each has its share of the
+// readers: those of a partition whose history does not answer hold up no others.
+type replayPart struct {
+	line    *Lineage
+	queue   fairQueue
+	waits   logWaits
+	reading int // requests that were popped and are not done
+}
+
 // replayWaiter is a slot that waits for a read.
 type replayWaiter struct {
 	shard *shard
 	to    ref
+	part  uint8 // a slot waits for one read of each partition at most
 }
 
 func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 	r := &replayer{
 		log:      log,
 		policies: cfg.Policies,
-		history:  cfg.History,
+		cfg:      cfg,
 		wait:     cfg.HistoryWait,
 		limit:    max(cfg.RingBytes/pagesOfRing/int64(cfg.HistoryReaders), minPageBytes),
 		readers:  cfg.HistoryReaders,
@@ -91,8 +104,12 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 		waiters:  make(map[replayWaiter]*replayRequest),
 	}
 	r.some.L = &r.mu
-	r.waits.kick = make(chan struct{}, 1)
-	r.queue.share = max(1, cfg.HistoryReaders/readerShares)
+	r.parts = make([]replayPart, len(log.lines))
+	for k := range r.parts {
+		p := &r.parts[k]
+		p.line, p.waits.kick = log.lines[k], make(chan struct{}, 1)
+		p.queue.share = max(1, cfg.HistoryReaders/readerShares)
+	}
 	return r
 }
 
@@ -110,11 +127,13 @@ func (r *replayer) start() {
 		r.running.Go(func() {
 			for q, client := r.next(); q != nil; q, client = r.next() {
 				r.answer(q)
-				r.done(client)
+				r.done(q, client)
 			}
 		})
 	}
-	r.running.Go(r.watchLog)
+	for k := range r.parts {
+		r.running.Go(func() { r.watchLog(&r.parts[k]) })
+	}
 	context.AfterFunc(r.ctx, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -127,7 +146,7 @@ func (r *replayer) next() (q *replayRequest, client uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.ctx.Err() == nil {
-		if q, client = r.queue.pop(); q != nil {
+		if q, client = r.popLocked(); q != nil {
 			q.isTaken = true
 			return q, client
 		}
@@ -136,35 +155,54 @@ func (r *replayer) next() (q *replayRequest, client uint64) {
 	return nil, 0
 }
 
+// popLocked takes the request whose turn it is. Partitions take turns.
+func (r *replayer) popLocked() (q *replayRequest, client uint64) {
+	share := max(1, r.readers/len(r.parts))
+	for range r.parts {
+		p := &r.parts[r.turn]
+		r.turn = (r.turn + 1) % len(r.parts)
+		if p.reading >= share {
+			continue
+		}
+		if q, client = p.queue.pop(); q != nil {
+			p.reading++
+			return q, client
+		}
+	}
+	return nil, 0
+}
+
 // done tells that a reader is free again: the one that looks for the next right now.
-func (r *replayer) done(client uint64) {
+func (r *replayer) done(q *replayRequest, client uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.queue.done(client)
+	p := &r.parts[q.key.part]
+	p.reading--
+	p.queue.done(client)
 }
 
 // request lets the history of the channels behind p be read, and posted to the shard.
-// Client is the address that waits. It never blocks.
-func (r *replayer) request(s *shard, to ref, client uint64, channels []string, f form, p resumePoint) {
-	w := replayWaiter{s, to}
-	key := replayKey{id: p.id, start: p.start, from: p.from, told: p.told, channels: strings.Join(channels, "\x00"), form: f}
+// Client is the address that waits; the channels are of one partition. It never blocks.
+func (r *replayer) request(s *shard, to ref, client uint64, part uint8, channels []string, f form, p resumePoint) {
+	w := replayWaiter{s, to, part}
+	key := replayKey{part: part, id: p.id, start: p.start, from: p.from, told: p.told, channels: strings.Join(channels, "\x00"), form: f}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := r.asked[key]
 	if q == nil {
-		q = &replayRequest{key: key, channels: channels, waiters: make(map[replayWaiter]uint64, 1)}
+		q = &replayRequest{key: key, line: r.log.lines[part], history: r.cfg.historyOf(part), channels: channels, waiters: make(map[replayWaiter]uint64, 1)}
 		r.asked[key] = q
 	}
 	q.waiters[w], r.waiters[w] = client, q
 	if !q.isTaken {
-		r.queue.push(client, q)
+		r.parts[part].queue.push(client, q)
 		r.some.Signal()
 	}
 }
 
 // leave tells that a slot is closed. If it waits, it does no longer.
-func (r *replayer) leave(s *shard, to ref) {
-	w := replayWaiter{s, to}
+func (r *replayer) leave(s *shard, to ref, part uint8) {
+	w := replayWaiter{s, to, part}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q := r.waiters[w]
@@ -174,7 +212,7 @@ func (r *replayer) leave(s *shard, to ref) {
 	delete(r.waiters, w)
 	delete(q.waiters, w)
 	if len(q.waiters) == 0 && !q.isRead {
-		r.queue.remove(q)
+		r.parts[part].queue.remove(q)
 		r.endWaitLocked(q)
 		r.endLocked(q)
 	}
@@ -210,6 +248,7 @@ func (r *replayer) answer(q *replayRequest) {
 	if err != nil {
 		res = &replay{err: err}
 	}
+	res.key = q.key
 	res.taken = make(chan struct{})
 	r.mu.Lock()
 	r.endLocked(q)

@@ -81,7 +81,7 @@ func (r *replayer) queued() (n int) {
 func (r *replayer) waitingForLog() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.waits.requests.Len()
+	return r.parts[0].waits.requests.Len()
 }
 
 // What a client sends behind the position is not part of what it asks for.
@@ -121,7 +121,7 @@ func TestWhoLeavesIsTakenOutOfTheQueue(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
 	require.Zero(t, e.replayer.queued())
-	require.Len(t, e.replayer.queue.lines, 1, "that of the one that is read")
+	require.Len(t, e.replayer.parts[0].queue.lines, 1, "that of the one that is read")
 	lawful := resumeAs(t, e, 3, "800-0", "a")
 	close(h.block)
 	require.Equal(t, []string{"old"}, datas(lawful.next(1)))
@@ -373,14 +373,14 @@ func TestWaitingResumesAreSmall(t *testing.T) {
 	require.Eventually(t, func() bool { return h.waiting.Load() == 1 }, waitLong, pollEvery)
 	before := heapInUse()
 	for i := range n { // past the shards, whose slots are counted elsewhere
-		e.replayer.request(e.shards[0], ref{uint32(i), math.MaxUint32}, uint64(i), []string{"some-channel"}, 0, after(sseproto.ID{Ms: 2, Seq: uint64(i)}))
+		e.replayer.request(e.shards[0], ref{uint32(i), math.MaxUint32}, uint64(i), 0, []string{"some-channel"}, 0, after(sseproto.ID{Ms: 2, Seq: uint64(i)}))
 	}
 	grown := heapInUse() - before
 	t.Logf("%d bytes for each that waits", grown/n)
 	require.Less(t, grown, int64(n*4<<10))
 	require.Equal(t, n, e.replayer.queued())
 	for i := range n {
-		e.replayer.leave(e.shards[0], ref{uint32(i), math.MaxUint32})
+		e.replayer.leave(e.shards[0], ref{uint32(i), math.MaxUint32}, 0)
 	}
 	require.Zero(t, e.replayer.queued())
 	close(h.block)

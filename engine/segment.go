@@ -27,6 +27,10 @@ type segment struct {
 	used int       // bytes of buf
 	n    int       // entries
 	born time.Time // when the first of them came
+
+	// base is where each partition of a log of several stood when the segment came into the
+	// ring; its first entry may count already. Fixed while the segment is in the ring.
+	base []sseproto.ID
 }
 
 // frameBytesPerEntry sizes the record array of a segment: with frames of this

@@ -83,6 +83,13 @@ type shard struct {
 	pendingSize int64                 // bytes in pending
 	starts      map[uint32]*ringStart // slots that do not start at one place of the ring on all their channels
 	paces       map[uint32]*pace      // slots that are paced, see slow.go
+	joins       map[uint32]*joining   // slots that have not joined the frames of the ring, see joining.go
+	shutJoins   queue[ref]            // those that wait for a partition to open
+	shutOwed    int                   // how many of them are due
+	seenTurns   uint64                // Log.turns when they were due last
+	timedJoins  queue[ref]            // those that wait for a time, or for the log to get on
+	timedOwed   int                   // how many of them are due
+	timedAt     time.Time             // when they were due last
 	catchingUp  map[uint32]struct{}   // slots with a channel of SlowClose that have not caught up, see slow.go
 	paced       queue[ref]            // those that wait
 	pacedOwed   int                   // how many of them are due
@@ -99,6 +106,7 @@ type shard struct {
 	batches   [forms]batch // one job's messages in each form
 	gathered  uint8        // forms whose batch has the messages of the job at hand, a bit each
 	own       batch        // one slot's messages
+	ownFrames ownBatch     // frames made for one slot
 	heads     []uint64     // the next messages of one slot, see findHeads
 	lags      []lagSample
 	single    [1]iovec
@@ -137,6 +145,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		pending:    make(map[uint32]*pendingBytes),
 		starts:     make(map[uint32]*ringStart),
 		paces:      make(map[uint32]*pace),
+		joins:      make(map[uint32]*joining),
 		catchingUp: make(map[uint32]struct{}),
 		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		discarded:  make([]byte, maxDiscard),
@@ -277,7 +286,8 @@ func (s *shard) pollTimeout() int {
 	if !s.paced.empty() {
 		wait = min(wait, s.untilPaced())
 	}
-	if poll := int(aheadPoll / time.Millisecond); len(s.ahead.list) > 0 && (wait < 0 || wait > poll) {
+	isPolling := len(s.ahead.list) > 0 || !s.shutJoins.empty() || !s.timedJoins.empty()
+	if poll := int(aheadPoll / time.Millisecond); isPolling && (wait < 0 || wait > poll) {
 		return poll
 	}
 	return wait
@@ -296,7 +306,7 @@ func (s *shard) busy() bool {
 func (s *shard) hasWork() bool {
 	return s.poller.hasEvents() || !s.small.empty() || !s.large.empty() || !s.merges.empty() || !s.late.empty() ||
 		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || s.ahead.isDue ||
-		s.barrierNext != 0 || s.overrun.next != 0 || s.pacedOwed > 0 || s.sweeper.isOwed()
+		s.barrierNext != 0 || s.overrun.next != 0 || s.pacedOwed > 0 || s.shutOwed > 0 || s.timedOwed > 0 || s.sweeper.isOwed()
 }
 
 // readInbox takes the commands, and leaves them to the stages.
@@ -422,10 +432,13 @@ func (s *shard) keepPending(i uint32, b []byte, then resumePoint) {
 func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	c := s.slots.at(i)
 	if c.phase == phaseResuming {
-		s.engine.replayer.leave(s, ref{i, c.gen})
+		s.engine.replayer.leave(s, ref{i, c.gen}, 0)
 	}
 	s.unsubscribeAll(i)
 	s.dropPending(i)
+	if len(s.joins) > 0 {
+		s.leaveJoining(i, c)
+	}
 	delete(s.starts, i)
 	delete(s.paces, i)
 	delete(s.catchingUp, i)

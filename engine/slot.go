@@ -19,6 +19,8 @@ import "github.com/valyala/bytebufferpool"
 // A queued slot of which too much lies unread at its client is paced, until it has its turn
 // again (slow.go).
 //
+// In a log of several partitions there is joining in the place of ahead and resuming (joining.go).
+//
 // From each phase but arriving closeSlot leads to free. Ahead, resuming and blocked slots
 // whose pending bytes are written resume, which leads to live, queued, blocked, ahead or
 // resuming (shard.resumeFrom).
@@ -33,6 +35,7 @@ const (
 	phasePaced                     // in shard.paced: its client has not read what it has
 	phaseAhead                     // in shard.ahead: its ID lies ahead of the log
 	phaseResuming                  // the history is being read for it
+	phaseJoining                   // in shard.joins: waits for what one of its partitions lacks
 )
 
 // slotFlags are facts that do not depend on the phase, but for slotPending.
@@ -65,6 +68,7 @@ type slot struct {
 	//     is from. Where the socket filled in the middle of the ring's messages, pos+1 is that
 	//     message.
 	//   - ahead, resuming, and with pending bytes that end in a resume: says nothing.
+	//   - joining, or queued, blocked or paced while it is in shard.joins: joiningPos.
 	pos     uint64
 	fd      int32     // -1: free
 	gen     uint32    // grows when the slot is freed; events of former owners do not match

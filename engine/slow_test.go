@@ -278,7 +278,7 @@ func TestGapEventIsNoNewestMessageForAResume(t *testing.T) {
 	l.dir.subscribe("price") // it is told of each outage
 	l.OpenSpan(id(1000))
 	r := newReplayer(t.Context(), l, &cfg)
-	q := &replayRequest{}
+	q := &replayRequest{line: l.Partition(0), history: h}
 	for i := range channels - 1 {
 		q.channels = append(q.channels, fmt.Sprint("price", i))
 	}

@@ -42,8 +42,8 @@ func (sl *spanList) current() *span {
 	return nil
 }
 
-// evicted tells that the ring starts at tail now; last is the newest ID that left.
-func (sl *spanList) evicted(tail uint64, last sseproto.ID) {
+// evicted tells that the ring starts at tail now; last is the newest message that left.
+func (sl *spanList) evicted(tail uint64, last indexedPosition) {
 	drop := 0
 	for i := range sl.list {
 		s := &sl.list[i]
@@ -52,10 +52,10 @@ func (sl *spanList) evicted(tail uint64, last sseproto.ID) {
 			continue
 		}
 		if s.first < tail {
-			s.first = tail
-			if s.low.Less(last) {
-				s.low = last
+			if last.pos >= s.first && s.low.Less(last.id) {
+				s.low = last.id
 			}
+			s.first = tail
 		}
 	}
 	sl.list = sl.list[drop:]

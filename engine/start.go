@@ -13,7 +13,7 @@ import (
 // name a position in front of it would promise it. Then the ID is the last tick before the
 // request, up to which all instances number alike, and the stream starts there once the
 // ring has it. Zero: no span has begun. O(log of the remembered positions).
-func (ln *lineage) startAt(since front.Standing) (id sseproto.ID, settled bool) {
+func (ln *Lineage) startAt(since front.Standing) (id sseproto.ID, settled bool) {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	pos, cov, s := since.Position, ln.cover.Load(), ln.spans.current()
@@ -43,7 +43,7 @@ func later(a, b sseproto.ID) sseproto.ID {
 // an ID that lies ahead of this log. Such an ID was given before now: since the last tick
 // that came here was made, or within wait before it. A log with a clock of its own has no
 // other beside it.
-func (ln *lineage) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
+func (ln *Lineage) explains(id sseproto.ID, now time.Time, wait time.Duration) bool {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	if ln.log.local.ms != 0 {
@@ -59,7 +59,7 @@ const maxBehind = 10
 
 // isBehind reports whether the log may be behind other instances by more than that: ticks
 // do not come, or come late. Then an ID that lies ahead may well be one of theirs.
-func (ln *lineage) isBehind(now time.Time, by time.Duration) bool {
+func (ln *Lineage) isBehind(now time.Time, by time.Duration) bool {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	return ln.heard.behind(now) > by

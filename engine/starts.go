@@ -108,6 +108,9 @@ func (s *shard) startFrom(v *view, i uint32, c *slot, p resumePoint) {
 // for older messages, and got none with an ID. Without one it would start again when it comes
 // back, and might miss what came meanwhile. Not ok: the rest is pending, or the slot is closed.
 func (s *shard) namePlace(i uint32, c *slot) (ok bool) {
+	if s.log.isDivided() {
+		return true // it was named when it joined
+	}
 	id, settled := s.log.startAt(front.Standing{Position: c.pos})
 	if !settled || id.IsZero() {
 		return true

@@ -124,7 +124,7 @@ func (s *shard) visit(v *view, i uint32, c *slot, second, over uint32) {
 
 // takesHeartbeats: nothing is written to it half, and no turn of it is due.
 func (c *slot) takesHeartbeats() bool {
-	return c.phase == phaseLive || c.phase == phaseAhead || c.phase == phaseResuming
+	return c.phase == phaseLive || c.phase == phaseAhead || c.phase == phaseResuming || c.phase == phaseJoining
 }
 
 // heartbeatsOf is what is sent on a silent stream of each form: a comment, or an event of

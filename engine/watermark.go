@@ -9,25 +9,25 @@ import (
 )
 
 // learnWatermark takes in how far the history is written.
-func (ln *lineage) learnWatermark(id sseproto.ID) {
+func (ln *Lineage) learnWatermark(id sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	if ln.watermark.Load().Less(id) {
 		ln.watermark.Store(&id)
-		ln.log.notifyLocked()
+		ln.notifyLocked()
 	}
 }
 
 // awaitWatermark returns when the history is written up to id, or an error at
 // the end of ctx.
-func (ln *lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
+func (ln *Lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 	if !ln.watermark.Load().Less(id) {
 		return nil
 	}
 	ln.watch()
 	defer ln.unwatch()
 	for {
-		changed := ln.log.Changed()
+		changed := ln.Changed()
 		if !ln.watermark.Load().Less(id) {
 			return nil
 		}
@@ -40,7 +40,7 @@ func (ln *lineage) awaitWatermark(ctx context.Context, id sseproto.ID) error {
 }
 
 // watch lets watchWatermark ask the history, until unwatch is called as often.
-func (ln *lineage) watch() {
+func (ln *Lineage) watch() {
 	ln.watchers.Add(1)
 	select {
 	case ln.watched <- struct{}{}:
@@ -48,14 +48,14 @@ func (ln *lineage) watch() {
 	}
 }
 
-func (ln *lineage) unwatch() { ln.watchers.Add(-1) }
+func (ln *Lineage) unwatch() { ln.watchers.Add(-1) }
 
 // lastLook bounds the question that is asked after a wait has run out.
 const lastLook = time.Second
 
 // awaitWritten is awaitWatermark until some time, at which it asks once more: a process
 // that was stopped for a while finds that passed and the history written.
-func (ln *lineage) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
+func (ln *Lineage) awaitWritten(ctx context.Context, until time.Time, h History, id sseproto.ID) error {
 	waiting, stop := context.WithDeadline(ctx, until)
 	err := ln.awaitWatermark(waiting, id)
 	stop()
@@ -69,7 +69,7 @@ func (ln *lineage) awaitWritten(ctx context.Context, until time.Time, h History,
 }
 
 // askWritten asks the history how far it is written, for lastLook at most.
-func (ln *lineage) askWritten(ctx context.Context, h History) (id sseproto.ID, err error) {
+func (ln *Lineage) askWritten(ctx context.Context, h History) (id sseproto.ID, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lastLook)
 	defer cancel()
 	if id, err = h.Written(ctx); err == nil {
@@ -84,7 +84,7 @@ func (ln *lineage) askWritten(ctx context.Context, h History) (id sseproto.ID, e
 const watchEvery = 10 * time.Millisecond
 
 // watchWatermark asks the history while somebody waits, until ctx ends.
-func (ln *lineage) watchWatermark(ctx context.Context, h History) {
+func (ln *Lineage) watchWatermark(ctx context.Context, h History) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {

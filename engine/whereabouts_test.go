@@ -33,7 +33,13 @@ func (a *whereAsk) answer(s *shard) {
 				fmt.Fprintf(&b, ", job %+v", s.jobs[job-1])
 			}
 		}
-		if r := (replayWaiter{s, ref{i, c.gen}}); c.phase == phaseResuming {
+		if j := s.joins[i]; j != nil {
+			fmt.Fprintf(&b, "\n\t\tjoining at %v, shut %t, timed %t", j.places, j.inShut, j.timed)
+			for _, p := range j.parts {
+				fmt.Fprintf(&b, "\n\t\t\tpartition %d: served %t, asked %t, missed %t, again %v, until %v, coverage %+v, reach %s, channels %+v", p.line.part, p.isServed, p.isAsked, p.isMissed, p.again, p.until, p.cov, p.reach, p.channels)
+			}
+		}
+		if r := (replayWaiter{s, ref{i, c.gen}, 0}); c.phase == phaseResuming {
 			s.engine.replayer.mu.Lock()
 			if q := s.engine.replayer.waiters[r]; q != nil {
 				fmt.Fprintf(&b, "\n\t\tasks behind %s, taken %t, read %t", q.key.id, q.isTaken, q.isRead)
@@ -59,17 +65,22 @@ func isAtWork(e *Engine) (isBusy bool) {
 	}
 	e.replayer.mu.Lock()
 	defer e.replayer.mu.Unlock()
-	return isBusy || len(e.replayer.asked) > 0 || e.log.oldestHeld() != nil
+	for _, line := range e.log.lines {
+		isBusy = isBusy || line.oldestHeld() != nil
+	}
+	return isBusy || len(e.replayer.asked) > 0
 }
 
 // whereabouts tells all that the engine knows of the streams of a channel, for the message
 // of a test that fails.
 func whereabouts(e *Engine, channel string) string {
 	var b strings.Builder
-	cov := e.log.cover.Load()
-	fmt.Fprintf(&b, "coverage %+v, held back %t\n", *cov, e.log.oldestHeld() != nil)
+	for _, line := range e.log.lines {
+		fmt.Fprintf(&b, "partition %d: coverage %+v, reached %s, ticked %s, written %s, held back %t\n",
+			line.part, *line.cover.Load(), line.last(), line.ticked.Load(), line.watermark.Load(), line.oldestHeld() != nil)
+	}
 	e.replayer.mu.Lock()
-	fmt.Fprintf(&b, "replayer: %d asked, %d wait, %d lines, %d turns\n", len(e.replayer.asked), len(e.replayer.waiters), len(e.replayer.queue.lines), e.replayer.queue.turns.Len())
+	fmt.Fprintf(&b, "replayer: %d asked, %d wait, %d lines, %d turns\n", len(e.replayer.asked), len(e.replayer.waiters), len(e.replayer.parts[0].queue.lines), e.replayer.parts[0].queue.turns.Len())
 	e.replayer.mu.Unlock()
 	began := time.Now()
 	for range 10 {

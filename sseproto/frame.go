@@ -25,11 +25,15 @@ import (
 // (data of n line ends). The strings are borrowed.
 func AppendEvent(dst []byte, id ID, m Message) []byte {
 	dst = append(dst, fieldID...)
-	dst = id.AppendTo(dst)
+	return appendBehindPosition(id.AppendTo(dst), &m)
+}
+
+// appendBehindPosition extends dst with what follows the position in a frame.
+func appendBehindPosition(dst []byte, m *Message) []byte {
 	if m.isPlain() {
 		dst = append(dst, '\n')
 	} else {
-		dst = appendFields(dst, &m)
+		dst = appendFields(dst, m)
 	}
 	if isOneLine(m.Data) && utf8.ValidString(m.Data) {
 		dst = append(dst, fieldData...)

@@ -1,8 +1,10 @@
 package sseproto
 
 import (
+	"bytes"
 	"hash/crc32"
 	"strconv"
+	"strings"
 )
 
 // MaxPartitions bounds the partitions of a log.
@@ -74,6 +76,45 @@ func AppendVector(dst []byte, own int, ids []ID) []byte {
 	return dst
 }
 
+// MaxVectorBytes bounds the text of a vector.
+func MaxVectorBytes(partitions int) int {
+	if partitions == 1 {
+		return maxIDLen
+	}
+	return maxIDLen + len(".63~") + 2*maxVectorDigits*(partitions-1)
+}
+
+// AppendVectorLine extends dst with the id line of a vector, without its end.
+func AppendVectorLine(dst []byte, own int, ids []ID) []byte {
+	return AppendVector(append(dst, fieldID...), own, ids)
+}
+
+// AppendVectorEvent is AppendEvent for a vector.
+func AppendVectorEvent(dst []byte, own int, ids []ID, m Message) []byte {
+	return appendBehindPosition(AppendVectorLine(dst, own, ids), &m)
+}
+
+// AppendVectorFrame extends dst with a frame of AppendEvent, AppendVectorEvent or AppendGap
+// in which a vector stands in the place of its position. The publisher's ID stays.
+func AppendVectorFrame(dst []byte, own int, ids []ID, frame []byte) []byte {
+	dst = AppendVectorLine(dst, own, ids)
+	rest, ok := bytes.CutPrefix(frame, []byte(fieldID))
+	if !ok { // a gap event without an ID
+		return append(append(dst, '\n'), frame...)
+	}
+	return append(dst, rest[bytes.IndexAny(rest, "/\n"):]...)
+}
+
+// ParseEventVector is ParseEventID for a vector.
+func ParseEventVector(s string, ids []ID) (own int, publisher string, err error) {
+	s, publisher, _ = strings.Cut(s, "/")
+	own, err = ParseVector(s, ids)
+	return own, publisher, err
+}
+
+// maxVectorDigits is the length of the longest number of a vector: 64 bits.
+const maxVectorDigits = 13
+
 func appendVectorNumber(dst []byte, n uint64) []byte {
 	for ; n >= 32; n = n/32 - 1 {
 		dst = append(dst, vectorDigits[32+n%32])
@@ -144,7 +185,7 @@ func cutVectorNumber(s string) (n uint64, rest string, ok bool) {
 	for i := range len(s) {
 		digit := uint64(vectorValues[s[i]])
 		switch {
-		case digit >= 64 || i > 12: // thirteen digits have 65 bits
+		case digit >= 64 || i == maxVectorDigits: // thirteen digits have 65 bits
 			return 0, "", false
 		case digit < 32:
 			return n + digit*scale, s[i+1:], true

@@ -106,3 +106,54 @@ func TestChannelHasAPartition(t *testing.T) {
 		require.InDelta(t, 1000, n, 150)
 	}
 }
+
+// TestFramesOfAVector: they are those of a position, but for the vector.
+func TestFramesOfAVector(t *testing.T) {
+	ids := []ID{{Ms: 7, Seq: 3}, {}, {Ms: 5, Seq: 1}}
+	text := string(AppendVector(nil, 2, ids))
+	f := func(m Message) {
+		t.Helper()
+		plain := AppendEvent(nil, ID{Ms: 5, Seq: 1}, m)
+		want := strings.Replace(string(plain), "id: 5-1", "id: "+text, 1)
+		require.Equal(t, want, string(AppendVectorEvent(nil, 2, ids, m)))
+		require.Equal(t, want, string(AppendVectorFrame(nil, 2, ids, plain)))
+		other := AppendVectorEvent(nil, 0, []ID{{Ms: 1 << 40, Seq: 1 << 60}, {}, {Ms: 9}}, m)
+		require.Equal(t, want, string(AppendVectorFrame(nil, 2, ids, other)), "in the place of another vector")
+		got, _ := ParseFrame([]byte(want), nil, nil)
+		require.Equal(t, m, got)
+	}
+	f(Message{})
+	f(Message{Data: "id: 5-1/x\nid: 5"})
+	f(Message{Event: "chat", ID: "a~b/c", Retry: 3 * 1e9, Data: "x"})
+	gap := Gap{Reason: ReasonOutage}
+	require.Equal(t, "id: "+text+"\n"+string(AppendGap(nil, gap)), string(AppendVectorFrame(nil, 2, ids, AppendGap(nil, gap))))
+}
+
+func TestEventVectorHasAPublisherID(t *testing.T) {
+	f := func(text, publisher string) {
+		t.Helper()
+		ids := make([]ID, 3)
+		own, got, err := ParseEventVector(text, ids)
+		require.NoError(t, err)
+		require.Equal(t, 1, own)
+		require.Equal(t, []ID{{Ms: 5}, {Ms: 5, Seq: 1}, {}}, ids)
+		require.Equal(t, publisher, got)
+	}
+	f("5-1.1~BAA", "")
+	f("5-1.1~BAA/", "")
+	f("5-1.1~BAA/a/b~c", "a/b~c")
+	_, _, err := ParseEventVector("5-1/x", make([]ID, 3))
+	require.ErrorIs(t, err, ErrBadID)
+}
+
+// TestLongestVectorHasTheBytesThatAreKeptForIt.
+func TestLongestVectorHasTheBytesThatAreKeptForIt(t *testing.T) {
+	for _, partitions := range []int{1, 2, MaxPartitions} {
+		ids := make([]ID, partitions)
+		for p := range ids {
+			ids[p] = ID{Ms: 1, Seq: 1<<64 - 1}
+		}
+		ids[partitions-1].Ms = 1 << 62
+		require.LessOrEqual(t, len(AppendVector(nil, partitions-1, ids)), MaxVectorBytes(partitions))
+	}
+}

@@ -82,7 +82,7 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 		}
 		c.peer = peer
 	}
-	lastEventID, resumes := lastEventIDOf(req)
+	lastEventID, resumes := f.lastEventIDOf(req)
 	return verdict{stream: &Stream{
 		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: options.Told, Channels: channels,
 		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, options.Start),
@@ -126,8 +126,8 @@ func whyRefused(over RefuseReason) string {
 
 // lastEventIDOf reads where the client left off. The position comes first in it, so that
 // what is cut from a long one tells nothing.
-func lastEventIDOf(req *sseproto.Request) (id string, ok bool) {
+func (f *Front) lastEventIDOf(req *sseproto.Request) (id string, ok bool) {
 	var buf [maxRequestedBytes]byte
 	raw, ok := req.LastEventID(buf[:0])
-	return string(raw[:min(len(raw), maxRequestedBytes)]), ok
+	return string(raw[:min(len(raw), maxRequestedBytes+f.cfg.MoreIDBytes)]), ok
 }

@@ -16,7 +16,7 @@ type Stream struct {
 	FD          int       // owned by the Stream, then by who takes it
 	Head        []byte    // response head, written first; shared, never modified
 	Channels    []string  // owned; at least one, no duplicates
-	LastEventID string    // as sent, at most 256 bytes of it; owned
+	LastEventID string    // as sent, at most 256 bytes of it and Config.MoreIDBytes; owned
 	Expires     time.Time // close at this time, by the monotonic clock; zero: never
 	Resumes     bool      // the client sent a Last-Event-ID, which may be empty
 	TakesID     bool      // the client shows nothing for an id without data, or wants it
@@ -39,6 +39,8 @@ type Standing struct {
 	Position        uint64      // of the newest message
 	Discontinuities uint64      // how often something had been missed until then
 	Tick            sseproto.ID // the last tick: every message that came later has an ID beyond it
+	// Ticks are the last ones of all partitions; nil where there is one. Shared, never modified.
+	Ticks []sseproto.ID
 }
 
 // Host is what the front asks of the engine. All of it may be called from any goroutine,
@@ -79,6 +81,7 @@ type Config struct {
 	MaxHeadBytes              int
 	MaxLast                   int
 	RetryMin, RetryMax        time.Duration
+	MoreIDBytes               int // by which a Last-Event-ID may be longer: in a log of several partitions
 	Hosts                     []string
 	StartID                   StartID
 	Unchunked                 bool

@@ -1,0 +1,128 @@
+package engine
+
+import (
+	"slices"
+	"sort"
+
+	"ssed/sseproto"
+)
+
+// In a log of several partitions a place is an ID of each: up to there all is seen. The IDs
+// of the ring do not ascend with positions, those of one partition do. So a place is found
+// by what a segment began with (segment.base), and then by its entries.
+
+// maxLeftEntries bounds the positions that have left the ring and whose place is still
+// known: 1.5 MiB, 20 s of 3,000 messages a second.
+const maxLeftEntries = 1 << 16
+
+// leftPlaces tells the places at the positions that the ring has forgotten last.
+type leftPlaces struct {
+	segments []leftSegment // oldest first
+	entries  int           // of all
+}
+
+// leftSegment is what is kept of a segment.
+type leftSegment struct {
+	first   uint64
+	base    []sseproto.ID
+	entries []leftEntry
+}
+
+type leftEntry struct {
+	id    sseproto.ID
+	part  uint8
+	moves bool // it is a message
+}
+
+// noteLeftLocked takes in that segments leave the ring of a log of several partitions, which
+// starts at tail then.
+func (l *Log) noteLeftLocked(refs []segmentRef, tail uint64) {
+	for _, ref := range refs {
+		left := leftSegment{first: ref.first, base: slices.Clone(ref.seg.base), entries: make([]leftEntry, ref.seg.n)}
+		for i := range left.entries {
+			e := &ref.seg.entries[i]
+			left.entries[i] = leftEntry{e.id, e.part, e.isMessage()}
+			if e.kind == kindLive {
+				l.lines[e.part].lastLeft = indexedPosition{ref.first + uint64(i), e.id}
+			}
+		}
+		l.left.segments = append(l.left.segments, left)
+		l.left.entries += len(left.entries)
+	}
+	drop := 0
+	for l.left.entries > maxLeftEntries && drop+1 < len(l.left.segments) {
+		l.left.entries -= len(l.left.segments[drop].entries)
+		drop++
+	}
+	l.left.segments = append(l.left.segments[:0:0], l.left.segments[drop:]...)
+	for _, ln := range l.lines {
+		ln.evicted(tail, ln.lastLeft)
+	}
+}
+
+// placeAt returns the place of a log of several partitions behind pos: of all that the ring
+// holds, and of some before. The ID of a partition may be older than its last tick. O(entries
+// of a segment).
+func (l *Log) placeAt(pos uint64) (ids []sseproto.ID, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	head, refs := l.head.Load(), *l.index.Load()
+	switch {
+	case pos >= head:
+		return nil, false
+	case pos+1 == head:
+		return slices.Clone(l.reaches), true
+	case len(refs) > 0 && refs[0].first <= pos:
+		ref := refs[findSegment(refs, pos)]
+		ids = slices.Clone(ref.seg.base)
+		for i := range pos - ref.first + 1 {
+			if e := &ref.seg.entries[i]; e.isMessage() {
+				ids[e.part] = e.id
+			}
+		}
+		return ids, true
+	}
+	segments := l.left.segments
+	k := sort.Search(len(segments), func(k int) bool { return segments[k].first > pos }) - 1
+	if k < 0 || pos-segments[k].first >= uint64(len(segments[k].entries)) {
+		return nil, false
+	}
+	ids = slices.Clone(segments[k].base)
+	for _, e := range segments[k].entries[:pos-segments[k].first+1] {
+		if e.moves {
+			ids[e.part] = e.id
+		}
+	}
+	return ids, true
+}
+
+// seekOf is seek for what is of one partition.
+func (v *view) seekOf(ln *Lineage, from uint64, id sseproto.ID) uint64 {
+	if !ln.log.isDivided() {
+		return v.seek(from, id)
+	}
+	from = max(from, v.tail)
+	if len(v.refs) == 0 || from >= v.head {
+		return from - 1
+	}
+	first := findSegment(v.refs, from)
+	behind := sort.Search(len(v.refs)-first-1, func(k int) bool { return id.Less(v.refs[first+1+k].seg.base[ln.part]) })
+	pos := max(from, v.refs[first+behind].first)
+	for ; pos < v.head; pos++ {
+		if e, _ := v.at(pos); e.part == ln.part && e.isMessage() && id.Less(e.id) {
+			break
+		}
+	}
+	return pos - 1
+}
+
+// vectorBytes bounds what the places of the other partitions add to the text of an ID.
+func (l *Log) vectorBytes() int {
+	if !l.isDivided() {
+		return 0
+	}
+	return sseproto.MaxVectorBytes(len(l.lines)) - sseproto.MaxVectorBytes(1)
+}
+
+// shareOf is what one partition may take of a bound.
+func (l *Log) shareOf(n int64) int64 { return n / int64(len(l.lines)) }
