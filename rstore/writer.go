@@ -340,20 +340,20 @@ func (w *writer) acknowledge(a answer, b *batch) (o outcome, ok bool) {
 	if a.err != nil {
 		return w.failed(a.err.Error(), redisconn.Code(a.err)), false
 	}
-	w.adopt(a)
 	w.count.appended.Add(uint64(a.n))
 	w.count.capped.Add(uint64(a.capped))
 	if a.refused > 0 {
 		w.count.refused.Add(uint64(a.refused))
 		w.rejected.tell(w.log, a.refused)
 	}
+	if n := len(b.entries); a.status == statusOK && n > 0 {
+		w.count.batch(n)
+	} else if a.status == statusOK {
+		w.count.advances.Add(1)
+	}
+	w.adopt(a) // behind the counts: who sees the watermark finds them
 	switch a.status {
 	case statusOK:
-		if n := len(b.entries); n > 0 {
-			w.count.batch(n)
-		} else {
-			w.count.advances.Add(1)
-		}
 		if a.failure != "" {
 			return w.failed(a.failure, redisconn.CodeOf(a.failure)), true
 		}

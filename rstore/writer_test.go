@@ -255,7 +255,7 @@ func (w *world) settle(wr *writer) {
 	require.Eventually(w.t, func() bool {
 		wr.lookAt = time.Time{}
 		return wr.step(w.ctx(), true).onLog
-	}, 10*time.Second, time.Millisecond, "%+v", wr.Stats())
+	}, time.Minute, time.Millisecond, "%+v", wr.Stats())
 }
 
 func TestFlushallHealsFromTheLog(t *testing.T) {
@@ -271,7 +271,7 @@ func TestFlushallHealsFromTheLog(t *testing.T) {
 	require.NoError(t, w.do("FLUSHALL").Error())
 	second := w.burst(2, 250, 5)
 	log.commit(w.id(3, 0), second...)
-	require.Eventually(t, func() bool { return s.Watermark().IsZero() }, 5*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return s.Watermark().IsZero() }, time.Minute, time.Millisecond,
 		"no clock, no history")
 	w.clock("e2")
 	w.waitMark(s, w.id(3, 0))
@@ -311,14 +311,14 @@ func TestRestartWithoutDataHealsFromTheLog(t *testing.T) {
 	w.server.Kill()
 	more := w.burst(2, 300, 5)
 	log.commit(w.id(3, 0), more...)
-	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, time.Minute, time.Millisecond)
 	require.Positive(t, s.Stats().Lag)
 	require.NoError(t, w.server.Restart())
-	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, time.Minute, time.Millisecond)
 	w.clock("e2")
-	require.Eventually(t, func() bool { return s.Stats().RefusedEpoch > 0 && !s.Watermark().Less(w.id(3, 0)) }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().RefusedEpoch > 0 && !s.Watermark().Less(w.id(3, 0)) }, time.Minute, time.Millisecond)
 	w.requireHistory(append(all, more...))
-	require.Zero(t, s.Stats().Lag)
+	require.Eventually(t, func() bool { return s.Stats().Lag == 0 }, time.Minute, time.Millisecond)
 }
 
 func TestRedisMayBeAbsentAtStart(t *testing.T) {
@@ -329,11 +329,11 @@ func TestRedisMayBeAbsentAtStart(t *testing.T) {
 	w.start(s)
 	all := w.burst(1, 10, 2)
 	log.commit(w.id(2, 0), all...)
-	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 3 }, time.Minute, time.Millisecond)
 	err := s.Range(t.Context(), []string{"ch0"}, w.id(0, 0), w.id(2, 0), newRecorder())
 	require.Error(t, err)
 	require.NoError(t, w.server.Restart())
-	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, time.Minute, time.Millisecond)
 	w.clock("e1")
 	w.waitMark(s, w.id(2, 0))
 	w.requireHistory(all)
@@ -379,7 +379,7 @@ func TestFrozenRedisIsCaughtUp(t *testing.T) {
 	require.NoError(t, w.server.Pause())
 	more := w.burst(2, 300, 5)
 	log.commit(w.id(3, 0), more...)
-	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Link >= 2 }, time.Minute, time.Millisecond)
 	require.NoError(t, w.server.Resume())
 	w.waitMark(s, w.id(3, 0))
 	w.requireHistory(append(all, more...))
@@ -402,7 +402,7 @@ func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
 	wr.append(t.Context())
 	log.evict(w.id(3, 0))
 	require.NoError(t, w.server.Restart())
-	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.do("PING").Error() == nil }, time.Minute, time.Millisecond)
 	w.clock("e1")
 	require.NoError(t, w.do("HSET", wr.keys.Clock, "watermark", w.id(2, 0).String(), "writer", "a").Error())
 	w.settle(wr)
@@ -423,7 +423,7 @@ func TestFullMemoryRefusesWholeBatches(t *testing.T) {
 	require.NoError(t, w.do("CONFIG", "SET", "maxmemory", "1").Error())
 	more := w.burst(2, 150, 3)
 	log.commit(w.id(3, 0), more...)
-	require.Eventually(t, func() bool { return s.Stats().Errors.Memory >= 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Memory >= 3 }, time.Minute, time.Millisecond)
 	w.requireHistory(all)
 	require.Equal(t, w.id(2, 0), s.Watermark())
 	require.Positive(t, s.Stats().Lag)
@@ -474,7 +474,7 @@ func TestErrorInTheMiddleLeavesAPrefix(t *testing.T) {
 	cfg.Client.Username, cfg.Client.Password = "writer", "pw"
 	s := w.store(cfg, log)
 	w.start(s)
-	require.Eventually(t, func() bool { return s.Stats().Errors.Other >= 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.Other >= 3 }, time.Minute, time.Millisecond)
 	w.requireHistory(all[:6])
 	require.Equal(t, w.id(1, 6), s.Watermark())
 	require.NoError(t, w.do("ACL", "SETUSER", "writer", "+xadd").Error())
@@ -724,7 +724,7 @@ func TestInstanceThatStandsStillNeitherTakesNorKeepsTheLease(t *testing.T) {
 	require.False(t, exists())
 	log.commit(w.id(11, 0))
 	w.waitMark(s, w.id(11, 0))
-	require.Eventually(t, func() bool { return !s.Stats().Writer && !exists() }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !s.Stats().Writer && !exists() }, time.Minute, time.Millisecond)
 	log.commit(w.id(12, 0))
 	w.waitMark(s, w.id(12, 0))
 	require.Zero(t, s.Stats().GapMarkers)
@@ -742,7 +742,7 @@ func TestDemotedNodeIsLeftAndRetried(t *testing.T) {
 	require.NoError(t, w.do("REPLICAOF", "127.0.0.1", "1").Error())
 	more := w.burst(2, 20, 2)
 	log.commit(w.id(3, 0), more...)
-	require.Eventually(t, func() bool { return s.Stats().Errors.ReadOnly >= 3 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Errors.ReadOnly >= 3 }, time.Minute, time.Millisecond)
 	require.NoError(t, w.do("REPLICAOF", "NO", "ONE").Error())
 	w.waitMark(s, w.id(3, 0))
 	w.requireHistory(append(all, more...))
@@ -867,7 +867,7 @@ func TestNobodyWaitsForWhoHasLeft(t *testing.T) {
 	require.Eventually(t, func() bool {
 		there, err := w.do("HGET", a.keys.Clock, "there").ToString()
 		return err == nil && strings.Contains(there, "idle ") && strings.Contains(there, "a ")
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	stopIdle()
 	stopA()
 	there, err := w.do("HMGET", a.keys.Clock, "there", "left").AsStrSlice()
