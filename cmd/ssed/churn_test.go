@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +21,7 @@ func TestChurnLeaksNothing(t *testing.T) {
 	const rounds, atOnce = 10, 500
 	in := start(t, "--handshake-timeout", "300ms")
 	churn(t, in, atOnce) // pools and tables have their size now
+	require.Positive(t, in.metric("ssed_stream_attached_total"))
 	in.eventually("idle", func() bool { return in.metric("ssed_connections") == 0 })
 	files, goroutines := in.openFiles(), in.metric("go_goroutines")
 	for range rounds - 1 {
@@ -50,18 +53,18 @@ func churn(t *testing.T, in *instance, n int) {
 	clients.Wait()
 }
 
-// beginStream sends a request and reads the head and the first line.
+// beginStream sends a request and reads the head and the first line. On a busy machine some
+// requests are not read within --handshake-timeout.
 func beginStream(t *testing.T, c *net.TCPConn) {
 	fmt.Fprintf(c, "GET /sse/connect?channel_id=a&channel_id=%s HTTP/1.1\r\nHost: x\r\n\r\n", c.LocalAddr())
 	_ = c.SetReadDeadline(time.Now().Add(patience))
 	lines := bufio.NewReader(c)
 	for {
 		line, err := lines.ReadString('\n')
-		if err != nil {
-			t.Errorf("before the retry line: %v", err)
-			return
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("neither served nor closed")
 		}
-		if strings.HasPrefix(line, "retry:") {
+		if err != nil || strings.HasPrefix(line, "retry:") {
 			return
 		}
 	}

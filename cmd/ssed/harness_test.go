@@ -25,7 +25,7 @@ import (
 )
 
 // patience is how long a test waits for what should happen at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // program is the path of the binary under test.
 var program string
@@ -120,6 +120,13 @@ func (in *instance) eventually(what string, holds func() bool) {
 		}
 		<-time.After(5 * time.Millisecond)
 	}
+}
+
+// logs waits until the log has the text: a line comes through a pipe, and later than what
+// a client is told.
+func (in *instance) logs(text string) {
+	in.t.Helper()
+	in.eventually("in the log: "+text, func() bool { return strings.Contains(in.Log(), text) })
 }
 
 // wait returns the exit code.
