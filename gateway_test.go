@@ -243,7 +243,7 @@ func TestGatewayThatWouldHarmOthersEndsRun(t *testing.T) {
 			cfg.Feed.Instance = "one"
 			first, _ := serve(t, cfg)
 			awaitReady(first)
-			require.Eventually(t, func() bool { v, _ := server.Do("EXISTS", "{sse:stream:}:owner:one"); return v == int64(1) }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { v, _ := server.Do("EXISTS", "{sse:stream:}:owner:one"); return v == int64(1) }, time.Minute, time.Millisecond)
 			cfg = onRedis(t, server)
 			cfg.Feed.Instance = "two"
 			change(&cfg)
@@ -274,10 +274,10 @@ func TestWhatFailsBesideTheStreamsIsTold(t *testing.T) {
 			require.Eventually(t, func() bool {
 				ok, reason := gateway.Ready()
 				return ok && strings.Contains(reason, text) && strings.Contains(reason, "WRONGTYPE")
-			}, 20*time.Second, time.Millisecond)
+			}, time.Minute, time.Millisecond)
 			_, err = server.Do("DEL", key)
 			require.NoError(t, err)
-			require.Eventually(t, func() bool { ok, reason := gateway.Ready(); return ok && reason == "" }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { ok, reason := gateway.Ready(); return ok && reason == "" }, time.Minute, time.Millisecond)
 		})
 	}
 	f("{sse:stream:}:writer", "the history is not written: one of the keys {sse:stream:}:clock, {sse:stream:}:writer")

@@ -263,7 +263,7 @@ func (s *served) streamOf(channel string) streamReader {
 // expect reads up to the next message, which has this data.
 func (r streamReader) expect(data string) {
 	r.T.Helper()
-	require.NoError(r.T, r.SetReadDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(r.T, r.SetReadDeadline(time.Now().Add(waitLong)))
 	for {
 		line, err := r.R.ReadString('\n')
 		require.NoError(r.T, err)

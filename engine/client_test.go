@@ -130,7 +130,7 @@ func joined(t testing.TB, e *Engine, resume resumePoint, channels ...string) *te
 func after(id sseproto.ID) resumePoint { return resumePoint{kind: resumeID, id: id, raw: id.String()} }
 
 func (c *testClient) read() error {
-	require.NoError(c.t, c.conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(c.t, c.conn.SetReadDeadline(time.Now().Add(waitLong)))
 	n, err := c.conn.Read(c.buf)
 	c.take(c.buf[:n])
 	return err
@@ -207,6 +207,6 @@ func numbered(prefix string, from, to int) []string {
 }
 
 const (
-	waitLong  = 10 * time.Second
+	waitLong  = time.Minute
 	pollEvery = 5 * time.Millisecond
 )

@@ -96,10 +96,17 @@ func (s *served) dial() *wiretest.Conn {
 // it keeps with the first, while Run is on its way.
 func (s *served) filesServing() int {
 	s.t.Helper()
-	first := s.dial().Send(getHealth)
-	first.Whole()
-	require.NoError(s.t, first.Close())
-	eventually(s.t, func() bool { return s.Stats().Connections == 0 }, "it is gone")
+	eventually(s.t, func() bool { // on a busy machine a short HandshakeTimeout may be over first
+		first, err := net.Dial(s.network, s.addr)
+		if err != nil {
+			return false
+		}
+		defer first.Close()
+		_, _ = io.WriteString(first, getHealth)
+		_, err = http.ReadResponse(bufio.NewReader(first), nil)
+		return err == nil
+	}, "it serves")
+	eventually(s.t, func() bool { return s.Stats().Connections == 0 }, "nobody is there")
 	return openFiles(s.t)
 }
 
@@ -265,7 +272,7 @@ func TestSlowSenderIsCut(t *testing.T) {
 func TestIdleHandshakesAreDroppedAtTheDeadline(t *testing.T) {
 	const n = 500
 	s := serveEngine(t, Config{HandshakeTimeout: 300 * time.Millisecond})
-	files := s.filesServing()
+	files, late := s.filesServing(), s.Stats().Front.Refused[front.RefuseTimeout]
 	idle := make([]*wiretest.Conn, n)
 	for i := range idle {
 		idle[i] = s.dial()
@@ -278,7 +285,7 @@ func TestIdleHandshakesAreDroppedAtTheDeadline(t *testing.T) {
 		_ = w.Close()
 	}
 	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
-	require.EqualValues(t, n, s.Stats().Front.Refused[front.RefuseTimeout])
+	require.EqualValues(t, n, s.Stats().Front.Refused[front.RefuseTimeout]-late)
 	require.EqualValues(t, 0, s.Stats().Front.Handshakes)
 }
 
@@ -313,27 +320,35 @@ func heapInUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
+// cpuTime is what this process has used of the processors so far. Other processes make a
+// test late, and do not count in it.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // can not fail for RUSAGE_SELF
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func TestHalfOpenHeadsCostFewKilobytesAndDelayNobody(t *testing.T) {
 	n := min(4000, sock.FileLimit()/4)
 	const perHandshake = 8 << 10 // measured: 4.2 KB
 	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
+	probes := func() time.Duration {
+		used := cpuTime()
+		s.probe(100)
+		return cpuTime() - used
+	}
+	alone := probes()
 	before := heapInUse()
 	closeAll := s.bareClients(n, strings.TrimSuffix(getStream("a", "User-Agent: "+strings.Repeat("x", 400)), "\r\n"))
 	eventually(t, func() bool { return s.Stats().Front.Handshakes == int64(n) }, "all are accepted")
 	require.Less(t, heapInUse()-before, int64(n*perHandshake))
-	start := time.Now()
-	for range 100 {
-		w := s.dial().Send(getHealth)
-		w.Whole()
-		_ = w.Close()
-	}
-	require.Less(t, time.Since(start), 5*time.Second) // 20 ms each also under the race detector
+	require.Less(t, probes(), 10*alone, "of the processor")
 	closeAll()
 	eventually(t, func() bool { return s.Stats().Connections == 0 }, "all are gone")
 }
 
 func TestIdleConnectionAfterAnAnswerIsClosedButNotCounted(t *testing.T) {
-	s := serveEngine(t, Config{HandshakeTimeout: 100 * time.Millisecond})
+	s := serveEngine(t, Config{HandshakeTimeout: time.Second})
 	w := s.dial().Send(getHealth)
 	w.Whole()
 	w.RequireEnd()
@@ -345,7 +360,7 @@ func TestIdleConnectionAfterAnAnswerIsClosedButNotCounted(t *testing.T) {
 }
 
 func TestStreamOutlivesTheDeadline(t *testing.T) {
-	s := serveEngine(t, Config{HandshakeTimeout: 100 * time.Millisecond})
+	s := serveEngine(t, Config{HandshakeTimeout: time.Second})
 	stream := s.dial().Send(getStream("a"))
 	stream.Answer(http.MethodGet)
 	s.dial().RequireEnd() // came later and is over
@@ -589,7 +604,7 @@ func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
 // the answer to its own request or none.
 func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 	s := serveEngine(t, Config{HandshakeTimeout: 50 * time.Millisecond})
-	files := s.filesServing()
+	files, before := s.filesServing(), s.Stats().Front.Accepted
 	perWorker := 400
 	if testing.Short() {
 		perWorker = 100
@@ -598,7 +613,7 @@ func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 	eventually(t, func() bool { return s.Stats().Connections == 0 && openFiles(t) <= files }, "all descriptors are closed")
 	stats := s.Stats().Front
 	require.Zero(t, stats.Handshakes)
-	require.EqualValues(t, 16*perWorker+1, stats.Accepted) // one of filesServing
+	require.EqualValues(t, 16*perWorker, stats.Accepted-before)
 	require.Zero(t, stats.Refused[front.RefusePanic])
 }
 

@@ -55,28 +55,28 @@ func TestLagCountsFromTheMomentAtWhichTheLoopWasWoken(t *testing.T) {
 	h.asleep.Store(true)
 	h.f.publish("a", "x")
 	require.False(t, h.asleep.Load())
-	h.woken.Add(-int64(time.Second)) // it came a second ago
-	h.clock.slept -= moment(2 * time.Second)
+	h.woken.Add(-int64(time.Minute)) // it came a minute ago
+	h.clock.slept -= moment(2 * time.Minute)
 	h.wakeUp(true, time.Now())
 	lag := h.lagOf(h.pass)
-	require.InDelta(t, time.Second, lag, float64(500*time.Millisecond))
+	require.InDelta(t, time.Minute, lag, float64(30*time.Second))
 	c.next(1)
 
 	h.fallAsleep() // and ended by something else: the note of the last time is old
 	h.wakeUp(true, time.Now())
 	h.f.publish("a", "x")
-	require.Less(t, h.lagOf(h.pass), 500*time.Millisecond)
+	require.Less(t, h.lagOf(h.pass), 30*time.Second)
 }
 
 func TestLagOfALoopAtWorkCountsFromThePassBefore(t *testing.T) {
 	h := shardByHand(t, nil)
 	h.engine.started = time.Now().Add(-time.Hour)
 	h.arrive(t, resumePoint{}, "a")
-	h.shard.pass(time.Now().Add(-3 * time.Second))
+	h.shard.pass(time.Now().Add(-3 * time.Minute))
 	h.f.publish("a", "x")
-	require.InDelta(t, 3*time.Second, h.lagOf(h.pass), float64(time.Second))
+	require.InDelta(t, 3*time.Minute, h.lagOf(h.pass), float64(time.Minute))
 	h.f.publish("a", "x")
-	require.Less(t, h.lagOf(h.pass), time.Second)
+	require.Less(t, h.lagOf(h.pass), time.Minute)
 }
 
 func TestLagOfABacklogCountsFromWhenItCame(t *testing.T) {
@@ -127,13 +127,13 @@ func TestBusyTimeLeavesOutSleep(t *testing.T) {
 
 	h := shardByHand(t, nil)
 	h.fallAsleep()
-	h.clock.counted -= moment(time.Second)
+	h.clock.counted -= moment(time.Minute)
 	h.wakeUp(false, time.Now())
 	worked := time.Duration(h.count.busy.Load())
-	require.InDelta(t, time.Second, worked, float64(500*time.Millisecond))
+	require.InDelta(t, time.Minute, worked, float64(30*time.Second))
 	h.fallAsleep()
-	h.wakeUp(true, time.Now().Add(time.Minute))
-	require.Less(t, time.Duration(h.count.busy.Load()), worked+time.Second, "a minute of sleep")
+	h.wakeUp(true, time.Now().Add(time.Hour))
+	require.Less(t, time.Duration(h.count.busy.Load()), worked+time.Minute, "an hour of sleep")
 }
 
 func TestAgeOfTheRingIsThatOfItsOldestSegment(t *testing.T) {

@@ -98,7 +98,7 @@ func startExchange(t *testing.T, s *served, head bool) *exchange {
 	conn, err := net.Dial("tcp", s.addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(waitLong)))
 	x := &exchange{
 		t: t, s: s, conn: conn.(*net.TCPConn), head: head,
 		arrived: make(chan *seenAnswer, 16), events: make(chan string, 16), all: new(bytes.Buffer),

@@ -46,5 +46,5 @@ func TestReadsOfTheHistoryShareFourConnections(t *testing.T) {
 	}
 	require.Equal(t, 1+4, w.connections())
 	s.Close()
-	require.Eventually(t, func() bool { return w.connections() == 0 }, 20*time.Second, 2*time.Millisecond, "all end with the store")
+	require.Eventually(t, func() bool { return w.connections() == 0 }, time.Minute, 2*time.Millisecond, "all end with the store")
 }

@@ -251,7 +251,7 @@ func (w *world) burst(ms, n, channels int) []message {
 
 func (w *world) waitMark(s *Store, id sseproto.ID) {
 	w.t.Helper()
-	require.Eventually(w.t, func() bool { return !s.Watermark().Less(id) }, 20*time.Second, 2*time.Millisecond,
+	require.Eventually(w.t, func() bool { return !s.Watermark().Less(id) }, time.Minute, 2*time.Millisecond,
 		"watermark %v, want %v, stats %+v", s.Watermark(), id, s.Stats())
 }
 

@@ -18,7 +18,7 @@ func (w *world) gone(channel string) {
 	require.Eventually(w.t, func() bool {
 		n, err := w.do("EXISTS", testPrefix+channel).AsInt64()
 		return err == nil && n == 0
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 // expire lets the key of a channel expire now.

@@ -267,7 +267,7 @@ func (m *model) settleAll() {
 			wr.step(m.ctx(), true)
 		}
 		return m.watermark() == m.id(m.now, 0)
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 func (m *model) check() {

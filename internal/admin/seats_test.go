@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long a test waits for what should happen at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // seatServer serves an API over sockets, by its own listener.
 func seatServer(t *testing.T, bodyWait time.Duration) (*httptest.Server, *API) {

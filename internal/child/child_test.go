@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what should happen soon.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // parentRole makes the tests a program that starts another one and waits for it.
 const parentRole = "CHILD_TEST_PARENT"

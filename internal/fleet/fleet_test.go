@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what should happen soon.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // town is a Redis with instances, and the control channel between them.
 type town struct {

@@ -65,7 +65,7 @@ func follow(t *testing.T, cfg Config) (events, notes []string, last string, err 
 
 func followOver(t *testing.T, transport *http.Transport, cfg Config) (events, notes []string, last string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cfg.OnEvent = func(id, eventType, data string) {
 		events = append(events, id+" "+eventType+" "+data)

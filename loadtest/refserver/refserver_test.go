@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // listen opens a stream, in pieces of the request when cut is above 0.
 func listen(t *testing.T, template, channel string, cut int) *bufio.Reader {

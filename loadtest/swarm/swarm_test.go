@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-const limit = 10 * time.Second
+const limit = time.Minute
 
 // rig is a crew in front of a floor server.
 type rig struct {

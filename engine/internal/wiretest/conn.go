@@ -20,7 +20,7 @@ import (
 )
 
 // testTimeout is how long a test waits for anything before it fails.
-const testTimeout = 20 * time.Second
+const testTimeout = time.Minute
 
 // Conn is one connection. It is closed at the end of the test.
 type Conn struct {
