@@ -529,7 +529,7 @@ func (j *judge) missing(c *client, p *progress) (missing, silent int) {
 			}
 			silent++
 			p.wrong = true
-			j.example(func() string { return c.text() + " never got " + m.text() + ", " + c.around(m) })
+			j.example(func() string { return c.text() + " never got " + m.text() + ", " + c.around(m) + p.toldAfter(m) })
 		}
 	}
 	return missing, silent

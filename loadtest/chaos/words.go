@@ -18,6 +18,17 @@ func (c *client) text() string { return "client " + strconv.Itoa(c.index) }
 
 func instanceText(r record) string { return "instance " + strconv.Itoa(r.instance) }
 
+// toldAfter is the first gap event that came after a message was sent: why that does not
+// speak of it is the question.
+func (p *progress) toldAfter(m known) string {
+	for _, t := range p.told {
+		if t.at >= m.sent {
+			return fmt.Sprintf("; told at %v of what lies behind %v, sent by %v", t.at, t.from, t.fromSent)
+		}
+	}
+	return "; no gap event after that"
+}
+
 // around tells what happened to the client at the place of a message that it
 // lacks: the records before and after.
 func (c *client) around(m known) string {
