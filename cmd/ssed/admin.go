@@ -33,7 +33,7 @@ func (s *server) adminConfig(host string, addr net.Addr) admin.Config {
 		Self:            s.self,
 		Partitions:      s.partitions,
 		Publish:         s.publish,
-		Position:        s.Engine.Log().Now,
+		Position:        s.position,
 		MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
 		Ready:           s.gateway.Ready,
 		Metrics:         metricsHandler(s),

@@ -23,17 +23,18 @@ func (h storedHistory) of(channel string) *rstore.Store {
 // Page implements admin.History. From the zero position it begins with the oldest message
 // that is left: what there was before is no gap.
 func (h storedHistory) Page(ctx context.Context, channel string, after sseproto.ID, limit int) (admin.HistoryPage, error) {
-	page := historyPage{fromStart: after.IsZero()}
+	page := h.page(channel)
+	page.fromStart = after.IsZero()
 	next, err := h.of(channel).Page(ctx, channel, after, limit, &page)
-	page.Next = idText(next)
+	page.Next = page.text(next)
 	return page.HistoryPage, err
 }
 
 // PageBack implements admin.History.
 func (h storedHistory) PageBack(ctx context.Context, channel string, before sseproto.ID, limit int) (admin.HistoryPage, error) {
-	var page historyPage
+	page := h.page(channel)
 	next, err := h.of(channel).PageBack(ctx, channel, before, limit, &page)
-	page.Next = idText(next)
+	page.Next = page.text(next)
 	return page.HistoryPage, err
 }
 
@@ -45,13 +46,18 @@ func (h storedHistory) Delete(ctx context.Context, channel string) error {
 // historyPage collects a page.
 type historyPage struct {
 	admin.HistoryPage
+	text      func(sseproto.ID) string
 	fromStart bool
+}
+
+func (h storedHistory) page(channel string) historyPage {
+	return historyPage{text: func(id sseproto.ID) string { return eventText(channel, id, len(h)) }}
 }
 
 // Event implements sseproto.Replay.
 func (p *historyPage) Event(_ int, id sseproto.ID, m sseproto.Message) {
 	p.Events = append(p.Events, admin.HistoryEvent{
-		ID: id.String(), Event: strings.Clone(m.Event), Data: strings.Clone(m.Data),
+		ID: p.text(id), Event: strings.Clone(m.Event), Data: strings.Clone(m.Data),
 		PublisherID: strings.Clone(m.ID), Retry: m.Retry.Milliseconds(),
 	})
 }
@@ -59,7 +65,7 @@ func (p *historyPage) Event(_ int, id sseproto.ID, m sseproto.Message) {
 // Lost implements sseproto.Replay.
 func (p *historyPage) Lost(_ int, reason string, oldest sseproto.ID) {
 	if !p.fromStart {
-		p.Gaps = append(p.Gaps, admin.HistoryGap{Reason: reason, Oldest: idText(oldest)})
+		p.Gaps = append(p.Gaps, admin.HistoryGap{Reason: reason, Oldest: p.text(oldest)})
 	}
 }
 

@@ -92,7 +92,7 @@ func (i inspector) gaps() []admin.Gap {
 func (i inspector) channelOf(c engine.ChannelInfo) admin.Channel {
 	channel := admin.Channel{
 		Channel: c.Channel, Subscribers: c.Subscribers, Messages: c.Messages,
-		Rate: c.Rate, Newest: idText(c.Newest),
+		Rate: c.Rate, Newest: eventText(c.Channel, c.Newest, max(len(i.gateway.Parts().Feeds), 1)),
 	}
 	if p, ok := i.gateway.Policy(c.Channel); ok {
 		channel.Policy = p.String()

@@ -8,6 +8,7 @@ import (
 
 	"ssed"
 	"ssed/internal/admin"
+	"ssed/sseproto"
 )
 
 // publishTimeout bounds a request to publish in Redis mode.
@@ -16,6 +17,27 @@ const publishTimeout = 3 * time.Second
 var errEnvelopeTooLarge = admin.Refuse(http.StatusRequestEntityTooLarge, "the message with its envelope is larger than --max-message-bytes")
 
 var errBatchChannel = admin.Refuse(http.StatusBadRequest, "the channel is that of --batch-channel: nobody can read it, POST /api/batch takes batches")
+
+// position is what GET /api/position answers.
+func (s *server) position() (id string, ok bool) {
+	at, ok := s.Engine.Log().Now()
+	return at.String(), ok
+}
+
+// eventText is the ID of a message of a channel, as the API tells it; "" for none.
+func (s *server) eventText(channel string, id sseproto.ID) string {
+	return eventText(channel, id, max(len(s.Feeds), 1))
+}
+
+// eventText has the partition behind the ID where there are several.
+func eventText(channel string, id sseproto.ID, partitions int) string {
+	if id.IsZero() {
+		return ""
+	}
+	q, ids := sseproto.PartitionOf(channel, partitions), make([]sseproto.ID, partitions)
+	ids[q] = id
+	return string(sseproto.AppendVector(nil, q, ids))
+}
 
 // publish sends messages for the admin listener.
 func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.Receipt {
@@ -27,7 +49,7 @@ func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.
 	defer cancel()
 	receipts := make([]admin.Receipt, len(messages))
 	for i, r := range s.gateway.PublishBatch(ctx, out) {
-		receipts[i] = admin.Receipt{ID: r.ID, Receivers: r.Receivers, Err: r.Err, Embedded: s.Feeds == nil}
+		receipts[i] = admin.Receipt{ID: s.eventText(messages[i].Channel, r.ID), Receivers: r.Receivers, Err: r.Err, Embedded: s.Feeds == nil}
 		switch { // the listener has looked at the rest
 		case errors.Is(r.Err, ssed.ErrTooLarge): // without its envelope it was not
 			receipts[i].Err = errEnvelopeTooLarge

@@ -21,7 +21,7 @@ func (s *server) openPublisher() (err error) {
 		return admin.NewPublisher(admin.PublisherConfig{
 			Authorize:       s.publisherScope,
 			Publish:         s.publish,
-			Position:        s.Engine.Log().Now,
+			Position:        s.position,
 			MaxMessageBytes: s.Config.Streams.MaxMessageBytes,
 			Ready:           s.gateway.Ready,
 			Logger:          log,

@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"ssed/sseproto"
 )
 
 // oneToken is what --admin-token gives.
@@ -28,9 +26,9 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 		Publish: func(_ context.Context, messages []Message) []Receipt {
 			require.Len(t, messages, 1)
 			*last = published{messages[0].Channel, messages[0].Data}
-			return []Receipt{{ID: sseproto.ID{Ms: 5, Seq: 1}, Embedded: true}}
+			return []Receipt{{ID: "5-1", Embedded: true}}
 		},
-		Position:        func() (sseproto.ID, bool) { return sseproto.ID{Ms: 7}, true },
+		Position:        func() (string, bool) { return "7-0", true },
 		MaxMessageBytes: 8,
 		Ready:           func() (bool, string) { return true, "" },
 		Metrics:         http.NotFoundHandler(),

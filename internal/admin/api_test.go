@@ -244,6 +244,9 @@ func TestHistoryIsReadAndDeleted(t *testing.T) {
 	require.JSONEq(t, `{"channel":"a/b","events":[{"id":"5-1","event":"message","data":"<x>"}],
 		"gaps":[{"reason":"trimmed","oldest":"5-1"}],"next":"5-1"}`, body)
 	require.False(t, w.isBack)
+	status, _ = ask("GET", "/api/history/a?after=4-3.1~bEAG1A")
+	require.Equal(t, 200, status)
+	require.Equal(t, sseproto.ID{Ms: 4, Seq: 3}, w.from)
 	status, _ = ask("GET", "/api/history/a?after=4-2&order=newest")
 	require.Equal(t, 200, status)
 	require.True(t, w.isBack)

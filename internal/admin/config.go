@@ -37,7 +37,7 @@ type Config struct {
 	Publish func(ctx context.Context, messages []Message) []Receipt
 	// Position is one behind which everything comes that is published from now on. Not ok:
 	// there is none yet.
-	Position func() (id sseproto.ID, ok bool)
+	Position func() (id string, ok bool)
 	// MaxMessageBytes bounds the data of a message.
 	MaxMessageBytes int
 

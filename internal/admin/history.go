@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"strings"
 
 	"ssed/sseproto"
 )
@@ -40,6 +41,8 @@ func (a *API) history(w http.ResponseWriter, r *http.Request) {
 	limit, after := q.limit(defaultHistory), sseproto.ID{}
 	if text, ok := q.get("after"); ok {
 		var err error
+		// What follows the point is the partition, or the place in others: that of the channel is known.
+		text, _, _ = strings.Cut(text, ".")
 		if after, err = sseproto.ParseID(text); err != nil {
 			q.bad("after", "must be an event ID")
 		}

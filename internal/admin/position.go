@@ -1,10 +1,6 @@
 package admin
 
-import (
-	"net/http"
-
-	"ssed/sseproto"
-)
+import "net/http"
 
 var errNoPosition = Refuse(http.StatusServiceUnavailable, "no position yet: this instance has not heard of Redis")
 
@@ -17,6 +13,6 @@ func (a *API) position(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, struct {
-		ID sseproto.ID `json:"id"`
+		ID string `json:"id"`
 	}{id})
 }

@@ -4,14 +4,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"ssed/sseproto"
 )
 
 func TestPositionIsThatOfTheLog(t *testing.T) {
 	known := false
 	h, _ := handler(t, func(cfg *Config) {
-		cfg.Position = func() (sseproto.ID, bool) { return sseproto.ID{Ms: 1795431293042}, known }
+		cfg.Position = func() (string, bool) { return "1795431293042-0", known }
 	})
 	resp := do(h, "GET", "/api/position", "")
 	require.Equal(t, 503, resp.StatusCode)

@@ -33,8 +33,8 @@ type Message struct {
 
 // Receipt tells what became of a message.
 type Receipt struct {
-	// ID is its position, zero when it is not known in time.
-	ID sseproto.ID
+	// ID is its position, empty when it is not known in time.
+	ID string
 	// Receivers is how many subscriptions Redis had; meaningless in embedded mode.
 	Receivers int64
 	// Embedded: there are no receivers to tell of.
@@ -54,8 +54,8 @@ func (r Receipt) body() (status int, answer any) {
 		Receivers *int64 `json:"receivers,omitempty"`
 	}
 	status = http.StatusAccepted
-	if !r.ID.IsZero() {
-		status, b.ID = http.StatusOK, r.ID.String()
+	if r.ID != "" {
+		status, b.ID = http.StatusOK, r.ID
 	}
 	if !r.Embedded {
 		b.Receivers = &r.Receivers

@@ -26,7 +26,7 @@ func numbered(t *testing.T, change func(*Config)) (http.Handler, *[]Message) {
 		cfg.Publish = func(_ context.Context, messages []Message) []Receipt {
 			receipts := make([]Receipt, len(messages))
 			for i := range messages {
-				receipts[i] = Receipt{ID: sseproto.ID{Ms: 5, Seq: uint64(len(*got) + i)}, Receivers: 2}
+				receipts[i] = Receipt{ID: sseproto.ID{Ms: 5, Seq: uint64(len(*got) + i)}.String(), Receivers: 2}
 			}
 			*got = append(*got, messages...)
 			return receipts
@@ -51,9 +51,8 @@ func TestPublishAnswersWithTheReceipt(t *testing.T) {
 		require.Equal(t, status, r.StatusCode)
 		require.JSONEq(t, body, bodyOf(t, r))
 	}
-	id := sseproto.ID{Ms: 5, Seq: 1}
-	f(Receipt{ID: id, Embedded: true}, 200, `{"id":"5-1"}`)
-	f(Receipt{ID: id, Receivers: 3}, 200, `{"id":"5-1","receivers":3}`)
+	f(Receipt{ID: "5-1", Embedded: true}, 200, `{"id":"5-1"}`)
+	f(Receipt{ID: "5-1", Receivers: 3}, 200, `{"id":"5-1","receivers":3}`)
 	f(Receipt{Receivers: 3}, 202, `{"receivers":3}`)
 	f(Receipt{}, 202, `{"receivers":0}`)
 	f(Receipt{Err: errors.New("not confirmed")}, 503, `{"error":"not confirmed"}`)

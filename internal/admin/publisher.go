@@ -17,7 +17,7 @@ type PublisherConfig struct {
 	Authorize func(ctx context.Context, authorization []string) (Scope, error)
 
 	Publish         func(ctx context.Context, messages []Message) []Receipt
-	Position        func() (id sseproto.ID, ok bool)
+	Position        func() (id string, ok bool)
 	MaxMessageBytes int
 	Ready           func() (ok bool, reason string)
 	Logger          *slog.Logger

@@ -33,11 +33,11 @@ func TestPublisherTakesWhatTheTokenCovers(t *testing.T) {
 			got = append(got, messages...)
 			receipts := make([]Receipt, len(messages))
 			for i := range receipts {
-				receipts[i] = Receipt{ID: sseproto.ID{Ms: 1, Seq: uint64(i)}, Embedded: true}
+				receipts[i] = Receipt{ID: sseproto.ID{Ms: 1, Seq: uint64(i)}.String(), Embedded: true}
 			}
 			return receipts
 		},
-		Position:        func() (sseproto.ID, bool) { return sseproto.ID{Ms: 7}, true },
+		Position:        func() (string, bool) { return "7-0", true },
 		MaxMessageBytes: 64,
 		Ready:           func() (bool, string) { return true, "" },
 	})
