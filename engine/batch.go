@@ -18,9 +18,10 @@ type batch struct {
 	runs int   // of frames that lie side by side
 	run  iovec // the last of them
 
-	scratch []byte // of forms: what is not in the ring
-	inRing  bool   // the last piece is a frame in the ring
-	line    []byte
+	scratch  []byte // of forms: what is not in the ring
+	inRing   bool   // the last piece is a frame in the ring
+	needRing bool   // a piece is
+	line     []byte
 }
 
 type batchFrame struct {
@@ -60,6 +61,38 @@ func (b *batch) trim() {
 // add puts a message, or what is left of it behind skip bytes, at the end.
 func (b *batch) add(v *view, pos uint64, e *entry, seg *segment, skip uint32) (full bool) {
 	frame := seg.frame(e)
+	before := b.bytes
+	if b.form == 0 {
+		full = b.addPlain(frame[skip:])
+	} else {
+		full = b.addFormed(v, e, frame, int(skip))
+	}
+	if full {
+		return true
+	}
+	b.raw += len(frame)
+	named := e.kind != kindGap
+	b.named = b.named || named
+	b.frames = append(b.frames, batchFrame{pos, uint32(b.bytes - before), named})
+	return false
+}
+
+// addPlain is add for a frame without a form: its pieces are the runs.
+func (b *batch) addPlain(frame []byte) (full bool) {
+	if n := len(b.vec); n == 0 || !extend(&b.vec[n-1], frame) {
+		if n == maxIovecs {
+			return true
+		}
+		b.vec = append(b.vec, piece(frame))
+	}
+	b.bytes += len(frame)
+	b.needRing = true
+	return false
+}
+
+// addFormed is add for a frame in the batch's form. It counts the runs that a batch
+// without a form would have.
+func (b *batch) addFormed(v *view, e *entry, frame []byte, skip int) (full bool) {
 	if b.runs == 0 || !extend(&b.run, frame) {
 		if b.runs == maxIovecs {
 			return true
@@ -67,16 +100,7 @@ func (b *batch) add(v *view, pos uint64, e *entry, seg *segment, skip uint32) (f
 		b.runs++
 		b.run = piece(frame)
 	}
-	b.raw += len(frame)
-	before := b.bytes
-	if b.form == 0 {
-		b.put(frame, int(skip))
-	} else {
-		b.putFormed(v, e, frame, int(skip))
-	}
-	named := e.kind != kindGap
-	b.named = b.named || named
-	b.frames = append(b.frames, batchFrame{pos, uint32(b.bytes - before), named})
+	b.putFormed(v, e, frame, skip)
 	return false
 }
 
@@ -129,7 +153,7 @@ func (b *batch) putFormed(v *view, e *entry, frame []byte, skip int) {
 	if len(rest) > copyBytes {
 		skip = b.putScratch(start, skip)
 		if skip < len(rest) {
-			b.inRing = true
+			b.inRing, b.needRing = true, true
 		}
 		skip = b.put(rest, skip)
 		start = len(b.scratch)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -80,8 +81,9 @@ func (s *nullShard) pass() {
 		s.takeTurns(&v, &s.merges, s.shares.merge)
 		s.takeTurns(&v, &s.late, s.shares.late)
 		s.serveLarge(&v)
-		s.publishCounts()
+		s.forget(false)
 		v.close()
+		s.publishCounts()
 	}
 }
 
@@ -282,6 +284,61 @@ func fanOutSocketpairs(b *testing.B, form form) {
 		}
 	}
 	b.ReportMetric(float64(writing.Nanoseconds())/float64(b.N*clients), "ns/delivery")
+}
+
+// BenchmarkBurstSockets is a burst over TCP, as it is written to one member after another.
+// A load test tells less: how many writes a burst takes there depends on who runs when.
+func BenchmarkBurstSockets(b *testing.B) {
+	for name, form := range benchForms {
+		b.Run(name, func(b *testing.B) { burstSockets(b, form) })
+	}
+}
+
+func burstSockets(b *testing.B, form form) {
+	const clients, burst = 1000, 100
+	e, err := New(Config{
+		Listen: []string{"127.0.0.1:0"}, Shards: 1, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(b, err)
+	s := &nullShard{shard: e.shards[0], feed: startFeed(e, 1000)}
+	conns := make([]net.Conn, clients)
+	for i := range conns {
+		var fd int
+		fd, conns[i] = tcpPair(b)
+		slot, c := s.newSlot(fd)
+		c.pos, c.phase, c.flags = s.log.Position(), phaseLive, form.flags()
+		s.subscribe(slot, "all")
+		e.conns.Add(1)
+	}
+	b.Cleanup(func() {
+		s.closeAll()
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		e.discard()
+		e.front.Close()
+	})
+	var writing time.Duration
+	buf := make([]byte, 256<<10)
+	for b.Loop() {
+		for range burst {
+			s.feed.publish("all", benchPayload)
+		}
+		w := s.counting(func() {
+			start := time.Now()
+			s.pass()
+			writing += time.Since(start)
+		})
+		if w.writes != clients {
+			b.Fatalf("%d writes", w.writes)
+		}
+		for _, conn := range conns {
+			if _, err := io.ReadFull(conn, buf[:w.bytes/clients]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(writing.Nanoseconds())/float64(b.N*clients*burst), "ns/delivery")
 }
 
 func BenchmarkAttach(b *testing.B) {

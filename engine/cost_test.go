@@ -190,6 +190,23 @@ func TestBurstOverManyChannelsOfASlotCostsByItsMessages(t *testing.T) {
 	}
 }
 
+// TestBurstIsGatheredOnceForAllMembers: a large channel is served in slices, over many passes.
+func TestBurstIsGatheredOnceForAllMembers(t *testing.T) {
+	const burst = 100
+	for _, size := range sizes {
+		s := newNullShard(t)
+		s.form = formChunked
+		s.fill(1000*size, func(int) string { return "large" })
+		for range burst {
+			s.feed.publish("large", "x")
+		}
+		w := s.counting(func() { s.settle() })
+		require.EqualValues(t, 1000*size*burst, s.count.delivered.Load())
+		t.Logf("%d members: %+v", 1000*size, w)
+		require.LessOrEqual(t, w.looks, int64(3*burst), "once to find them, once to gather them")
+	}
+}
+
 // TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber: while nothing else is there to
 // be delivered, nobody looks at the other channels of a slot.
 func TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber(t *testing.T) {

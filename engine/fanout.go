@@ -202,6 +202,9 @@ func (s *shard) serveLarge(v *view) {
 func (s *shard) finish(n uint32) (again bool) {
 	j := &s.jobs[n]
 	m := s.members.at(j.ch)
+	if s.gatheredFrom == j.from {
+		s.gathered = 0
+	}
 	if j.more != 0 && m.count > 0 {
 		*j = job{ch: j.ch, from: j.more, to: s.reader.cursor.Load() - 1, came: j.moreCame, slow: j.slow}
 		return true
@@ -217,7 +220,9 @@ func (s *shard) finish(n uint32) (again bool) {
 func (s *shard) serve(v *view, n uint32, limit int) (done bool) {
 	j := &s.jobs[n]
 	delivered := s.delivered
-	s.gathered = 0
+	if s.gatheredFrom != j.from || j.from < v.tail {
+		s.gathered, s.gatheredFrom = 0, j.from
+	}
 	if !j.started {
 		j.started = true
 		j.next = s.members.at(j.ch).first

@@ -151,6 +151,65 @@ func TestBurstReachesMembersOfAllForms(t *testing.T) {
 	}
 }
 
+// A job that takes many passes goes on with what it gathered, whatever comes meanwhile.
+func TestJobGoesOnWithItsBatchInLaterPasses(t *testing.T) {
+	const members = smallChannel + 2*forms
+	h := shardByHand(t, nil)
+	var clients []*testClient
+	for i := range members {
+		clients = append(clients, joinFormed(t, h.engine, form(i%forms), resumePoint{}, "a"))
+		h.pass()
+	}
+	h.shares.large = 1 // one member a pass
+	var want []string
+	publish := func(data string) {
+		want = append(want, data)
+		h.f.publish("a", data)
+		h.f.publish("noise", "between")
+	}
+	publish("small")
+	publish(strings.Repeat("l", copyBytes+1))
+	publish("small")
+	for k := 0; h.busy(); k++ {
+		h.pass()
+		if k < 2*members && k%10 == 0 {
+			publish(fmt.Sprint("meanwhile ", k))
+		}
+	}
+	for _, c := range clients {
+		require.Equal(t, want, datas(c.next(len(want))))
+	}
+}
+
+// Who was not served yet is told, and gets no bytes of what the loop had gathered.
+func TestJobWhoseMessagesHaveLeftTheRingBringsNothing(t *testing.T) {
+	const members = smallChannel + 8
+	h := shardByHand(t, nil)
+	var clients []*testClient
+	for range members {
+		clients = append(clients, joinFormed(t, h.engine, formChunked, resumePoint{}, "a"))
+		h.pass()
+	}
+	h.shares.large = 1
+	h.f.publish("a", "gone")
+	h.pass()
+	h.turn()
+	for h.busy() {
+		h.pass()
+	}
+	served := 0
+	for _, c := range clients {
+		switch ev := c.next(1)[0]; ev.kind {
+		case "message":
+			require.Equal(t, "gone", ev.data)
+			served++
+		default:
+			require.Equal(t, "gap", ev.kind)
+		}
+	}
+	require.Equal(t, 1, served)
+}
+
 // Where a batch is full does not depend on its form.
 func TestBatchesOfAllFormsEndAtTheSameMessage(t *testing.T) {
 	for name, publish := range map[string]func(f *feed){

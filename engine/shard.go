@@ -103,15 +103,16 @@ type shard struct {
 	count       counters
 
 	// scratch of the loop
-	batches   [forms]batch // one job's messages in each form
-	gathered  uint8        // forms whose batch has the messages of the job at hand, a bit each
-	own       batch        // one slot's messages
-	ownFrames ownBatch     // frames made for one slot
-	heads     []uint64     // the next messages of one slot, see findHeads
-	lags      []lagSample
-	single    [1]iovec
-	discarded []byte // what clients send after their request
-	tcpInfo   sock.TCPInfo
+	batches      [forms]batch // one job's messages in each form
+	gathered     uint8        // forms whose batch has the messages of one job, a bit each
+	gatheredFrom uint64       // which job that is: the position of its first message
+	own          batch        // one slot's messages
+	ownFrames    ownBatch     // frames made for one slot
+	heads        []uint64     // the next messages of one slot, see findHeads
+	lags         []lagSample
+	single       [1]iovec
+	discarded    []byte // what clients send after their request
+	tcpInfo      sock.TCPInfo
 
 	// shared
 	asleep atomic.Bool  // the loop is in, or on its way into, a wait
@@ -225,12 +226,14 @@ func (s *shard) pass(now time.Time) {
 	s.serveLarge(&v)
 	s.answerAsks()
 	s.sweep(&v, now)
-	v.close()
 	s.forget(s.sweeper.last == now || s.open == 0)
+	v.close()
 	s.publishCounts()
 }
 
-// forget empties the batches; at a sweep also of memory that only a burst has needed.
+// forget empties the batches; at a sweep also of memory that only a burst has needed. A batch
+// that its job goes on with in the next pass stays, unless pieces of it lie in the ring. To
+// gather a hundred messages anew for each hundred members took a seventh of a loop's own time.
 func (s *shard) forget(isSweep bool) {
 	forget := func(b *batch) {
 		b.reset()
@@ -239,7 +242,10 @@ func (s *shard) forget(isSweep bool) {
 		}
 	}
 	for f := range s.batches {
-		forget(&s.batches[f])
+		if b := &s.batches[f]; s.gathered&(1<<f) == 0 || b.needRing {
+			s.gathered &^= 1 << f
+			forget(b)
+		}
 	}
 	forget(&s.own)
 }
