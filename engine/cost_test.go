@@ -22,7 +22,7 @@ func (s *shard) counting(f func()) work {
 	f()
 	now := s.budget.work
 	return work{
-		now.writes - before.writes, now.bytes - before.bytes, now.calls - before.calls,
+		now.writes - before.writes, now.bytes - before.bytes, now.queued - before.queued, now.calls - before.calls,
 		now.looks - before.looks, now.slots - before.slots,
 	}
 }
@@ -38,12 +38,12 @@ func (s *nullShard) settle() (dearest cost) {
 
 // all is what the stages of a pass may do together.
 func (sh *shares) all() cost {
-	return sh.admit + sh.walk + sh.small + sh.merge + sh.answer + sh.pages + sh.ahead + sh.events + sh.late + sh.large + sh.sweep
+	return sh.admit + sh.walk + sh.small + sh.merge + sh.answer + sh.pages + sh.ahead + sh.events + sh.late + sh.paced + sh.large + sh.sweep
 }
 
-// aTurn is the dearest single thing that a stage does: a write of 1 MiB, of as many
+// aTurn is the dearest single thing that a stage does: a write of as many bytes and
 // messages as one may have, over as many channels as a slot may have.
-const aTurn = callCost + turnBytes/bytesPerCost + (turnMessages+20*1024)*lookCost
+const aTurn = callCost + turnBytes/bytesPerCost + turnBytes*queuedCost + (turnMessages+20*1024)*lookCost
 
 // notReading makes all sockets of a shard full.
 func (s *nullShard) notReading() {
@@ -187,6 +187,35 @@ func TestBurstOverManyChannelsOfASlotCostsByItsMessages(t *testing.T) {
 		require.Less(t, w.slots, 8*deliveries)
 		require.LessOrEqual(t, w.writes, int64(2*slots))
 		require.Less(t, dearest, s.shares.all()+aTurn)
+	}
+}
+
+// TestPassWritesFewBytesThatReadersDoNotTakeAtOnce: members of a large channel for whom a
+// hundred messages have piled up, and others that are behind. What is beyond a reader's window
+// takes the kernel longer than it takes us to ask.
+func TestPassWritesFewBytesThatReadersDoNotTakeAtOnce(t *testing.T) {
+	const slots = 100
+	for _, size := range sizes {
+		s := newNullShard(t)
+		s.fill(slots, func(int) string { return "large" })
+		s.fill(slots, func(int) string { return "small" })
+		for i := range s.slots.used {
+			if c := s.slots.at(i); c.phase == phaseLive && i > slots {
+				s.queueLive(i)
+				s.later(i)
+			}
+		}
+		for range 20 * size {
+			s.feed.publish("large", strings.Repeat("x", 4000))
+			s.feed.publish("small", strings.Repeat("x", 4000))
+		}
+		most := int64(0)
+		for s.busy() {
+			most = max(most, s.counting(func() { s.shard.pass(s.began) }).queued)
+		}
+		require.EqualValues(t, 2*slots*20*size, s.count.delivered.Load())
+		t.Logf("%d messages: at most %d such bytes in a pass", 20*size, most)
+		require.LessOrEqual(t, most, int64(s.shares.late+s.shares.large)/int64(queuedCost)+2*turnBytes)
 	}
 }
 

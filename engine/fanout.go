@@ -368,6 +368,7 @@ func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
 	if n > 0 {
 		c.idle = 0
 		s.budget.bytes += int64(n)
+		s.budget.queued += int64(max(n-usualWindow, 0))
 	}
 	return n, res
 }
