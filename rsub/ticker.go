@@ -291,7 +291,7 @@ func (t *ticker) judge(ctx context.Context, err error) bool {
 		level = f.cfg.Logger.Error
 	}
 	if dropped, ok := f.logTicks.Allow(); ok {
-		level("redis: no ticks from here", "error", err, "dropped", dropped)
+		level("redis: this instance cannot send ticks", "error", err, "dropped", dropped)
 	}
 	return false
 }

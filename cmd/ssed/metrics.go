@@ -236,7 +236,7 @@ func (ch scrape) inbox(s *rsub.InboxStats) {
 	for _, reason := range rsub.InboxReasons() {
 		ch.counter("ssed_inbox_refused_total", "Entries that this instance moved from the inbox to its :refused stream, by reason.", s.Refused[reason], "reason", reason)
 	}
-	ch.counter("ssed_inbox_failures_total", "Times that Redis refused to work on the inbox.", s.Failures)
+	ch.counter("ssed_inbox_failures_total", "Commands for the inbox that Redis refused.", s.Failures)
 	ch.gauge("ssed_inbox_entries", "Entries of the inbox that are not in the history yet. 0 on instances that do not send the ticks.", float64(s.Length))
 	ch.gauge("ssed_inbox_batches", "Batches of entries that are published and not in the history yet.", float64(s.Batches))
 	ch.gauge("ssed_inbox_oldest_timestamp_seconds", "When the first entry that waits was added, by the clock of Redis. 0 when none waits.", unixSeconds(s.Oldest))

@@ -649,6 +649,6 @@ func TestOperatorsAreToldNoNamesOfPackages(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	in.eventually("it is logged", func() bool { return strings.Contains(in.Log(), "ssed: not ready") })
 	for _, text := range append(told, string(body), in.Log()) {
-		require.NotRegexp(t, `\b(rsub|rstore|engine|front|redisconn): `, text)
+		require.NotRegexp(t, `\b(rsub|rstore|engine|fleet|front|redisconn): `, text)
 	}
 }

@@ -6,7 +6,7 @@ package wording
 import "strings"
 
 var packages = strings.NewReplacer(
-	"engine: ", "", "front: ", "", "redisconn: ", "", "rstore: ", "", "rsub: ", "", "sseproto: ", "",
+	"engine: ", "", "fleet: ", "", "front: ", "", "redisconn: ", "", "rstore: ", "", "rsub: ", "", "sseproto: ", "",
 )
 
 // Plain leaves out the names of packages.
