@@ -72,8 +72,12 @@ func (d *redisDoctor) window(ctx context.Context) {
 			worst = k
 		}
 	}
+	if busy == 0 {
+		d.ok(check, fmt.Sprintf("no channel had a message within %v", d.Window))
+		return
+	}
 	if worst == nil {
-		d.ok(check, fmt.Sprintf("%d channels had messages within %v, and each history that was trimmed reaches back that far", busy, d.Window))
+		d.ok(check, fmt.Sprintf("%d channels had messages within %v, and no history that was trimmed is shorter than that", busy, d.Window))
 		return
 	}
 	d.warn(check, fmt.Sprintf("channel %q has %.0f messages/s, and its history reaches back %v of %v: clients who change to another instance may miss some",
