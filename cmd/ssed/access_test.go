@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,6 +121,34 @@ func TestServiceDecides(t *testing.T) {
 	require.EqualValues(t, 1, in.metric("ssed_streams"))
 }
 
+// TestServicesAreAskedByAProxyOnRequestOnly: what HTTP_PROXY names for other programs would
+// see the credentials of all clients, and could give keys of its own.
+func TestServicesAreAskedByAProxyOnRequestOnly(t *testing.T) {
+	var asked, fetched atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		switch r.Host { // of an absolute target
+		case "auth.invalid":
+			asked.Add(1)
+		case "keys.invalid":
+			fetched.Add(1)
+		}
+	}))
+	defer proxy.Close()
+	t.Setenv("HTTP_PROXY", proxy.URL)
+	t.Setenv("NO_PROXY", "")
+	f := func(want int, proxied int64, flags ...string) {
+		t.Helper()
+		service := start(t, append([]string{"--auth-url", "http://auth.invalid/"}, flags...)...)
+		require.Equal(t, want, service.ask("channel_id=a", "Accept", "*/*").StatusCode)
+		require.Equal(t, proxied, asked.Load())
+		keys := start(t, append([]string{"--auth", "jwt", "--auth-jwks-url", "http://keys.invalid/"}, flags...)...)
+		keys.eventually("an attempt that failed", func() bool { return strings.Contains(keys.Log(), "auth: fetching the key set failed") })
+		require.Equal(t, proxied > 0, fetched.Load() > 0)
+	}
+	f(503, 0)
+	f(200, 1, "--auth-proxy-env")
+}
+
 func TestClientsBehindProxiesAreLimited(t *testing.T) {
 	in := start(t, "--trusted-proxies", "127.0.0.0/8,::1", "--max-connections-per-ip", "2")
 	for range 2 {
@@ -203,7 +232,10 @@ func TestTokensHaveRolesAndAreChangedWhileItRuns(t *testing.T) {
 // TestPageOfAnotherHostReadsNothing: DNS rebinding, as a browser would send it.
 func TestPageOfAnotherHostReadsNothing(t *testing.T) {
 	in := start(t)
-	for _, path := range []string{"/", "/metrics", "/api/stats", "/api/channels", "/api/connections", "/api/live", "/debug/pprof/cmdline"} {
+	for _, path := range []string{
+		"/", "/metrics", "/api/stats", "/api/stats/recent", "/api/gaps", "/api/instances", "/api/channels", "/api/channels/a",
+		"/api/connections", "/api/history/a", "/api/position", "/api/live", "/debug/pprof/cmdline",
+	} {
 		req, err := http.NewRequest(http.MethodGet, in.admin+path, nil)
 		require.NoError(t, err)
 		req.Host = "evil.example:9090"

@@ -122,7 +122,7 @@ func TestRevokedUserIsPutOutOfTheFleet(t *testing.T) {
 	for _, s := range berts {
 		s.want("for bert")
 	}
-	one.logs(`"msg":"admin: audit","method":"DELETE","target":"/api/connections?for=1h&sub=anna","status":200`)
+	one.logs(`"msg":"admin: audit","method":"DELETE","target":"/api/connections?sub=anna&for=1h","status":200`)
 	two.logs(`"msg":"ssed: streams were closed by an operator"`)
 }
 

@@ -207,10 +207,10 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_skipped_total", "Messages from Redis that were left out, by reason.", s.Foreign, "reason", "partition")
 	ch.counter("ssed_feed_batches_total", "Messages of --batch-channel, each of which carries many.", s.Batches)
 	ch.counter("ssed_feed_broken_batches_total", "Batches whose end could not be read. The messages in it are lost.", s.BrokenBatches)
-	const receipts = "Messages published through this instance. told: with their ID. late: the ID came after 1 s. refused: too many others waited for theirs."
-	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsTold, "outcome", "told")
-	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsLate, "outcome", "late")
-	ch.counter("ssed_publish_receipts_total", receipts, s.ResultsRefused, "outcome", "refused")
+	const results = "Messages published through this instance. told: with their ID. late: the ID came after 1 s. refused: too many others waited for theirs."
+	ch.counter("ssed_publish_receipts_total", results, s.ResultsTold, "outcome", "told")
+	ch.counter("ssed_publish_receipts_total", results, s.ResultsLate, "outcome", "late")
+	ch.counter("ssed_publish_receipts_total", results, s.ResultsRefused, "outcome", "refused")
 	ch.gauge("ssed_feed_links", "Subscriptions to Redis that work: their messages get IDs.", float64(s.SubscriptionsSynced))
 	ch.counter("ssed_feed_connects_total", "Subscriptions to Redis made.", s.Connects)
 	for cause := rsub.CauseDisconnect; cause <= rsub.CauseShutdown; cause++ {

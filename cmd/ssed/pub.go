@@ -61,7 +61,7 @@ func (pubCommand) Help() string {
 
 // outgoing takes messages and returns what to print for each. With an error these are the
 // ones before it; those behind it may have been published or not.
-type outgoing func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error)
+type outgoing func(ctx context.Context, messages []sseproto.Message) (results []string, err error)
 
 var errNobody = errors.New("no instance was connected to Redis: the message is lost")
 
@@ -76,10 +76,10 @@ func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Wri
 		for i := range data {
 			messages[i] = sseproto.Message{Event: c.Event, ID: c.ID, Data: data[i]}
 		}
-		receipts, err := send(context.Background(), messages)
-		for _, receipt := range receipts {
-			if receipt != "" {
-				_, printErr := fmt.Fprintln(stdout, receipt)
+		results, err := send(context.Background(), messages)
+		for _, result := range results {
+			if result != "" {
+				_, printErr := fmt.Fprintln(stdout, result)
 				err = errors.Join(err, printErr)
 			}
 		}
@@ -266,16 +266,16 @@ func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeS
 		}
 		return receivers(n), err
 	}
-	send = func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error) {
+	send = func(ctx context.Context, messages []sseproto.Message) (results []string, err error) {
 		for len(messages) > 0 && err == nil {
 			channel, payload, n := c.command(messages)
-			var receipt string
-			if receipt, err = publish(ctx, channel, payload); receipt != "" {
-				receipts = append(receipts, slices.Repeat([]string{receipt}, n)...)
+			var result string
+			if result, err = publish(ctx, channel, payload); result != "" {
+				results = append(results, slices.Repeat([]string{result}, n)...)
 			}
 			messages = messages[n:]
 		}
-		return receipts, err
+		return results, err
 	}
 	return send, lazy.Close
 }
@@ -340,7 +340,7 @@ func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeS
 			return nil, fmt.Errorf("--admin-url: %w", outbound.WithoutURL(err))
 		}
 		defer resp.Body.Close()
-		return readReceipts(resp, messages)
+		return readResults(resp, messages)
 	}
 	one := base.JoinPath("publish")
 	query := url.Values{"channel_id": {c.Channel}}
@@ -350,18 +350,18 @@ func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeS
 		}
 	}
 	one.RawQuery = query.Encode()
-	send = func(ctx context.Context, messages []sseproto.Message) (receipts []string, err error) {
+	send = func(ctx context.Context, messages []sseproto.Message) (results []string, err error) {
 		if len(messages) > 1 && !slices.ContainsFunc(messages, isNoJSON) {
 			return post(ctx, base.JoinPath("api", "batch"), c.objects(messages), len(messages))
 		}
 		for _, m := range messages {
-			receipt, err := post(ctx, one, strings.NewReader(m.Data), 1)
-			receipts = append(receipts, receipt...)
+			result, err := post(ctx, one, strings.NewReader(m.Data), 1)
+			results = append(results, result...)
 			if err != nil {
-				return receipts, err
+				return results, err
 			}
 		}
-		return receipts, nil
+		return results, nil
 	}
 	return send, client.CloseIdleConnections
 }
@@ -387,12 +387,12 @@ func (c *pubCommand) objects(messages []sseproto.Message) io.Reader {
 	return &body
 }
 
-// maxReceiptBytes is far more than an answer of the admin listener to a message.
-const maxReceiptBytes = 16 << 10
+// maxResultBytes is far more than an answer of the admin listener to a message.
+const maxResultBytes = 16 << 10
 
-// readReceipts reads the answer to one message, or a line for each of several.
-func readReceipts(resp *http.Response, messages int) (receipts []string, err error) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(messages)*maxReceiptBytes))
+// readResults reads the answer to one message, or a line for each of several.
+func readResults(resp *http.Response, messages int) (results []string, err error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(messages)*maxResultBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -401,23 +401,23 @@ func readReceipts(resp *http.Response, messages int) (receipts []string, err err
 		answers = [][]byte{bytes.TrimSpace(body)}
 	}
 	for _, answer := range answers {
-		receipt, err := readReceipt(resp, answer, messages > 1)
-		if receipt != "" {
-			receipts = append(receipts, receipt)
+		result, err := readResult(resp, answer, messages > 1)
+		if result != "" {
+			results = append(results, result)
 		}
 		if err != nil {
-			return receipts, err
+			return results, err
 		}
 	}
 	if messages > 1 && len(answers) != messages {
-		return receipts, errNoListener
+		return results, errNoListener
 	}
-	return receipts, nil
+	return results, nil
 }
 
 var errNoListener = errors.New("the answer is not that of an admin listener: is --admin-url right?")
 
-func readReceipt(resp *http.Response, text []byte, isLine bool) (string, error) {
+func readResult(resp *http.Response, text []byte, isLine bool) (string, error) {
 	var answer struct {
 		ID        string
 		Receivers *int64

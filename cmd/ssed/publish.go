@@ -40,22 +40,22 @@ func eventText(channel string, id sseproto.ID, partitions int) string {
 }
 
 // publish sends messages for the admin listener.
-func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.Receipt {
+func (s *server) publish(ctx context.Context, messages []admin.Message) []admin.PublishResult {
 	out := make([]ssed.OutMessage, len(messages))
 	for i, m := range messages {
 		out[i] = ssed.OutMessage{Channel: m.Channel, Message: m.Message}
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	receipts := make([]admin.Receipt, len(messages))
+	results := make([]admin.PublishResult, len(messages))
 	for i, r := range s.gateway.PublishBatch(ctx, out) {
-		receipts[i] = admin.Receipt{ID: s.eventText(messages[i].Channel, r.ID), Receivers: r.Receivers, Err: r.Err, Embedded: s.Feeds == nil}
+		results[i] = admin.PublishResult{ID: s.eventText(messages[i].Channel, r.ID), Receivers: r.Receivers, Err: r.Err, Embedded: s.Feeds == nil}
 		switch { // the listener has looked at the rest
 		case errors.Is(r.Err, ssed.ErrTooLarge): // without its envelope it was not
-			receipts[i].Err = errEnvelopeTooLarge
+			results[i].Err = errEnvelopeTooLarge
 		case errors.Is(r.Err, ssed.ErrReserved):
-			receipts[i].Err = errBatchChannel
+			results[i].Err = errBatchChannel
 		}
 	}
-	return receipts
+	return results
 }

@@ -23,10 +23,10 @@ func handler(t *testing.T, change func(*Config)) (http.Handler, *published) {
 	t.Helper()
 	last := new(published)
 	cfg := Config{
-		Publish: func(_ context.Context, messages []Message) []Receipt {
+		Publish: func(_ context.Context, messages []Message) []PublishResult {
 			require.Len(t, messages, 1)
 			*last = published{messages[0].Channel, messages[0].Data}
-			return []Receipt{{ID: "5-1", Embedded: true}}
+			return []PublishResult{{ID: "5-1", Embedded: true}}
 		},
 		Position:        func() (string, bool) { return "7-0", true },
 		MaxMessageBytes: 8,

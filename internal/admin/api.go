@@ -45,7 +45,7 @@ func New(cfg Config) *API {
 	}
 	mux := http.NewServeMux()
 	a.routes(mux)
-	a.handler = a.authenticate(jsonErrors(mux))
+	a.handler = ownOrigin(a.authenticate(jsonErrors(mux)))
 	return a
 }
 
@@ -111,7 +111,7 @@ func (a *API) routes(mux *http.ServeMux) {
 	mux.Handle("GET /metrics", a.reading(a.cfg.Metrics))
 	read("GET /api/stats", a.stats)
 	read("GET /api/stats/recent", a.recentList)
-	read("GET /api/live", a.liveStream)
+	read("GET /api/live", a.lasting(RoleRead, a.liveStream))
 	read("GET /api/gaps", a.gaps)
 	read("GET /api/instances", a.instances)
 	read("GET /api/partitions", a.partitions)
@@ -131,7 +131,9 @@ func (a *API) routes(mux *http.ServeMux) {
 
 	if a.cfg.Pprof {
 		// The command line and the memory may hold passwords and messages.
-		profile := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.guard(RoleAll, a.private(h))) }
+		profile := func(pattern string, h http.HandlerFunc) {
+			mux.Handle(pattern, a.guard(RoleAll, a.private(a.lasting(RoleAll, h))))
+		}
 		profile("GET /debug/pprof/", pprof.Index)
 		profile("GET /debug/pprof/cmdline", pprof.Cmdline)
 		profile("GET /debug/pprof/profile", pprof.Profile)
@@ -205,7 +207,6 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 func setJSONHeaders(h http.Header, contentType string) {
 	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
 }
 
 // newEncoder leaves <, > and & as they are: answers are never taken for HTML.

@@ -33,8 +33,8 @@ type Config struct {
 	History History
 
 	// Publish sends messages in order and tells of each what became of it: as many
-	// receipts as messages. It bounds its own time.
-	Publish func(ctx context.Context, messages []Message) []Receipt
+	// results as messages. It bounds its own time.
+	Publish func(ctx context.Context, messages []Message) []PublishResult
 	// Position is one behind which everything comes that is published from now on. Not ok:
 	// there is none yet.
 	Position func() (id string, ok bool)

@@ -70,6 +70,9 @@ func (q *query) bearer(name string) string {
 	return value
 }
 
+// maxTimeText bounds zeros: 720h0m0.000000000s has 18 bytes.
+const maxTimeText = 32
+
 // keepOut reads a time such as 10m; 0 without one.
 func (q *query) keepOut(name string) time.Duration {
 	text, ok := q.get(name)
@@ -77,8 +80,8 @@ func (q *query) keepOut(name string) time.Duration {
 		return 0
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second || d > maxKeepOut {
-		q.bad(name, fmt.Sprintf("must be a time such as 10m, from 1s to %v", maxKeepOut))
+	if err != nil || len(text) > maxTimeText || q.count(name) > 1 || d < time.Second || d > maxKeepOut {
+		q.bad(name, fmt.Sprintf("must be there once, with a time such as 10m, from 1s to %v", maxKeepOut))
 	}
 	return d
 }

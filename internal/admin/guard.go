@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"time"
 )
 
 // DenyReason is why a request had no right to what it asked for, for a metric.
@@ -45,6 +47,17 @@ func (a *API) deny(w http.ResponseWriter, r *http.Request, status int, reason De
 		}
 	}
 	writeError(w, status, text)
+}
+
+// ownOrigin marks all answers for pages of other origins: they are no script or image to
+// guess at, and do not get into the process of such a page (Fetch §3.7).
+func ownOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		next.ServeHTTP(w, r)
+	})
 }
 
 // reading guards what changes nothing.
@@ -92,6 +105,38 @@ func (a *API) authenticate(next http.Handler) http.Handler {
 // keyOfRequest is the key of a context for the key that came with a request.
 type keyOfRequest struct{}
 
+// lastingLook is how often a request that goes on for long is looked at again.
+const lastingLook = time.Second
+
+// lasting is for what goes on for long: its context ends when the token of the request is
+// taken out of the file, or is no longer for what takes the role.
+func (a *API) lasting(need Role, next http.HandlerFunc) http.HandlerFunc {
+	if a.keys == nil {
+		return next
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, end := context.WithCancel(r.Context())
+		var looking sync.WaitGroup
+		looking.Go(func() {
+			ticker := time.NewTicker(lastingLook)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ticker.C:
+					if !a.keys.holds(keyFrom(r), need) {
+						end()
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		defer looking.Wait()
+		defer end()
+		next(w, r.WithContext(ctx))
+	}
+}
+
 func keyFrom(r *http.Request) key {
 	k, _ := r.Context().Value(keyOfRequest{}).(key) // none without tokens
 	return k
@@ -101,12 +146,14 @@ func keyFrom(r *http.Request) key {
 //
 // Without tokens a page elsewhere could still read: its host name is pointed at this
 // machine (DNS rebinding), and to the browser both are one origin. So whoever reads must
-// come by a name of this machine. Whoever writes too, when it is a browser: it tells by
-// Origin. Backends publish by any name.
+// come by a name of this machine: with a GET a browser sends nothing by which to tell it
+// from a program. Whoever writes too, when it is a browser: then it sends Origin. Backends
+// publish by any name.
 func (a *API) guard(need Role, next http.Handler) http.Handler {
 	if a.keys == nil {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if (need != RolePublish || r.Header.Get("Origin") != "") && !a.isOwnHost(r.Host) {
+			byBackend := need == RolePublish && r.Method == http.MethodPost && r.Header.Get("Origin") == ""
+			if !byBackend && !a.isOwnHost(r.Host) {
 				a.deny(w, r, http.StatusForbidden, DeniedHost, "without a token this must be asked for by an IP address, localhost or the name in --admin")
 				return
 			}

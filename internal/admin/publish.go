@@ -31,8 +31,8 @@ type Message struct {
 	sseproto.Message
 }
 
-// Receipt tells what became of a message.
-type Receipt struct {
+// PublishResult tells what became of a message.
+type PublishResult struct {
 	// ID is its position, empty when it is not known in time.
 	ID string
 	// Receivers is how many subscriptions Redis had; meaningless in embedded mode.
@@ -43,8 +43,8 @@ type Receipt struct {
 	Err error
 }
 
-// body is the answer to a receipt.
-func (r Receipt) body() (status int, answer any) {
+// body is the answer to a result.
+func (r PublishResult) body() (status int, answer any) {
 	if r.Err != nil {
 		status, text := verdict(r.Err)
 		return status, map[string]string{"error": text}
@@ -69,20 +69,20 @@ func (a *API) send(w http.ResponseWriter, r *http.Request) { a.publishOne(w, r, 
 
 // publishOne publishes what read takes from the request.
 func (a *API) publishOne(w http.ResponseWriter, r *http.Request, read func(http.ResponseWriter, *http.Request) (Message, error)) {
-	receipt, err := a.receiptOf(w, r, read)
+	result, err := a.resultOf(w, r, read)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	status, answer := receipt.body()
+	status, answer := result.body()
 	writeJSON(w, status, answer)
 }
 
-// receiptOf holds a body only as long as it is needed: not while the client takes its answer.
-func (a *API) receiptOf(w http.ResponseWriter, r *http.Request, read func(http.ResponseWriter, *http.Request) (Message, error)) (Receipt, error) {
+// resultOf holds a body only as long as it is needed: not while the client takes its answer.
+func (a *API) resultOf(w http.ResponseWriter, r *http.Request, read func(http.ResponseWriter, *http.Request) (Message, error)) (PublishResult, error) {
 	leave, err := a.seatBody(w, r)
 	if err != nil {
-		return Receipt{}, err
+		return PublishResult{}, err
 	}
 	defer leave()
 	m, err := read(w, r)
@@ -90,7 +90,7 @@ func (a *API) receiptOf(w http.ResponseWriter, r *http.Request, read func(http.R
 		err = a.covers(r, m.Channel)
 	}
 	if err != nil {
-		return Receipt{}, err
+		return PublishResult{}, err
 	}
 	return a.cfg.Publish(r.Context(), []Message{m})[0], nil
 }
@@ -231,14 +231,14 @@ func retryOf(n json.Number) (time.Duration, error) {
 // batch publishes many messages, an object on each line or in an array, and answers each
 // with one in the same form. One that cannot be published does not keep the others back.
 func (a *API) batch(w http.ResponseWriter, r *http.Request) {
-	receipts, inArray, err := a.batchReceipts(w, r)
+	results, inArray, err := a.batchResults(w, r)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	answers := make([]any, len(receipts))
-	for i, receipt := range receipts {
-		_, answers[i] = receipt.body()
+	answers := make([]any, len(results))
+	for i, result := range results {
+		_, answers[i] = result.body()
 	}
 	if inArray {
 		writeJSON(w, http.StatusOK, answers)
@@ -251,8 +251,8 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// batchReceipts is receiptOf for a batch.
-func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) (receipts []Receipt, inArray bool, err error) {
+// batchResults is resultOf for a batch.
+func (a *API) batchResults(w http.ResponseWriter, r *http.Request) (results []PublishResult, inArray bool, err error) {
 	leave, err := a.seatBody(w, r)
 	if err != nil {
 		return nil, false, err
@@ -262,7 +262,7 @@ func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) (receipts []
 	if err != nil {
 		return nil, false, err
 	}
-	receipts = make([]Receipt, len(objects))
+	results = make([]PublishResult, len(objects))
 	var good []Message
 	var places []int
 	for i, object := range objects {
@@ -271,17 +271,17 @@ func (a *API) batchReceipts(w http.ResponseWriter, r *http.Request) (receipts []
 			err = a.covers(r, m.Channel)
 		}
 		if err != nil {
-			receipts[i].Err = err
+			results[i].Err = err
 			continue
 		}
 		good, places = append(good, m), append(places, i)
 	}
 	if len(good) > 0 {
-		for i, receipt := range a.cfg.Publish(r.Context(), good) {
-			receipts[places[i]] = receipt
+		for i, result := range a.cfg.Publish(r.Context(), good) {
+			results[places[i]] = result
 		}
 	}
-	return receipts, inArray, nil
+	return results, inArray, nil
 }
 
 var (

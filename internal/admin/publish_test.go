@@ -23,13 +23,13 @@ func numbered(t *testing.T, change func(*Config)) (http.Handler, *[]Message) {
 	got := new([]Message)
 	h, _ := handler(t, func(cfg *Config) {
 		cfg.MaxMessageBytes = 64
-		cfg.Publish = func(_ context.Context, messages []Message) []Receipt {
-			receipts := make([]Receipt, len(messages))
+		cfg.Publish = func(_ context.Context, messages []Message) []PublishResult {
+			results := make([]PublishResult, len(messages))
 			for i := range messages {
-				receipts[i] = Receipt{ID: sseproto.ID{Ms: 5, Seq: uint64(len(*got) + i)}.String(), Receivers: 2}
+				results[i] = PublishResult{ID: sseproto.ID{Ms: 5, Seq: uint64(len(*got) + i)}.String(), Receivers: 2}
 			}
 			*got = append(*got, messages...)
-			return receipts
+			return results
 		}
 		if change != nil {
 			change(cfg)
@@ -38,11 +38,11 @@ func numbered(t *testing.T, change func(*Config)) (http.Handler, *[]Message) {
 	return h, got
 }
 
-func TestPublishAnswersWithTheReceipt(t *testing.T) {
-	f := func(receipt Receipt, status int, body string) {
+func TestPublishAnswersWithTheResult(t *testing.T) {
+	f := func(result PublishResult, status int, body string) {
 		t.Helper()
 		h, _ := handler(t, func(cfg *Config) {
-			cfg.Publish = func(context.Context, []Message) []Receipt { return []Receipt{receipt} }
+			cfg.Publish = func(context.Context, []Message) []PublishResult { return []PublishResult{result} }
 		})
 		r := do(h, "POST", "/publish?channel_id=a", "x")
 		require.Equal(t, status, r.StatusCode)
@@ -51,12 +51,12 @@ func TestPublishAnswersWithTheReceipt(t *testing.T) {
 		require.Equal(t, status, r.StatusCode)
 		require.JSONEq(t, body, bodyOf(t, r))
 	}
-	f(Receipt{ID: "5-1", Embedded: true}, 200, `{"id":"5-1"}`)
-	f(Receipt{ID: "5-1", Receivers: 3}, 200, `{"id":"5-1","receivers":3}`)
-	f(Receipt{Receivers: 3}, 202, `{"receivers":3}`)
-	f(Receipt{}, 202, `{"receivers":0}`)
-	f(Receipt{Err: errors.New("not confirmed")}, 503, `{"error":"not confirmed"}`)
-	f(Receipt{Err: Refuse(413, "too large")}, 413, `{"error":"too large"}`)
+	f(PublishResult{ID: "5-1", Embedded: true}, 200, `{"id":"5-1"}`)
+	f(PublishResult{ID: "5-1", Receivers: 3}, 200, `{"id":"5-1","receivers":3}`)
+	f(PublishResult{Receivers: 3}, 202, `{"receivers":3}`)
+	f(PublishResult{}, 202, `{"receivers":0}`)
+	f(PublishResult{Err: errors.New("not confirmed")}, 503, `{"error":"not confirmed"}`)
+	f(PublishResult{Err: Refuse(413, "too large")}, 413, `{"error":"too large"}`)
 }
 
 func TestPublishTakesTheRestOfAMessageFromTheQuery(t *testing.T) {

@@ -16,7 +16,7 @@ type PublisherConfig struct {
 	// what. An error that is a *Denial becomes the answer.
 	Authorize func(ctx context.Context, authorization []string) (Scope, error)
 
-	Publish         func(ctx context.Context, messages []Message) []Receipt
+	Publish         func(ctx context.Context, messages []Message) []PublishResult
 	Position        func() (id string, ok bool)
 	MaxMessageBytes int
 	Ready           func() (ok bool, reason string)
@@ -57,7 +57,7 @@ func NewPublisher(cfg PublisherConfig) *API {
 	scoped("POST /publish", a.publish)
 	scoped("POST /api/send", a.send)
 	scoped("POST /api/batch", a.batch)
-	a.handler = jsonErrors(mux)
+	a.handler = ownOrigin(jsonErrors(mux))
 	return a
 }
 

@@ -29,13 +29,13 @@ func TestPublisherTakesWhatTheTokenCovers(t *testing.T) {
 			}
 			return Scope{}, &Denial{Status: 401, Fields: []sseproto.Field{{Name: "WWW-Authenticate", Value: "Bearer"}}}
 		},
-		Publish: func(_ context.Context, messages []Message) []Receipt {
+		Publish: func(_ context.Context, messages []Message) []PublishResult {
 			got = append(got, messages...)
-			receipts := make([]Receipt, len(messages))
-			for i := range receipts {
-				receipts[i] = Receipt{ID: sseproto.ID{Ms: 1, Seq: uint64(i)}.String(), Embedded: true}
+			results := make([]PublishResult, len(messages))
+			for i := range results {
+				results[i] = PublishResult{ID: sseproto.ID{Ms: 1, Seq: uint64(i)}.String(), Embedded: true}
 			}
-			return receipts
+			return results
 		},
 		Position:        func() (string, bool) { return "7-0", true },
 		MaxMessageBytes: 64,

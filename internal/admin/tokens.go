@@ -184,7 +184,16 @@ func keysOf(tokens []Token) []key {
 
 // find returns the key of a token; ok is false for one that is not known.
 func (k *keyring) find(token string) (found key, ok bool) {
-	sum := sha256.Sum256([]byte(token))
+	return k.findSum(sha256.Sum256([]byte(token)))
+}
+
+// holds reports whether a key that was found is still there, for what takes the role.
+func (k *keyring) holds(known key, need Role) bool {
+	now, ok := k.findSum(known.sum)
+	return ok && now.role.allows(need)
+}
+
+func (k *keyring) findSum(sum [sha256.Size]byte) (found key, ok bool) {
 	for _, key := range k.current() {
 		if subtle.ConstantTimeCompare(sum[:], key.sum[:]) == 1 {
 			found, ok = key, true

@@ -1,9 +1,13 @@
 package admin
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,6 +105,27 @@ func TestEveryRouteHasAGuard(t *testing.T) {
 	require.Equal(t, routes, len(everything)+3+2)
 }
 
+// TestAnswersAreForTheOwnOriginAlone: those with an error, too.
+func TestAnswersAreForTheOwnOriginAlone(t *testing.T) {
+	f := func(h http.Handler, method, path, body string, fields ...string) {
+		t.Helper()
+		header := do(h, method, path, body, fields...).Header
+		require.Equal(t, []string{"nosniff"}, header.Values("X-Content-Type-Options"), path)
+		require.Equal(t, []string{"same-origin"}, header.Values("Cross-Origin-Resource-Policy"), path)
+		require.Empty(t, header.Values("Access-Control-Allow-Origin"), path)
+	}
+	h := whole(t, func(cfg *Config) { cfg.Tokens = oneToken(allToken) })
+	for _, e := range everything {
+		f(h, e.method, e.path, e.body, "Authorization", "Bearer "+allToken, "Origin", "http://127.0.0.1:9090")
+		f(h, e.method, e.path, e.body)
+	}
+	for _, path := range []string{"/health", "/ready", "/openapi.yaml", "/nowhere", "//api/stats"} {
+		f(h, "GET", path, "", "Authorization", "Bearer "+allToken)
+	}
+	f(NewPublisher(PublisherConfig{}), "GET", "/health", "")
+	f(NewPublisher(PublisherConfig{}), "GET", "/metrics", "")
+}
+
 // TestPagesOfAnotherHostCannotRead: DNS rebinding. To the browser the page is of the same
 // origin, so it sends nothing by which to tell but the name.
 func TestPagesOfAnotherHostCannotRead(t *testing.T) {
@@ -109,7 +134,7 @@ func TestPagesOfAnotherHostCannotRead(t *testing.T) {
 		cfg.Ready = func() (bool, string) { return false, "redis: dial tcp 10.0.0.5:6379" }
 	})
 	for _, e := range everything {
-		if e.need == RolePublish {
+		if e.method == http.MethodPost {
 			continue // by Origin: see TestForeignPagesCannotPublish
 		}
 		require.Equal(t, 403, do(h, e.method, e.path, e.body, "Host", "evil.example:9090").StatusCode, e.path)
@@ -201,6 +226,56 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	require.NotContains(t, log.String(), "0123456789abcdef")
 }
 
+// TestWhatGoesOnForLongEndsWithItsToken: who was given a stream or a profile keeps it no
+// longer than the token is good for it.
+func TestWhatGoesOnForLongEndsWithItsToken(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tokens")
+	write := func(text string) {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	write("all " + allToken + "\nread " + readToken)
+	tokens, err := ReadTokens(path)
+	require.NoError(t, err)
+	h := whole(t, func(cfg *Config) { cfg.Tokens, cfg.TokenFile = tokens, path })
+	s := httptest.NewServer(h)
+	t.Cleanup(func() { h.Close(); s.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	open := func(token, path string) *bufio.Reader {
+		t.Helper()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := s.Client().Do(req)
+		require.NoError(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		return bufio.NewReader(resp.Body)
+	}
+	withdrawn, kept, trace := open(readToken, "/api/live"), open(allToken, "/api/live"), open(allToken, "/debug/pprof/trace?seconds=3600")
+	wantEnd := func(r *bufio.Reader) {
+		t.Helper()
+		_, err := io.Copy(io.Discard, r)
+		require.NoError(t, err)
+	}
+	goesOn := func(r *bufio.Reader) {
+		t.Helper()
+		for range 3 {
+			event(t, r)
+		}
+	}
+	write("all " + allToken)
+	wantEnd(withdrawn)
+	goesOn(kept)
+	write("read " + allToken) // what it is for has changed
+	wantEnd(trace)
+	goesOn(kept)
+	write("publish " + allToken)
+	wantEnd(kept)
+	require.Eventually(t, func() bool { return len(h.liveSeats) == 0 }, 20*time.Second, 5*time.Millisecond, "places are given back")
+}
+
 func TestFailedTriesAreCountedAndLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	h := whole(t, func(cfg *Config) {
@@ -234,6 +309,14 @@ func TestAuditTellsWhoChangedWhat(t *testing.T) {
 	f(allToken, "DELETE", "/api/history/a%2Fb%0Anext", "", `level=INFO msg="admin: audit" method=DELETE target=/api/history/a%2Fb%0Anext status=204 by=ops client=192.0.2.1:1234`)
 	f(allToken, "DELETE", "/api/connections/0-7", "", "target=/api/connections/0-7 status=204 by=ops")
 	f(allToken, "DELETE", "/api/connections/0-8?why=%0A%E2%80%AE", "", `target="/api/connections/0-8?why=%0A%E2%80%AE" status=404`)
+	// Nothing that is closed or deleted is left out or cut off.
+	f(allToken, "DELETE", "/api/connections?sub=anna;for=1h", "", `target="/api/connections?sub=anna%3Bfor%3D1h" status=200`)
+	long := strings.Repeat("%C3%A9", 127)
+	f(allToken, "DELETE", "/api/connections?channel="+long+"&token="+long+"&%73ub="+long, "", `channel=`+long+`&token=`+long+`&sub=`+long+`" status=200`)
+	f(allToken, "DELETE", "/api/history/"+long, "", "target=/api/history/"+long+" status=204")
+	f(allToken, "DELETE", "/api/connections?for="+strings.Repeat("0", maxTimeText)+"1h&sub=anna", "", "status=400")
+	f(allToken, "DELETE", "/api/connections?for=1h&for=2h&sub=anna", "", "status=400")
+	f(allToken, "DELETE", "/api/history/a?"+strings.Repeat("%E2", maxTarget), "", "…")
 	f(publishToken, "POST", "/publish?channel_id=a", "x", `level=DEBUG msg="admin: audit" method=POST target="/publish?channel_id=a" status=200 by=backend`)
 	log.Reset()
 	do(h, "GET", "/api/history/a", "", "Authorization", "Bearer "+allToken)
