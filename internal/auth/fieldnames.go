@@ -3,7 +3,7 @@ package auth
 import "strings"
 
 // notForwarded are fields of a request that are not sent to the service, in lower
-// case. Prefixes are in notForwardedPrefixes.
+// case. What begins or ends so is in notForwardedPrefixes and notForwardedSuffixes.
 var notForwarded = setOf(
 	// They concern one connection (RFC 9110 §7.6.1), a body, or an answer in parts or in
 	// another coding.
@@ -14,10 +14,7 @@ var notForwarded = setOf(
 	"proxy",
 	// ssed says for itself who the client is and what was asked for, in other fields.
 	"host", "via", "forwarded", "forwarded-for", "x-forwarded", "x-forward-for",
-	"client-ip", "x-client-ip", "true-client-ip", "x-true-client-ip", "x-real-ip", "real-ip",
-	"x-cluster-client-ip", "x-originating-ip", "x-remote-ip", "x-remote-addr", "remote-addr", "x-proxyuser-ip",
-	"cf-connecting-ip", "cf-connecting-ipv6", "cf-pseudo-ipv4", "fastly-client-ip", "fly-client-ip", "do-connecting-ip",
-	"x-azure-clientip", "x-azure-socketip", "x-appengine-user-ip", "x-envoy-external-address", "x-nf-client-connection-ip",
+	"x-envoy-external-address", "x-envoy-original-path",
 	"x-rewrite-url", "x-host", "x-http-host-override", "x-url-scheme", "front-end-https",
 	"x-http-method-override", "x-http-method", "x-method-override",
 )
@@ -25,6 +22,11 @@ var notForwarded = setOf(
 // notForwardedPrefixes are those of conditions, of fields about a body, and of fields
 // that ssed sets.
 var notForwardedPrefixes = [...]string{"if-", "content-", "x-forwarded-", "x-original-", "x-sse-"}
+
+// notForwardedSuffixes are how proxies end the names of fields that tell an address:
+// X-Real-IP, WL-Proxy-Client-IP, CF-Connecting-IPv6, CF-Pseudo-IPv4, X-Azure-SocketIP,
+// Remote-Addr, X-Vercel-Forwarded-For. Each new proxy has one more.
+var notForwardedSuffixes = [...]string{"-ip", "-ipv4", "-ipv6", "clientip", "socketip", "-addr", "-forwarded-for"}
 
 func setOf(names ...string) map[string]bool {
 	set := make(map[string]bool, len(names))
@@ -47,6 +49,11 @@ func isForwarded(name string, hops map[string]bool) bool {
 	name = strings.ToLower(name)
 	for _, prefix := range notForwardedPrefixes {
 		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	for _, suffix := range notForwardedSuffixes {
+		if strings.HasSuffix(name, suffix) {
 			return false
 		}
 	}

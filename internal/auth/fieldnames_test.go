@@ -33,6 +33,8 @@ var othersFields = []string{
 	"Forwarded", "X-Real-IP", "X-Original-URL", "X-Original-Host", "Via", "X-Forwarded-User", "X-Forwarded-Port", "X-Forwarded",
 	"True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP", "Client-IP", "X-Cluster-Client-IP",
 	"X-Remote-IP", "X-Remote-Addr", "X-Originating-IP", "X-Rewrite-URL", "X-HTTP-Method-Override", "X-HTTP-Method",
+	"Proxy-Client-IP", "WL-Proxy-Client-IP", "X-Visitor-IP", "Ali-CDN-Real-IP", "X-Azure-ClientIP", "X-Azure-SocketIP", "X-Sucuri-ClientIP",
+	"CF-Pseudo-IPv4", "Remote-Addr", "X-Vercel-Forwarded-For", "X-Envoy-External-Address", "X-Envoy-Original-Path",
 	"X-Method-Override", "X-Host", "Proxy", "X-SSE-Subject", "X-SSE-Expires", "Content-Type", "Content-Length",
 }
 
