@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	goversion "go/version"
 	"io"
 	"io/fs"
 	"maps"
@@ -253,6 +254,25 @@ func TestManifestsNameTheImageOfTheRelease(t *testing.T) {
 			require.Equal(t, release, string(m[1]), "%s: %s", file, m[0])
 		}
 	}
+}
+
+// TestImageIsBuiltByADigest: a tag can be moved to another image. The Go of the builder
+// fetches no other one (its image has GOTOOLCHAIN=local), so it is as new as go.mod asks.
+func TestImageIsBuiltByADigest(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/Dockerfile")
+	require.NoError(t, err)
+	var from []string
+	for _, m := range regexp.MustCompile(`(?m)^FROM (?:--platform=\S+ )?(\S+)`).FindAllSubmatch(text, -1) {
+		from = append(from, string(m[1]))
+	}
+	require.Equal(t, []string{"$BUILDER", "scratch"}, from)
+	builder := regexp.MustCompile(`(?m)^ARG BUILDER=golang:([0-9.]+)-[a-z]+@sha256:[0-9a-f]{64}$`).FindSubmatch(text)
+	require.NotNil(t, builder)
+	module, err := os.ReadFile("../../go.mod")
+	require.NoError(t, err)
+	asked := regexp.MustCompile(`(?m)^go (\S+)$`).FindSubmatch(module)
+	require.NotNil(t, asked)
+	require.GreaterOrEqual(t, goversion.Compare("go"+string(builder[1]), "go"+string(asked[1])), 0)
 }
 
 // TestReleaseRefusesWhatIsNotCommitted: files that git does not know are compiled too.
