@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -351,13 +352,18 @@ func dashboardHistory(t *testing.T, b *browser) {
 
 func dashboardClosesConnection(t *testing.T, b *browser) {
 	r := redistest.Start(t)
-	in := startReady(t, r)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-SSE-Subject", "%3Cb%3EJ%C3%B6rg")
+	}))
+	t.Cleanup(service.Close)
+	in := startReady(t, r, "--auth-url", service.URL)
 	s := openStreamBy(t, clientFrom(clientAddress), streamURL(in.public, "a"), nil)
 	stays := openStream(t, streamURL(in.public, "a"))
 	in.waitStreams(2)
 	d := b.openLive(t, in, "#/connections")
 	button := fmt.Sprintf(`[aria-label^="Close the connection of %s"]`, clientAddress)
 	d.until("both", `document.querySelectorAll("#all-list tbody tr").length === 2`)
+	d.untilText("#all-list tbody tr .tag", "<b>Jörg")
 	d.click(button)
 	d.untilText("#confirm-text", clientAddress)
 	require.NoError(t, chromedp.Do(d.ctx, chromedp.KeyEvent(kb.Escape)))
