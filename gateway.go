@@ -228,7 +228,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		ready.Go(func() { g.balance(readyCtx) })
 	}
 	err := g.engine.Run(engineCtx)
-	g.settle()
+	g.commitLast()
 	stopStore()
 	stores.Wait()
 	stopFeed()
@@ -245,15 +245,15 @@ type firstError struct {
 
 func (f *firstError) note(err error) { f.once.Do(func() { f.err = err }) }
 
-// settleTimeout bounds the wait for the last tick, which takes a round trip.
-const settleTimeout = 500 * time.Millisecond
+// commitLastTimeout bounds the wait for the last tick, which takes a round trip.
+const commitLastTimeout = 500 * time.Millisecond
 
-// settle commits what has come in since the last tick, so that the history gets it.
-func (g *Gateway) settle() {
+// commitLast commits what has come in since the last tick, so that the history gets it.
+func (g *Gateway) commitLast() {
 	if g.stores == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), commitLastTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, feed := range g.feeds {

@@ -33,6 +33,22 @@ func onRedis(t *testing.T, server *redistest.Server) ssed.Config {
 	return cfg
 }
 
+// twoOnRedis serves two gateways on one server, and returns a client of it.
+func twoOnRedis(t *testing.T, server *redistest.Server, change func(*ssed.Config)) (gateways []*ssed.Gateway, redis rueidis.Client) {
+	t.Helper()
+	redis, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ForceSingleClient: true, DisableCache: true})
+	require.NoError(t, err)
+	t.Cleanup(redis.Close)
+	for range 2 {
+		cfg := onRedis(t, server)
+		change(&cfg)
+		gateway, _ := serve(t, cfg)
+		awaitReady(gateway)
+		gateways = append(gateways, gateway)
+	}
+	return gateways, redis
+}
+
 // serve runs a gateway to the end of the test, or until stop.
 func serve(t *testing.T, cfg ssed.Config) (gateway *ssed.Gateway, stop func() error) {
 	t.Helper()

@@ -37,9 +37,6 @@ const (
 	SlowClose  = engine.SlowClose  // nothing: its stream is closed, and it resumes; but not before it has caught up
 )
 
-// slowNames are values of slow in a policy, by Slow.
-var slowNames = [...]string{"all", "latest", "close"}
-
 // String is the policy as the flag --policy takes it.
 func (p Policy) String() string {
 	var words []string
@@ -55,8 +52,8 @@ func (p Policy) String() string {
 	if p.Window != 0 {
 		words = append(words, "history-window:"+max(p.Window, 0).String())
 	}
-	if p.Slow != SlowAll && int(p.Slow) < len(slowNames) {
-		words = append(words, "slow:"+slowNames[p.Slow])
+	if p.Slow != SlowAll {
+		words = append(words, "slow:"+p.Slow.String())
 	}
 	return p.Match + "=" + strings.Join(words, ",")
 }

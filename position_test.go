@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"ssed"
@@ -60,21 +59,12 @@ func TestPositionJoinsASnapshotWithTheStream(t *testing.T) {
 
 	t.Run("redis", func(t *testing.T) {
 		server := redistest.Start(t)
-		redis, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ForceSingleClient: true, DisableCache: true})
+		early, err := ssed.New(onRedis(t, server))
 		require.NoError(t, err)
-		defer redis.Close()
-		var gateways []*ssed.Gateway
-		for range 2 {
-			cfg := onRedis(t, server)
-			gateway, err := ssed.New(cfg)
-			require.NoError(t, err)
-			_, err = gateway.Position()
-			require.ErrorIs(t, err, ssed.ErrNoPosition)
-			gateway.Close()
-			gateway, _ = serve(t, cfg)
-			awaitReady(gateway)
-			gateways = append(gateways, gateway)
-		}
+		_, err = early.Position()
+		require.ErrorIs(t, err, ssed.ErrNoPosition)
+		early.Close()
+		gateways, redis := twoOnRedis(t, server, func(*ssed.Config) {})
 		f(t, gateways, func(data string) error {
 			return redis.Do(context.Background(), redis.B().Publish().Channel("changes").Message(data).Build()).Error()
 		})

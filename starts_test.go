@@ -205,18 +205,10 @@ func (c *starter) take(id, channel, data string) error {
 // doubled between the history, the memory of an instance and the present.
 func TestStartsUnderLoad(t *testing.T) {
 	server := redistest.Start(t)
-	redis, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ForceSingleClient: true, DisableCache: true})
-	require.NoError(t, err)
-	defer redis.Close()
-	var gateways []*ssed.Gateway
-	for range 2 {
-		cfg := onRedis(t, server)
+	gateways, redis := twoOnRedis(t, server, func(cfg *ssed.Config) {
 		cfg.History.MaxLen = 100_000
 		cfg.Streams.RingBytes = 1 << 20 // a second or so of what comes
-		gateway, _ := serve(t, cfg)
-		awaitReady(gateway)
-		gateways = append(gateways, gateway)
-	}
+	})
 	f := newNumberedFeed(func(ctx context.Context, messages []ssed.OutMessage) error {
 		var cmds rueidis.Commands
 		for _, m := range messages {

@@ -94,7 +94,7 @@ func TestLossOfManySmallMessagesIsMeasuredByItsPlaceInTheRing(t *testing.T) {
 	require.Equal(t, "live", c.next(lost + 1)[lost].data)
 }
 
-func TestWhoWaitsForTheHistoryIsNotClosedAtACut(t *testing.T) {
+func TestWhoWaitsForTheHistoryIsNotClosedAtABarrier(t *testing.T) {
 	h := newMemoryHistory()
 	h.block = make(chan struct{})
 	e := startEngine(t, withHistory(h, minRingBytes))
@@ -116,7 +116,7 @@ func TestWhoWaitsForTheHistoryIsNotClosedAtACut(t *testing.T) {
 
 // A loop that is still closing streams delivers nothing from behind the barrier, and does
 // not sleep.
-func TestNothingIsDeliveredOverACut(t *testing.T) {
+func TestNothingIsDeliveredOverABarrier(t *testing.T) {
 	h := shardByHand(t, nil)
 	var all []*testClient
 	for range manySlots {
@@ -201,7 +201,7 @@ func TestWhoResumedBehindABarrierStaysOpen(t *testing.T) {
 	require.Equal(t, []string{"behind"}, datas(resumed.next(1)))
 }
 
-func TestNothingNeedsToComeBetweenTwoCuts(t *testing.T) {
+func TestNothingNeedsToComeBetweenTwoBarriers(t *testing.T) {
 	h := shardByHand(t, nil)
 	h.breakOff(sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 2000}, nil)
 	h.pass()
@@ -213,9 +213,9 @@ func TestNothingNeedsToComeBetweenTwoCuts(t *testing.T) {
 	require.Equal(t, "2100-0", string(c.dec.LastEventID()))
 }
 
-// TestCutsAreTakenOneAfterTheOther: a loop that comes to look when there are two sends
+// TestBarriersAreTakenOneAfterTheOther: a loop that comes to look when there are two sends
 // its streams back before the first one.
-func TestCutsAreTakenOneAfterTheOther(t *testing.T) {
+func TestBarriersAreTakenOneAfterTheOther(t *testing.T) {
 	h := shardByHand(t, nil)
 	c := h.arrive(t, resumePoint{}, "a")
 	h.breakOff(sseproto.ID{Ms: 1100}, sseproto.ID{Ms: 2000}, nil)
@@ -243,9 +243,9 @@ func TestQuietClientHasAPlaceToGoOnFrom(t *testing.T) {
 	require.Equal(t, end.String(), string(quiet.dec.LastEventID()))
 }
 
-// TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt: what the loop has not scanned yet
+// TestWhoMissesSomethingBeforeABarrierIsSentBackBeforeIt: what the loop has not scanned yet
 // when it learns of the barrier.
-func TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt(t *testing.T) {
+func TestWhoMissesSomethingBeforeABarrierIsSentBackBeforeIt(t *testing.T) {
 	h := shardByHand(t, nil)
 	c := h.arrive(t, resumePoint{}, "a")
 	h.f.publish("b", "of somebody else")
@@ -258,9 +258,9 @@ func TestWhoMissesSomethingBeforeACutIsSentBackBeforeIt(t *testing.T) {
 	require.Equal(t, sseproto.ID{Ms: missed.Ms, Seq: missed.Seq - 1}.String(), string(c.dec.LastEventID()))
 }
 
-// TestNothingIsScannedOverACutThatComesMeanwhile: the view of a pass that was overrun
+// TestNothingIsScannedOverABarrierThatComesMeanwhile: the view of a pass that was overrun
 // grows while the slots are looked at.
-func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
+func TestNothingIsScannedOverABarrierThatComesMeanwhile(t *testing.T) {
 	h := shardByHand(t, nil)
 	c := h.arrive(t, resumePoint{}, "a")
 	h.f.publish("noise", "x")
@@ -276,9 +276,9 @@ func TestNothingIsScannedOverACutThatComesMeanwhile(t *testing.T) {
 	require.Empty(t, c.ended())
 }
 
-// TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing: its request was read before,
+// TestWhoCameBeforeABarrierAndIsAdmittedBehindItMissesNothing: its request was read before,
 // and the loop is through with the barrier.
-func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
+func TestWhoCameBeforeABarrierAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	h := shardByHand(t, nil)
 	fd, conn := socketPair(t)
 	a := &front.Stream{FD: fd, Channels: []string{"a"}, Since: h.log.standing()}
@@ -294,7 +294,7 @@ func TestWhoCameBeforeACutAndIsAdmittedBehindItMissesNothing(t *testing.T) {
 	require.Equal(t, "behind", got[1].data)
 }
 
-func TestReadBackGivenUpLetsTheLockGoInBetween(t *testing.T) {
+func TestBackfillGivenUpLetsTheLockGoInBetween(t *testing.T) {
 	const channels = 3*putSlice + 1
 	var turns atomic.Int32
 	l := newLog(16<<20, maxSegmentBytes, 1, true, func(uint64) { turns.Add(1) })

@@ -403,31 +403,37 @@ func TestPositionsOfTheWholeRingAreKnown(t *testing.T) {
 
 // TestFollowFindsWhatAWalkFinds: the way by trees and the way by every message agree.
 func TestFollowFindsWhatAWalkFinds(t *testing.T) {
+	eachViewOfChannels(t, 30_000, func(v *view, ch uint32) {
+		left, before := v.walk(ch)
+		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 1 + pos%11 {
+			next, lost := v.follow(ch, pos)
+			for len(left) > 0 && left[0] <= pos {
+				left = left[1:]
+			}
+			wantNext, wantLost := uint64(0), pos < before
+			if !wantLost && len(left) > 0 {
+				wantNext = left[0]
+			}
+			if next != wantNext || lost != wantLost { // a million times: require is a hundred times as dear
+				require.Failf(t, "they differ", "%d after %d: %d, %t and %d, %t", ch, pos, next, lost, wantNext, wantLost)
+			}
+		}
+	})
+}
+
+// eachViewOfChannels publishes messages on 13 channels in changing order. Of the ring as it
+// is after each 977 of them it gives each channel.
+func eachViewOfChannels(t *testing.T, messages int, look func(v *view, ch uint32)) {
 	s := newNullShardOf(t, 1<<20)
-	for i := range 30_000 {
+	for i := range messages {
 		s.feed.publish(fmt.Sprint("c", (i*i+i/7)%13), "x")
 		if i%977 != 0 {
 			continue
 		}
 		v := s.reader.open()
 		for k := range 13 {
-			ch, ok := s.log.dir.find(fmt.Sprint("c", k))
-			if !ok {
-				continue
-			}
-			left, before := v.walk(ch)
-			for pos := max(v.tail, 3) - 3; pos < v.head; pos += 1 + pos%11 {
-				next, lost := v.follow(ch, pos)
-				for len(left) > 0 && left[0] <= pos {
-					left = left[1:]
-				}
-				wantNext, wantLost := uint64(0), pos < before
-				if !wantLost && len(left) > 0 {
-					wantNext = left[0]
-				}
-				if next != wantNext || lost != wantLost { // a million times: require is a hundred times as dear
-					require.Failf(t, "they differ", "%d after %d: %d, %t and %d, %t", k, pos, next, lost, wantNext, wantLost)
-				}
+			if ch, ok := s.log.dir.find(fmt.Sprint("c", k)); ok {
+				look(&v, ch)
 			}
 		}
 		v.close()

@@ -169,7 +169,7 @@ func TestIDBeforeTheFirstSpanIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestWhatWaitedForAFillIsStillThereForTheHistoryWriter(t *testing.T) {
+func TestWhatWaitedForABackfillIsStillThereForTheHistoryWriter(t *testing.T) {
 	h := newMemoryHistory()
 	h.block = make(chan struct{})
 	e := startEngine(t, withHistory(h, minRingBytes))

@@ -269,7 +269,7 @@ func TestHistoryThatFailsClosesTheStreamSoThatTheClientAsksAgain(t *testing.T) {
 	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
 }
 
-func TestLostLinkIsFilledFromTheHistoryWithoutTheClientsNotice(t *testing.T) {
+func TestLostLinkIsBackfilledFromTheHistoryWithoutTheClientsNotice(t *testing.T) {
 	h := newMemoryHistory()
 	e := startEngine(t, withHistory(h, 4<<20))
 	f := startFeed(e, 1000)
@@ -450,7 +450,7 @@ func TestHistoryWriterGetsCommittedMessagesOnly(t *testing.T) {
 	require.Equal(t, sseproto.ID{Ms: 1100}, through)
 }
 
-func TestHistoryWriterIsToldOfHoles(t *testing.T) {
+func TestHistoryWriterIsToldOfDiscontinuities(t *testing.T) {
 	e := startEngine(t, withHistory(newMemoryHistory(), 4<<20))
 	_, _, low := collect(e.log, sseproto.ID{})
 	require.Equal(t, sseproto.ID{}, low, "nothing is known yet")

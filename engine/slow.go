@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strconv"
 	"time"
 
 	"ssed/engine/internal/sock"
@@ -15,6 +16,16 @@ const (
 	SlowLatest             // the newest message alone, which is no gap
 	SlowClose              // nothing: its stream is closed, and it resumes; but not before it has caught up
 )
+
+var slowNames = [...]string{"all", "latest", "close"}
+
+// String is its name in a policy: all, latest or close.
+func (s Slow) String() string {
+	if int(s) < len(slowNames) {
+		return slowNames[s]
+	}
+	return strconv.Itoa(int(s))
+}
 
 // Policy is how channels are delivered that Match matches, a glob as for PSUBSCRIBE.
 type Policy struct {

@@ -422,41 +422,28 @@ func TestTurnOfLatestDoesNotCostByWhatIsLeftOut(t *testing.T) {
 
 // The way by trees back to a position and the way by every message agree.
 func TestNewestFindsWhatAWalkFinds(t *testing.T) {
-	s := newNullShardOf(t, 1<<20)
-	for i := range 20_000 {
-		s.feed.publish(fmt.Sprint("c", (i*i+i/7)%13), "x")
-		if i%977 != 0 {
-			continue
-		}
-		v := s.reader.open()
-		for k := range 13 {
-			ch, ok := s.log.dir.find(fmt.Sprint("c", k))
-			if !ok {
-				continue
-			}
-			for pos := max(v.tail, 3) - 3; pos < v.head; pos += 101 + pos%29 {
-				for target := pos + 1; target < v.head; target += 97 + target%53 {
-					got, lost := v.newest(ch, pos, target)
-					var want uint64
-					for at := s.log.dir.at(ch).last.Load(); at > pos && at >= v.tail; {
-						if at <= target {
-							want = at
-							break
-						}
-						e, _ := v.at(at)
-						if e.prev == 0 {
-							break
-						}
-						at -= uint64(e.prev)
+	eachViewOfChannels(t, 20_000, func(v *view, ch uint32) {
+		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 101 + pos%29 {
+			for target := pos + 1; target < v.head; target += 97 + target%53 {
+				got, lost := v.newest(ch, pos, target)
+				var want uint64
+				for at := v.r.log.dir.at(ch).last.Load(); at > pos && at >= v.tail; {
+					if at <= target {
+						want = at
+						break
 					}
-					if want != 0 || !lost {
-						if want != got || lost { // so often that require would take most of the time
-							require.Failf(t, "they differ", "%d in (%d, %d]: %d and %d, lost %t", k, pos, target, want, got, lost)
-						}
+					e, _ := v.at(at)
+					if e.prev == 0 {
+						break
+					}
+					at -= uint64(e.prev)
+				}
+				if want != 0 || !lost {
+					if want != got || lost { // so often that require would take most of the time
+						require.Failf(t, "they differ", "%d in (%d, %d]: %d and %d, lost %t", ch, pos, target, want, got, lost)
 					}
 				}
 			}
 		}
-		v.close()
-	}
+	})
 }

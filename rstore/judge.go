@@ -358,14 +358,14 @@ func optional(text string, err error) (string, error) {
 }
 
 // parseWatermark reads the field of the clock; none stands for 0-0.
-func parseWatermark(text string) (mark sseproto.ID, err error) {
+func parseWatermark(text string) (watermark sseproto.ID, err error) {
 	if text == "" {
-		return mark, nil
+		return watermark, nil
 	}
-	if mark, err = sseproto.ParseID(text); err != nil {
-		return mark, fmt.Errorf("rstore: watermark %q: %w", text, err)
+	if watermark, err = sseproto.ParseID(text); err != nil {
+		return watermark, fmt.Errorf("rstore: watermark %q: %w", text, err)
 	}
-	return mark, nil
+	return watermark, nil
 }
 
 // parseTime reads the answer to TIME, as milliseconds.

@@ -137,8 +137,8 @@ func (r *Request) noteTransferEncoding(value []byte, f *framing) error {
 	return nil
 }
 
-// settle judges what only the whole head shows.
-func (r *Request) settle(f *framing) error {
+// judge decides what only the whole head shows.
+func (r *Request) judge(f *framing) error {
 	switch {
 	case f.hosts == 0 && r.Minor > 0:
 		return ErrBadHost

@@ -135,7 +135,7 @@ func (r *Request) parseFields(b []byte, first int, full bool, maxFields int) (n 
 			return 0, nil
 		case len(line) == 0:
 			r.fields = b[first:pos]
-			if err := r.settle(&f); err != nil {
+			if err := r.judge(&f); err != nil {
 				return 0, err
 			}
 			return pos + size, nil

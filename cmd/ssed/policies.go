@@ -58,7 +58,7 @@ func (p *problems) policy(match, settings string) ssed.Policy {
 		case name == "history-ttl":
 			policy.TTL = own.positive(flag, value)
 		case name == "slow":
-			policy.Slow = map[string]ssed.Slow{"latest": ssed.SlowLatest, "close": ssed.SlowClose}[own.choice(flag, value, "all", "latest", "close")]
+			policy.Slow = own.slow(flag, value)
 		case value == "auto":
 		default:
 			policy.Window = own.durationOrOff(flag, value)
@@ -67,6 +67,15 @@ func (p *problems) policy(match, settings string) ssed.Policy {
 		*p = append(*p, own...)
 	}
 	return policy
+}
+
+func (p *problems) slow(flag, text string) ssed.Slow {
+	all := []ssed.Slow{ssed.SlowAll, ssed.SlowLatest, ssed.SlowClose}
+	names := make([]string, len(all))
+	for i, slow := range all {
+		names[i] = slow.String()
+	}
+	return all[max(slices.Index(names, p.choice(flag, text, names...)), 0)]
 }
 
 var (

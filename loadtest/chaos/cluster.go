@@ -377,9 +377,9 @@ func (c *cluster) awaitWritten(ctx context.Context, partition int) error {
 	clock := c.parts[partition].Clock
 	from := c.text(partition, "HGET", clock, "t")
 	return poll(ctx, readyTimeout, func() error {
-		mark, _, _ := strings.Cut(c.text(partition, "HGET", clock, "watermark"), "-")
-		if len(mark) < len(from) || mark < from || mark == "" {
-			return fmt.Errorf("chaos: the history of partition %d is written up to %q, the clock was at %q", partition, mark, from)
+		written, _, _ := strings.Cut(c.text(partition, "HGET", clock, "watermark"), "-")
+		if len(written) < len(from) || written < from || written == "" {
+			return fmt.Errorf("chaos: the history of partition %d is written up to %q, the clock was at %q", partition, written, from)
 		}
 		return nil
 	})
