@@ -233,7 +233,7 @@ func TestTokensHaveRolesAndAreChangedWhileItRuns(t *testing.T) {
 func TestPageOfAnotherHostReadsNothing(t *testing.T) {
 	in := start(t)
 	for _, path := range []string{
-		"/", "/metrics", "/api/stats", "/api/stats/recent", "/api/gaps", "/api/instances", "/api/channels", "/api/channels/a",
+		"/", "/metrics", "/api/stats", "/api/stats/recent", "/api/gaps", "/api/instances", "/api/partitions", "/api/channels", "/api/channels/a",
 		"/api/connections", "/api/history/a", "/api/position", "/api/live", "/debug/pprof/cmdline",
 	} {
 		req, err := http.NewRequest(http.MethodGet, in.admin+path, nil)
