@@ -346,11 +346,7 @@ func (s *shard) tickBeforeOf(v *view, p *joinPart, ms uint64) sseproto.ID {
 	}
 	note(p.cov.from)
 	note(*p.line.ticked.Load())
-	if pos := v.seekOf(p.line, p.cov.first, sseproto.ID{Ms: ms, Seq: 1<<64 - 1}); pos >= p.cov.first {
-		if places, known := s.log.placeAt(pos); known {
-			note(places[p.line.part])
-		}
-	}
+	note(v.lastOf(p.line, p.cov.first, sseproto.ID{Ms: ms, Seq: 1<<64 - 1}))
 	return sseproto.ID{Ms: tick}
 }
 
@@ -620,7 +616,8 @@ func (s *shard) takeOwnPage(v *view, i uint32, c *slot, r *replay) {
 		p.isMissed = false
 		p.again = s.began.Add(s.engine.cfg.HistoryWait)
 	case !p.start.IsNow():
-		j.places[p.line.part], p.start, p.from = r.upTo, sseproto.StartPoint{}, r.from
+		// 0-0 is a place that is not known.
+		j.places[p.line.part], p.start, p.from = later(r.upTo, sseproto.ID{Seq: 1}), sseproto.StartPoint{}, r.from
 		for n, id := range r.from.ids() {
 			p.channels[n].from = beforeID(id)
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -226,8 +227,8 @@ func sortedKeys(m map[string]string) (keys []string) {
 func TestStreamThatIsAheadInOnePartitionWaitsThereAlone(t *testing.T) {
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.HistoryWait = 100 * time.Millisecond })
 	channels := []string{f[0].channel, f[1].channel}
-	c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000, Seq: 1}, sseproto.ID{Ms: 1000}), channels...)
 	f[1].publish("b1")
+	c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000, Seq: 1}, sseproto.ID{Ms: 1000}), channels...)
 	require.Equal(t, "b1", c.next(1)[0].data)
 	gap := c.next(1)[0]
 	require.Equal(t, event{
@@ -402,8 +403,25 @@ func TestStartIsFoundInEachPartition(t *testing.T) {
 	require.ElementsMatch(t, []string{"old03", "new0", "old13", "new1"}, datas(last.next(4)))
 	since := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromTime, Time: 1100}}, f[0].channel, f[1].channel)
 	require.ElementsMatch(t, []string{"new0", "new1"}, datas(since.next(2)))
+	tick := f[0].t
+	f[0].tick() // beyond it is nothing
+	again := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromTime, Time: tick + 50}}, f[0].channel)
+	require.Equal(t, []string{"new0"}, datas(again.next(1)))
+	f[0].publish("newer")
+	f[0].tick()
+	again = attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromTime, Time: f[0].t - 50}}, f[0].channel)
+	require.Equal(t, []string{"newer"}, datas(again.next(1)))
+	last.next(1)
+	since.next(1)
+	f[0].publish("live0")
+	require.Equal(t, "live0", again.next(1)[0].data)
+	last.next(1)
+	since.next(1)
 	all := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromEarliest}}, f[0].channel, f[1].channel)
-	require.Len(t, all.next(8), 8)
+	for _, ev := range all.next(10) { // each names where it goes on in the other, too
+		_, places := placesIn(t, ev.id, 2)
+		require.NotContains(t, places, sseproto.ID{})
+	}
 	f[1].publish("live")
 	for _, c := range []*testClient{last, since, all} {
 		require.Equal(t, "live", c.next(1)[0].data)
@@ -529,4 +547,40 @@ func TestWriterOfAPartitionReadsItsMessagesAlone(t *testing.T) {
 		}
 	}
 	_ = e
+}
+
+// fromTheBeginning is a history that answers a wish for the oldest message as one in Redis
+// may: with a place before all.
+type fromTheBeginning struct{ *memoryHistory }
+
+func (h fromTheBeginning) Starts(ctx context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
+	from, written, err := h.memoryHistory.Starts(ctx, channels, at, counts, upTo)
+	for k := range from {
+		if !from[k].IsZero() {
+			from[k] = sseproto.ID{Seq: 1}
+		}
+	}
+	return from, written, err
+}
+
+// TestStartBeforeAllIsAPlace: an event ID that named none in a partition would let its
+// client start there anywhere when it comes back.
+func TestStartBeforeAllIsAPlace(t *testing.T) {
+	e, f := startParts(t, 2, func(cfg *Config) {
+		for k, h := range cfg.Histories {
+			cfg.Histories[k] = fromTheBeginning{h.(*memoryHistory)}
+		}
+	})
+	for _, feed := range f {
+		feed.t, feed.n = 900, 0
+		feed.store("old")
+		feed.t = 1000
+		feed.tick()
+	}
+	c := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromEarliest}}, f[0].channel, f[1].channel)
+	first := c.next(1)[0]
+	own, places := placesIn(t, first.id, 2)
+	require.Equal(t, sseproto.ID{Seq: 1}, places[1-own])
+	again := comeBack(t, e, first.id, f[0].channel, f[1].channel)
+	require.Equal(t, []string{"old"}, datas(again.next(1)))
 }

@@ -105,15 +105,39 @@ func (v *view) seekOf(ln *Lineage, from uint64, id sseproto.ID) uint64 {
 	if len(v.refs) == 0 || from >= v.head {
 		return from - 1
 	}
-	first := findSegment(v.refs, from)
-	behind := sort.Search(len(v.refs)-first-1, func(k int) bool { return id.Less(v.refs[first+1+k].seg.base[ln.part]) })
-	pos := max(from, v.refs[first+behind].first)
+	pos := max(from, v.segmentOf(ln, from, id).first)
 	for ; pos < v.head; pos++ {
 		if e, _ := v.at(pos); e.part == ln.part && e.isMessage() && id.Less(e.id) {
 			break
 		}
 	}
 	return pos - 1
+}
+
+// segmentOf returns the last segment from position from on, which the ring has, that began
+// when a partition was not beyond id.
+func (v *view) segmentOf(ln *Lineage, from uint64, id sseproto.ID) segmentRef {
+	first := findSegment(v.refs, from)
+	return v.refs[first+sort.Search(len(v.refs)-first-1, func(k int) bool { return id.Less(v.refs[first+1+k].seg.base[ln.part]) })]
+}
+
+// lastOf returns the newest place of a partition that is not beyond id, as far as the ring
+// has any from position from on: that of a message, or of a tick. Zero: it has none.
+func (v *view) lastOf(ln *Lineage, from uint64, id sseproto.ID) (last sseproto.ID) {
+	if from = max(from, v.tail); len(v.refs) == 0 || from >= v.head {
+		return last
+	}
+	ref := v.segmentOf(ln, from, id)
+	if base := ref.seg.base[ln.part]; ref.first >= from && !id.Less(base) {
+		last = base
+	}
+	_, _, end := v.run(max(from, ref.first), v.head)
+	for pos := max(from, ref.first); pos < end; pos++ {
+		if e, _ := v.at(pos); e.part == ln.part && e.isMessage() && !id.Less(e.id) {
+			last = e.id
+		}
+	}
+	return last
 }
 
 // vectorBytes bounds what the places of the other partitions add to the text of an ID.
