@@ -17,9 +17,9 @@ import (
 
 // ingest measures what a message costs Redis and each instance on its way in.
 type ingest struct {
-	Primaries []int    `help:"Redis primaries, each with one partition: 1 is a single server, more are a cluster." default:"1,2,3" placeholder:"N"`
+	Primaries []int    `help:"Redis primaries, each with one partition: 1 is a single server, more are a cluster; beside clusters one of one primary is measured, too." default:"1,2,3" placeholder:"N"`
 	Instances []int    `help:"Instances of ssed." default:"1,4,16" placeholder:"N"`
-	Messages  int      `help:"Messages of a round with one instance; with 4 it is half of that, with 16 a fifth. Batches carry three times as many." default:"120000"`
+	Messages  int      `help:"Messages of a round for each primary, with one instance; with 4 it is half of that, with 16 a fifth. Batches carry three times as many." default:"80000"`
 	History   []string `help:"With the history off, on, or both in turn." enum:"off,on" default:"off,on"`
 	Markdown  []string `help:"Put the tables between the markers of a document. May repeat." placeholder:"FILE" type:"path"`
 }
@@ -40,12 +40,26 @@ const (
 
 // ingestCase is a fleet that is measured.
 type ingestCase struct {
-	primaries, instances int
-	history              bool
+	redis     servers
+	instances int
+	history   bool
+}
+
+// servers are a single Redis, or a cluster of so many primaries.
+type servers struct {
+	primaries int
+	cluster   bool
+}
+
+func (s servers) String() string {
+	if s.cluster {
+		return fmt.Sprintf("cluster of %d", s.primaries)
+	}
+	return "single"
 }
 
 func (c ingestCase) name() string {
-	return fmt.Sprintf("%d × Redis, %d × ssed, history %s", c.primaries, c.instances, onOff(c.history))
+	return fmt.Sprintf("%v, %d × ssed, history %s", c.redis, c.instances, onOff(c.history))
 }
 
 func onOff(on bool) string {
@@ -67,12 +81,31 @@ func (g *ingest) check(o *options) error {
 	return nil
 }
 
-// cases are all that were asked for, those of one history together.
+// servers are all that were asked for. Beside clusters there is one of one primary: what a
+// node of a cluster does more than a single server is no matter of how many there are.
+func (g *ingest) servers() (list []servers) {
+	for _, n := range g.Primaries {
+		if n > 1 {
+			list = append(list, servers{n, true})
+			continue
+		}
+		list = append(list, servers{1, false})
+		if slices.Max(g.Primaries) > 1 {
+			list = append(list, servers{1, true})
+		}
+	}
+	return list
+}
+
+// one is what others are compared with.
+func (g *ingest) one() servers { return servers{1, slices.Max(g.Primaries) > 1} }
+
+// cases are all fleets, those of one history together.
 func (g *ingest) cases() (list []ingestCase) {
 	for _, history := range g.History {
-		for _, primaries := range g.Primaries {
+		for _, s := range g.servers() {
 			for _, instances := range g.Instances {
-				list = append(list, ingestCase{primaries, instances, history == "on"})
+				list = append(list, ingestCase{s, instances, history == "on"})
 			}
 		}
 	}

@@ -39,8 +39,8 @@ func TestIngestMeasuresEachFleet(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(got), "yesterday")
 	require.Equal(t, 2, strings.Count(string(got), "between\n"))
-	require.Contains(t, printed, "| 1 | 2 | on | ")
-	require.Contains(t, string(got), "| 1 | 2 | on | ")
+	require.Contains(t, printed, "| single | 2 | on | ")
+	require.Contains(t, string(got), "| single | 2 | on | ")
 	require.Contains(t, string(got), "| 100 | ")
 
 	require.NoError(t, os.WriteFile(document, []byte("no markers"), 0o600))
@@ -56,28 +56,28 @@ func TestIngestTablesFollowFromTheFigures(t *testing.T) {
 	g := &ingest{Primaries: []int{1, 2, 3}, Instances: []int{1, 4, 16}, History: []string{"off", "on"}}
 	s := g.describe()
 	for _, c := range g.cases() {
-		redis := (0.4 + 0.1*float64(c.instances)) / float64(c.primaries)
+		redis := (0.4 + 0.1*float64(c.instances)) / float64(c.redis.primaries)
 		if c.history {
-			redis += 2.4 / float64(c.primaries)
+			redis += 2.4 / float64(c.redis.primaries)
 		}
 		s.Runs = append(s.Runs, report.Run{Target: c.name(), Values: map[string]float64{
 			redisKey(alone): redis, redisKey(batched): redis / 10, ssedKey(alone): 0.8, ssedKey(batched): 0.35, "redis_idle": 0.2, "ssed_idle": 0.1,
 		}})
 	}
 	tables := g.tables(&s)
-	require.Contains(t, tables.figures, "| 3 | 16 | off | 0.67 µs | 0.067 µs | 0.80 µs | 0.35 µs | 0.2 % | 0.1 % |\n")
+	require.Contains(t, tables.figures, "| cluster of 3 | 16 | off | 0.67 µs | 0.067 µs | 0.80 µs | 0.35 µs | 0.2 % | 0.1 % |\n")
 	require.Contains(t, tables.figures, "| 16 | on | 1.00 | 1.00 | 1.00 | 1.00 |\n")
 	require.Contains(t, tables.reach, "| 1 | 2 million/s | 20 million/s | 3.4 million/s | 1 | 1 | 1 | 1 / the measured time |\n")
 	// 10.4 µs; 1.04 µs; 1.28 µs.
 	require.Contains(t, tables.reach, "| 100 | 96,000/s | 960,000/s | 780,000/s | 15 | 2 | 2 | calculated |\n")
-	require.Contains(t, tables.reach, "with 1, 4 and 16 instances.\n")
+	require.Contains(t, tables.reach, "with 1, 4 and 16 instances (cluster of 1).\n")
 	require.Contains(t, tables.reach, "An instance takes 0.80 cores for a million messages/s alone.\nAn instance takes 0.35 cores")
 
 	// A run that failed leaves its cells empty.
 	s.Runs = s.Runs[:1]
 	s.Runs[0].Values = map[string]float64{}
 	tables = g.tables(&s)
-	require.Contains(t, tables.figures, "| 1 | 1 | off | – | – | – | – | – | – |\n")
+	require.Contains(t, tables.figures, "| single | 1 | off | – | – | – | – | – | – |\n")
 	require.NotContains(t, tables.figures, "multiple")
 	require.Contains(t, tables.reach, "| 100 | – | – | – | – | – | – | calculated |\n")
 }
@@ -92,7 +92,7 @@ func TestRoundsOfIngestAreWholeChunks(t *testing.T) {
 				require.Positive(t, chunk)
 				require.Positive(t, n)
 				require.Zero(t, n%chunk, "%v", c)
-				require.Zero(t, chunk%(c.primaries*ingestPerBatch), "%v", c)
+				require.Zero(t, chunk%(c.redis.primaries*ingestPerBatch), "%v", c)
 			}
 		}
 	}

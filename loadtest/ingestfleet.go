@@ -25,9 +25,9 @@ import (
 
 // Parts of a round.
 const (
-	// chunk is how many messages are under way at most, so that Redis keeps little for
-	// instances that are slower than it. With a history its writer has them all before the
-	// next come: rings do not turn before that.
+	// chunk is how many messages of each partition are under way at most, so that Redis keeps
+	// little for instances that are slower than it. With a history its writer has them all
+	// before the next come: rings do not turn before that.
 	ingestChunk    = 10_000
 	batchedChunk   = 50_000
 	ingestRing     = "16MiB"
@@ -86,7 +86,7 @@ func (g *ingest) run(ctx context.Context, o *options, c ingestCase) (runs []repo
 	if err := f.start(ctx, o); err != nil {
 		return nil, err
 	}
-	if _, err := f.round(ctx, batched, warmUpMessages, warmUpMessages/10); err != nil {
+	if _, err := f.round(ctx, batched, warmUpMessages*c.redis.primaries, warmUpMessages/10*c.redis.primaries); err != nil {
 		return nil, err
 	}
 	if err := f.rest(ctx); err != nil {
@@ -119,11 +119,8 @@ func (g *ingest) amount(c ingestCase, kind string) (n, chunk int) {
 	if c.history {
 		n, chunk = n/2, ingestChunk
 	}
-	unit := c.primaries * ingestPerBatch
-	chunk = max(chunk/unit, 1) * unit
-	if n < chunk {
-		chunk = max(n/unit, 1) * unit
-	}
+	chunk = max(min(n, chunk)/ingestPerBatch, 1) * ingestPerBatch
+	chunk, n = chunk*c.redis.primaries, n*c.redis.primaries
 	return max(n/chunk, 1) * chunk, chunk
 }
 
@@ -148,7 +145,7 @@ func (f *ingestFleet) start(ctx context.Context, o *options) error {
 func (f *ingestFleet) startRedis(o *options, dir string) (url string, err error) {
 	// Redis would cut a subscriber that is 32 MB behind.
 	args := []string{"--client-output-buffer-limit", "pubsub", "0", "0", "0"}
-	if f.primaries == 1 {
+	if !f.redis.cluster {
 		s, err := redistest.RunProgram(o.RedisBin, dir, 0, args...)
 		if err != nil {
 			return "", err
@@ -156,13 +153,13 @@ func (f *ingestFleet) startRedis(o *options, dir string) (url string, err error)
 		f.stops, f.servers = append(f.stops, s.Kill), []*redistest.Server{s}
 		return s.URL(), f.openLane(s, redisconn.MakeKeys(ingestPrefix), 0)
 	}
-	c, err := redistest.RunCluster(dir, f.primaries, 0, args...)
+	c, err := redistest.RunCluster(dir, f.redis.primaries, 0, args...)
 	if err != nil {
 		return "", err
 	}
 	f.stops, f.servers = append(f.stops, c.Kill), c.Nodes
-	for q := range f.primaries {
-		keys := redisconn.MakePartitionKeys(ingestPrefix, redisconn.Partition{Number: q, Of: f.primaries})
+	for q := range f.redis.primaries {
+		keys := redisconn.MakePartitionKeys(ingestPrefix, redisconn.Partition{Number: q, Of: f.redis.primaries})
 		s, err := c.AwaitPrimary(keys.Slot)
 		if err != nil {
 			return "", err
@@ -171,7 +168,8 @@ func (f *ingestFleet) startRedis(o *options, dir string) (url string, err error)
 			return "", err
 		}
 	}
-	return c.URL(), nil
+	// A cluster has several addresses, whatever its size.
+	return c.URL() + "?addr=" + c.Nodes[f.redis.primaries-1].Addr(), nil
 }
 
 // openLane also picks the channels: as many of each partition, so that what is compared
@@ -190,8 +188,8 @@ func (f *ingestFleet) openLane(s *redistest.Server, keys redisconn.Keys, partiti
 		return err
 	}
 	f.stops = append(f.stops, func() { _ = l.ask.Close() })
-	for i := 0; len(l.names) <= ingestChannels/f.primaries; i++ {
-		if name := "ingest-" + strconv.Itoa(i); sseproto.PartitionOf(name, f.primaries) == partition {
+	for i := 0; len(l.names) <= ingestChannels/f.redis.primaries; i++ {
+		if name := "ingest-" + strconv.Itoa(i); sseproto.PartitionOf(name, f.redis.primaries) == partition {
 			l.names = append(l.names, name)
 		}
 	}
@@ -203,8 +201,8 @@ func (f *ingestFleet) openLane(s *redistest.Server, keys redisconn.Keys, partiti
 // startSsed starts all instances at once, and returns where their streams are.
 func (f *ingestFleet) startSsed(ctx context.Context, o *options, url string) (streams []string, err error) {
 	args := []string{"--redis-url", url, "--feed", "sharded", "--batch-channel", batchChannel, "--history", onOff(f.history), "--ring-bytes", ingestRing}
-	if f.primaries > 1 {
-		args = append(args, "--partitions", strconv.Itoa(f.primaries))
+	if f.redis.primaries > 1 {
+		args = append(args, "--partitions", strconv.Itoa(f.redis.primaries))
 	}
 	targets, stops, errs := make([]target.Target, f.instances), make([]func(), f.instances), make([]error, f.instances)
 	var starting sync.WaitGroup

@@ -21,8 +21,8 @@ const (
 // ingestResult reads medians of a scenario by case.
 type ingestResult struct{ *report.Scenario }
 
-func (r ingestResult) of(primaries, instances int, history bool, key string) (us float64, ok bool) {
-	v := r.Value(ingestCase{primaries, instances, history}.name(), key)
+func (r ingestResult) of(redis servers, instances int, history bool, key string) (us float64, ok bool) {
+	v := r.Value(ingestCase{redis, instances, history}.name(), key)
 	return v.Median, v.N > 0
 }
 
@@ -35,15 +35,15 @@ func (g *ingest) tables(s *report.Scenario) ingestTables {
 // figures has a row for each fleet.
 func (g *ingest) figures(r ingestResult) string {
 	var b strings.Builder
-	b.WriteString("| primaries | instances | history | busiest Redis: alone | in batches | each ssed: alone | in batches | idle: busiest Redis | each ssed |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| Redis | instances | history | busiest Redis: alone | in batches | each ssed: alone | in batches | idle: busiest Redis | each ssed |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range g.cases() {
 		cell := func(key, format string) string {
-			if v, ok := r.of(c.primaries, c.instances, c.history, key); ok {
+			if v, ok := r.of(c.redis, c.instances, c.history, key); ok {
 				return fmt.Sprintf(format, v)
 			}
 			return "–"
 		}
-		fmt.Fprintf(&b, "| %d | %d | %s | %s | %s | %s | %s | %s | %s |\n", c.primaries, c.instances, onOff(c.history),
+		fmt.Fprintf(&b, "| %v | %d | %s | %s | %s | %s | %s | %s | %s |\n", c.redis, c.instances, onOff(c.history),
 			cell(redisKey(alone), "%.2f µs"), cell(redisKey(batched), "%.3f µs"), cell(ssedKey(alone), "%.2f µs"), cell(ssedKey(batched), "%.2f µs"),
 			cell("redis_idle", "%.1f %%"), cell("ssed_idle", "%.1f %%"))
 	}
@@ -56,12 +56,12 @@ func (g *ingest) shares(r ingestResult) string {
 	for _, history := range g.History {
 		for _, instances := range g.Instances {
 			row := ""
-			for _, primaries := range g.Primaries {
+			for _, s := range g.servers() {
 				for _, kind := range []string{alone, batched} {
-					one, ok := r.of(1, instances, history == "on", redisKey(kind))
-					many, ok2 := r.of(primaries, instances, history == "on", redisKey(kind))
-					if primaries > 1 && ok && ok2 && one > 0 {
-						row += fmt.Sprintf(" %.2f |", many*float64(primaries)/one)
+					one, ok := r.of(g.one(), instances, history == "on", redisKey(kind))
+					many, ok2 := r.of(s, instances, history == "on", redisKey(kind))
+					if s.primaries > 1 && ok && ok2 && one > 0 {
+						row += fmt.Sprintf(" %.2f |", many*float64(s.primaries)/one)
 					}
 				}
 			}
@@ -73,7 +73,7 @@ func (g *ingest) shares(r ingestResult) string {
 	if b.Len() == 0 {
 		return ""
 	}
-	head, line := "\nThe busiest primary, as a multiple of an equal share of what one takes:\n\n| instances | history |", "|---|---|"
+	head, line := "\nThe busiest primary, as a multiple of an equal share of what the only one of a cluster takes:\n\n| instances | history |", "|---|---|"
 	for _, primaries := range g.Primaries {
 		if primaries > 1 {
 			head += fmt.Sprintf(" %d: alone | in batches |", primaries)
@@ -106,10 +106,10 @@ func (g *ingest) reach(r ingestResult) string {
 		fmt.Fprintf(&b, "| %d |%s%s %s |\n", instances, rates, needs, how)
 	}
 	for _, instances := range g.Instances {
-		row(instances, "1 / the measured time", func(kind string, history bool) (float64, bool) { return r.of(1, instances, history, redisKey(kind)) })
+		row(instances, "1 / the measured time", func(kind string, history bool) (float64, bool) { return r.of(g.one(), instances, history, redisKey(kind)) })
 	}
 	row(far, "calculated", func(kind string, history bool) (float64, bool) { return g.extrapolated(r, kind, history) })
-	fmt.Fprintf(&b, "\nA primary counts as full at %.0f %% of a core. Calculated: the line through what one primary took with %s instances.\n", 100*fullShare, list(g.Instances))
+	fmt.Fprintf(&b, "\nA primary counts as full at %.0f %% of a core. Calculated: the line through what one primary took with %s instances (%v).\n", 100*fullShare, list(g.Instances), g.one())
 	for _, kind := range []string{alone, batched} {
 		if us, ok := g.most(r, ssedKey(kind)); ok {
 			fmt.Fprintf(&b, "An instance takes %.2f cores for a million messages/s %s.\n", us, map[string]string{alone: "alone", batched: "in batches"}[kind])
@@ -121,7 +121,7 @@ func (g *ingest) reach(r ingestResult) string {
 // most is the highest cost of a message among the fleets without a history.
 func (g *ingest) most(r ingestResult, key string) (us float64, ok bool) {
 	for _, c := range g.cases() {
-		if v, found := r.of(c.primaries, c.instances, c.history, key); found && !c.history {
+		if v, found := r.of(c.redis, c.instances, c.history, key); found && !c.history {
 			us, ok = max(us, v), true
 		}
 	}
@@ -133,7 +133,7 @@ func (g *ingest) most(r ingestResult, key string) (us float64, ok bool) {
 func (g *ingest) extrapolated(r ingestResult, kind string, history bool) (us float64, ok bool) {
 	var n, sx, sy, sxx, sxy float64
 	for _, instances := range g.Instances {
-		if v, found := r.of(1, instances, history, redisKey(kind)); found {
+		if v, found := r.of(g.one(), instances, history, redisKey(kind)); found {
 			x := float64(instances)
 			n, sx, sy, sxx, sxy = n+1, sx+x, sy+v, sxx+x*x, sxy+x*v
 		}

@@ -467,7 +467,8 @@ func (p *progress) moved(place sseproto.ID) {
 
 // sentBefore is when the last message was sent that a client had before a gap event. Of
 // what came by different links some may have been sent after what is missing: there it
-// is the last one that the event has not taken back, less what a link may be late.
+// is the last one that the event has not taken back, less what a link may be late: while
+// the node that numbers is frozen, links wait, and the one with the missing message is cut.
 func (j *judge) sentBefore(p *progress, from sseproto.ID) (at time.Duration) {
 	if j.late == 0 {
 		return p.posSent
@@ -477,7 +478,7 @@ func (j *judge) sentBefore(p *progress, from sseproto.ID) (at time.Duration) {
 			at = max(at, m.sent)
 		}
 	}
-	return at - j.late
+	return at - j.late - j.later
 }
 
 func lower(a, b sseproto.ID) sseproto.ID {

@@ -344,6 +344,25 @@ func TestPayloadsNameTheirMessage(t *testing.T) {
 	}
 }
 
+// TestLinksOfTheBusMayBeLate: while the node that numbers is frozen, what comes by one link
+// may overtake what another one would have brought, had it not been cut.
+func TestLinksOfTheBusMayBeLate(t *testing.T) {
+	f := func(want int, late, later time.Duration) {
+		t.Helper()
+		w := newWorld()
+		w.late, w.later = late, later
+		w.a.remove(w.a.find(12), 1)
+		w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
+		w.a.insert(w.a.find(33), gapAt(33, idOf(31), allChannels)) // message 31 was sent 189 ms after 12 was answered
+		v := passJudgement(w.evidence)
+		require.Equal(t, want, v.SilentlyMissing)
+		require.Equal(t, want, v.wrong())
+	}
+	f(1, 0, 0)
+	f(1, 100*time.Millisecond, 0)
+	f(0, 100*time.Millisecond, 100*time.Millisecond)
+}
+
 // newSpreadWorld is a run with three partitions and one client of channels of two of them,
 // 1 and 2. A message says where the client is in each.
 func newSpreadWorld() (w *world, c *client) {
