@@ -106,7 +106,9 @@ func (g *ingest) reach(r ingestResult) string {
 		fmt.Fprintf(&b, "| %d |%s%s %s |\n", instances, rates, needs, how)
 	}
 	for _, instances := range g.Instances {
-		row(instances, "1 / the measured time", func(kind string, history bool) (float64, bool) { return r.of(g.one(), instances, history, redisKey(kind)) })
+		row(instances, "1 / the measured time", func(kind string, history bool) (float64, bool) {
+			return r.of(g.one(), instances, history, redisKey(kind))
+		})
 	}
 	row(far, "calculated", func(kind string, history bool) (float64, bool) { return g.extrapolated(r, kind, history) })
 	fmt.Fprintf(&b, "\nA primary counts as full at %.0f %% of a core. Calculated: the line through what one primary took with %s instances (%v).\n", 100*fullShare, list(g.Instances), g.one())
