@@ -593,7 +593,29 @@ func runEngineWorld(t *testing.T, seed uint64) *engineWorld {
 	for _, c := range w.readers {
 		w.disconnectReader(c)
 	}
+	for _, in := range w.engines {
+		require.Eventually(t, func() bool { return in.e.Stats().Streams == 0 }, waitLong, pollEvery)
+		for _, s := range in.e.shards {
+			a := &leftoverAsk{make(chan string, 1)}
+			s.post(command{ask: a})
+			require.Empty(t, <-a.reply)
+		}
+		in.e.replayer.mu.Lock()
+		require.Empty(t, in.e.replayer.waiters)
+		in.e.replayer.mu.Unlock()
+	}
 	return w
+}
+
+// leftoverAsk asks a shard without streams what it still has of them.
+type leftoverAsk struct{ reply chan string }
+
+func (a *leftoverAsk) answer(s *shard) {
+	left := ""
+	if n := len(s.joins) + len(s.pending); n > 0 || s.pendingSize != 0 {
+		left = fmt.Sprintf("%d joining, %d pending, %d bytes", len(s.joins), len(s.pending), s.pendingSize)
+	}
+	a.reply <- left
 }
 
 // TestSeveralPartitionsHoldTheGuarantee: the judge of the model looks at engines with
