@@ -52,7 +52,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// FeedConfig is how messages come from Redis. Prefix, Patterns, Sharded, Envelope,
+// FeedConfig is how messages come from Redis. Prefix, Patterns, Sharded, Partitions, Envelope,
 // BatchChannel and Inbox are the same on all instances that work together.
 type FeedConfig struct {
 	// Patterns are the channels to deliver, as for PSUBSCRIBE. Default "*".
@@ -61,6 +61,12 @@ type FeedConfig struct {
 	// channel, line feed and payload (see rsub.Config). False: each on its own, by PUBLISH. On
 	// a Redis Cluster that takes the right to CLUSTER LINKS.
 	Sharded bool
+	// Partitions is into how many parts the channels are divided, each with a clock, an order
+	// and a history of its own, in a hash slot of its own: so several primaries of a Redis
+	// Cluster share the work. A channel belongs to the part sseproto.PartitionOf. It takes
+	// Redis and Sharded. Another number is another fleet: it takes another Prefix. Default 1,
+	// at most 64.
+	Partitions int
 	// Prefix begins the keys: the history of a channel is the stream at prefix plus
 	// channel. Default "sse:stream:".
 	Prefix string
@@ -343,9 +349,20 @@ func (c *Config) checkFeed(check *invalid.Check) {
 		check.Add("Feed.TickInterval", "%v is less than %v", feed.TickInterval, minTickInterval)
 		field = except("TickInterval", field)
 	}
+	switch n := feed.Partitions; {
+	case n < 0 || n > sseproto.MaxPartitions:
+		check.Add("Feed.Partitions", "%d is not 1 to %d", n, sseproto.MaxPartitions)
+	case n > 1 && c.Redis == nil:
+		check.Add("Feed.Partitions", "%d of them take Redis: an embedded gateway has one", n)
+	case n > 1 && !feed.Sharded:
+		check.Add("Feed.Partitions", "%d of them take "+shardedIsSet+": with patterns each would get the messages of all", n)
+	}
 	check.Take(c.feed().Validate(), field)
 	c.checkInbox(check)
 }
+
+// shardedIsSet is how a text asks for the sharded feed.
+const shardedIsSet = "Feed.Sharded=true"
 
 // checkInbox reads a key of Redis that is none of ssed's own.
 func (c *Config) checkInbox(check *invalid.Check) {

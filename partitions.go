@@ -9,8 +9,8 @@ import (
 	"ssed/sseproto"
 )
 
-// partitions is how many there are.
-func (c *Config) partitions() int { return 1 }
+// partitions is how many there are, 1 at least.
+func (c *Config) partitions() int { return max(c.Feed.Partitions, 1) }
 
 // partition is one of them; the zero value when there is one.
 func (c *Config) partition(q int) redisconn.Partition {
@@ -52,8 +52,8 @@ type PartitionState struct {
 	Foreign uint64 // messages that came on its shard channel and belong to another partition
 }
 
-// Partitions tells how each partition stands; there is one, and
-// none when embedded. It asks nobody.
+// Partitions tells how each partition stands; there is one unless FeedConfig.Partitions
+// says more, and none when embedded. It asks nobody.
 func (g *Gateway) Partitions() []PartitionState {
 	list := make([]PartitionState, len(g.feeds))
 	for q := range list {
@@ -86,7 +86,12 @@ func (g *Gateway) partitionState(q int) PartitionState {
 }
 
 // told is up to where the history of a partition is written as the ticks tell it.
-func (g *Gateway) told(int) ID { return g.engine.Log().Stats().Watermark }
+func (g *Gateway) told(q int) ID {
+	if len(g.feeds) > 1 { // the store asks often enough
+		return ID{}
+	}
+	return g.engine.Log().Stats().Watermark
+}
 
 // feedState tells whether messages come, and what is missing. With several partitions it
 // takes that each has begun once and that any goes on: a partition that is down stops the

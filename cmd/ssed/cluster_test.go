@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,18 +16,16 @@ import (
 // clusterKeys are the names of docs/OPERATIONS.md.
 var clusterKeys = redisconn.MakePartitionKeys("sse:stream:", redisconn.Partition{})
 
-// userOfDocs makes the user of docs/OPERATIONS.md on every node, and returns a URL with it.
+// userOfDocs makes the user of docs/OPERATIONS.md on every node, for one of the feeds or for
+// partitions, and returns a URL with it.
 func userOfDocs(t *testing.T, c *redistest.Cluster, feed string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/OPERATIONS.md")
 	require.NoError(t, err)
 	blocks := regexp.MustCompile(`(?m)^ +ACL SETUSER ssed (.+(?:\n {8}.+)*)`).FindAllStringSubmatch(string(text), -1)
 	rights := blocks[0][1] + " " + blocks[1][1]
-	for _, b := range blocks[2:] {
-		if (feed == "sharded") == strings.Contains(b[1], "+ssubscribe") {
-			rights += " " + b[1]
-		}
-	}
+	kind := slices.Index([]string{"sharded", "pattern", "partitions"}, feed)
+	rights += " " + blocks[2+kind][1]
 	for _, s := range c.Nodes {
 		_, err := s.Do(append([]string{"ACL", "SETUSER", "ssed"}, strings.Fields(strings.Replace(rights, ">PASSWORD", ">s3cret", 1))...)...)
 		require.NoError(t, err)

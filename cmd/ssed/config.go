@@ -72,6 +72,7 @@ func (f *flags) gatewayConfig(p *problems) ssed.Config {
 			TickInterval:  p.positive("--tick-interval", f.TickInterval),
 			ProbeTimeout:  p.positive("--probe-timeout", f.ProbeTimeout),
 			Envelope:      p.choice("--envelope", f.Envelope, "off", "json") == "json",
+			Partitions:    p.count("--partitions", f.Partitions),
 			Sharded:       p.choice("--feed", f.Feed, "pattern", "sharded") == "sharded",
 			BatchChannel:  f.BatchChannel,
 			Inbox:         p.inbox(f.Inbox, f.History, f.StreamPrefix),
@@ -145,6 +146,7 @@ var flagOfField = map[string]string{
 	"Feed.ProbeTimeout":        "--probe-timeout",
 	"Feed.Envelope":            "--envelope",
 	"Feed.Sharded":             "--feed",
+	"Feed.Partitions":          "--partitions",
 	"Feed.BatchChannel":        "--batch-channel",
 	"Feed.Inbox":               "--inbox",
 	"Feed.ClockOffset":         "--test-clock-offset",
@@ -190,7 +192,7 @@ var flagOfField = map[string]string{
 
 // fieldsToFlags is for texts that name a second field.
 var fieldsToFlags = func() *strings.Replacer {
-	var pairs []string
+	pairs := []string{"Feed.Sharded=true", "--feed=sharded"}
 	for field, flag := range flagOfField {
 		if strings.Contains(field, ".") { // Listen and Redis are words too
 			pairs = append(pairs, field, flag)

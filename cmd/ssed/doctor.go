@@ -116,11 +116,14 @@ func (c *doctorCommand) config(inv *invocation) (cfg doctor.Config, done func(),
 		feed := &serve.gateway.Feed
 		cfg.Redis = &doctor.Redis{Client: *r, Patterns: feed.Patterns, Prefix: feed.Prefix, History: serve.gateway.History != nil}
 		cfg.Redis.Inbox, cfg.Redis.Sharded, cfg.Redis.BatchChannel = feed.Inbox, feed.Sharded, feed.BatchChannel
+		cfg.Redis.Partitions = feed.Partitions
 		if cfg.Redis.History {
 			cfg.Redis.Window = serve.gateway.HistoryWindow()
 			cfg.Redis.WindowOf = func(channel string) time.Duration { return serve.gateway.PolicyOf(channel).Window }
 		}
-		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, rsub.Rules{Envelope: feed.Envelope, Sharded: feed.Sharded, BatchChannel: feed.BatchChannel})
+		cfg.Redis.Fingerprint, cfg.Redis.Rules = rsub.Fingerprint(feed.Patterns, rsub.Rules{
+			Envelope: feed.Envelope, Sharded: feed.Sharded, BatchChannel: feed.BatchChannel, Partitions: feed.Partitions,
+		})
 	}
 	pause := p.duration("--probe-time", c.ProbeTime, 0)
 	if c.PublicURL != "" {

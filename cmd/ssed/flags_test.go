@@ -84,6 +84,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 		"--redis-url-file":              missing,
 		"--patterns":                    "",
 		"--envelope":                    "xml",
+		"--partitions":                  "0",
 		"--stream-prefix":               "a b",
 		"--instance":                    "two words",
 		"--redis-feeds":                 "none",

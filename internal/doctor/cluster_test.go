@@ -14,12 +14,20 @@ import (
 // onCluster makes the user of the docs on all nodes, with these changes.
 func onCluster(t *testing.T, c *redistest.Cluster, sharded bool, changes ...string) *Redis {
 	t.Helper()
+	return onClusterOf(t, c, 1, sharded, changes...)
+}
+
+func onClusterOf(t *testing.T, c *redistest.Cluster, partitions int, sharded bool, changes ...string) *Redis {
+	t.Helper()
 	option, err := rueidis.ParseURL(c.URL())
 	require.NoError(t, err)
 	use := useOf(c.Nodes[0])
 	use.Client, use.Sharded = option, sharded
-	rights, forSharded, forPattern := aclOfDocs(t)
-	if sharded {
+	rights, forSharded, forPattern, forPartitions := aclOfDocs(t)
+	if partitions > 1 {
+		use.Partitions = partitions
+		rights = append(rights, forPartitions...)
+	} else if sharded {
 		rights = append(rights, forSharded...)
 	} else {
 		rights = append(rights, forPattern...)

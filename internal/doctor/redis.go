@@ -27,6 +27,8 @@ type Redis struct {
 	Fingerprint, Rules string
 	// Sharded is --feed=sharded.
 	Sharded bool
+	// Partitions is --partitions; 0 is 1.
+	Partitions int
 	// History tells whether messages are kept.
 	History bool
 	// Window is how far back the history of a busy channel has to reach. 0: as it comes.
@@ -56,7 +58,7 @@ func (d *doctor) redis(ctx context.Context) {
 	defer cancel()
 	const check = "redis"
 	where := strings.Join(d.Redis.Client.InitAddress, ", ")
-	keys := redisconn.KeysOf(d.Redis.Client, d.Redis.Prefix, redisconn.Partition{})
+	keys := d.Redis.keys(0)
 	lazy := redisconn.New(redisconn.Options(d.Redis.Client), keys.Slot)
 	defer lazy.Close()
 	client, err := lazy.Get(ctx)
@@ -80,6 +82,19 @@ func (d *doctor) redis(ctx context.Context) {
 	r.fleet(ctx)
 	r.inbox(ctx)
 	r.window(ctx)
+	if d.Redis.Partitions > 1 {
+		r.partitions(ctx, lazy.Addr())
+	}
+	r.otherPartitions(ctx)
+}
+
+// keys are those of a partition.
+func (r *Redis) keys(q int) redisconn.Keys {
+	p := redisconn.Partition{}
+	if r.Partitions > 1 {
+		p = redisconn.Partition{Number: q, Of: r.Partitions}
+	}
+	return redisconn.KeysOf(r.Client, r.Prefix, p)
 }
 
 // transport tells of TLS that protects from nobody.

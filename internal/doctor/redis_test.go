@@ -64,22 +64,22 @@ func TestFreshRedisIsFineAndNothingIsLeftInIt(t *testing.T) {
 }
 
 // aclOfDocs is the user that docs/OPERATIONS.md tells to make, in the words of ACL SETUSER:
-// on one server, and what to change on a cluster with one feed and the other.
-func aclOfDocs(t *testing.T) (rights, sharded, pattern []string) {
+// on one server, and what to change on a cluster with one feed and the other, and with partitions.
+func aclOfDocs(t *testing.T) (rights, sharded, pattern, partitions []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/OPERATIONS.md")
 	require.NoError(t, err)
 	blocks := regexp.MustCompile(`(?m)^ +ACL SETUSER ssed (.+(?:\n {8}.+)*)`).FindAllStringSubmatch(string(text), -1)
-	require.Len(t, blocks, 4)
+	require.Len(t, blocks, 5)
 	rights = strings.Fields(blocks[0][1] + " " + blocks[1][1])
 	require.Contains(t, rights, "-@all")
 	rights[slices.Index(rights, ">PASSWORD")] = ">s3cret"
-	return rights, strings.Fields(blocks[2][1]), strings.Fields(blocks[3][1])
+	return rights, strings.Fields(blocks[2][1]), strings.Fields(blocks[3][1]), strings.Fields(blocks[4][1])
 }
 
 // rightsOfDocs is that user on one server.
 func rightsOfDocs(t *testing.T) []string {
-	rights, _, _ := aclOfDocs(t)
+	rights, _, _, _ := aclOfDocs(t)
 	return rights
 }
 

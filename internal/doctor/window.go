@@ -89,7 +89,7 @@ func (d *redisDoctor) window(ctx context.Context) {
 func (d *redisDoctor) streams(ctx context.Context) (streams []string, err error) {
 	cursor := uint64(0)
 	for range windowScans {
-		page, err := d.client.Do(ctx, d.client.B().Scan().Cursor(cursor).Match(globEscape(d.Prefix)+"*").Count(windowScan).Type("stream").Build()).AsScanEntry()
+		page, err := d.client.Do(ctx, d.client.B().Scan().Cursor(cursor).Match(globEscape(d.keys.Prefix)+"*").Count(windowScan).Type("stream").Build()).AsScanEntry()
 		if err != nil {
 			return nil, err
 		}
@@ -122,7 +122,7 @@ func (d *redisDoctor) histories(ctx context.Context, streams []string) ([]kept, 
 		}
 		length, last, first := fields["length"], fields["last-generated-id"], fields["first-entry"]
 		added := fields["entries-added"]
-		k := kept{channel: strings.TrimPrefix(streams[i], d.Prefix)}
+		k := kept{channel: strings.TrimPrefix(streams[i], d.keys.Prefix)}
 		k.length, _ = length.AsInt64()
 		total, _ := added.AsInt64()
 		k.trimmed = total > k.length
