@@ -71,11 +71,41 @@ var ErrNoPosition = errors.New("ssed: no position yet: this instance has not hea
 // after the return, by Publish or at Redis, comes behind it. Some that were published shortly
 // before may come behind it, too. Position makes no call to Redis.
 func (g *Gateway) Position() (ID, error) {
+	if g.cfg.partitions() > 1 {
+		return ID{}, ErrSeveralPlaces
+	}
 	id, ok := g.engine.Log().Now()
 	if !ok {
 		return id, ErrNoPosition
 	}
 	return id, nil
+}
+
+// ErrSeveralPlaces is returned by Position with several partitions: see Place.
+var ErrSeveralPlaces = errors.New("ssed: with several partitions a position has no ID: use Place")
+
+// Place is Position as the text that a client sends as Last-Event-ID. With several
+// partitions it names a position in each of them.
+func (g *Gateway) Place() (string, error) {
+	text, ok := g.engine.Log().Place()
+	if !ok {
+		return "", ErrNoPosition
+	}
+	return text, nil
+}
+
+// EventID is the text of the position of a message of a channel, such as Publish returns,
+// that a client may send as Last-Event-ID. With several partitions it names the one of the
+// channel as well, and nothing of the others: what clients get of them begins some seconds
+// before.
+func (g *Gateway) EventID(channel string, id ID) string {
+	places := make([]ID, g.cfg.partitions())
+	q := 0
+	if len(places) > 1 {
+		q = sseproto.PartitionOf(channel, len(places))
+	}
+	places[q] = id
+	return string(sseproto.AppendVector(nil, q, places))
 }
 
 // PublishBatch publishes messages with as few round trips as that takes, those of a channel

@@ -20,8 +20,8 @@ var errBatchChannel = admin.Refuse(http.StatusBadRequest, "the channel is that o
 
 // position is what GET /api/position answers.
 func (s *server) position() (id string, ok bool) {
-	at, ok := s.Engine.Log().Now()
-	return at.String(), ok
+	id, err := s.gateway.Place()
+	return id, err == nil
 }
 
 // eventText is the ID of a message of a channel, as the API tells it; "" for none.
