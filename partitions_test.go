@@ -491,6 +491,10 @@ func TestPublishIsRoutedByChannel(t *testing.T) {
 	}
 	stream := open(gateway, strings.Join(names, "&channel_id="), "")
 	defer stream.close()
+	place, err := gateway.Place()
+	require.NoError(t, err)
+	_, err = gateway.Position()
+	require.ErrorIs(t, err, ssed.ErrSeveralPlaces)
 	results := gateway.PublishBatch(t.Context(), messages)
 	got := map[string]string{}
 	for range messages {
@@ -499,8 +503,16 @@ func TestPublishIsRoutedByChannel(t *testing.T) {
 	}
 	for i, r := range results {
 		require.NoError(t, r.Err)
-		own := fmt.Sprintf("%v.%d", r.ID, sseproto.PartitionOf(names[i], 5))
-		require.True(t, strings.HasPrefix(got[names[i]], own), "%s: %s does not begin with %s", names[i], got[names[i]], own)
+		own, _, _ := strings.Cut(got[names[i]], "~")
+		require.Equal(t, fmt.Sprintf("%v.%d", r.ID, sseproto.PartitionOf(names[i], 5)), own)
+		require.Equal(t, own, gateway.EventID(names[i], r.ID))
+	}
+	resumed := open(gateway, strings.Join(names, "&channel_id="), place)
+	defer resumed.close()
+	for range messages {
+		_, data := resumed.event()
+		require.Contains(t, got, data)
+		delete(got, data)
 	}
 	id, err := gateway.Publish(t.Context(), "p1", ssed.Message{Data: "once more"})
 	require.NoError(t, err)

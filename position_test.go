@@ -35,10 +35,11 @@ func TestPositionJoinsASnapshotWithTheStream(t *testing.T) {
 			}
 		})
 		for range 100 {
-			position, err := gateways[rand.IntN(len(gateways))].Position()
+			gateway := gateways[rand.IntN(len(gateways))]
+			position, err := gateway.Place()
 			require.NoError(t, err)
 			snapshot := database.Load()
-			c := open(gateways[rand.IntN(len(gateways))], "changes", position.String())
+			c := open(gateways[rand.IntN(len(gateways))], "changes", position)
 			next := int64(0)
 			for next <= snapshot+3 {
 				id, data := c.event()
@@ -63,10 +64,25 @@ func TestPositionJoinsASnapshotWithTheStream(t *testing.T) {
 		require.NoError(t, err)
 		_, err = early.Position()
 		require.ErrorIs(t, err, ssed.ErrNoPosition)
+		_, err = early.Place()
+		require.ErrorIs(t, err, ssed.ErrNoPosition)
 		early.Close()
 		gateways, redis := twoOnRedis(t, server, func(*ssed.Config) {})
 		f(t, gateways, func(data string) error {
 			return redis.Do(context.Background(), redis.B().Publish().Channel("changes").Message(data).Build()).Error()
+		})
+	})
+	t.Run("partitions", func(t *testing.T) {
+		server := redistest.Start(t)
+		b := newBackend(t, server.URL(), 3, server)
+		var gateways []*ssed.Gateway
+		for range 2 {
+			gateway, _ := serve(t, partitioned(t, server.URL(), 3))
+			awaitReady(gateway)
+			gateways = append(gateways, gateway)
+		}
+		f(t, gateways, func(data string) error {
+			return b.publish(context.Background(), []ssed.OutMessage{{Channel: "changes", Message: ssed.Message{Data: data}}})
 		})
 	})
 	t.Run("embedded", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"ssed"
 	"ssed/engine"
 	"ssed/internal/admin"
 	"ssed/internal/auth"
@@ -55,6 +56,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if c.s.Feeds != nil {
 		feed := c.s.FeedStats()
 		out.feed(&feed)
+		out.gauge("ssed_feed_leading", "1 while this instance sends the ticks; with --partitions the number of partitions whose ticks it sends.", count(c.s.Feeds, (*rsub.Feed).Leads))
 		out.gauge("ssed_redis_up", "1 while messages from Redis are received and numbered.", oneIf(c.s.gateway.Up()))
 	}
 	counts := c.s.admin.api.Counts()
@@ -70,7 +72,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if c.s.Stores != nil {
 		store := c.s.StoreStats()
 		out.history(&store)
-		out.watermark(&store, &stats.Log)
+		out.gauge("ssed_history_writer", "1 while this instance writes the history; with --partitions the number of partitions whose history it writes.", count(c.s.Stores, (*rstore.Store).Writes))
+		out.watermarkLag(c.s.gateway.Partitions())
 	}
 }
 
@@ -92,6 +95,14 @@ func (ch scrape) put(kind prometheus.ValueType, name, help string, value float64
 		names, values = append(names, labels[i]), append(values, labels[i+1])
 	}
 	ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+}
+
+// count is how many of the parts it is true of.
+func count[T any](parts []T, is func(T) bool) (n float64) {
+	for _, part := range parts {
+		n += oneIf(is(part))
+	}
+	return n
 }
 
 func oneIf(is bool) float64 {
@@ -222,7 +233,6 @@ func (ch scrape) feed(s *rsub.Stats) {
 	ch.counter("ssed_feed_sent_ticks_total", "Ticks of the common clock sent by this instance.", s.TicksSent)
 	ch.counter("ssed_feed_tick_errors_total", "Ticks of the common clock that could not be sent.", s.TickErrors)
 	ch.counter("ssed_feed_takeovers_total", "Times that this instance began to send the ticks.", s.TakeOvers)
-	ch.gauge("ssed_feed_leading", "1 while this instance sends the ticks.", oneIf(s.Leading))
 	ch.counter("ssed_feed_epochs_total", "Times that Redis lost its data.", s.EpochChanges)
 	ch.counter("ssed_feed_check_mismatches_total", "Ticks after which two instances had seen different messages. This is a bug: please report it.", s.ChecksumMismatches)
 	ch.histogram("ssed_feed_lag_seconds", "Time from a tick in Redis to its arrival.",
@@ -307,19 +317,20 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.counter("ssed_history_errors_total", "Commands to Redis that failed, by reason.", s.Errors.Memory, "reason", "memory")
 	ch.counter("ssed_history_errors_total", "Commands to Redis that failed, by reason.", s.Errors.ReadOnly, "reason", "readonly")
 	ch.counter("ssed_history_errors_total", "Commands to Redis that failed, by reason.", s.Errors.Other, "reason", "other")
-	ch.gauge("ssed_history_writer", "1 while this instance writes the history.", oneIf(s.Writer))
 	ch.gauge("ssed_history_lag_seconds", "How long messages have waited to be written. 0 on instances that do not write.", s.Lag.Seconds())
 	ch.gauge("ssed_history_watermark_timestamp_seconds", "Time up to which the history is written, by the clock of Redis.",
 		(time.Duration(s.Watermark.Ms) * time.Millisecond).Seconds())
 }
 
-// watermark tells by how much the history is behind, on every instance. Both ends are
-// times of Redis' clock; an instance that does not write hears of one with the ticks.
-func (ch scrape) watermark(s *rstore.Stats, log *engine.LogStats) {
-	written := max(s.Watermark.Ms, log.Watermark.Ms)
-	lag := time.Duration(log.Last.Ms-min(log.Last.Ms, written)) * time.Millisecond
-	if written == 0 {
-		lag = 0 // not known yet
+// watermarkLag tells by how much the history is behind, on every instance: that of the
+// partition where it is most. Both ends are times of Redis' clock; an instance that does not
+// write hears of one with the ticks.
+func (ch scrape) watermarkLag(partitions []ssed.PartitionState) {
+	lag := time.Duration(0)
+	for _, p := range partitions {
+		if !p.Written.IsZero() { // else it is not known yet
+			lag = max(lag, time.Duration(p.Last.Ms-min(p.Last.Ms, p.Written.Ms))*time.Millisecond)
+		}
 	}
 	ch.gauge("ssed_history_watermark_lag_seconds", "How far the history is behind what this instance has received, as of the last tick.", lag.Seconds())
 }
