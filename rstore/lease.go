@@ -35,17 +35,27 @@ func (w *writer) take(ctx context.Context) outcome {
 	return retryIf(a.epoch != "", w.cfg.poll())
 }
 
-// deference is for how long still this instance leaves the lease to others, which hold
-// fewer: half of its time at most, so that it is taken in time if they do not want it.
+// deference is for how long still this instance leaves the lease to others: for half of its
+// time when it gave the lease up for them, else an eighth at most, the longer the more it
+// holds. An instance that offers to go on behind a gap waits for longer than that.
 func (w *writer) deference() time.Duration {
-	held := w.cfg.Elsewhere()
-	if held == 0 || w.leaving {
+	if w.leaving {
 		return 0
 	}
-	if w.wantedAt.IsZero() {
-		w.wantedAt = time.Now()
+	left := time.Until(w.yieldedTo)
+	if held := w.cfg.Elsewhere(); held > 0 {
+		if w.wantedAt.IsZero() {
+			w.wantedAt = time.Now()
+		}
+		left = max(left, w.cfg.LeaseTTL*time.Duration(held)/time.Duration(8*w.cfg.Partition.Of)-time.Since(w.wantedAt))
 	}
-	return w.cfg.LeaseTTL*time.Duration(held)/time.Duration(2*w.cfg.Partition.Of) - time.Since(w.wantedAt)
+	return left
+}
+
+// yield gives the lease up for others.
+func (w *writer) yield(ctx context.Context) {
+	w.free(ctx)
+	w.yieldedTo = time.Now().Add(w.cfg.LeaseTTL / 2)
 }
 
 // tookOver counts a lease that was won from another instance.

@@ -123,7 +123,7 @@ func (s *Store) Run(ctx context.Context) error {
 			asked = true
 		case <-s.yields:
 			if w.state == writing {
-				w.free(ctx)
+				w.yield(ctx)
 			}
 		}
 	}
@@ -163,8 +163,9 @@ type writer struct {
 	restTo  time.Time     // writing: no batch before
 	took    time.Duration // writing: the last round trip with batches
 
-	wantedAt time.Time // watching: since when a lease that seems free is left to others; zero: it is not
-	leaving  bool      // nothing is left to others any more
+	wantedAt  time.Time // watching: since when a lease that seems free is left to others; zero: it is not
+	yieldedTo time.Time // until when it is left to others because this instance gave it up
+	leaving   bool      // nothing is left to others any more
 
 	failures int             // script runs that failed, in a row
 	outage   throttle.Outage // of two in a row, for the log
