@@ -63,9 +63,16 @@ func New(cfg Config) (*Gateway, error) {
 func (g *Gateway) open() (err error) {
 	cfg := g.cfg.engine()
 	cfg.Ready = g.readyForClients
-	histories := make([]lateHistory, g.cfg.partitions())
-	if g.cfg.Redis != nil && g.cfg.History != nil {
+	cfg.Partitions = g.cfg.partitions()
+	histories := make([]lateHistory, cfg.Partitions)
+	switch {
+	case g.cfg.Redis == nil || g.cfg.History == nil:
+	case len(histories) == 1:
 		cfg.History = &histories[0]
+	default:
+		for q := range histories {
+			cfg.Histories = append(cfg.Histories, &histories[q])
+		}
 	}
 	if g.engine, err = engine.New(cfg); err != nil {
 		return err
@@ -85,7 +92,7 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 		}
 		cfg := g.cfg.history()
 		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.stores, q, (*rstore.Store).Writes)
-		store, err := rstore.New(cfg, g.engine.Log())
+		store, err := rstore.New(cfg, g.lineage(q))
 		if err != nil {
 			return err
 		}
@@ -106,7 +113,7 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 		if q == 0 {
 			cfg.OnNotice = g.fleet.Notice
 		}
-		feed, err := rsub.New(cfg, g.engine.Log())
+		feed, err := rsub.New(cfg, g.lineage(q))
 		if err != nil {
 			return err
 		}
@@ -115,13 +122,27 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 	return nil
 }
 
+// lineage is what a feed fills and a history is written from.
+type lineage interface {
+	rsub.Sink
+	rstore.Source
+}
+
+// lineage is that of a partition. A log of one is that itself.
+func (g *Gateway) lineage(q int) lineage {
+	if g.cfg.partitions() == 1 {
+		return g.engine.Log()
+	}
+	return g.engine.Log().Partition(q)
+}
+
 // lateHistory is the store, which is there before the engine runs.
 type lateHistory struct{ *rstore.Store }
 
 var (
 	_ engine.History = (*lateHistory)(nil)
-	_ rsub.Sink      = (*engine.Log)(nil)
-	_ rstore.Source  = (*engine.Log)(nil)
+	_ lineage        = (*engine.Log)(nil)
+	_ lineage        = (*engine.Lineage)(nil)
 )
 
 // status is what other instances are told of this one: fields of the list of instances
