@@ -194,7 +194,7 @@ func TestRightsInTheDocumentsSuffice(t *testing.T) {
 	require.NoError(t, err)
 	r := redistest.Start(t)
 	commands := regexp.MustCompile(`(?m)^ {6}(ACL SETUSER ssed .*(?:\n {8}.*)*)`).FindAllStringSubmatch(string(text), -1)
-	require.Len(t, commands, 4, "two for one server, then one for each feed on a cluster")
+	require.Len(t, commands, 5, "two for one server, then one for each feed on a cluster, and for partitions")
 	for _, c := range commands[:2] {
 		_, err := r.Do(strings.Fields(c[1])...)
 		require.NoError(t, err, c[1])
