@@ -104,7 +104,7 @@ func withoutSecrets(name, value string) string {
 	isURL := strings.HasSuffix(name, "-url")
 	u, err := url.Parse(value)
 	switch {
-	case isURL && isTornURL(value):
+	case isURL && isTornURL(value), name == "redis-url" && hasForeignParam(value):
 		return hidden
 	case !isURL && (err != nil || u.User == nil):
 		return value

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -47,6 +48,9 @@ func (p *problems) redis(f redisFlags) (rueidis.ClientOption, bool) {
 		p.add(flag, "not a URL such as redis://user:password@host:6379/0 "+
 			"(not shown here, it may hold a password; special characters in a password must be percent-encoded)")
 		return rueidis.ClientOption{}, false
+	case hasForeignParam(text):
+		p.add(flag, "the query has a parameter that is none of %s (not shown here, it may hold a password; that goes before the host)", strings.Join(redisParams, ", "))
+		return rueidis.ClientOption{}, false
 	case option.Password == hidden || option.Password == "" && option.Username == hidden:
 		p.add(flag, "the password is left out, as in the output of ssed config: put it in")
 	}
@@ -84,6 +88,25 @@ func (p *problems) redisURL(text, path string) (flag, url string) {
 func isTornURL(text string) bool {
 	u, err := url.Parse(text)
 	return err != nil || strings.Contains(text, "#") || hasStrayAt(*u)
+}
+
+// redisParams are the parameters of a URL of Redis that count.
+var redisParams = []string{"addr", "master_set", "skip_verify", "client_name", "dial_timeout", "write_timeout", "db", "protocol", "client_cache", "max_retries"}
+
+// hasForeignParam tells a URL of Redis with another parameter. Some programs take the
+// password as one. Here it would count for nothing, and be shown.
+func hasForeignParam(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil {
+		return false
+	}
+	query, err := url.ParseQuery(u.RawQuery) // of what it cannot read Query has a part
+	for name := range query {
+		if !slices.Contains(redisParams, name) {
+			return true
+		}
+	}
+	return err != nil
 }
 
 // redisTLS adds the certificates. The URL says whether there is TLS at all.
