@@ -169,8 +169,8 @@ func (s *shard) appendJoin(dst []byte, i uint32, c *slot, a *attachment) []byte 
 			places, known = s.log.placeAt(c.pos)
 		}
 		j.isCounted = true
-		if copy(j.places, places); !known {
-			copy(j.places, a.Since.Ticks) // which all instances have alike
+		if copy(j.places, places); !known && a.Since.Ticks != nil {
+			copy(j.places, *a.Since.Ticks) // which all instances have alike
 		}
 		if a.TakesID && j.isPlaced() {
 			dst = appendPlaces(dst, j.places)

@@ -199,7 +199,7 @@ func (l *Log) standing() front.Standing {
 	tick, discontinuities := *l.ticked.Load(), l.discontinuities.Load()
 	since := front.Standing{Discontinuities: discontinuities, Tick: tick}
 	if l.isDivided() {
-		since.Ticks = *l.ticks.Load()
+		since.Ticks = l.ticks.Load()
 		since.Discontinuities = l.allDiscontinuities()
 	}
 	since.Position = l.Position()

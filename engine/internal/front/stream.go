@@ -40,7 +40,7 @@ type Standing struct {
 	Discontinuities uint64      // how often something had been missed until then
 	Tick            sseproto.ID // the last tick: every message that came later has an ID beyond it
 	// Ticks are the last ones of all partitions; nil where there is one. Shared, never modified.
-	Ticks []sseproto.ID
+	Ticks *[]sseproto.ID
 }
 
 // Host is what the front asks of the engine. All of it may be called from any goroutine,
