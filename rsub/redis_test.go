@@ -526,7 +526,7 @@ func TestReleasedLeaseIsTold(t *testing.T) {
 func TestRedisThatRefusesWritesIsNamed(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	in := start(t, s.URL(), "in")
+	in := start(t, s.URL(), "in", func(c *Config) { c.ProbeTimeout = 8 * time.Second }) // a busy machine answers a PING within half of it
 	waitSynced(t, in)
 	do(t, s, "CONFIG", "SET", "min-replicas-to-write", "1")
 	flush(t, s, "meanwhile", in)
