@@ -97,7 +97,11 @@ func (l *listener) takeFrom(ln net.Listener) error {
 	err = raw.Control(func(fd uintptr) {
 		l.fd, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
 	})
-	return errors.Join(err, dupErr)
+	if err := errors.Join(err, dupErr); err != nil {
+		return err
+	}
+	l.fd = renumber(l.fd)
+	return nil
 }
 
 // setMode gives a unix socket its permissions.
@@ -206,7 +210,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			case refused != notRefused:
 				l.refuseLocked(fd, refused)
 			case !l.attachDirectly(fd, from):
-				return &accepted{fd: fd, local: l.addr, remote: from}, nil
+				return &accepted{fd: renumber(fd), local: l.addr, remote: from}, nil
 			}
 		case unix.EAGAIN:
 			return nil, nil
