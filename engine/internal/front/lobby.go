@@ -86,10 +86,14 @@ func (l *lobby) answer(conn *os.File, reason RefuseReason) {
 		// what came in time is there.
 		_ = raw.Control(func(fd uintptr) { n, _ = sock.Read(int(fd), request) })
 	}
-	_ = conn.SetWriteDeadline(time.Now().Add(lobbyWait)) // its socket is empty: this takes no time
-	_, _ = conn.Write(l.front.appendOverload(nil, request[:n], reason))
+	answer := l.front.appendOverload(nil, request[:n], reason)
 	if err == nil {
-		_ = raw.Control(func(fd uintptr) { sock.ShutdownWrite(int(fd)) })
+		// Its socket is empty, so this does not wait. Write would need a deadline, and
+		// writes nothing when that has passed before it runs.
+		_ = raw.Control(func(fd uintptr) {
+			_, _ = sock.Send(int(fd), []sock.Iovec{sock.Piece(answer)})
+			sock.ShutdownWrite(int(fd))
+		})
 	}
 }
 
