@@ -142,6 +142,8 @@ func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
 	if *partitionSeed != 0 {
 		w.trace = func(format string, args ...any) { w.story = append(w.story, fmt.Sprintf(format, args...)) }
 	}
+	isAlone := w.rng.IntN(6) == 0
+	w.failovers = w.failovers && !isAlone // a gap marker tells of IDs that were taken back
 	histories := make([]History, w.partitions)
 	for p := range histories {
 		histories[p] = worldHistory{w, p}
@@ -155,7 +157,10 @@ func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
 			cfg.Partitions, cfg.Histories = w.partitions, histories
 			cfg.RingBytes, cfg.SegmentBytes = minRingBytes, minSegmentBytes
 			cfg.Heartbeat = 2 * time.Second
-			if w.partitions == 1 {
+			switch {
+			case isAlone:
+				cfg.Histories = nil
+			case w.partitions == 1:
 				cfg.History, cfg.Histories = histories[0], nil
 			}
 		}, w.tune)
@@ -247,9 +252,9 @@ func (w *engineWorld) connectReader(c *engineReader, in *engineInstance) {
 	if w.rng.IntN(3) == 0 {
 		require.NoError(w.t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 4<<10))
 	}
-	c.form = form(w.rng.IntN(forms)) &^ formTold
+	c.form = form(w.rng.IntN(forms))
 	a := &front.Stream{
-		FD: fd, Head: []byte("HEAD\n"), Since: in.e.log.standing(), Chunked: c.form&formChunked != 0,
+		FD: fd, Head: []byte("HEAD\n"), Since: in.e.log.standing(), Chunked: c.form&formChunked != 0, Told: c.form&formTold != 0,
 		LastEventID: c.lastID, Resumes: c.lastID != "", TakesID: c.takesID,
 	}
 	for _, channel := range c.channels {
@@ -336,6 +341,11 @@ func (w *engineWorld) takeEvent(c *engineReader, ev event) {
 	require.Contains(w.t, c.channels, channel)
 	m := w.channels[channel][nth-1]
 	require.Equal(w.t, w.message(m).Data, ev.data)
+	kind := sseproto.EventMessage
+	if c.form&formTold != 0 {
+		kind = w.names[channel]
+	}
+	require.Equal(w.t, kind, ev.kind)
 	places := make([]sseproto.ID, w.partitions)
 	own, _, err := sseproto.ParseEventVector(ev.id, places)
 	require.NoError(w.t, err)

@@ -584,3 +584,117 @@ func TestStartBeforeAllIsAPlace(t *testing.T) {
 	again := comeBack(t, e, first.id, f[0].channel, f[1].channel)
 	require.Equal(t, []string{"old"}, datas(again.next(1)))
 }
+
+// TestStreamThatJoinsGetsTheNewestMessageAlone: of a channel whose policy says so. Then it
+// has joined.
+func TestStreamThatJoinsGetsTheNewestMessageAlone(t *testing.T) {
+	latest := channelOfPart("c", 0, 2)
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.Policies = []Policy{{latest, SlowLatest}} })
+	for n := 1; n <= 5; n++ {
+		f[0].publish(fmt.Sprint("a", n))
+		f[1].publish(fmt.Sprint("b", n))
+	}
+	low := sseproto.ID{Ms: 1000}
+	f[0].publish("a6")
+	c := comeBack(t, e, vector(0, low, sseproto.ID{Ms: 1000, Seq: 4}), latest, f[1].channel) // behind b5 it could join
+	require.Equal(t, []string{"b5", "a6"}, datas(c.next(2)))
+	f[0].publish("a7")
+	require.Equal(t, "a7", c.next(1)[0].data)
+	c = comeBack(t, e, vector(0, low, sseproto.ID{Ms: 1000, Seq: 5}), latest, f[1].channel)
+	require.Equal(t, []string{"a7"}, datas(c.next(1)))
+	f[1].publish("b6")
+	require.Equal(t, "b6", c.next(1)[0].data)
+}
+
+// TestHistoryThatFailsHoldsUpNoOtherPartition: it is asked again.
+func TestHistoryThatFailsHoldsUpNoOtherPartition(t *testing.T) {
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.HistoryWait = 50 * time.Millisecond })
+	f[0].t = 900
+	f[0].store("a1")
+	f[0].t, f[0].n = 1000, 0
+	f[0].h.mu.Lock()
+	f[0].h.err = context.DeadlineExceeded
+	f[0].h.mu.Unlock()
+	f[0].tick()
+	c := comeBack(t, e, vector(0, sseproto.ID{Ms: 800}, sseproto.ID{Ms: 1000}), f[0].channel, f[1].channel)
+	f[1].publish("b1")
+	require.Equal(t, "b1", c.next(1)[0].data)
+	require.Eventually(t, func() bool { return f[0].h.readCount() >= 2 }, waitLong, pollEvery)
+	f[1].publish("b2")
+	require.Equal(t, "b2", c.next(1)[0].data)
+	f[0].h.mu.Lock()
+	f[0].h.err = nil
+	f[0].h.mu.Unlock()
+	require.Equal(t, "a1", c.next(1)[0].data)
+	started := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1}}, f[0].channel, f[1].channel)
+	require.ElementsMatch(t, []string{"a1", "b2"}, datas(started.next(2)))
+}
+
+// TestStreamWhosePlaceIsForgottenIsToldOrComesBack: so much has left the ring while its loop
+// stood still that nobody knows where it stood. With an ID it comes back, else it is told.
+func TestStreamWhosePlaceIsForgottenIsToldOrComesBack(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
+	low := sseproto.ID{Ms: 1000}
+	feeds := make([]*partFeed, 2)
+	for p := range feeds {
+		feeds[p] = &partFeed{line: h.log.Partition(p), channel: channelOfPart("c", p, 2), t: 1000}
+	}
+	feeds[1].line.OpenSpan(low)
+	nameless := attachStream(t, h.engine, &front.Stream{}, feeds[0].channel, feeds[1].channel)
+	named := attachStream(t, h.engine, &front.Stream{TakesID: true}, feeds[0].channel, feeds[1].channel)
+	h.pass()
+	require.Equal(t, vector(0, low, low), named.startID())
+	feeds[1].publish("lost")
+	other := &partFeed{line: feeds[0].line, channel: channelOfPart("nobody", 0, 2), t: 1000}
+	for range 2 * maxLeftEntries {
+		other.publish("x")
+	}
+	for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
+		h.pass()
+	}
+	require.Empty(t, named.ended())
+	require.EqualValues(t, 1, h.count.closed[CloseSlow].Load())
+	gap := nameless.next(1)[0]
+	_, places := placesIn(t, gap.id, 2)
+	require.Equal(t, []sseproto.ID{other.id(), {Ms: 1000, Seq: 1}}, places)
+	require.Equal(t, []string{"gap", `{"reason":"trimmed"}`}, []string{gap.kind, gap.data})
+	feeds[1].publish("live")
+	h.pass()
+	require.Equal(t, "live", nameless.next(1)[0].data)
+}
+
+// TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain: what it lacks has left the ring, and its
+// place is still known.
+func TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
+	low := sseproto.ID{Ms: 1000}
+	feeds := make([]*partFeed, 2)
+	for p := range feeds {
+		feeds[p] = &partFeed{line: h.log.Partition(p), channel: channelOfPart("c", p, 2), t: 1000}
+	}
+	feeds[1].line.OpenSpan(low)
+	c := attachStream(t, h.engine, &front.Stream{TakesID: true}, feeds[0].channel, feeds[1].channel)
+	h.pass()
+	c.startID()
+	feeds[0].publish("m1")
+	h.pass()
+	require.Equal(t, "m1", c.next(1)[0].data)
+	feeds[1].publish("lost")
+	other := &partFeed{line: feeds[0].line, channel: channelOfPart("nobody", 0, 2), t: 1000, n: 1}
+	for range maxLeftEntries / 8 {
+		other.publish("x")
+	}
+	feeds[0].n = other.n
+	feeds[0].publish("m2")
+	for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
+		h.pass()
+	}
+	got := c.next(3) // without a history each partition has a gap
+	require.Equal(t, []string{"gap", "gap", "message"}, []string{got[0].kind, got[1].kind, got[2].kind})
+	require.Equal(t, "m2", got[2].data)
+	_, places := placesIn(t, got[0].id, 2)
+	require.Contains(t, places, sseproto.ID{Ms: 1000, Seq: 1}, "of m1, where it stood in the first partition, or of what is lost")
+	require.Zero(t, h.count.closed[CloseSlow].Load())
+	require.EqualValues(t, 1, h.count.reattached.Load())
+	require.Empty(t, h.joins)
+}

@@ -34,6 +34,7 @@ func shardByHand(t *testing.T, change func(*Config)) byHand {
 	require.NoError(t, err)
 	e := &Engine{cfg: cfg.withDefaults(), started: time.Now(), front: noListener}
 	e.log = newLog(e.cfg.RingBytes, e.cfg.SegmentBytes, 2, false, e.wakeShards)
+	e.log.divide(e.cfg.Partitions)
 	e.log.dir.policies = e.cfg.Policies
 	e.replayer = newReplayer(t.Context(), e.log, &e.cfg)
 	s, err := newShard(e, 0)
