@@ -234,7 +234,7 @@ func (s *Store) ask(ctx context.Context, build func(rueidis.Builder) rueidis.Com
 				break
 			}
 			if redisconn.IsMoved(r.Error()) && redisconn.IsCluster(s.cfg.Client) {
-				err = r.Error() // the client is made anew
+				err = r.Error() // a new client replaces it
 				break
 			}
 		}

@@ -16,7 +16,7 @@ var (
 )
 
 // Client is a lazy client: made when it is first needed, so that Redis or its Sentinels
-// may be absent at start, and made anew after it was found to lead to the wrong server.
+// may be absent at start. A new one replaces a client that leads to the wrong server.
 // Safe for concurrent use.
 type Client struct {
 	option rueidis.ClientOption

@@ -160,7 +160,7 @@ async function askWhy() {
   showTrouble();
 }
 
-// connect keeps one EventSource. It is made anew rather than left to reconnect by
+// connect keeps one EventSource. It makes a new one rather than let it reconnect by
 // itself: browsers give up for good after an answer that is no stream.
 function connect() {
   live.source?.close();
