@@ -120,6 +120,10 @@ func TestStartWithoutAHistoryIsWhatTheRingHas(t *testing.T) {
 	s.expect(sinceMs(1299), "a b", "b2", "a2", "b3")
 	s.expect(sinceMs(1300), "a b", "b3")
 	s.expect(sinceMs(1<<62), "a b", "b3") // in the future: from the last tick on
+	s.tick()
+	s.tick()
+	s.expect(sinceMs(1450), "a b", "b3") // of the ticks before, the last one with a message comes whole
+	s.expect(sinceMs(1500), "a b")       // the last tick is known, and has none
 	require.Zero(t, s.e.Stats().Gaps.Total())
 }
 
