@@ -42,6 +42,7 @@ func TestDashboard(t *testing.T) {
 		{"IsLightAndDark", dashboardLightAndDark},
 		{"FitsAPhone", dashboardFitsAPhone},
 		{"FillsItsTiles", dashboardFillsItsTiles},
+		{"ShowsPartitionsWhereThereAreSeveral", dashboardShowsPartitions},
 		{"PublishesAndWatches", dashboardPublishesAndWatches},
 		{"ShowsAndDeletesHistory", dashboardHistory},
 		{"ClosesAConnection", dashboardClosesConnection},
@@ -282,6 +283,22 @@ func dashboardFillsItsTiles(t *testing.T, b *browser) {
 			}
 		}
 	}
+}
+
+func dashboardShowsPartitions(t *testing.T, b *browser) {
+	r := redistest.Start(t)
+	one := b.openLive(t, startReady(t, redistest.Start(t)), "")
+	in := start(t, "--redis-url", r.URL(), "--feed", "sharded", "--partitions", "3", "--instance", "only")
+	in.waitReady()
+	d := b.openLive(t, in, "")
+	d.untilText("#partitions-sum", "3 of 3 up")
+	d.until("who leads and writes each", `(() => {
+		const rows = [...document.querySelectorAll("#partitions tbody tr")].map((tr) => [...tr.cells].map((td) => td.textContent));
+		return rows.length === 3 && rows.every((cells, q) => cells[0] === String(q) && cells[1] === `+quoted(r.Addr())+` && cells[2] === "up" && cells[4] === "only" && cells[5] === "only");
+	})()`)
+	require.True(t, ask[bool](d, `document.getElementById("partitions-panel").offsetParent !== null`))
+	one.untilText("#partitions-sum", "1 of 1 up")
+	require.False(t, ask[bool](one, `document.getElementById("partitions-panel").offsetParent !== null`))
 }
 
 func dashboardPublishesAndWatches(t *testing.T, b *browser) {

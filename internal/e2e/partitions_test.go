@@ -92,7 +92,7 @@ func shardChannels(t *testing.T, partitions int) (names []string) {
 }
 
 // TestDocumentedPublishersFindThePartition: each message comes on the shard channel of its
-// channel's partition, in a cluster.
+// channel's partition, in a cluster, and to a stream of all of them.
 func TestDocumentedPublishersFindThePartition(t *testing.T) {
 	const partitions = 3
 	c := redistest.StartCluster(t, 3, 0)
@@ -107,10 +107,16 @@ func TestDocumentedPublishersFindThePartition(t *testing.T) {
 		require.NoError(t, err)
 		got[q] = s.Channel()
 	}
+	in := start(t, "--redis-url", c.URL(), "--feed", "sharded", "--partitions", strconv.Itoa(partitions))
+	in.waitReady()
 	programs := documentedPrograms(t, "Partitions")
 	for _, language := range []string{"python", "js", "php", "ruby", "java", "go"} {
 		t.Run(language, func(t *testing.T) {
 			require.Contains(t, programs, language)
+			var events collector
+			l := newLink(t, in.public)
+			startCurl(t, streamURL(l.host(), "user123", "channel_id", "user456", "channel_id", "news", "tell", "channel"), events.show)
+			l.waitStreams(1)
 			runDocumented(t, language, programs[language], c.Nodes[0].Addr())
 			var seen [partitions]int
 			for _, channel := range []string{"user123", "user456", "news"} {
@@ -126,6 +132,12 @@ func TestDocumentedPublishersFindThePartition(t *testing.T) {
 				}
 			}
 			require.Equal(t, [partitions]int{1, 1, 1}, seen, "the example has a channel of each")
+			delivered := map[string][]string{} // between partitions there is no order
+			for range 2 * partitions {
+				e := events.take(t)
+				delivered[e.Event] = append(delivered[e.Event], e.Data)
+			}
+			require.Equal(t, map[string][]string{"user123": {"Hello!", "Grüße"}, "user456": {"Hello!", "Grüße"}, "news": {"Hello!", "Grüße"}}, delivered)
 		})
 	}
 }
