@@ -107,7 +107,7 @@ func TestDocumentedPublishersFindThePartition(t *testing.T) {
 		require.NoError(t, err)
 		got[q] = s.Channel()
 	}
-	in := start(t, "--redis-url", c.URL(), "--feed", "sharded", "--partitions", strconv.Itoa(partitions))
+	in := start(t, "--redis-url", c.URL(), "--feed", "sharded", "--partitions", strconv.Itoa(partitions), "--heartbeat", "1s") // curl ends with the next write
 	in.waitReady()
 	programs := documentedPrograms(t, "Partitions")
 	for _, language := range []string{"python", "js", "php", "ruby", "java", "go"} {
