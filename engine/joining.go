@@ -222,7 +222,11 @@ func (s *shard) join(v *view, i uint32, c *slot) {
 	j := s.joins[i]
 	head := s.log.lookAt(j)
 	v.refresh()
-	all, isHeld, sent := s.serveParts(v, i, c, j)
+	if !s.placeParts(v, i, c, j) {
+		s.awaitPlaces(i, c, j)
+		return
+	}
+	all, isHeld, sent := s.serveParts(i, c, j)
 	switch {
 	case sent: // a gap event
 		return
@@ -272,43 +276,65 @@ func (s *shard) joined(v *view, i uint32, c *slot, j *joining, at uint64) {
 	s.catchUp(v, i, c)
 }
 
+// placeParts finds where a slot starts in its partitions, and reports whether that is known
+// of all. Before it is, nothing may be sent: an event ID that names no place in a partition
+// would let its client start there anywhere when it comes back.
+func (s *shard) placeParts(v *view, i uint32, c *slot, j *joining) (done bool) {
+	done = true
+	for k := range j.parts {
+		p := &j.parts[k]
+		at := &j.places[p.line.part]
+		switch {
+		case p.isShut():
+			done = done && !at.IsZero()
+		case !p.start.IsNow() && !s.startInRing(v, p, at):
+			s.askFor(i, c, j, p)
+			done = false
+		case at.IsZero(): // it waited for the first span
+			*at = p.began
+		}
+	}
+	return done
+}
+
+// awaitPlaces lets a slot wait until it is known where it starts: for the replayer, or for a
+// partition to open.
+func (s *shard) awaitPlaces(i uint32, c *slot, j *joining) {
+	s.enter(c, phaseJoining)
+	for k := range j.parts {
+		if j.parts[k].isShut() && !j.inShut {
+			j.inShut = true
+			s.shutJoins.push(ref{i, c.gen})
+		}
+	}
+}
+
 // serveParts looks which partitions of a slot the ring can serve, and sees to the others.
-// All: it can serve all of them. Held: nothing may be sent, as an event ID could not name a
-// place in each. Sent: the slot was sent a gap event, and has another turn.
-func (s *shard) serveParts(v *view, i uint32, c *slot, j *joining) (all, isHeld, sent bool) {
+// All: it can serve all of them. Held: a page was missed, and nothing is sent before it has come
+// again. Sent: the slot was sent a gap event, and has another turn.
+func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent bool) {
 	all = true
 	for k := range j.parts {
 		p := &j.parts[k]
 		at := &j.places[p.line.part]
 		p.isServed = false
-		history := s.engine.cfg.historyOf(p.line.part)
 		switch {
 		case p.isShut():
 			p.until = time.Time{}
-			isHeld = isHeld || at.IsZero()
-		case !p.start.IsNow() && !s.startInRing(v, p, at, history):
+		case p.reach.Less(*at):
+			if s.isAhead(p, *at) {
+				break
+			}
+			s.tellPart(i, c, j, p, sseproto.ReasonUnknownID, p.reach, sseproto.ID{})
+			return false, false, true
+		case !at.Less(p.cov.from):
+			p.isServed = true
+		case s.engine.cfg.historyOf(p.line.part) == nil:
+			s.tellPart(i, c, j, p, sseproto.ReasonTrimmed, p.cov.from, p.cov.from)
+			return false, false, true
+		case !s.began.Before(p.again):
 			s.askFor(i, c, j, p)
-			isHeld = true
-		default:
-			if at.IsZero() { // it waited for the first span
-				*at = p.began
-			}
-			switch {
-			case p.reach.Less(*at):
-				if s.isAhead(p, *at) {
-					break
-				}
-				s.tellPart(i, c, j, p, sseproto.ReasonUnknownID, p.reach, sseproto.ID{})
-				return false, false, true
-			case !at.Less(p.cov.from):
-				p.isServed = true
-			case history == nil:
-				s.tellPart(i, c, j, p, sseproto.ReasonTrimmed, p.cov.from, p.cov.from)
-				return false, false, true
-			case !s.began.Before(p.again):
-				s.askFor(i, c, j, p)
-				isHeld = isHeld || p.isMissed
-			}
+			isHeld = isHeld || p.isMissed
 		}
 		if p.isServed {
 			p.until = time.Time{}
@@ -320,7 +346,7 @@ func (s *shard) serveParts(v *view, i uint32, c *slot, j *joining) (all, isHeld,
 
 // startInRing finds where a stream starts in a partition, where the ring tells. Else the
 // replayer does.
-func (s *shard) startInRing(v *view, p *joinPart, at *sseproto.ID, history History) (ok bool) {
+func (s *shard) startInRing(v *view, p *joinPart, at *sseproto.ID) (ok bool) {
 	switch {
 	case p.start.Kind == sseproto.FromLast:
 		return false
@@ -330,10 +356,11 @@ func (s *shard) startInRing(v *view, p *joinPart, at *sseproto.ID, history Histo
 			return true
 		}
 	}
-	if history == nil {
-		*at, p.start = p.cov.from, sseproto.StartPoint{}
+	if s.engine.cfg.historyOf(p.line.part) != nil {
+		return false
 	}
-	return history == nil
+	*at, p.start = p.cov.from, sseproto.StartPoint{}
+	return true
 }
 
 // tickBeforeOf is tickBefore for a partition.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -697,4 +698,60 @@ func TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain(t *testing.T) {
 	require.Zero(t, h.count.closed[CloseSlow].Load())
 	require.EqualValues(t, 1, h.count.reattached.Load())
 	require.Empty(t, h.joins)
+}
+
+// TestNothingIsSentBeforeEachPartitionHasAPlace: where a stream starts in the one partition is
+// known, and its history is there, while the other is still asked.
+func TestNothingIsSentBeforeEachPartitionHasAPlace(t *testing.T) {
+	slow := &slowStarts{let: make(chan struct{})}
+	e, f := startParts(t, 2, func(cfg *Config) {
+		slow.memoryHistory = cfg.Histories[1].(*memoryHistory)
+		cfg.Histories[1] = slow
+	})
+	for _, feed := range f {
+		feed.t, feed.n = 900, 0
+		feed.store("old" + feed.channel)
+		feed.t = 1000
+		feed.tick()
+	}
+	c := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromEarliest}}, f[0].channel, f[1].channel)
+	require.NoError(t, c.read())
+	require.Eventually(t, func() bool { return slow.asked.Load() && !isAtWorkFor(e, 0) }, waitLong, pollEvery)
+	close(slow.let)
+	for range 2 {
+		_, places := placesIn(t, c.next(1)[0].id, 2)
+		require.NotContains(t, places, sseproto.ID{})
+	}
+}
+
+// isAtWorkFor reports whether the replayer or a loop has something left to do for a partition.
+func isAtWorkFor(e *Engine, part int) bool {
+	for _, s := range e.shards {
+		a := &workAsk{make(chan bool, 1)}
+		s.post(command{ask: a})
+		if <-a.reply {
+			return true
+		}
+	}
+	e.replayer.mu.Lock()
+	defer e.replayer.mu.Unlock()
+	for key := range e.replayer.asked {
+		if int(key.part) == part {
+			return true
+		}
+	}
+	return false
+}
+
+// slowStarts is a history that tells where streams start when it is let.
+type slowStarts struct {
+	*memoryHistory
+	asked atomic.Bool
+	let   chan struct{}
+}
+
+func (h *slowStarts) Starts(ctx context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
+	h.asked.Store(true)
+	<-h.let
+	return h.memoryHistory.Starts(ctx, channels, at, counts, upTo)
 }
