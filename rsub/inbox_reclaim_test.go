@@ -123,9 +123,10 @@ func TestFailedJoinIsRepeated(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "b", "on", ">secret", "+@all", "~*", "&*")
-	a := start(t, s.URL(), "a", withInbox)
+	seldom := func(c *Config) { c.TickInterval, c.ProbeTimeout = time.Second, time.Minute } // a busy machine is too late for others
+	a := start(t, s.URL(), "a", withInbox, seldom)
 	waitSynced(t, a)
-	b := start(t, s.URL(), "b", withInbox, func(c *Config) {
+	b := start(t, s.URL(), "b", withInbox, seldom, func(c *Config) {
 		c.Client.ClientName, c.Client.Username, c.Client.Password = "b", "b", "secret"
 	})
 	waitSynced(t, b)
