@@ -4,34 +4,13 @@ package engine
 
 import (
 	"fmt"
-	"net"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"ssed/sseproto"
 )
-
-// tcpPair is socketPair with TCP, whose window tells what a client has not read.
-func tcpPair(t testing.TB) (int, net.Conn) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	conn, err := ln.Accept()
-	require.NoError(t, err)
-	file, err := conn.(*net.TCPConn).File()
-	require.NoError(t, err)
-	require.NoError(t, conn.Close())
-	fd, err := syscall.Dup(int(file.Fd()))
-	require.NoError(t, err)
-	require.NoError(t, file.Close())
-	require.NoError(t, syscall.SetNonblock(fd, true))
-	return fd, client
-}
 
 // joinTCP attaches a client and returns when it is subscribed.
 func joinTCP(t testing.TB, e *Engine, resume resumePoint, channels ...string) *testClient {
