@@ -135,6 +135,37 @@ func allUp(gateways ...*ssed.Gateway) bool {
 	return true
 }
 
+// TestStartsUnderLoadOfPartitions is TestStartsUnderLoad with channels of three partitions.
+func TestStartsUnderLoadOfPartitions(t *testing.T) {
+	server := redistest.Start(t)
+	b := newBackend(t, server.URL(), 3, server)
+	var gateways []*ssed.Gateway
+	for _, name := range []string{"one", "two"} {
+		cfg := partitioned(t, server.URL(), 3)
+		cfg.Redis.ClientName = name
+		cfg.Streams.RingBytes = 1 << 20
+		gateway, _ := serve(t, cfg)
+		awaitReady(gateway)
+		gateways = append(gateways, gateway)
+	}
+	f := newNumberedFeed(b.publish)
+	of := map[int]bool{}
+	for _, name := range f.channels {
+		of[sseproto.PartitionOf(name, 3)] = true
+	}
+	require.Len(t, of, 3)
+	cuts := 0
+	f.tryStarts(t, gateways, func(rng *rand.Rand) error {
+		if !b.allUp(gateways...) {
+			return nil
+		}
+		cuts++
+		return b.cut([]string{"one", "two"}[rng.IntN(2)], "pubsub")
+	})
+	require.Positive(t, cuts)
+	require.Positive(t, gateways[0].Parts().Engine.Stats().ResumedHistory)
+}
+
 func TestOneStreamOverAllPartitions(t *testing.T) {
 	server := redistest.Start(t)
 	testOneStream(t, newBackend(t, server.URL(), 3, server), server.URL())
