@@ -153,7 +153,7 @@ func (ln *Lineage) untrusted(after sseproto.ID) map[string]string {
 		return nil
 	}
 	lost := make(map[string]string)
-	for pos := s.end; pos > max(s.first, ln.log.tail.Load()); pos-- {
+	for pos, low := s.end, ln.spanFromLocked(s, after); pos > low; pos-- {
 		e := ln.log.entryLocked(pos - 1)
 		if e.part != ln.part {
 			continue
@@ -166,6 +166,18 @@ func (ln *Lineage) untrusted(after sseproto.ID) map[string]string {
 		}
 	}
 	return lost
+}
+
+// spanFromLocked returns the position from which on a closed span can have messages beyond id.
+// In a log of several partitions it does not look at those of the others before: a quiet
+// partition may have its last message before that a whole ring away.
+func (ln *Lineage) spanFromLocked(s *span, id sseproto.ID) uint64 {
+	low := max(s.first, ln.log.tail.Load())
+	if !ln.log.isDivided() || low >= s.end {
+		return low
+	}
+	v := view{refs: *ln.log.index.Load()}
+	return max(low, v.segmentOf(ln, low, id).first)
 }
 
 // endBackfill puts the held span into the ring, behind what was backfilled or, if that

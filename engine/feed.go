@@ -66,6 +66,10 @@ func (ln *Lineage) tellLoss(after, low sseproto.ID) {
 
 // openLocked starts a span in the ring.
 func (ln *Lineage) openLocked(low sseproto.ID) {
+	if ln.log.isDivided() { // it may be before what came last and was taken back: from here on placeAt goes by this
+		ln.log.reachedLocked(ln.part, low)
+		ln.log.skipLocked(ln.part, low)
+	}
 	head := ln.log.head.Load()
 	if ln.spans.newest() == nil { // what a client has that came before the first message
 		ln.began = low
@@ -75,9 +79,6 @@ func (ln *Lineage) openLocked(low sseproto.ID) {
 	}
 	ln.spans.list = append(ln.spans.list, span{low: low, high: low, ready: low, first: head})
 	ln.reachLocked(low)
-	if ln.log.isDivided() {
-		ln.log.reachedLocked(ln.part, low)
-	}
 	ln.cover.Store(&coverage{from: low, first: head})
 	ln.log.turns.Add(1)
 }

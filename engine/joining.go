@@ -165,7 +165,7 @@ func (s *shard) appendJoin(dst []byte, i uint32, c *slot, a *attachment) []byte 
 	default:
 		isWhole := s.hasAllSince(j, c, a)
 		places, known := []sseproto.ID(nil), false
-		if isWhole {
+		if isWhole && a.TakesID {
 			places, known = s.log.placeAt(c.pos)
 		}
 		j.isCounted = true
@@ -304,7 +304,7 @@ func (s *shard) awaitPlaces(i uint32, c *slot, j *joining) {
 	for k := range j.parts {
 		if j.parts[k].isShut() && !j.inShut {
 			j.inShut = true
-			s.shutJoins.push(ref{i, c.gen})
+			s.awaitOpen(ref{i, c.gen})
 		}
 	}
 }
@@ -578,12 +578,26 @@ func (s *shard) awaitParts(i uint32, c *slot, j *joining) {
 		case p.isServed, p.isAsked: // a message, or a page, gives it a turn
 		case p.isShut() && !j.inShut:
 			j.inShut = true
-			s.shutJoins.push(ref{i, c.gen})
+			s.awaitOpen(ref{i, c.gen})
 		case !p.isShut() && !j.timed:
 			j.timed = true
 			s.timedJoins.push(ref{i, c.gen})
 		}
 	}
+}
+
+// awaitOpen lets a slot have a turn when a partition opens. While none does, clients come and
+// go: those who left are taken out before they are more than those who wait.
+func (s *shard) awaitOpen(r ref) {
+	if q := &s.shutJoins; q.len() > 2*len(s.joins)+tableChunk {
+		for n := q.len(); n > 0; n-- {
+			if old := q.pop(); s.slots.at(old.slot).gen == old.gen {
+				q.push(old)
+			}
+		}
+		s.shutOwed = min(s.shutOwed, q.len())
+	}
+	s.shutJoins.push(r)
 }
 
 // lookAtJoins gives those a turn who wait for a partition to open, when one has, and who

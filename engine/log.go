@@ -18,7 +18,7 @@ const (
 	kindLive     entryKind = iota // from the feed; goes into the history
 	kindBackfill                  // backfilled from the history after a lost link
 	kindGap                       // a gap event for the live subscribers of one channel
-	kindBarrier                   // no message, of no channel: see barrier
+	kindBarrier                   // no message, of no channel: see barrier. In a log of several partitions also where a span begins
 )
 
 // entry is the index record of one frame. All but next is fixed once published.

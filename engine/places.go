@@ -12,8 +12,13 @@ import (
 // by what a segment began with (segment.base), and then by its entries.
 
 // maxLeftEntries bounds the positions that have left the ring and whose place is still
-// known: 1.5 MiB, 20 s of 3,000 messages a second.
-const maxLeftEntries = 1 << 16
+// known: 1.5 MiB, 20 s of 3,000 messages a second. maxLeftSegments bounds the segments that
+// they were in: a large message is alone in its one, which then takes 1 KiB of 64 partitions,
+// and each eviction copies the list.
+const (
+	maxLeftEntries  = 1 << 16
+	maxLeftSegments = 1 << 10
+)
 
 // leftPlaces tells the places at the positions that the ring has forgotten last.
 type leftPlaces struct {
@@ -31,8 +36,11 @@ type leftSegment struct {
 type leftEntry struct {
 	id    sseproto.ID
 	part  uint8
-	moves bool // it is a message
+	moves bool
 }
+
+// moves: it moves the place of its partition. A gap event does not.
+func (e *entry) moves() bool { return e.kind != kindGap }
 
 // noteLeftLocked takes in that segments leave the ring of a log of several partitions, which
 // starts at tail then.
@@ -41,7 +49,7 @@ func (l *Log) noteLeftLocked(refs []segmentRef, tail uint64) {
 		left := leftSegment{first: ref.first, base: slices.Clone(ref.seg.base), entries: make([]leftEntry, ref.seg.n)}
 		for i := range left.entries {
 			e := &ref.seg.entries[i]
-			left.entries[i] = leftEntry{e.id, e.part, e.isMessage()}
+			left.entries[i] = leftEntry{e.id, e.part, e.moves()}
 			if e.kind == kindLive {
 				l.lines[e.part].lastLeft = indexedPosition{ref.first + uint64(i), e.id}
 			}
@@ -50,7 +58,7 @@ func (l *Log) noteLeftLocked(refs []segmentRef, tail uint64) {
 		l.left.entries += len(left.entries)
 	}
 	drop := 0
-	for l.left.entries > maxLeftEntries && drop+1 < len(l.left.segments) {
+	for drop+1 < len(l.left.segments) && (l.left.entries > maxLeftEntries || len(l.left.segments)-drop > maxLeftSegments) {
 		l.left.entries -= len(l.left.segments[drop].entries)
 		drop++
 	}
@@ -76,7 +84,7 @@ func (l *Log) placeAt(pos uint64) (ids []sseproto.ID, known bool) {
 		ref := refs[findSegment(refs, pos)]
 		ids = slices.Clone(ref.seg.base)
 		for i := range pos - ref.first + 1 {
-			if e := &ref.seg.entries[i]; e.isMessage() {
+			if e := &ref.seg.entries[i]; e.moves() {
 				ids[e.part] = e.id
 			}
 		}

@@ -108,13 +108,14 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 	for k := range r.parts {
 		p := &r.parts[k]
 		p.line, p.waits.kick = log.lines[k], make(chan struct{}, 1)
-		p.queue.share = max(1, cfg.HistoryReaders/readerShares)
+		p.queue.share = max(1, r.readersOfPart()/readerShares)
 	}
 	return r
 }
 
 // readerShares is in how many parts the readers are shared: one part is the most for one
-// address. With 16 readers it has four, which keep a Redis that is near at work.
+// address. With 16 readers it has four, which keep a Redis that is near at work. Of each
+// partition it has a part of that: else a client with channels of all had all readers.
 const readerShares = 4
 
 // pagesOfRing: the pages of all readers take as much of the ring's size. What is made of
@@ -155,9 +156,12 @@ func (r *replayer) next() (q *replayRequest, client uint64) {
 	return nil, 0
 }
 
+// readersOfPart is how many readers one partition may have.
+func (r *replayer) readersOfPart() int { return max(1, r.readers/len(r.parts)) }
+
 // popLocked takes the request whose turn it is. Partitions take turns.
 func (r *replayer) popLocked() (q *replayRequest, client uint64) {
-	share := max(1, r.readers/len(r.parts))
+	share := r.readersOfPart()
 	for range r.parts {
 		p := &r.parts[r.turn]
 		r.turn = (r.turn + 1) % len(r.parts)

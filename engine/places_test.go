@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ssed/sseproto"
+)
+
+// twoParts is a log of two partitions, in which both have begun.
+func twoParts(ringBytes int64) (l *Log, a, b *Lineage) {
+	l = newLog(ringBytes, minSegmentBytes, 1, false, func(uint64) {})
+	l.divide(2)
+	a, b = l.Partition(0), l.Partition(1)
+	a.OpenSpan(sseproto.ID{Ms: 1000})
+	b.OpenSpan(sseproto.ID{Ms: 1000})
+	return l, a, b
+}
+
+// A primary that takes over may have a clock that is behind. Then a span begins before
+// messages of the one before, which were taken back. A place that named those would let a
+// client that comes back with it miss what has their IDs now.
+func TestPlaceBehindANewSpanIsNotThatOfWhatWasTakenBack(t *testing.T) {
+	l, a, b := twoParts(1 << 20)
+	channel, other := channelOfPart("c", 0, 2), channelOfPart("c", 1, 2)
+	a.Commit(sseproto.ID{Ms: 1100}, sseproto.ID{})
+	a.Append(sseproto.ID{Ms: 1100, Seq: 1}, channel, "taken back")
+	a.CloseSpan(sseproto.ID{Ms: 1000})
+	a.OpenSpan(sseproto.ID{Ms: 1050})
+	b.Append(sseproto.ID{Ms: 1000, Seq: 1}, other, "here")
+	pos := l.Position()
+	b.Append(sseproto.ID{Ms: 1000, Seq: 2}, other, "more")
+
+	want := []sseproto.ID{{Ms: 1050}, {Ms: 1000, Seq: 1}}
+	places, known := l.placeAt(pos)
+	require.True(t, known)
+	require.Equal(t, want, places)
+
+	for l.tail.Load() <= pos { // until the ring has forgotten it
+		b.Append(sseproto.ID{Ms: 1000, Seq: l.Position()}, other, strings.Repeat("x", 1000))
+	}
+	places, known = l.placeAt(pos)
+	require.True(t, known)
+	require.Equal(t, want, places)
+}
+
+func TestWhatAQuietPartitionTookBackIsFoundNearTheEnd(t *testing.T) {
+	l, a, b := twoParts(1 << 20)
+	channel, other := channelOfPart("c", 0, 2), channelOfPart("c", 1, 2)
+	a.Append(sseproto.ID{Ms: 1000, Seq: 1}, channel, "kept")
+	before := l.Position()
+	for n := range uint64(1000) {
+		b.Append(sseproto.ID{Ms: 1000, Seq: n + 1}, other, strings.Repeat("x", 100))
+	}
+	a.Append(sseproto.ID{Ms: 1000, Seq: 2}, channel, "taken back")
+	a.CloseSpan(sseproto.ID{Ms: 1000, Seq: 1})
+
+	require.Contains(t, a.untrusted(sseproto.ID{Ms: 1000, Seq: 1}), channel)
+	l.mu.Lock()
+	from := a.spanFromLocked(a.spans.newest(), sseproto.ID{Ms: 1000, Seq: 1})
+	l.mu.Unlock()
+	require.Greater(t, from, before+500, "the messages of the other partition are looked at, under the lock of all")
+}
+
+func TestPlacesOfLargeMessagesThatLeftTheRingAreBounded(t *testing.T) {
+	l, _, b := twoParts(4 * minSegmentBytes)
+	other := channelOfPart("c", 1, 2)
+	for n := range uint64(maxLeftSegments + 100) {
+		b.Append(sseproto.ID{Ms: 1000, Seq: n + 1}, other, strings.Repeat("x", minSegmentBytes))
+	}
+	require.LessOrEqual(t, len(l.left.segments), maxLeftSegments)
+	places, known := l.placeAt(l.tail.Load() - 1)
+	require.True(t, known)
+	require.NotZero(t, places[1].Seq)
+}
+
+// shutAsk asks a shard how many entries wait for a partition to open.
+type shutAsk struct{ reply chan int }
+
+func (a *shutAsk) answer(s *shard) { a.reply <- s.shutJoins.len() }
+
+func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards = 1 }, 1)
+	stays := comeBack(t, e, "", f[1].channel)
+	for range 2*tableChunk + 100 {
+		c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 1000}), f[1].channel)
+		require.NoError(t, c.read())
+		require.NoError(t, c.conn.Close())
+		require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
+	}
+	a := &shutAsk{make(chan int, 1)}
+	e.shards[0].post(command{ask: a})
+	require.Less(t, <-a.reply, tableChunk+100)
+
+	f[1].line.OpenSpan(f[1].id())
+	f[1].publish("open")
+	require.Equal(t, "open", stays.next(1)[0].data)
+}
+
+func TestAddressHasAShareOfTheReadersOverAllPartitions(t *testing.T) {
+	e, _ := startParts(t, 4, func(cfg *Config) { cfg.HistoryReaders = 16 })
+	shares := 0
+	for k := range e.replayer.parts {
+		shares += e.replayer.parts[k].queue.share
+	}
+	require.Equal(t, 16/readerShares, shares)
+}
