@@ -98,10 +98,14 @@ func (s *shard) mayScan(v *view) bool {
 	}
 }
 
-// afterOverrun lets a live slot catch up from where it is complete.
+// afterOverrun lets a live slot catch up from where it is complete. One that is joining may
+// wait for what was not scanned.
 func (s *shard) afterOverrun(i uint32, c *slot) {
-	if c.phase == phaseLive {
+	switch c.phase {
+	case phaseLive:
 		s.queueLive(i)
+		s.later(i)
+	case phaseJoining:
 		s.later(i)
 	}
 }

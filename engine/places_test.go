@@ -107,3 +107,34 @@ func TestAddressHasAShareOfTheReadersOverAllPartitions(t *testing.T) {
 	}
 	require.Equal(t, 16/readerShares, shares)
 }
+
+// TestStreamThatJoinsIsToldOfWhatItsLoopHasNotScanned: one partition is shut, and what comes of
+// the other has left the ring before the loop looks at it.
+func TestStreamThatJoinsIsToldOfWhatItsLoopHasNotScanned(t *testing.T) {
+	h := shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
+	shut, open := h.log.Partition(0), h.log.Partition(1)
+	channel, other := channelOfPart("c", 0, 2), channelOfPart("c", 1, 2)
+	kept := sseproto.ID{Ms: 1000}
+	open.OpenSpan(kept)
+	shut.Append(sseproto.ID{Ms: 1000, Seq: 1}, channel, "taken back")
+	shut.CloseSpan(kept)
+	c := comeBack(t, h.engine, vector(0, kept, kept), channel, other)
+	passAll := func() {
+		h.pass()
+		for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
+			h.pass()
+		}
+	}
+	passAll()
+	lost := sseproto.ID{Ms: 1000, Seq: 1}
+	open.Append(lost, other, "lost")
+	for n := uint64(2); h.log.tail.Load() <= h.reader.cursor.Load(); n++ {
+		open.Append(sseproto.ID{Ms: 1000, Seq: n}, channelOfPart("nobody", 1, 2), "x")
+	}
+	passAll()
+	got := c.next(1)
+	require.Equal(t, "gap", got[0].kind)
+	_, places := placesIn(t, got[0].id, 2)
+	require.Equal(t, kept, places[0])
+	require.Greater(t, places[1].Compare(lost), -1)
+}
