@@ -258,7 +258,7 @@ func testOneStream(t *testing.T, b *backend, url string) {
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	cuts := 0
-	for step := range 60 {
+	for step := range 30 {
 		for range 10 {
 			require.NoError(t, f.send(t.Context(), rng, 1+rng.IntN(20)))
 		}
@@ -277,7 +277,7 @@ func testOneStream(t *testing.T, b *backend, url string) {
 				require.NoError(t, err)
 			}
 		case 5:
-			if step == 29 {
+			if step == 17 {
 				require.NoError(t, stops[0]())
 				begin(0)
 			}

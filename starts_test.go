@@ -261,7 +261,7 @@ func (f *numberedFeed) tryStarts(t *testing.T, gateways []*ssed.Gateway, disturb
 		awaitWritten(t, gateways[0])
 	}
 
-	const workers, clientsEach = 8, 25
+	const workers, clientsEach = 8, 12
 	var running, publishing sync.WaitGroup
 	var done atomic.Bool
 	publishing.Go(func() {

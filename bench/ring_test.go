@@ -28,7 +28,7 @@ const maxBesideRing = 64 << 20
 // fails when 95 % of the looks are not within --ring-bytes and 64 MB. The time per
 // operation says nothing.
 func BenchmarkRingMemory(b *testing.B) {
-	for _, ring := range []int64{64 << 20, 256 << 20} {
+	for _, ring := range []int64{64 << 20, 256 << 20, 1 << 30} {
 		b.Run(fmt.Sprintf("ring=%dMiB", ring>>20), func(b *testing.B) { ringMemory(b, ring) })
 	}
 }

@@ -632,7 +632,7 @@ func (a *leftoverAsk) answer(s *shard) {
 // sockets. Each message comes once, in the order of its channel, and with one ID, or there is a
 // gap event. A dead partition stops nobody's other channels.
 func TestSeveralPartitionsHoldTheGuarantee(t *testing.T) {
-	played := 5 * *seeds
+	played := 3 * *seeds
 	if raceEnabled {
 		played = (played + 1) / 2
 	}
