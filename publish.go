@@ -99,13 +99,7 @@ func (g *Gateway) Place() (string, error) {
 // channel as well, and nothing of the others: what clients get of them begins some seconds
 // before.
 func (g *Gateway) EventID(channel string, id ID) string {
-	places := make([]ID, g.cfg.partitions())
-	q := 0
-	if len(places) > 1 {
-		q = sseproto.PartitionOf(channel, len(places))
-	}
-	places[q] = id
-	return string(sseproto.AppendVector(nil, q, places))
+	return sseproto.EventIDOf(channel, id, g.cfg.partitions())
 }
 
 // PublishBatch publishes messages with as few round trips as that takes, those of a channel

@@ -115,6 +115,14 @@ func ParseEventVector(s string, ids []ID) (own int, publisher string, err error)
 // maxVectorDigits is the length of the longest number of a vector: 64 bits.
 const maxVectorDigits = 13
 
+// EventIDOf returns the event ID of a message of a channel, as a publisher is told it: it names
+// no place in the other partitions.
+func EventIDOf(channel string, id ID, partitions int) string {
+	own, ids := PartitionOf(channel, partitions), make([]ID, partitions)
+	ids[own] = id
+	return string(AppendVector(nil, own, ids))
+}
+
 func appendVectorNumber(dst []byte, n uint64) []byte {
 	for ; n >= 32; n = n/32 - 1 {
 		dst = append(dst, vectorDigits[32+n%32])

@@ -34,9 +34,7 @@ func eventText(channel string, id sseproto.ID, partitions int) string {
 	if id.IsZero() {
 		return ""
 	}
-	q, ids := sseproto.PartitionOf(channel, partitions), make([]sseproto.ID, partitions)
-	ids[q] = id
-	return string(sseproto.AppendVector(nil, q, ids))
+	return sseproto.EventIDOf(channel, id, partitions)
 }
 
 // publish sends messages for the admin listener.
