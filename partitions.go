@@ -22,10 +22,10 @@ func (c *Config) partition(q int) redisconn.Partition {
 
 // partitionOf is that of a channel.
 func (g *Gateway) partitionOf(channel string) int {
-	if len(g.feeds) == 1 {
-		return 0
+	if partitions := g.cfg.partitions(); partitions > 1 {
+		return sseproto.PartitionOf(channel, partitions)
 	}
-	return sseproto.PartitionOf(channel, len(g.feeds))
+	return 0
 }
 
 // PartitionState is how one partition stands, as this gateway sees it.

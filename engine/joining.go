@@ -800,8 +800,6 @@ func (s *shard) rejoin(v *view, i uint32, c *slot) {
 		return
 	}
 	s.log.lookAt(j)
-	b := &s.ownFrames
-	b.begin(c.form(), j)
 	for k := range j.parts {
 		p := &j.parts[k]
 		j.places[p.line.part] = later(*p.line.ticked.Load(), sseproto.ID{Ms: 1})
@@ -809,6 +807,7 @@ func (s *shard) rejoin(v *view, i uint32, c *slot) {
 			j.places[p.line.part] = p.reach
 		}
 	}
+	b := &s.ownFrames
 	b.begin(c.form(), j)
 	p := &j.parts[0]
 	b.add(p.line.part, j.places[p.line.part], s.appendGap(nil, sseproto.ID{}, sseproto.ReasonTrimmed, "", sseproto.ID{}), "", true)

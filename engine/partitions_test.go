@@ -631,16 +631,22 @@ func TestHistoryThatFailsHoldsUpNoOtherPartition(t *testing.T) {
 	require.ElementsMatch(t, []string{"a1", "b2"}, datas(started.next(2)))
 }
 
+// twoPartsByHand is a shard by hand of two partitions, each with a feed. That of the second
+// one has a span, which begins at low.
+func twoPartsByHand(t *testing.T) (h byHand, feeds []*partFeed, low sseproto.ID) {
+	h = shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
+	low = sseproto.ID{Ms: 1000}
+	for p := range 2 {
+		feeds = append(feeds, &partFeed{line: h.log.Partition(p), channel: channelOfPart("c", p, 2), t: low.Ms})
+	}
+	feeds[1].line.OpenSpan(low)
+	return h, feeds, low
+}
+
 // TestStreamWhosePlaceIsForgottenIsToldOrComesBack: so much has left the ring while its loop
 // stood still that nobody knows where it stood. With an ID it comes back, else it is told.
 func TestStreamWhosePlaceIsForgottenIsToldOrComesBack(t *testing.T) {
-	h := shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
-	low := sseproto.ID{Ms: 1000}
-	feeds := make([]*partFeed, 2)
-	for p := range feeds {
-		feeds[p] = &partFeed{line: h.log.Partition(p), channel: channelOfPart("c", p, 2), t: 1000}
-	}
-	feeds[1].line.OpenSpan(low)
+	h, feeds, low := twoPartsByHand(t)
 	nameless := attachStream(t, h.engine, &front.Stream{}, feeds[0].channel, feeds[1].channel)
 	named := attachStream(t, h.engine, &front.Stream{TakesID: true}, feeds[0].channel, feeds[1].channel)
 	h.pass()
@@ -650,9 +656,7 @@ func TestStreamWhosePlaceIsForgottenIsToldOrComesBack(t *testing.T) {
 	for range 2 * maxLeftEntries {
 		other.publish("x")
 	}
-	for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
-		h.pass()
-	}
+	h.passAll()
 	require.Empty(t, named.ended())
 	require.EqualValues(t, 1, h.count.closed[CloseSlow].Load())
 	gap := nameless.next(1)[0]
@@ -667,13 +671,7 @@ func TestStreamWhosePlaceIsForgottenIsToldOrComesBack(t *testing.T) {
 // TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain: what it lacks has left the ring, and its
 // place is still known.
 func TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain(t *testing.T) {
-	h := shardByHand(t, func(cfg *Config) { cfg.Partitions = 2 })
-	low := sseproto.ID{Ms: 1000}
-	feeds := make([]*partFeed, 2)
-	for p := range feeds {
-		feeds[p] = &partFeed{line: h.log.Partition(p), channel: channelOfPart("c", p, 2), t: 1000}
-	}
-	feeds[1].line.OpenSpan(low)
+	h, feeds, _ := twoPartsByHand(t)
 	c := attachStream(t, h.engine, &front.Stream{TakesID: true}, feeds[0].channel, feeds[1].channel)
 	h.pass()
 	c.startID()
@@ -687,9 +685,7 @@ func TestStreamThatOnlyItsLoopHasKeptWaitingJoinsAgain(t *testing.T) {
 	}
 	feeds[0].n = other.n
 	feeds[0].publish("m2")
-	for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
-		h.pass()
-	}
+	h.passAll()
 	got := c.next(3) // without a history each partition has a gap
 	require.Equal(t, []string{"gap", "gap", "message"}, []string{got[0].kind, got[1].kind, got[2].kind})
 	require.Equal(t, "m2", got[2].data)

@@ -121,9 +121,7 @@ func TestStreamThatJoinsIsToldOfWhatItsLoopHasNotScanned(t *testing.T) {
 	c := comeBack(t, h.engine, vector(0, kept, kept), channel, other)
 	passAll := func() {
 		h.pass()
-		for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
-			h.pass()
-		}
+		h.passAll()
 	}
 	passAll()
 	lost := sseproto.ID{Ms: 1000, Seq: 1}

@@ -58,6 +58,13 @@ func (h byHand) pass() {
 	h.shard.pass(time.Now())
 }
 
+// passAll does passes until the loop has scanned all, and has nothing left to do.
+func (h byHand) passAll() {
+	for h.hasWork() || h.reader.cursor.Load() < h.log.head.Load() {
+		h.pass()
+	}
+}
+
 // turn publishes to a channel of nobody until the ring has forgotten all that is
 // in it.
 func (h byHand) turn() {

@@ -220,7 +220,7 @@ func channelFor(patterns []string) string {
 	name := "ssed-doctor-" + strings.ToLower(rand.Text()[:8])
 	for _, pattern := range patterns {
 		channel := strings.NewReplacer("*", name, "?", "x").Replace(pattern)
-		if sseproto.MatchGlob(pattern, channel) && channel != pattern && len(channel) <= 255 {
+		if sseproto.MatchGlob(pattern, channel) && channel != pattern && len(channel) <= sseproto.MaxChannelBytes {
 			return channel
 		}
 	}

@@ -138,8 +138,8 @@ func (p *problems) prefix(flag, text string) string {
 // channel refuses what no message can be published on.
 func (p *problems) channel(name, channel string) {
 	switch {
-	case channel == "" || len(channel) > 255:
-		p.add(name, "%.50q is not 1 to 255 bytes", channel)
+	case channel == "" || len(channel) > sseproto.MaxChannelBytes:
+		p.add(name, "%.50q is not 1 to %d bytes", channel, sseproto.MaxChannelBytes)
 	case rsub.Reserved(channel):
 		p.add(name, "channels that start with __ are never delivered")
 	}
