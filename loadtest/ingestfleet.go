@@ -113,11 +113,11 @@ func (g *ingest) run(ctx context.Context, o *options, c ingestCase) (runs []repo
 // amount is how many messages a round has, and how many of them go at once.
 func (g *ingest) amount(c ingestCase, kind string) (n, chunk int) {
 	n, chunk = g.Messages*4/(3+c.instances), ingestChunk
-	if kind == batched {
-		n, chunk = 3*n, batchedChunk
-	}
-	if c.history {
-		n, chunk = n/2, ingestChunk
+	switch {
+	case c.history && kind == batched:
+		n = 2 * n
+	case kind == batched:
+		n, chunk = 30*n, batchedChunk
 	}
 	chunk = max(min(n, chunk)/ingestPerBatch, 1) * ingestPerBatch
 	chunk, n = chunk*c.redis.primaries, n*c.redis.primaries
