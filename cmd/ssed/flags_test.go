@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "rewrite the tables of docs/FLAGS.md and docs/METRICS.md")
+var update = flag.Bool("update", false, "rewrite what docs/FLAGS.md, docs/COMMAND.md and docs/METRICS.md say of flags and metrics")
 
 // runProgram runs ssed to its end.
 func runProgram(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
@@ -306,8 +306,8 @@ func allFlags(t *testing.T) []*kong.Flag {
 	return slices.DeleteFunc(commandNode(parser, "serve").Flags, func(f *kong.Flag) bool { return f.Hidden })
 }
 
-// flagsTable is the table of docs/FLAGS.md.
-func flagsTable(t *testing.T) string {
+// flagsList is what docs/FLAGS.md says of each flag.
+func flagsList(t *testing.T) string {
 	var b strings.Builder
 	group := ""
 	for _, f := range allFlags(t) {
@@ -316,61 +316,72 @@ func flagsTable(t *testing.T) string {
 		}
 		if f.Group.Title != group {
 			group = f.Group.Title
-			fmt.Fprintf(&b, "\n%s\n\n| flag | default | |\n|---|---|---|\n", group)
+			fmt.Fprintf(&b, "\n## %s\n\n", strings.TrimSuffix(group, ":"))
 		}
-		value := f.Default
-		if value != "" {
-			value = "`" + value + "`"
-		}
-		help := strings.ReplaceAll(strings.ReplaceAll(f.Help, "|", `\|`), "*", `\*`)
-		fmt.Fprintf(&b, "| `--%s` | %s | %s |\n", f.Name, value, help)
+		b.WriteString(flagItem(f, ""))
 	}
 	return b.String() + "\n"
 }
 
+// flagItem is a list item: name and value, the variable if it is to be told, the default, the
+// help.
+func flagItem(f *kong.Flag, variable string) string {
+	name := "--" + f.Name
+	if !f.IsBool() {
+		name += " " + f.PlaceHolder
+	}
+	item := "* `" + name + "`"
+	if f.Short != 0 {
+		item += ", `-" + string(f.Short) + "`"
+	}
+	var more []string
+	if variable != "" {
+		more = append(more, "`"+variable+"`")
+	}
+	if f.Default != "" {
+		more = append(more, "default `"+f.Default+"`")
+	}
+	if len(more) > 0 {
+		item += " (" + strings.Join(more, ", ") + ")"
+	}
+	return item + ": " + strings.ReplaceAll(f.Help, "*", `\*`) + "\n"
+}
+
 func TestDocsTellTheFlagsOfHelp(t *testing.T) {
-	requireTable(t, "../../docs/FLAGS.md", "flags", flagsTable(t))
+	requireTable(t, "../../docs/FLAGS.md", "flags", flagsList(t))
 }
 
 func TestDocsTellTheCommandsOfHelp(t *testing.T) {
 	const path = "../../docs/COMMAND.md"
-	table := "\n| command | |\n|---|---|\n"
+	list := "\n"
 	for _, command := range commands(t) {
-		table += fmt.Sprintf("| `ssed %s` | %s |\n", command.Name, command.Help)
+		list += fmt.Sprintf("* `ssed %s`: %s\n", command.Name, command.Help)
 	}
-	requireTable(t, path, "commands", table+"\n")
+	requireTable(t, path, "commands", list+"\n")
 	for _, command := range commands(t) {
-		if own := ownFlagsTable(command); own != "" {
+		if own := ownFlagsList(command); own != "" {
 			requireTable(t, path, command.Name+" flags", own)
 		}
 	}
 }
 
-// ownFlagsTable is about the flags that no other document tells of.
-func ownFlagsTable(command *kong.Node) string {
-	var rows strings.Builder
+// ownFlagsList is about the flags that no other document tells of.
+func ownFlagsList(command *kong.Node) string {
+	var items strings.Builder
 	for _, f := range command.Flags {
 		if f.Hidden || f.Group != nil {
 			continue
 		}
-		name := "`--" + f.Name + "`"
-		if f.Short != 0 {
-			name += ", `-" + string(f.Short) + "`"
-		}
-		from := ""
+		variable := ""
 		if len(f.Tag.Envs) > 0 {
-			from = "`" + f.Tag.Envs[0] + "`"
+			variable = f.Tag.Envs[0]
 		}
-		value := f.Default
-		if value != "" {
-			value = "`" + value + "`"
-		}
-		fmt.Fprintf(&rows, "| %s | %s | %s | %s |\n", name, from, value, f.Help)
+		items.WriteString(flagItem(f, variable))
 	}
-	if rows.Len() == 0 {
+	if items.Len() == 0 {
 		return ""
 	}
-	return "\n| flag | environment | default | |\n|---|---|---|---|\n" + rows.String() + "\n"
+	return "\n" + items.String() + "\n"
 }
 
 // requireTable compares what a file has between its markers; go test -run DocsTell
