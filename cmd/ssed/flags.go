@@ -10,7 +10,7 @@ type flags struct {
 	ListenMode       string   `group:"public" placeholder:"MODE" help:"Permissions of unix sockets, such as 0660. Whoever may write may connect. Default: 0777 less the umask."`
 	ReusePort        toggle   `group:"public" help:"Set SO_REUSEPORT, so that several processes can share a port."`
 	MaxConnections   string   `group:"public" placeholder:"N" help:"Most open client connections, handshakes included. Default: the limit of open files less 256."`
-	MaxPerAddress    string   `name:"max-connections-per-ip" group:"public" default:"0" placeholder:"N" help:"Most open connections of one client address (IPv6: of its /64). Addresses of this machine and of --trusted-proxies have no limit. 0: no limit."`
+	MaxPerAddress    string   `name:"max-connections-per-ip" group:"public" default:"0" placeholder:"N" help:"Most open connections of one client address (for IPv6, of its /64 network). Addresses of this machine and of --trusted-proxies have no limit. 0: no limit."`
 	MaxPerSubject    string   `name:"max-connections-per-subject" group:"public" default:"0" placeholder:"N" help:"Most open streams of one subject on this instance. The token, or the service at --auth-url, names the subject. 0: no limit."`
 	ConnectRate      string   `name:"connect-rate-per-ip" group:"public" default:"0" placeholder:"N[:BURST]" help:"New connections per second of one client address, and how many of them may come at once. BURST is ten times N, unless given. 0: no limit."`
 	TrustedProxies   []string `group:"public" placeholder:"CIDR" help:"Addresses of proxies. ssed takes the client's address from their X-Forwarded-For or PROXY header. Give no network with other machines: they could name any client. With this set, unix sockets are trusted too."`
@@ -24,16 +24,16 @@ type flags struct {
 	CORSCredentials  toggle   `name:"cors-credentials" group:"public" help:"Allow cross-origin requests with cookies. With --cors-origins=* every web page may then read as its visitor."`
 
 	Retry          string `group:"streams" default:"2s-5s" placeholder:"MIN-MAX" help:"How long clients wait before they reconnect. ssed draws a time between the two for each client."`
-	StartID        string `name:"start-id" group:"streams" default:"auto" placeholder:"auto|on|off" help:"Begin a new stream with its position, an id without data: a client that is cut off before its first event then misses nothing. auto: for a browser's own EventSource. start=id or start=none in the query wins."`
+	StartID        string `name:"start-id" group:"streams" default:"auto" placeholder:"auto|on|off" help:"Begin a new stream with its position, an id without data. A client that is cut off before its first event then misses nothing. auto: for a browser's own EventSource. on: for all. off: for none. start=id or start=none in the query wins."`
 	Chunked        string `group:"streams" default:"on" placeholder:"on|off" help:"Send streams in chunks to clients of HTTP/1.1. Without chunks some clients and proxies show events late. off: every stream ends with its connection."`
 	Heartbeat      string `group:"streams" default:"15s" placeholder:"TIME" help:"Send a comment line after this much silence on a stream. 0: never."`
 	HeartbeatEvent string `group:"streams" placeholder:"NAME" help:"Send heartbeats as events of this type, with empty data and no id, for clients that watch for them. Default: a comment line, which clients do not see."`
-	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Close streams at this age, less up to a fifth (a random part for each). So clients spread over the instances again after a deploy. 0: never."`
+	MaxAge         string `group:"streams" default:"0" placeholder:"TIME" help:"Close a stream at this age, or up to a fifth earlier, at random. So clients spread over the instances again after a deploy. 0: never."`
 	MaxChannels    string `name:"max-channels-per-connection" group:"streams" default:"32" placeholder:"N" help:"Most channels in one request, 1 to 1024."`
 	Broadcast      string `name:"broadcast-channel" group:"streams" placeholder:"NAME" help:"Channel that every stream gets, besides those it asks for. --patterns must match it."`
 	MaxMessage     string `name:"max-message-bytes" group:"streams" default:"1MiB" placeholder:"BYTES" help:"Largest message. In the place of a larger one, clients get event: gap with oversize. The same on every instance. Bytes, or with KiB, MiB, GiB."`
 	RingBytes      string `group:"streams" default:"64MiB" placeholder:"BYTES" help:"Memory for recent messages, for slow and reconnecting clients. At least 256KiB."`
-	Shards         string `group:"streams" placeholder:"N" help:"Event loops. Default: GOMAXPROCS."`
+	Shards         string `group:"streams" placeholder:"N" help:"Number of event loops. Default: GOMAXPROCS, as a rule the number of cores."`
 
 	Auth              string   `group:"access" placeholder:"jwt|forward" help:"Who may open streams. jwt: require a JSON Web Token. forward: ask the service at --auth-url. Default: everyone."`
 	AuthJWTSecretFile string   `name:"auth-jwt-secret-file" group:"access" placeholder:"PATH" help:"File with the secret of HS256 tokens, at least 32 bytes. Or put the secret itself into SSED_AUTH_JWT_SECRET."`
@@ -46,7 +46,7 @@ type flags struct {
 	AuthQuery         string   `group:"access" placeholder:"NAME" help:"Also take the token from this query parameter, or member of the body of a POST. Prefer the cookie: URLs end up in the logs of proxies."`
 	AuthURL           string   `name:"auth-url" group:"access" placeholder:"URL" help:"Ask this service with a GET that has the fields of the request. 2xx lets the client in; any other answer goes to the client. X-SSE-Channels in the answer can narrow the channels."`
 	AuthTimeout       string   `group:"access" default:"2s" placeholder:"TIME" help:"Longest wait for the service, or for a key set. After that the client gets 503."`
-	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Most requests to the service at once, half of them for one client address. Sixteen times as many wait, and addresses take turns. The rest gets 503."`
+	AuthConcurrency   string   `group:"access" default:"64" placeholder:"N" help:"Most requests to the service at once. One client address has half of them at most. Sixteen times as many wait, and addresses take turns. The rest gets 503."`
 	AuthCacheTTL      string   `name:"auth-cache-ttl" group:"access" default:"5s" placeholder:"TIME" help:"How long a grant of the service holds for the same request. A denial holds for a second at most. 0: ask each time."`
 	AuthRequireExp    toggle   `group:"access" help:"Refuse tokens without exp, and answers of the service without X-SSE-Expires, so that every stream has an end."`
 	AuthProxyEnv      toggle   `group:"access" help:"Ask the service and fetch the key set through the proxy in HTTP_PROXY and HTTPS_PROXY. That proxy sees what clients send."`
@@ -59,9 +59,9 @@ type flags struct {
 	RedisCert    string   `group:"redis" placeholder:"PATH" help:"PEM file with the certificate that ssed shows to Redis, and the chain to its authority. ssed reads it again for each connection."`
 	RedisKey     string   `group:"redis" placeholder:"PATH" help:"PEM file with the key of that certificate."`
 	Patterns     []string `group:"redis" default:"*" placeholder:"GLOB" help:"Channels to deliver, as for PSUBSCRIBE. The same on every instance."`
-	Feed         string   `group:"redis" default:"pattern" placeholder:"pattern|sharded" help:"pattern: backends PUBLISH each message on its channel. sharded: they SPUBLISH every message on sse:{8209}, as channel, line feed and payload. On a Redis Cluster that costs a third. The same on every instance."`
+	Feed         string   `group:"redis" default:"pattern" placeholder:"pattern|sharded" help:"pattern: backends PUBLISH each message on its channel. sharded: they SPUBLISH every message on sse:{8209}, as channel, line feed and payload (with --partitions, see ssed partition). On a Redis Cluster that costs Redis a third of the CPU time. The same on every instance."`
 	Partitions   string   `group:"redis" default:"1" placeholder:"N" help:"Divide the channels into this many parts, 64 at most. Each part has its own order, history and hash slot, so several primaries of a Redis Cluster share the work. It takes --feed=sharded. The same on every instance; another number needs another --stream-prefix."`
-	Envelope     string   `group:"redis" default:"off" placeholder:"off|json" help:"json: a payload may be a JSON object with data and, if wanted, event, id and retry (and the socket that Laravel sends). Clients get an event of that type and id. All other payloads stay as they are. The same on every instance."`
+	Envelope     string   `group:"redis" default:"off" placeholder:"off|json" help:"json: a payload may be a JSON object with data, and optionally event, id and retry (and the socket that Laravel sends). Clients get an event of that type and id. All other payloads stay as they are. The same on every instance."`
 	BatchChannel string   `group:"redis" placeholder:"NAME" help:"Channel for batches: one message carries many, which costs Redis less. POST /api/batch and the inbox use it. Whoever may publish on it in Redis may publish on every channel. The same on every instance. Default: none."`
 	StreamPrefix string   `group:"redis" default:"sse:stream:" placeholder:"TEXT" help:"Prefix of the keys: the history of channel user123 is the stream sse:stream:user123. The same on every instance."`
 	Instance     string   `group:"redis" placeholder:"NAME" help:"Name of this process in Redis and logs. Default: host, process id and a random part."`
@@ -77,7 +77,7 @@ type flags struct {
 	HistoryTTL     string `name:"history-ttl" group:"history" default:"1h" placeholder:"TIME" help:"Delete a channel's history when no message came for this long."`
 	BatchSize      string `group:"history" default:"100" placeholder:"N" help:"Most messages written to Redis at once."`
 	FlushInterval  string `group:"history" default:"10ms" placeholder:"TIME" help:"The writer of the history spreads its work over this time, in small batches, while it keeps up."`
-	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"When no instance has the messages that the history needs next, wait this long for one that has, then write a gap. At least 250ms. If all instances have said that they lack them, the gap comes at once."`
+	GapWait        string `group:"history" default:"1s" placeholder:"TIME" help:"If no instance has the messages that the history needs next, wait this long for one that has them. Then write a gap. At least 250ms. If all instances have said that they lack them, the gap comes at once."`
 	HistoryWait    string `group:"history" default:"3s" placeholder:"TIME" help:"How long a resume waits until the history is written far enough. After that the client gets a gap event."`
 	HistoryReaders string `group:"history" default:"16" placeholder:"N" help:"Most reads of the history at once."`
 

@@ -195,11 +195,11 @@ func (ch scrape) log(s *engine.LogStats) {
 	ch.counter("ssed_log_envelopes_total", "Messages in an envelope (--envelope json). read: taken apart. refused: a value is not allowed, so it was delivered as text.", s.Refused, "outcome", "refused")
 	ch.counter("ssed_log_evicted_total", "Messages that left memory.", s.Evicted)
 	ch.counter("ssed_log_spans_total", "Spans, which are runs of messages without a hole. One begins at start, and one after each resync.", s.Spans)
-	ch.counter("ssed_log_filled_total", "Messages read back from the history after a lost connection to Redis.", s.Backfilled)
+	ch.counter("ssed_log_filled_total", "Messages backfilled from the history after a lost connection to Redis.", s.Backfilled)
 	for reason, n := range s.Gaps {
 		ch.counter("ssed_log_gaps_total", "Gap events for open streams, by reason. Each may go to many streams.", n, "reason", reason)
 	}
-	ch.counter("ssed_log_abandoned_total", "Attempts to read back lost messages that were given up: the history was too slow, or too much was lost.", s.Abandoned)
+	ch.counter("ssed_log_abandoned_total", "Backfills that were given up: the history was too slow, or too much was lost.", s.Abandoned)
 	ch.gauge("ssed_log_bytes", "Memory that recent messages take.", float64(s.RingBytes))
 	ch.gauge("ssed_log_limit_bytes", "Most memory for recent messages (--ring-bytes).", float64(s.LimitBytes))
 	ch.gauge("ssed_log_oldest_seconds", "Age of the oldest message in memory; 0 when there is none.", s.Oldest.Seconds())
