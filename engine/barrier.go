@@ -140,7 +140,7 @@ func (s *shard) appendPlaceOfAll(dst []byte, i uint32, pos uint64) []byte {
 		}
 		return appendPlaces(dst, j.places)
 	}
-	places, known := s.log.placeAt(pos)
+	places, known := s.reader.placeAt(pos)
 	if !known {
 		return dst
 	}

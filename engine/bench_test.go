@@ -33,10 +33,15 @@ var benchForms = map[string]form{"plain": 0, "chunked": formChunked}
 func newNullShard(b testing.TB) *nullShard { return newNullShardOf(b, 64<<20) }
 
 func newNullShardOf(b testing.TB, ring int64) *nullShard {
-	e, err := New(Config{
-		Listen: []string{"127.0.0.1:0"}, Shards: 1, RingBytes: ring,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	s := newNullShardWith(b, Config{RingBytes: ring})
+	s.feed = startFeed(s.engine, 1000)
+	return s
+}
+
+// newNullShardWith is one without a feed, in an engine with this Config.
+func newNullShardWith(b testing.TB, cfg Config) *nullShard {
+	cfg.Listen, cfg.Shards, cfg.Logger = []string{"127.0.0.1:0"}, 1, slog.New(slog.DiscardHandler)
+	e, err := New(cfg)
 	require.NoError(b, err)
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	require.NoError(b, err)
@@ -46,7 +51,7 @@ func newNullShardOf(b testing.TB, ring int64) *nullShard {
 		_ = null.Close()
 	})
 	e.shards[0].send = writeNull
-	return &nullShard{shard: e.shards[0], feed: startFeed(e, 1000), null: null}
+	return &nullShard{shard: e.shards[0], null: null}
 }
 
 // writeNull is the system call that does nothing.

@@ -455,3 +455,58 @@ func (v *view) walk(ch uint32) (positions []uint64, before uint64) {
 	slices.Reverse(positions)
 	return positions, before
 }
+
+// aPlace is what the place at the end of a segment costs, and a head.
+const aPlace = callCost + maxSegmentBytes/frameBytesPerEntry/orderedLooks*lookCost
+
+// TestPlacesFarFromEachOtherAreCounted: streams of a log of several partitions begin at
+// positions all over the ring. To find the place at each takes a look at half a segment.
+func TestPlacesFarFromEachOtherAreCounted(t *testing.T) {
+	const slots = 200
+	for _, partitions := range []int{4, 16} {
+		s := newNullShardWith(t, Config{Partitions: partitions, RingBytes: 8 << 20, SegmentBytes: maxSegmentBytes})
+		fillRing(s.log)
+		s.settle()
+		v := s.reader.open()
+		ends := v.lastOfSegments()
+		records := len(v.refs[0].seg.entries)
+		v.close()
+		for k := range slots {
+			s.arriveAt(ends[k%len(ends)], channelOfPart("quiet", 0, partitions))
+		}
+		var dearest cost
+		w := s.counting(func() { dearest = s.settle() })
+		t.Logf("%d partitions, %d records in a segment: %+v, dearest pass %v", partitions, records, w, dearest)
+		require.GreaterOrEqual(t, w.looks, int64(slots*records/orderedLooks))
+		require.Less(t, dearest, s.shares.answer+s.shares.late+2*aPlace)
+		started := 0
+		for i := range s.slots.used {
+			if s.slots.at(i).phase == phaseLive {
+				started++
+			}
+		}
+		require.Equal(t, slots, started)
+	}
+}
+
+// TestPlacesCloseToEachOtherCostWhatCameBetween: streams begin at the end of the ring, one
+// after the other, while messages come.
+func TestPlacesCloseToEachOtherCostWhatCameBetween(t *testing.T) {
+	const places = 1000
+	for _, partitions := range []int{4, 16} {
+		l, feeds := fullLog(partitions, 8<<20)
+		r := l.readers[0]
+		before := r.budget.looks
+		for k := range places {
+			feeds[k%partitions].publish("x")
+			v := r.open()
+			_, known := r.placeAt(l.Position() - 1)
+			v.close()
+			require.True(t, known)
+		}
+		looks := r.budget.looks - before
+		t.Logf("%d partitions: %d looks", partitions, looks)
+		require.GreaterOrEqual(t, looks, int64(places))
+		require.Less(t, looks, int64(2*places+2*maxSegmentBytes/frameBytesPerEntry/orderedLooks))
+	}
+}

@@ -63,8 +63,14 @@ func (e *Engine) Connections(ctx context.Context, m Match, after string, limit i
 		if err != nil {
 			return nil, "", err
 		}
-		for _, f := range part.found {
-			list = append(list, e.connection(s, f))
+		err = e.log.inspect(ctx, func(t *tally) error {
+			for _, f := range part.found {
+				list = append(list, e.connection(t.v.r, s, f))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, "", err
 		}
 		if place.slot = part.last; part.last == 0 {
 			place.shard++
@@ -73,12 +79,12 @@ func (e *Engine) Connections(ctx context.Context, m Match, after string, limit i
 	return list, "", nil
 }
 
-func (e *Engine) connection(s *shard, f foundSlot) Connection {
+func (e *Engine) connection(r *reader, s *shard, f foundSlot) Connection {
 	c := Connection{ID: connectionID(s.number, f.ref), Client: f.client, Subject: f.subject, Channels: f.channels, Blocked: f.blocked}
 	switch {
 	case !f.started:
 	case e.log.isDivided():
-		places, _ := e.log.placeAt(f.pos)
+		places, _ := r.placeAt(f.pos)
 		c.Place = string(appendVectorOf(nil, places))
 	default:
 		if id, known := e.log.idAt(f.pos); known {

@@ -166,7 +166,7 @@ func (s *shard) appendJoin(dst []byte, i uint32, c *slot, a *attachment) []byte 
 		isWhole := s.hasAllSince(j, c, a)
 		places, known := []sseproto.ID(nil), false
 		if isWhole && a.TakesID {
-			places, known = s.log.placeAt(c.pos)
+			places, known = s.reader.placeAt(c.pos)
 		}
 		j.isCounted = true
 		if copy(j.places, places); !known && a.Since.Ticks != nil {
@@ -783,7 +783,7 @@ func (s *shard) writeOwn(i uint32, c *slot, j *joining) (n int, whole bool) {
 // rejoin lets a slot that has lost touch with the ring join again. One whose place is
 // forgotten comes back with its Last-Event-ID; one that has none yet is told of a gap.
 func (s *shard) rejoin(v *view, i uint32, c *slot) {
-	places, known := s.log.placeAt(c.pos)
+	places, known := s.reader.placeAt(c.pos)
 	if c.off > 0 || !known && !c.has(slotNoID) {
 		s.closeSlot(i, CloseSlow)
 		return

@@ -68,35 +68,72 @@ func (l *Log) noteLeftLocked(refs []segmentRef, tail uint64) {
 	}
 }
 
+// placeMemo is the place that a reader has found last in the ring.
+type placeMemo struct {
+	pos uint64
+	ids []sseproto.ID
+}
+
+// orderedLooks is how many records that lie side by side cost as much as one that does not,
+// see lookCost.
+const orderedLooks = 4
+
 // placeAt returns the place of a log of several partitions behind pos: of all that the ring
-// holds, and of some before. The ID of a partition may be older than its last tick. O(entries
-// of a segment).
-func (l *Log) placeAt(pos uint64) (ids []sseproto.ID, known bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	head, refs := l.head.Load(), *l.index.Load()
-	switch {
-	case pos >= head:
-		return nil, false
-	case pos+1 == head:
-		return slices.Clone(l.reaches), true
-	case len(refs) > 0 && refs[0].first <= pos:
-		ref := refs[findSegment(refs, pos)]
-		ids = slices.Clone(ref.seg.base)
-		for i := range pos - ref.first + 1 {
-			if e := &ref.seg.entries[i]; e.moves() {
-				ids[e.part] = e.id
-			}
-		}
-		return ids, true
+// holds, and of some before. The ID of a partition may be older than its last tick. The owner
+// of the reader calls it while a view is open.
+//
+// It holds Log.mu for O(partitions): the feeds wait for that lock. Then it goes through the
+// records of one segment up to pos, or from the position that it was last asked for if that
+// lies before pos in the same segment. Those are counted.
+func (r *reader) placeAt(pos uint64) (ids []sseproto.ID, known bool) {
+	v := view{r: r, tail: r.pin.Load()} // the owner's stays as it is: it has found positions in it
+	v.refresh()
+	r.log.mu.Lock()
+	isLast, left := pos+1 == r.log.head.Load(), r.log.left.segments // behind the refresh: what has left the view is there
+	if isLast {
+		ids = slices.Clone(r.log.reaches)
 	}
-	segments := l.left.segments
+	r.log.mu.Unlock()
+	switch {
+	case isLast:
+		return ids, true
+	case pos >= v.head:
+		return nil, false
+	case len(v.refs) > 0 && pos >= v.tail:
+		return v.placeIn(v.refs[findSegment(v.refs, pos)], pos), true
+	}
+	return r.placeLeft(left, pos)
+}
+
+// placeIn is placeAt for a position in a segment.
+func (v *view) placeIn(ref segmentRef, pos uint64) []sseproto.ID {
+	memo, next := &v.r.place, ref.first
+	if ref.first <= memo.pos && memo.pos <= pos {
+		next = memo.pos + 1
+	} else {
+		memo.ids = append(memo.ids[:0], ref.seg.base...)
+	}
+	v.r.budget.looks += 1 + int64(pos+1-next)/orderedLooks
+	for ; next <= pos; next++ {
+		if e := &ref.seg.entries[next-ref.first]; e.moves() {
+			memo.ids[e.part] = e.id
+		}
+	}
+	memo.pos = pos
+	return slices.Clone(memo.ids)
+}
+
+// placeLeft is placeAt for a position that has left the ring. The segments are not changed any
+// more.
+func (r *reader) placeLeft(segments []leftSegment, pos uint64) (ids []sseproto.ID, known bool) {
 	k := sort.Search(len(segments), func(k int) bool { return segments[k].first > pos }) - 1
 	if k < 0 || pos-segments[k].first >= uint64(len(segments[k].entries)) {
 		return nil, false
 	}
+	before := segments[k].entries[:pos-segments[k].first+1]
+	r.budget.looks += 1 + int64(len(before))/orderedLooks
 	ids = slices.Clone(segments[k].base)
-	for _, e := range segments[k].entries[:pos-segments[k].first+1] {
+	for _, e := range before {
 		if e.moves {
 			ids[e.part] = e.id
 		}

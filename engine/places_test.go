@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +20,13 @@ func twoParts(ringBytes int64) (l *Log, a, b *Lineage) {
 	a.OpenSpan(sseproto.ID{Ms: 1000})
 	b.OpenSpan(sseproto.ID{Ms: 1000})
 	return l, a, b
+}
+
+// placeAt is that of a reader, from outside of a pass.
+func (l *Log) placeAt(pos uint64) (ids []sseproto.ID, known bool) {
+	v := l.inspector.open()
+	defer v.close()
+	return l.inspector.placeAt(pos)
 }
 
 // A primary that takes over may have a clock that is behind. Then a span begins before
@@ -44,6 +54,46 @@ func TestPlaceBehindANewSpanIsNotThatOfWhatWasTakenBack(t *testing.T) {
 	places, known = l.placeAt(pos)
 	require.True(t, known)
 	require.Equal(t, want, places)
+}
+
+// TestPlacesAreRightWhileTheRingTurns: they are read without the lock of the log.
+func TestPlacesAreRightWhileTheRingTurns(t *testing.T) {
+	const partitions, messages = 4, 20_000
+	l := newLog(4*minSegmentBytes, minSegmentBytes, 1, false, func(uint64) {})
+	l.divide(partitions)
+	feeds := fillRing(l) // the spans have the first positions, and then the partitions take turns
+	placesAt := func(pos uint64) (places []sseproto.ID) {
+		for p := range uint64(partitions) {
+			places = append(places, sseproto.ID{Ms: 1000, Seq: (pos - p - 1) / partitions})
+		}
+		return places
+	}
+	r := l.readers[0]
+	look := func(pos uint64) (isRight, known bool) {
+		v := r.open()
+		defer v.close()
+		places, known := r.placeAt(pos)
+		return slices.Equal(placesAt(pos), places), known
+	}
+	isRight, known := look(l.Position())
+	require.True(t, isRight && known)
+	var ended atomic.Bool
+	var feeding sync.WaitGroup
+	feeding.Go(func() {
+		defer ended.Store(true)
+		for range messages {
+			feeds[l.Position()%partitions].publish(strings.Repeat("x", 50))
+		}
+	})
+	looks := 0
+	for pos := l.Position(); !ended.Load(); pos = max(l.Position()-uint64(looks%600), 100) {
+		if isRight, known := look(pos); known {
+			looks++
+			require.True(t, isRight, pos)
+		}
+	}
+	feeding.Wait()
+	require.Positive(t, looks)
 }
 
 func TestWhatAQuietPartitionTookBackIsFoundNearTheEnd(t *testing.T) {

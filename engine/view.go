@@ -23,7 +23,9 @@ type reader struct {
 	// when none is open: segments from there on are not reused.
 	pin atomic.Uint64
 
-	budget budget // owned by the owner: what it has done, and may still do
+	// owned by the owner
+	budget budget    // what it has done, and may still do
+	place  placeMemo // of a log of several partitions
 }
 
 // view is a reader's look at the ring for one pass. Frames found through it are
