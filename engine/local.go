@@ -50,12 +50,28 @@ func (l *Log) clock() uint64 {
 	now := uint64(time.Now().UnixMilli())
 	tick := l.ticked.Load().Ms
 	if l.isDivided() {
-		for _, id := range *l.ticks.Load() {
-			tick = max(tick, id.Ms) // of one that is behind, what is behind its last tick counts too, see tickBefore
-		}
+		tick = slowestClock(*l.ticks.Load())
 	}
 	if tick == 0 || l.isLocal.Load() {
 		return now
 	}
 	return tick
+}
+
+// slowestClock is the earliest of the last ticks of several partitions: an age that is counted
+// from a later one would leave out what came at its beginning in a partition whose server has a
+// slower clock. By more than answerMargin no clock is slower: such a partition has no ticks now,
+// and would take an age back by as long. Zero: there was no tick.
+func slowestClock(ticks []sseproto.ID) uint64 {
+	newest := uint64(0)
+	for _, id := range ticks {
+		newest = max(newest, id.Ms)
+	}
+	slowest := newest
+	for _, id := range ticks {
+		if id.Ms+uint64(answerMargin/time.Millisecond) >= newest && !id.IsZero() {
+			slowest = min(slowest, id.Ms)
+		}
+	}
+	return slowest
 }

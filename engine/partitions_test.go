@@ -429,6 +429,23 @@ func TestStartIsFoundInEachPartition(t *testing.T) {
 	}
 }
 
+// TestAgeIsCountedFromTheSlowestClock: by a later one a start by age would leave out what came at
+// the beginning of that age in the partition whose server has a slower clock.
+func TestAgeIsCountedFromTheSlowestClock(t *testing.T) {
+	e, f := startParts(t, 4, nil, 3)
+	tickTo := func(p int, ms uint64) {
+		f[p].t = ms - 100
+		f[p].tick()
+	}
+	tickTo(0, 60_000)
+	tickTo(1, 57_000)
+	require.EqualValues(t, 57_000, e.log.clock(), "partition 2 has no ticks for long, 3 never had any")
+	tickTo(2, 60_500)
+	require.EqualValues(t, 57_000, e.log.clock())
+	tickTo(1, 61_000)
+	require.EqualValues(t, 60_000, e.log.clock())
+}
+
 // TestReaderThatLosesTheRingOfSeveralPartitionsMissesNothing: its messages have left the ring
 // while only its loop was behind, or while it did not read. It joins again, or comes back.
 func TestReaderThatLosesTheRingOfSeveralPartitionsMissesNothing(t *testing.T) {
