@@ -33,9 +33,49 @@ type engineWorld struct {
 	numbers map[string]int
 	engines []*engineInstance
 	readers []*engineReader
-	story   []string // what has happened, where one seed is played
-	gaps    int      // events
-	resumes int      // with an ID
+	isAlone bool        // there is no history
+	planted worldPlant  // mistake; "": none
+	story   []string    // what has happened, where one seed is played
+	done    worldCounts // so that nobody believes a test that tries nothing
+}
+
+// worldCounts is what clients have seen.
+type worldCounts struct {
+	gaps      int // events
+	resumes   int // with an ID
+	fromStart int // with that of a start block
+	starts    int // first messages, or start blocks, of a channel with older ones that were asked for
+	leftOut   int // messages that a newer one of a channel of SlowLatest stood for
+	changes   int // of the channels between two streams
+	answers   int // IDs that a publisher was told
+	slow      int // streams closed by the policy of a channel, or because they did not read
+}
+
+func (n *worldCounts) add(m worldCounts) {
+	n.gaps, n.resumes, n.fromStart, n.starts = n.gaps+m.gaps, n.resumes+m.resumes, n.fromStart+m.fromStart, n.starts+m.starts
+	n.leftOut, n.changes, n.answers, n.slow = n.leftOut+m.leftOut, n.changes+m.changes, n.answers+m.answers, n.slow+m.slow
+}
+
+// worldPlant is a mistake at the border between the world and an engine: the engine is asked
+// for something else than the judge knows, or its history answers wrongly.
+type worldPlant string
+
+const (
+	startIsForgotten  worldPlant = "a start is taken for none"
+	startIsShort      worldPlant = "a start begins one message, or some ticks, too late"
+	startIsLong       worldPlant = "a start begins one message, or some ticks, too early"
+	historyStartsLate worldPlant = "the history finds the message behind the first that is wanted"
+	fromIsIgnored     worldPlant = "the history counts all channels from the lowest start"
+	latestForAll      worldPlant = "a reader that is behind gets the newest message alone, whatever the channel"
+	newestIsLeftOut   worldPlant = "the newest message of a channel of SlowLatest is not found"
+	changeMovesKept   worldPlant = "who changes its channels goes on at the end of a partition that it keeps"
+	changeMovesAdded  worldPlant = "who adds a channel starts there at the end of its partition"
+	answerMovesOthers worldPlant = "the ID of a publisher stands for the ends of the other partitions"
+)
+
+var worldPlants = []worldPlant{
+	startIsForgotten, startIsShort, startIsLong, historyStartsLate, fromIsIgnored, latestForAll, newestIsLeftOut,
+	changeMovesKept, changeMovesAdded, answerMovesOthers,
 }
 
 // engineInstance is an engine and its feeds.
@@ -48,12 +88,24 @@ type engineInstance struct {
 type engineReader struct {
 	*partitionClient
 	*testClient
+	in      *engineInstance // of its newest stream
 	form    form
 	lastID  string
+	isStart bool // that is of a start block, and no event has come since
 	isNew   bool // it came without an ID and has not got one
-	takesID bool
+	start   *askedStart
 	told    map[int]int // of a channel without a count: the step of its newest gap event
 	frozen  bool
+}
+
+// askedStart is where a client without an ID has asked to start, and what was known then.
+type askedStart struct {
+	at      sseproto.StartPoint
+	isAge   bool       // it asked for an age; at is what the front makes of that
+	since   int        // with isAge, the step from which on all is wanted
+	isFirst bool       // it has not come back since: nothing older comes
+	known   []logPlace // of each partition, what both the history and the instance had
+	low     []logPlace // of each partition, where there is no history: what the rings of its instances had forgotten
 }
 
 // worldHistory is the history of a partition.
@@ -78,36 +130,103 @@ func (h worldHistory) named(channels []string) []int {
 func (h worldHistory) Range(_ context.Context, channels []string, after, upTo sseproto.ID, r sseproto.Replay) error {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	h.report(h.named(channels), placeOfID(after), placeOfID(upTo), r)
+	h.report(h.named(channels), h.behind(channels, nil, after), placeOfID(upTo), r)
 	return nil
 }
 
-func (h worldHistory) report(channels []int, after, upTo logPlace, r sseproto.Replay) {
-	kept, lack := h.w.logs[h.p].history(channels, after, upTo)
-	for _, channel := range lack {
-		r.Lost(slices.Index(channels, channel), sseproto.ReasonTrimmed, sseproto.ID{})
+// behind returns the place behind which each channel counts.
+func (h worldHistory) behind(channels []string, from []sseproto.ID, after sseproto.ID) []logPlace {
+	list := slices.Repeat([]logPlace{placeOfID(after)}, len(channels))
+	for k, id := range from {
+		if h.w.planted == fromIsIgnored {
+			id = slices.MinFunc(from, sseproto.ID.Compare)
+		}
+		if list[k] = max(list[k], placeOfID(beforeID(id))); id == sseproto.MaxID {
+			list[k] = never
+		}
 	}
-	for _, m := range kept {
+	return list
+}
+
+func (h worldHistory) report(channels []int, behind []logPlace, upTo logPlace, r sseproto.Replay) {
+	l := h.w.logs[h.p]
+	for k, channel := range channels {
+		if behind[k] < upTo && l.lacks(channel, behind[k], upTo) {
+			r.Lost(k, sseproto.ReasonTrimmed, sseproto.ID{})
+		}
+	}
+	for _, m := range h.kept(channels, behind, upTo) {
 		r.Event(slices.Index(channels, m.channel), m.at.id(), h.w.message(m))
 	}
+}
+
+// kept is what the history has of channels.
+func (h worldHistory) kept(channels []int, behind []logPlace, upTo logPlace) []*publishedMessage {
+	if len(channels) == 0 {
+		return nil
+	}
+	all, _ := h.w.logs[h.p].history(channels, slices.Min(behind), upTo)
+	return slices.DeleteFunc(all, func(m *publishedMessage) bool { return m.at <= behind[slices.Index(channels, m.channel)] })
 }
 
 func (h worldHistory) Merge(_ context.Context, channels []string, from []sseproto.ID, after, upTo sseproto.ID, _ int64, r sseproto.Replay) (sseproto.ID, error) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	if from != nil {
-		panic("nobody has asked for a start")
-	}
-	list, through := h.named(channels), upTo
-	if kept, _ := h.w.logs[h.p].history(list, placeOfID(after), placeOfID(upTo)); len(kept) > 2 && h.w.reads.IntN(2) == 0 { // the page is full
+	list, behind, through := h.named(channels), h.behind(channels, from, after), upTo
+	if kept := h.kept(list, behind, placeOfID(upTo)); len(kept) > 2 && h.w.reads.IntN(2) == 0 { // the page is full
 		through = kept[1].at.id()
 	}
-	h.report(list, placeOfID(after), placeOfID(through), r)
+	h.report(list, behind, placeOfID(through), r)
 	return through, nil
 }
 
-func (h worldHistory) Starts(context.Context, []string, sseproto.StartPoint, []int, sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
-	panic("nobody has asked for a start")
+func (h worldHistory) Starts(_ context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	l := h.w.logs[h.p]
+	from := make([]sseproto.ID, len(channels))
+	for k, channel := range h.named(channels) {
+		kept, _ := l.history([]int{channel}, 0, l.watermark)
+		switch at.Kind {
+		case sseproto.FromTime:
+			from[k] = h.fromTime(channel, kept, at.Time)
+			continue
+		case sseproto.FromLast:
+			kept = slices.DeleteFunc(kept, func(m *publishedMessage) bool { return m.at > placeOfID(upTo) })
+			if h.w.planted == newestIsLeftOut && counts[k] == 1 && h.w.slow[channel] == SlowLatest {
+				from[k] = sseproto.MaxID
+				continue
+			}
+			kept = kept[max(len(kept)-counts[k], 0):]
+		}
+		if h.w.planted == historyStartsLate && len(kept) > 1 {
+			kept = kept[1:]
+		}
+		if len(kept) > 0 {
+			from[k] = kept[0].at.id()
+		}
+	}
+	return from, l.watermark.id(), nil
+}
+
+// fromTime is where a channel starts at a time.
+func (h worldHistory) fromTime(channel int, kept []*publishedMessage, ms uint64) sseproto.ID {
+	from := sseproto.ID{Ms: ms}
+	for _, m := range kept {
+		if m.at.tick() <= int(ms) {
+			from.Ms = uint64(m.at.tick())
+		}
+	}
+	if h.w.planted == historyStartsLate {
+		from.Ms += 10
+	}
+	switch {
+	case h.w.logs[h.p].trimmed[channel] <= placeOfID(from):
+		return later(from, sseproto.ID{Seq: 1}) // zero is another answer
+	case len(kept) == 0:
+		return sseproto.ID{}
+	}
+	return later(from, kept[0].at.id())
 }
 
 func (h worldHistory) Written(context.Context) (sseproto.ID, error) {
@@ -129,8 +248,8 @@ func (w *engineWorld) message(m *publishedMessage) sseproto.Message {
 	return sseproto.Message{Data: fmt.Sprintf("%d %d %s", m.channel, m.nth, strings.Repeat("x", m.born%7*100))}
 }
 
-func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
-	w := &engineWorld{partitionWorld: newPartitionWorld(seed, ""), t: t, reads: rand.New(rand.NewPCG(seed, 2)), numbers: map[string]int{}}
+func newEngineWorld(t *testing.T, seed uint64, planted worldPlant) *engineWorld {
+	w := &engineWorld{partitionWorld: newPartitionWorld(seed, ""), t: t, planted: planted, reads: rand.New(rand.NewPCG(seed, 2)), numbers: map[string]int{}}
 	for channel := range w.channels {
 		name := fmt.Sprint("c", channel)
 		for n := 0; sseproto.PartitionOf(name, w.partitions) != w.partitionOf(channel); n++ {
@@ -142,8 +261,13 @@ func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
 	if *partitionSeed != 0 {
 		w.trace = func(format string, args ...any) { w.story = append(w.story, fmt.Sprintf(format, args...)) }
 	}
-	isAlone := w.rng.IntN(6) == 0
-	w.failovers = w.failovers && !isAlone // a gap marker tells of IDs that were taken back
+	for _, l := range w.logs {
+		l.skew *= 10 // more than instances lag behind
+	}
+	w.isAlone = w.rng.IntN(6) == 0
+	w.failovers = w.failovers && !w.isAlone // a gap marker tells of IDs that were taken back
+	w.changes = w.changes || w.rng.IntN(3) == 0
+	policies := w.drawPolicies()
 	histories := make([]History, w.partitions)
 	for p := range histories {
 		histories[p] = worldHistory{w, p}
@@ -156,9 +280,9 @@ func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
 		in.e = startTuned(t, func(cfg *Config) {
 			cfg.Partitions, cfg.Histories = w.partitions, histories
 			cfg.RingBytes, cfg.SegmentBytes = minRingBytes, minSegmentBytes
-			cfg.Heartbeat = 2 * time.Second
+			cfg.Heartbeat, cfg.Policies = 2*time.Second, policies
 			switch {
-			case isAlone:
+			case w.isAlone:
 				cfg.Histories = nil
 			case w.partitions == 1:
 				cfg.History, cfg.Histories = histories[0], nil
@@ -168,9 +292,31 @@ func newEngineWorld(t *testing.T, seed uint64) *engineWorld {
 	}
 	w.instances = nil // of the model
 	for _, c := range w.clients {
-		w.readers = append(w.readers, &engineReader{partitionClient: c, takesID: w.rng.IntN(4) > 0})
+		w.readers = append(w.readers, &engineReader{partitionClient: c})
 	}
 	return w
+}
+
+// drawPolicies says of each channel what a reader gets that is behind.
+func (w *engineWorld) drawPolicies() (policies []Policy) {
+	w.slow = make([]Slow, len(w.channels))
+	if w.rng.IntN(2) == 0 {
+		for channel := range w.slow {
+			w.slow[channel] = Slow(w.rng.IntN(len(slowNames)))
+		}
+	}
+	for channel, slow := range w.slow {
+		switch {
+		case w.planted == latestForAll:
+			slow = SlowLatest
+		case w.planted == newestIsLeftOut:
+			slow, w.slow[channel] = SlowLatest, SlowLatest
+		}
+		if slow != SlowAll {
+			policies = append(policies, Policy{Match: w.names[channel], Slow: slow})
+		}
+	}
+	return policies
 }
 
 // tune is model.tune.
@@ -247,24 +393,37 @@ func (w *engineWorld) truth(change func()) {
 }
 
 func (w *engineWorld) connectReader(c *engineReader, in *engineInstance) {
-	w.log("client %d of %v connects to %d with %q", c.number, c.channels, w.number(in), c.lastID)
-	fd, conn := socketPair(w.t)
+	id := c.lastID
+	if c.lastID != "" && w.changes && !w.settling && w.rng.IntN(2) == 0 {
+		id = w.changeReader(c)
+	}
+	pair := socketPair
+	if slices.ContainsFunc(c.channels, func(channel int) bool { return w.slow[channel] != SlowAll }) && w.rng.IntN(4) == 0 {
+		pair = tcpPair
+	}
+	fd, conn := pair(w.t)
 	if w.rng.IntN(3) == 0 {
 		require.NoError(w.t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 4<<10))
 	}
-	c.form = form(w.rng.IntN(forms))
+	c.form, c.in = form(w.rng.IntN(forms)), in
 	a := &front.Stream{
 		FD: fd, Head: []byte("HEAD\n"), Since: in.e.log.standing(), Chunked: c.form&formChunked != 0, Told: c.form&formTold != 0,
-		LastEventID: c.lastID, Resumes: c.lastID != "", TakesID: c.takesID,
+		LastEventID: id, Resumes: id != "", TakesID: w.rng.IntN(4) > 0,
 	}
 	for _, channel := range c.channels {
 		a.Channels = append(a.Channels, w.names[channel])
 	}
 	if c.isNew = c.lastID == ""; c.isNew {
 		c.counts, c.told = map[int]*clientCount{}, map[int]int{}
+		c.start = w.drawStart(c)
+		a.Start = w.plantInStart(c.start)
 	} else {
-		w.resumes++
+		w.done.resumes++
+		if c.isStart {
+			w.done.fromStart++
+		}
 	}
+	w.log("client %d of %v connects to %d with %q, start %+v", c.number, c.channels, w.number(in), id, c.start)
 	in.e.conns.Add(1)
 	in.e.attach(a)
 	c.testClient = newFormedClient(w.t, conn, c.form)
@@ -274,10 +433,207 @@ func (w *engineWorld) connectReader(c *engineReader, in *engineInstance) {
 }
 
 func (w *engineWorld) disconnectReader(c *engineReader) {
-	if c.testClient != nil {
-		_ = c.conn.Close()
-		c.testClient = nil
+	if c.testClient == nil {
+		return
 	}
+	_ = c.conn.Close()
+	c.testClient = nil
+	if c.start != nil {
+		c.start.isFirst = false
+		w.noteForgotten(c)
+	}
+}
+
+// drawStart says where a new client starts; nil: now.
+func (w *engineWorld) drawStart(c *engineReader) *askedStart {
+	s := &askedStart{isFirst: true, low: make([]logPlace, w.partitions)}
+	switch n := w.rng.IntN(10); {
+	case n < 3 || w.dead >= 0 && slices.Contains(c.parts, w.dead): // it would wait until all of its starts are found
+		return nil
+	case n < 5:
+		s.at.Kind = sseproto.FromEarliest
+	case n < 7:
+		s.at = sseproto.StartPoint{Kind: sseproto.FromTime, Time: uint64(w.rng.IntN(w.now + 20))}
+		if w.rng.IntN(2) == 0 {
+			s.at.Time = uint64(max(w.now-w.rng.IntN(4*apart), 0))
+		}
+	case n < 8:
+		age, now := uint64(w.rng.IntN(4*apart)), c.in.e.log.clock()
+		if now > uint64(w.now+apart) { // without any tick it is the clock of this machine
+			return nil
+		}
+		s.at = sseproto.StartPoint{Kind: sseproto.FromTime, Time: now - min(now, age)}
+		s.isAge, s.since = true, w.now-int(age)+2 // ticks may be ahead of the time by a little
+	default:
+		s.at = sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1 + w.rng.IntN(30)}
+		if w.rng.IntN(2) == 0 { // some of them have left the ring
+			s.at.Count = 1 + w.rng.IntN(1000)
+		}
+	}
+	for p, l := range w.logs {
+		s.known = append(s.known, min(l.watermark, c.in.feeds[p].heard))
+	}
+	return s
+}
+
+// plantInStart is what an engine is asked for.
+func (w *engineWorld) plantInStart(s *askedStart) *sseproto.StartPoint {
+	if s == nil || w.planted == startIsForgotten {
+		return nil
+	}
+	at := s.at
+	shift := map[worldPlant]int{startIsShort: -1, startIsLong: 1}[w.planted]
+	switch {
+	case shift == 0 || w.settling:
+	case at.Kind == sseproto.FromLast:
+		at.Count = max(at.Count+shift, 1)
+	case at.Kind == sseproto.FromTime:
+		at.Time = uint64(max(int(at.Time)-2*apart*shift, 0))
+	}
+	return &at
+}
+
+// noteForgotten takes in what the ring of a client's instance does not have any more.
+func (w *engineWorld) noteForgotten(c *engineReader) {
+	for p, low := range c.start.low {
+		if from := c.in.e.log.Partition(p).cover.Load().from; from == sseproto.MaxID {
+			c.start.low[p] = never
+		} else {
+			c.start.low[p] = max(low, placeOfID(from))
+		}
+	}
+}
+
+// isWanted tells of a message whether a client has asked for it with its start, and it is there.
+func (w *engineWorld) isWanted(c *engineReader, m *publishedMessage) bool {
+	switch at := c.start.at; {
+	case m.isGone || w.isAlone && m.at <= c.start.low[m.partition]:
+		return false
+	case c.start.isAge && m.born > c.start.since:
+		return true
+	case at.Kind == sseproto.FromTime: // what was published at the very time may be of the tick before
+		return m.at.tick() >= int(at.Time) || m.born+w.logs[m.partition].skew > int(at.Time)
+	case at.Kind == sseproto.FromLast:
+		return m.nth > len(w.channels[m.channel])-at.Count
+	}
+	return true
+}
+
+// isTooOld tells of the first message of a channel whether it lies before the start.
+func (w *engineWorld) isTooOld(c *engineReader, m *publishedMessage) bool {
+	isLater := func(o *publishedMessage) bool { return !o.isGone && o.at <= c.start.known[m.partition] }
+	newer := w.channels[m.channel][m.nth:]
+	switch at := c.start.at; at.Kind {
+	case sseproto.FromTime: // of the last tick up to that time in which there was any all comes, and nothing before
+		return slices.ContainsFunc(newer, func(o *publishedMessage) bool {
+			return isLater(o) && o.at.tick() > m.at.tick() && o.at.tick() <= int(at.Time)
+		})
+	case sseproto.FromLast:
+		n := 0
+		for _, o := range newer {
+			if isLater(o) {
+				n++
+			}
+		}
+		return n >= at.Count
+	}
+	return false
+}
+
+// wantStart judges where a channel of a client begins: all that it has asked for lies behind
+// message n, or is gone, or a gap event has told.
+func (w *engineWorld) wantStart(c *engineReader, channel, n int) {
+	told, isTold := c.told[channel]
+	if !isTold {
+		told = -1
+	}
+	w.noteForgotten(c)
+	before := w.channels[channel][:n]
+	if w.slow[channel] == SlowLatest { // a start brings the newest alone: hasNewest wants that
+		before = nil
+	}
+	for _, m := range before {
+		if m.born > told && w.isWanted(c, m) {
+			w.fail("client %d has asked for %+v and never got message %d of channel %d, %v of step %d, it begins behind %d", c.number, c.start.at, m.nth, channel, m.at.id(), m.born, n)
+		}
+	}
+	if slices.ContainsFunc(w.channels[channel][n:], func(m *publishedMessage) bool { return w.isWanted(c, m) && m.at <= c.start.known[m.partition] }) {
+		w.done.starts++
+	}
+}
+
+// changeReader adds or drops a channel of a client that comes back, and returns the ID that it
+// sends. What it keeps is judged as before. Of what it adds it gets all behind the place that its
+// ID names: of a channel that it had before it may lack what came meanwhile.
+func (w *engineWorld) changeReader(c *engineReader) (id string) {
+	channel := w.rng.IntN(len(w.channels))
+	at := slices.Clone(c.id.at)
+	switch {
+	case !c.has(channel):
+		w.subscribe(c.partitionClient, append(slices.Clone(c.channels), channel))
+		w.countFrom(c, channel, at[w.partitionOf(channel)])
+		if p := w.partitionOf(channel); w.planted == changeMovesAdded && p != c.id.own {
+			at[p] = w.logs[p].newest
+		}
+	case len(c.channels) > 1:
+		w.subscribe(c.partitionClient, slices.DeleteFunc(slices.Clone(c.channels), func(other int) bool { return other == channel }))
+		delete(c.counts, channel)
+		delete(c.told, channel)
+	default:
+		return c.lastID
+	}
+	w.done.changes++
+	if w.planted == changeMovesKept {
+		for _, p := range c.parts {
+			at[p] = max(at[p], w.logs[p].newest)
+		}
+	}
+	if slices.Equal(at, c.id.at) {
+		return c.lastID
+	}
+	return w.eventID(c.id.own, at)
+}
+
+func (w *engineWorld) eventID(own int, at []logPlace) string {
+	ids := make([]sseproto.ID, len(at))
+	for p, place := range at {
+		ids[p] = place.id()
+	}
+	return string(sseproto.AppendVector(nil, own, ids))
+}
+
+// countFrom lets a client have a channel up to a place; 0: from before all.
+func (w *engineWorld) countFrom(c *engineReader, channel int, at logPlace) {
+	c.counts[channel] = &clientCount{last: w.lengthUpTo(channel, at), excused: -1}
+	delete(c.told, channel)
+}
+
+// startReaderFrom gives a client the ID with which a publisher was answered: it wants all from
+// then on, and all of the other partitions, whose start lies before the beginning of this world.
+func (w *engineWorld) startReaderFrom(c *engineReader, m *publishedMessage) {
+	w.disconnectReader(c)
+	w.done.answers++
+	c.id = &placeVector{m.partition, make([]logPlace, w.partitions)}
+	c.id.at[m.partition] = m.at
+	c.counts, c.told, c.start, c.isStart = map[int]*clientCount{}, map[int]int{}, nil, false
+	for _, channel := range c.channels {
+		w.countFrom(c, channel, c.id.at[w.partitionOf(channel)])
+	}
+	c.lastID = sseproto.EventIDOf(w.names[m.channel], m.at.id(), w.partitions)
+	if w.planted == answerMovesOthers {
+		at := slices.Clone(c.id.at)
+		for p := range at {
+			at[p] = max(at[p], w.logs[p].newest)
+		}
+		c.lastID = w.eventID(m.partition, at)
+	}
+	w.log("client %d wants all after %s", c.number, c.lastID)
+}
+
+// reload is a page that is loaded anew: it has no ID.
+func (w *engineWorld) reload(c *engineReader) {
+	w.disconnectReader(c)
+	c.lastID, c.id, c.isStart, c.start = "", nil, false, nil
 }
 
 // poll reads what is there, up to most bytes.
@@ -319,7 +675,7 @@ func (w *engineWorld) takeRead(c *engineReader) {
 			require.False(w.t, places[p].IsZero(), "the ID %s names no place in partition %d", id, p)
 		}
 		if c.id = &v; c.isNew && len(c.got) == 0 {
-			w.take(c.partitionClient, ringFrame{kind: frameStart, vector: v})
+			w.takeStart(c, v)
 		}
 		c.isNew = false
 	}
@@ -329,7 +685,37 @@ func (w *engineWorld) takeRead(c *engineReader) {
 	c.got = c.got[:0]
 }
 
+// takeStart judges the ID of a start block: what lies before it does not come any more.
+func (w *engineWorld) takeStart(c *engineReader, v placeVector) {
+	c.isStart = true
+	for _, channel := range c.channels {
+		if c.start == nil || c.counts[channel] != nil {
+			continue
+		}
+		n := w.lengthUpTo(channel, v.at[w.partitionOf(channel)])
+		w.wantStart(c, channel, n)
+		if m := w.newestOf(channel); m != nil && m.nth <= n && w.slow[channel] == SlowLatest && w.isWanted(c, m) {
+			if told, isTold := c.told[channel]; !isTold || m.born > told {
+				w.fail("client %d has asked for %+v and never got message %d, the newest of channel %d", c.number, c.start.at, m.nth, channel)
+			}
+		}
+	}
+	w.take(c.partitionClient, ringFrame{kind: frameStart, vector: v})
+	w.stopAtProblem(c)
+}
+
+// lengthUpTo is how many messages of a channel lie up to a place.
+func (w *engineWorld) lengthUpTo(channel int, at logPlace) (n int) {
+	for _, m := range w.channels[channel] {
+		if m.at <= at {
+			n = m.nth
+		}
+	}
+	return n
+}
+
 func (w *engineWorld) takeEvent(c *engineReader, ev event) {
+	c.isStart = false
 	w.log("client %d gets %.60q", c.number, ev)
 	if ev.kind == sseproto.EventGap {
 		w.takeGap(c, ev)
@@ -360,7 +746,7 @@ func (w *engineWorld) takeGap(c *engineReader, ev event) {
 		Channels []string
 	}
 	require.NoError(w.t, json.Unmarshal([]byte(ev.data), &told))
-	w.gaps++
+	w.done.gaps++
 	if told.Channel != "" {
 		told.Channels = []string{told.Channel}
 	}
@@ -378,7 +764,18 @@ func (w *engineWorld) judge(c *engineReader, f ringFrame) {
 		f.vector = *id
 	}
 	c.stream = &partitionStream{live: true}
-	isFirst := c.counts[f.channel] == nil
+	count := c.counts[f.channel]
+	isFirst := count == nil
+	switch {
+	case f.kind == frameGap:
+	case !isFirst && f.message.nth > count.last && w.slow[f.channel] == SlowLatest:
+		w.done.leftOut += f.message.nth - count.last - 1
+	case isFirst && c.start != nil:
+		w.wantStart(c, f.channel, f.message.nth-1)
+		if c.start.isFirst && w.isTooOld(c, f.message) {
+			w.fail("client %d has asked for %+v and gets message %d of channel %d, %v", c.number, c.start.at, f.message.nth, f.channel, f.message.at.id())
+		}
+	}
 	w.take(c.partitionClient, f)
 	switch told, isTold := c.told[f.channel]; {
 	case isFirst && f.kind == frameGap:
@@ -387,7 +784,11 @@ func (w *engineWorld) judge(c *engineReader, f ringFrame) {
 		c.counts[f.channel].excused, c.counts[f.channel].rewound = told, true
 	}
 	c.id, c.stream = id, nil
-	if w.problem != "" {
+	w.stopAtProblem(c)
+}
+
+func (w *engineWorld) stopAtProblem(c *engineReader) {
+	if w.problem != "" && w.planted == "" {
 		require.FailNow(w.t, "the guarantee is broken", "%s\n%s", w.problem, w.tell(c))
 	}
 }
@@ -431,13 +832,24 @@ func (w *engineWorld) act() {
 		w.truth(func() { w.write(p) })
 	case n < 71 && w.trims:
 		w.truth(func() { w.trim(p) })
-	case n < 72 && w.failovers && w.rng.IntN(6) == 0:
-		w.failover(p)
-	case n < 74:
+	case n < 72:
+		switch {
+		case w.failovers && w.rng.IntN(6) == 0:
+			w.failover(p)
+		case w.answers && w.rng.IntN(6) == 0:
+			var m *publishedMessage
+			if w.truth(func() { m = w.publish(p) }); m != nil {
+				w.startReaderFrom(c, m)
+			}
+		}
+	case n < 76:
 		w.disconnectReader(c)
-	case n < 75:
+		if w.rng.IntN(3) == 0 {
+			w.reload(c)
+		}
+	case n < 77:
 		c.frozen = !c.frozen
-	case n < 80:
+	case n < 84:
 		if c.testClient == nil {
 			w.connectReader(c, in)
 		}
@@ -453,8 +865,7 @@ func (w *engineWorld) act() {
 	}
 }
 
-// settle lets all heal, but for a partition in some runs, and publishes a last message to
-// each channel.
+// settle lets all heal, but for a partition in some runs.
 func (w *engineWorld) settle() {
 	w.settling = true
 	if w.partitions > 1 && w.rng.IntN(3) == 0 {
@@ -484,6 +895,15 @@ func (w *engineWorld) settle() {
 		}
 	}
 	w.catchUp()
+	for _, c := range w.readers { // else it waits until all of its starts are found
+		if c.lastID == "" && c.start != nil && slices.Contains(c.parts, w.dead) {
+			w.reload(c)
+		}
+	}
+}
+
+// publishLast publishes a last message to each channel.
+func (w *engineWorld) publishLast() {
 	for range 2 {
 		for p := range w.logs {
 			if p == w.dead {
@@ -520,7 +940,38 @@ func (w *engineWorld) catchUp() {
 	}
 }
 
-// has reports whether a client has the last message of each channel whose partition is alive.
+// hasNewest reports whether a client has the newest message of each channel whose partition is
+// alive, or was told. It does not take another message for that to come.
+func (w *engineWorld) hasNewest(c *engineReader) bool {
+	for _, channel := range c.channels {
+		m := w.newestOf(channel)
+		if w.partitionOf(channel) == w.dead || m == nil {
+			continue
+		}
+		told, isTold := c.told[channel]
+		switch count := c.counts[channel]; {
+		case count != nil && count.last < m.nth && m.born > count.excused:
+			return false
+		case count == nil && c.start != nil && (!isTold || m.born > told):
+			if w.noteForgotten(c); w.isWanted(c, m) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// newestOf is the newest message of a channel that is not gone; nil: there is none.
+func (w *engineWorld) newestOf(channel int) *publishedMessage {
+	for _, m := range slices.Backward(w.channels[channel]) {
+		if !m.isGone {
+			return m
+		}
+	}
+	return nil
+}
+
+// hasLast reports whether a client has the last message of each channel whose partition is alive.
 func (w *engineWorld) hasLast(c *engineReader) bool {
 	for _, channel := range c.channels {
 		if w.partitionOf(channel) == w.dead || len(w.channels[channel]) == 0 {
@@ -533,10 +984,14 @@ func (w *engineWorld) hasLast(c *engineReader) bool {
 	return true
 }
 
-// finish lets a client come to the end.
-func (w *engineWorld) finish(c *engineReader) {
-	deadline, before, busy := time.Now().Add(waitLong), c.lastID, 0
-	for !w.hasLast(c) {
+// finish lets a client come to where it has all. Calm: nothing is published meanwhile.
+func (w *engineWorld) finish(c *engineReader, hasAll func(*engineReader) bool, isCalm bool) {
+	wait := waitLong
+	if w.planted != "" {
+		wait = plantedWait
+	}
+	deadline, before, busy := time.Now().Add(wait), c.lastID, 0
+	for w.problem == "" && !hasAll(c) {
 		if c.testClient == nil {
 			w.connectReader(c, pickOne(w.rng, w.engines))
 		}
@@ -555,15 +1010,16 @@ func (w *engineWorld) finish(c *engineReader) {
 		}
 		switch {
 		case c.lastID != before:
-			deadline, before, busy = time.Now().Add(waitLong), c.lastID, 0
+			deadline, before, busy = time.Now().Add(wait), c.lastID, 0
 		case !isAlone && busy < mostBusyLooks:
 			busy++
-			deadline = time.Now().Add(waitLong)
+			deadline = time.Now().Add(wait)
 		case time.Now().After(deadline):
-			require.FailNow(w.t, "stuck", "%s\ncounts %v, of %v", w.tell(c), c.tellCounts(), w.lengths(c))
+			w.fail("client %d is stuck, calm %t: counts %v, of %v, start %+v", c.number, isCalm, c.tellCounts(), w.lengths(c), c.start)
+			w.stopAtProblem(c)
 		}
 		for _, channel := range c.channels { // it may have begun behind the last message
-			if p := w.partitionOf(channel); p != w.dead && c.counts[channel] == nil && w.rng.IntN(20) == 0 {
+			if p := w.partitionOf(channel); !isCalm && p != w.dead && c.counts[channel] == nil && w.rng.IntN(20) == 0 {
 				w.truth(func() { w.publish(p); w.tick(p) })
 			}
 		}
@@ -585,20 +1041,27 @@ func (w *engineWorld) lengths(c *engineReader) (all []int) {
 	return all
 }
 
-func runEngineWorld(t *testing.T, seed uint64) *engineWorld {
-	w := newEngineWorld(t, seed)
-	for range 1500 + w.rng.IntN(1500) {
+// plantedWait is how long a client is waited for that gets nothing, where a mistake is planted.
+const plantedWait = 2 * time.Second
+
+func runEngineWorld(t *testing.T, seed uint64, planted worldPlant) *engineWorld {
+	w := newEngineWorld(t, seed, planted)
+	for n := 1500 + w.rng.IntN(1500); n > 0 && w.problem == ""; n-- {
 		w.act()
 	}
 	w.settle()
 	for _, c := range w.readers {
-		w.finish(c)
+		w.finish(c, w.hasNewest, true)
+	}
+	w.publishLast()
+	for _, c := range w.readers {
+		w.finish(c, w.hasLast, false)
 		for _, channel := range c.channels {
-			if w.partitionOf(channel) != w.dead {
+			if w.problem == "" && w.partitionOf(channel) != w.dead {
 				w.wantExcused(c.partitionClient, channel, len(w.channels[channel])+1)
 			}
 		}
-		require.Empty(t, w.problem)
+		w.stopAtProblem(c)
 	}
 	for _, c := range w.readers {
 		w.disconnectReader(c)
@@ -613,6 +1076,7 @@ func runEngineWorld(t *testing.T, seed uint64) *engineWorld {
 		in.e.replayer.mu.Lock()
 		require.Empty(t, in.e.replayer.waiters)
 		in.e.replayer.mu.Unlock()
+		w.done.slow += int(in.e.Stats().Closed[CloseSlow])
 	}
 	return w
 }
@@ -630,26 +1094,61 @@ func (a *leftoverAsk) answer(s *shard) {
 
 // TestSeveralPartitionsHoldTheGuarantee: the judge of the model looks at engines with
 // sockets. Each message comes once, in the order of its channel, and with one ID, or there is a
-// gap event. A dead partition stops nobody's other channels.
+// gap event. Who asks for a start gets all that is kept from there on, and nothing before. Of a
+// channel of SlowLatest the newest message comes at last. A dead partition stops nobody's other
+// channels.
 func TestSeveralPartitionsHoldTheGuarantee(t *testing.T) {
-	played := 3 * *seeds
+	played := (5**seeds + 1) / 2
 	if raceEnabled {
 		played = (played + 1) / 2
 	}
 	if *partitionSeed != 0 {
-		runEngineWorld(t, *partitionSeed)
+		runEngineWorld(t, *partitionSeed, worldPlant(*plantedMistake))
 		return
 	}
-	for seed := range played {
-		t.Run(fmt.Sprint("seed=", seed+1), func(t *testing.T) {
+	var mu sync.Mutex
+	var all worldCounts
+	t.Run("seeds", func(t *testing.T) {
+		for seed := range played {
+			t.Run(fmt.Sprint("seed=", seed+1), func(t *testing.T) {
+				t.Parallel()
+				w := runEngineWorld(t, seed+1, "")
+				var evicted, history uint64
+				for _, in := range w.engines {
+					st := in.e.Stats()
+					evicted, history = evicted+st.Log.Evicted, history+st.ResumedHistory
+				}
+				t.Logf("%d partitions, %d instances, %d with the history, %d messages evicted, %+v", w.partitions, len(w.engines), history, evicted, w.done)
+				mu.Lock()
+				defer mu.Unlock()
+				all.add(w.done)
+			})
+		}
+	})
+	t.Logf("%+v", all)
+	require.Positive(t, min(all.gaps, all.resumes, all.starts, all.changes, all.leftOut), "something is not tried: %+v", all)
+}
+
+// plantFoundAt are the seeds that find the mistakes: the search begins there, and goes on where
+// the processor has it otherwise.
+var plantFoundAt = map[worldPlant]uint64{
+	startIsForgotten: 2, startIsShort: 2, startIsLong: 4, historyStartsLate: 2, fromIsIgnored: 11, latestForAll: 2, newestIsLeftOut: 1,
+	changeMovesKept: 4, changeMovesAdded: 10, answerMovesOthers: 5,
+}
+
+// TestSeveralPartitionsFindsMistakes: what the judge of engines does not find they do not promise.
+func TestSeveralPartitionsFindsMistakes(t *testing.T) {
+	for _, planted := range worldPlants {
+		t.Run(strings.ReplaceAll(string(planted), " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			w := runEngineWorld(t, seed+1)
-			var evicted, history uint64
-			for _, in := range w.engines {
-				st := in.e.Stats()
-				evicted, history = evicted+st.Log.Evicted, history+st.ResumedHistory
+			for seed := max(plantFoundAt[planted], 1); seed <= 200; seed++ {
+				w := runEngineWorld(t, seed, planted)
+				if w.problem != "" && (planted == newestIsLeftOut || !strings.Contains(w.problem, "is stuck")) {
+					t.Logf("%s: seed %d: %s", planted, seed, w.problem)
+					return
+				}
 			}
-			t.Logf("%d partitions, %d instances, %d resumes, %d with the history, %d gap events, %d messages evicted", w.partitions, len(w.engines), w.resumes, history, w.gaps, evicted)
+			require.Fail(t, "not found")
 		})
 	}
 }

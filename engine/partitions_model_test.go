@@ -46,6 +46,7 @@ type partitionWorld struct {
 	instances    []*partitionInstance
 	clients      []*partitionClient
 	channels     [][]*publishedMessage // messages of each channel, in order
+	slow         []Slow                // policy of each channel; nil: SlowAll
 	failovers    bool                  // what may happen in this run
 	trims        bool
 	answers      bool
@@ -226,11 +227,7 @@ func (w *partitionWorld) trim(p int) {
 // history is what was kept of channels beyond a place, and which of them lack something.
 func (l *partitionLog) history(channels []int, after, upTo logPlace) (kept []*publishedMessage, lack []int) {
 	for _, channel := range channels {
-		lacks := l.trimmed[channel] > after
-		for _, m := range l.markers {
-			lacks = lacks || m.after < upTo && m.upTo > after
-		}
-		if lacks {
+		if l.lacks(channel, after, upTo) {
 			lack = append(lack, channel)
 		}
 	}
@@ -240,6 +237,11 @@ func (l *partitionLog) history(channels []int, after, upTo logPlace) (kept []*pu
 		}
 	}
 	return kept, lack
+}
+
+// lacks tells of a channel whether something is missing in its history.
+func (l *partitionLog) lacks(channel int, after, upTo logPlace) bool {
+	return l.trimmed[channel] > after || slices.ContainsFunc(l.markers, func(m placeRange) bool { return m.after < upTo && m.upTo > after })
 }
 
 type frameKind uint8

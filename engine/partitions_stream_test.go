@@ -446,7 +446,7 @@ func (w *partitionWorld) take(c *partitionClient, f ringFrame) {
 // wantExcused checks that a client was told of what it did not get before message n.
 func (w *partitionWorld) wantExcused(c *partitionClient, channel, n int) {
 	count := c.counts[channel]
-	if count == nil {
+	if count == nil || w.slow != nil && w.slow[channel] == SlowLatest {
 		return
 	}
 	for _, m := range w.channels[channel][count.last:max(n-1, count.last)] {
