@@ -149,15 +149,6 @@ func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
 	require.Equal(t, "open", stays.next(1)[0].data)
 }
 
-func TestAddressHasAShareOfTheReadersOverAllPartitions(t *testing.T) {
-	e, _ := startParts(t, 4, func(cfg *Config) { cfg.HistoryReaders = 16 })
-	shares := 0
-	for k := range e.replayer.parts {
-		shares += e.replayer.parts[k].queue.share
-	}
-	require.Equal(t, 16/readerShares, shares)
-}
-
 // TestStreamThatJoinsIsToldOfWhatItsLoopHasNotScanned: one partition is shut, and what comes of
 // the other has left the ring before the loop looks at it.
 func TestStreamThatJoinsIsToldOfWhatItsLoopHasNotScanned(t *testing.T) {

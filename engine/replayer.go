@@ -105,17 +105,18 @@ func newReplayer(ctx context.Context, log *Log, cfg *Config) *replayer {
 	}
 	r.some.L = &r.mu
 	r.parts = make([]replayPart, len(log.lines))
+	all := newAddresses(max(1, r.readers/readerShares))
 	for k := range r.parts {
 		p := &r.parts[k]
 		p.line, p.waits.kick = log.lines[k], make(chan struct{}, 1)
-		p.queue.share = max(1, r.readersOfPart()/readerShares)
+		p.queue = newFairQueue(max(1, r.readersOfPart()/readerShares), all)
 	}
 	return r
 }
 
 // readerShares is in how many parts the readers are shared: one part is the most for one
-// address. With 16 readers it has four, which keep a Redis that is near at work. Of each
-// partition it has a part of that: else a client with channels of all had all readers.
+// address. With 16 readers it has four, which keep a Redis that is near at work. That many it
+// has over all partitions. Of the readers of a partition it has one part too, one at least.
 const readerShares = 4
 
 // pagesOfRing: the pages of all readers take as much of the ring's size. What is made of
@@ -183,6 +184,7 @@ func (r *replayer) done(q *replayRequest, client uint64) {
 	p := &r.parts[q.key.part]
 	p.reading--
 	p.queue.done(client)
+	r.some.Signal() // its next request may be of a partition that has a reader left beside this one
 }
 
 // request lets the history of the channels behind p be read, and posted to the shard.

@@ -261,7 +261,7 @@ func TestClientsWithoutAnAddressDoNotShareATurn(t *testing.T) {
 }
 
 func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {
-	f := fairQueue{share: 2}
+	f := newFairQueue(2, newAddresses(2))
 	pop := func() *replayRequest {
 		q, _ := f.pop()
 		return q
@@ -290,7 +290,7 @@ func TestFairQueueForgetsWhoWaitsForNothing(t *testing.T) {
 
 // An address has no more than its share of the readers, and goes on when one is done.
 func TestFairQueueGivesAnAddressItsShareOfReaders(t *testing.T) {
-	f := fairQueue{share: 2}
+	f := newFairQueue(2, newAddresses(2))
 	for range 5 {
 		f.push(1, &replayRequest{})
 	}
@@ -311,6 +311,92 @@ func TestFairQueueGivesAnAddressItsShareOfReaders(t *testing.T) {
 	require.EqualValues(t, 1, client)
 	q, _ = f.pop()
 	require.Nil(t, q)
+}
+
+// An address has its share over all queues, and goes on in any of them when one is done.
+func TestFairQueuesShareWhatAnAddressMayHave(t *testing.T) {
+	all := newAddresses(2)
+	queues := []fairQueue{newFairQueue(1, all), newFairQueue(1, all), newFairQueue(1, all)}
+	requests := make([]*replayRequest, len(queues))
+	for k := range queues {
+		requests[k] = &replayRequest{}
+		queues[k].push(1, requests[k])
+	}
+	pop := func(k int) *replayRequest {
+		q, _ := queues[k].pop()
+		return q
+	}
+	require.Same(t, requests[0], pop(0))
+	require.Same(t, requests[1], pop(1))
+	require.Nil(t, pop(2))
+	other := &replayRequest{}
+	queues[2].push(2, other)
+	require.Same(t, other, pop(2))
+	queues[0].done(1)
+	require.Same(t, requests[2], pop(2))
+	queues[0].push(1, requests[0])
+	require.Nil(t, pop(0))
+	queues[0].remove(requests[0])
+	queues[1].done(1)
+	queues[2].done(1)
+	queues[2].done(2)
+	require.Empty(t, all.all)
+	for k := range queues {
+		require.Empty(t, queues[k].lines)
+	}
+}
+
+// An address asks for the history of all partitions. Others get their turns meanwhile: of those
+// partitions, too, that it waits for.
+func TestAddressHasAShareOfTheReadersOverAllPartitions(t *testing.T) {
+	const partitions, readers = 16, 16
+	hold := make(chan struct{})
+	e, f := startParts(t, partitions, func(cfg *Config) {
+		cfg.HistoryReaders, cfg.HistoryWait = readers, time.Hour
+		for _, h := range cfg.Histories {
+			h.(*memoryHistory).block = hold
+		}
+	})
+	defer close(hold)
+	for _, part := range f {
+		part.tick()
+	}
+	readersOf := func(client uint64) (n int) {
+		e.replayer.mu.Lock()
+		defer e.replayer.mu.Unlock()
+		for k := range e.replayer.parts {
+			if l := e.replayer.parts[k].queue.lines[client]; l != nil {
+				n += l.reading
+			}
+		}
+		return n
+	}
+	ask := func(client uint64, part int) {
+		places := slices.Repeat([]sseproto.ID{{Ms: 1000}}, partitions)
+		places[part] = sseproto.ID{Ms: 500 + client}
+		resumeAs(t, e, client, vector(part, places...), f[part].channel)
+	}
+	const greedy = 1
+	for part := range partitions {
+		ask(greedy, part)
+	}
+	require.Eventually(t, func() bool {
+		return e.Stats().ResumedHistory == partitions && readersOf(greedy) == readers/readerShares
+	}, waitLong, pollEvery)
+	// As many as the readers that are left take; the partitions that are read have none left.
+	for part := range partitions {
+		ask(uint64(10+part), part)
+	}
+	all := func() (n int) {
+		e.replayer.mu.Lock()
+		defer e.replayer.mu.Unlock()
+		for k := range e.replayer.parts {
+			n += e.replayer.parts[k].reading
+		}
+		return n
+	}
+	require.Eventually(t, func() bool { return all() == readers }, waitLong, pollEvery)
+	require.Equal(t, readers/readerShares, readersOf(greedy))
 }
 
 // lossyHistory tells the same loss at each page as the real one does: until the client
