@@ -67,8 +67,13 @@ func (s *shard) admit(a *front.Stream) {
 		c.flags |= slotCrowd
 	}
 	s.setPace(i, c)
+	n := newcomer{ref{i, c.gen}, from}
+	if !s.log.hasBegun() && !s.canBegin(c, &from) {
+		s.awaitBegin(c, n)
+		return
+	}
 	s.count.attached.Add(1)
-	s.newcomers.push(newcomer{ref{i, c.gen}, from})
+	s.newcomers.push(n)
 }
 
 // answerSome answers those who came.

@@ -61,7 +61,7 @@ func (s *shard) stopAtBarrier(i uint32, c *slot) {
 func (s *shard) isBefore(i uint32, at *barrier) bool {
 	c := s.slots.at(i)
 	switch {
-	case c.pos >= at.pos, c.phase == phaseArriving, c.phase == phaseAhead, c.phase == phaseResuming:
+	case c.pos >= at.pos, !c.isAnswered(), c.phase == phaseAhead, c.phase == phaseResuming:
 		return false
 	case s.log.isDivided() && !s.isOf(c, at.part):
 		return false

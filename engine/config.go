@@ -143,8 +143,12 @@ type Config struct {
 	HistoryWait time.Duration
 	// HistoryReaders bounds concurrent reads of History. Default 16.
 	HistoryReaders int
-	// Ready tells whether the feed is in order, and if not, why. Nil: always.
+	// Ready tells whether the feed is in order, and if not, why: what probes are told. Nil: always.
 	Ready func() (ok bool, reason string)
+	// Takes tells whether streams are taken, and if not, why. With several partitions it may
+	// be so before all of them have begun. A stream of one that has not waits for
+	// HistoryWait, and is turned away then. Nil: as Ready.
+	Takes func() (ok bool, reason string)
 	// Logger gets events of the engine's life, nothing per connection. Default slog.Default().
 	Logger *slog.Logger
 }
@@ -194,6 +198,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() (bool, string) { return true, "" }
+	}
+	if cfg.Takes == nil {
+		cfg.Takes = cfg.Ready
 	}
 	return cfg
 }

@@ -62,9 +62,13 @@ func New(cfg Config) (*Engine, error) {
 	}
 	fc := frontConfig(&e.cfg)
 	fc.MoreIDBytes = e.log.vectorBytes()
-	f, err := front.New(fc, front.Host{
-		Ready: e.cfg.Ready, Standing: e.log.standing, Clock: e.log.clock, Attach: e.attach, Connections: &e.conns,
-	})
+	host := front.Host{
+		Ready: e.cfg.Ready, Takes: e.cfg.Takes, Standing: e.log.standing, Clock: e.log.clock, Attach: e.attach, Connections: &e.conns,
+	}
+	if e.log.isDivided() {
+		host.Begun = e.log.hasBegun
+	}
+	f, err := front.New(fc, host)
 	if err != nil {
 		e.discard()
 		return nil, err

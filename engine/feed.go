@@ -73,7 +73,9 @@ func (ln *Lineage) openLocked(low sseproto.ID) {
 	head := ln.log.head.Load()
 	if ln.spans.newest() == nil { // what a client has that came before the first message
 		ln.began = low
-		if !ln.log.isDivided() {
+		if ln.log.isDivided() {
+			defer ln.begunLocked()
+		} else {
 			ln.log.positions.note(0, low)
 		}
 	}
@@ -81,6 +83,13 @@ func (ln *Lineage) openLocked(low sseproto.ID) {
 	ln.reachLocked(low)
 	ln.cover.Store(&coverage{from: low, first: head})
 	ln.log.turns.Add(1)
+}
+
+// begunLocked tells who waits that the partition is open for the first time.
+func (ln *Lineage) begunLocked() {
+	ln.isBegun.Store(true)
+	ln.log.unbegun.Add(-1)
+	ln.log.wake = ^uint64(0)
 }
 
 // hearLocked notes a tick.

@@ -23,6 +23,7 @@ type Lineage struct {
 	// read by everybody, written under Log.mu
 	cover           atomic.Pointer[coverage]
 	discontinuities atomic.Uint64 // spans that did not go on where the one before ended; counted before the discontinuity is dealt with
+	isBegun         atomic.Bool   // of a log of several: it has had a span
 
 	// guarded by Log.mu
 	spans    spanList
@@ -58,6 +59,7 @@ func (l *Log) divide(partitions int) {
 		new(Lineage).init(l)
 	}
 	l.reaches = make([]sseproto.ID, partitions)
+	l.unbegun.Store(int32(partitions))
 	l.ticks.Store(&[]sseproto.ID{})
 	l.dir.divide(partitions)
 }
@@ -70,6 +72,9 @@ func (l *Log) Partition(n int) *Lineage { return l.lines[n] }
 
 // isDivided reports whether there are several partitions.
 func (l *Log) isDivided() bool { return l.reaches != nil }
+
+// hasBegun reports whether all partitions have been open.
+func (l *Log) hasBegun() bool { return l.unbegun.Load() == 0 }
 
 // Changed returns a channel that is closed at the next Commit, OpenSpan or
 // CloseSpan.

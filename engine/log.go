@@ -75,11 +75,12 @@ type Log struct {
 	lines        []*Lineage    // of each partition
 
 	// read by everybody, written under mu
-	head  atomic.Uint64 // the next position
-	tail  atomic.Uint64 // the first position still in the ring
-	index atomic.Pointer[[]segmentRef]
-	ticks atomic.Pointer[[]sseproto.ID] // of a log of several partitions: the last tick of each
-	turns atomic.Uint64                 // grows when a partition opens or is shut, see Lineage.isShut
+	head    atomic.Uint64 // the next position
+	tail    atomic.Uint64 // the first position still in the ring
+	index   atomic.Pointer[[]segmentRef]
+	ticks   atomic.Pointer[[]sseproto.ID] // of a log of several partitions: the last tick of each
+	turns   atomic.Uint64                 // grows when a partition opens or is shut, see Lineage.isShut
+	unbegun atomic.Int32                  // partitions that were never open; 0 in a log of one
 
 	Lineage // the first partition
 

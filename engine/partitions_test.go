@@ -310,11 +310,12 @@ func TestGapEventsOfAPartitionMoveItAlone(t *testing.T) {
 
 // TestNewStreamWaitsForAPartitionThatWasNeverOpen: its ID could name no place in it.
 func TestNewStreamWaitsForAPartitionThatWasNeverOpen(t *testing.T) {
-	e, f := startParts(t, 2, nil, 1)
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.HistoryWait = time.Hour }, 1)
 	c := comeBack(t, e, "", f[0].channel, f[1].channel)
+	other := comeBack(t, e, "", f[0].channel)
+	other.startID()
 	a := f[0].publish("a1")
-	require.NoError(t, c.read())
-	require.Empty(t, c.dec.LastEventID())
+	require.Equal(t, "a1", other.next(1)[0].data)
 	f[1].line.OpenSpan(f[1].id())
 	got := c.next(1)
 	require.Equal(t, []event{{vector(0, a, sseproto.ID{Ms: 1000}), "message", "a1"}}, got)

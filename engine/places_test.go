@@ -126,13 +126,21 @@ func TestPlacesOfLargeMessagesThatLeftTheRingAreBounded(t *testing.T) {
 	require.NotZero(t, places[1].Seq)
 }
 
-// shutAsk asks a shard how many entries wait for a partition to open.
+// shutAsk asks a shard how many entries wait for a partition to open, or to begin.
 type shutAsk struct{ reply chan int }
 
-func (a *shutAsk) answer(s *shard) { a.reply <- s.shutJoins.len() }
+func (a *shutAsk) answer(s *shard) { a.reply <- s.shutJoins.len() + s.unbegun.len() }
+
+func awaiting(s *shard) int {
+	a := &shutAsk{make(chan int, 1)}
+	s.post(command{ask: a})
+	return <-a.reply
+}
 
 func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
-	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards = 1 }, 1)
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards = 1 })
+	f[1].publish("taken back")
+	f[1].line.CloseSpan(sseproto.ID{Ms: 1000})
 	stays := comeBack(t, e, "", f[1].channel)
 	for range 2*tableChunk + 100 {
 		c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 1000}), f[1].channel)
@@ -140,10 +148,10 @@ func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
 		require.NoError(t, c.conn.Close())
 		require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
 	}
-	a := &shutAsk{make(chan int, 1)}
-	e.shards[0].post(command{ask: a})
-	require.Less(t, <-a.reply, tableChunk+100)
+	require.Less(t, awaiting(e.shards[0]), tableChunk+100)
 
+	f[1].tick()
+	f[1].h.written = f[1].id()
 	f[1].line.OpenSpan(f[1].id())
 	f[1].publish("open")
 	require.Equal(t, "open", stays.next(1)[0].data)

@@ -72,6 +72,9 @@ type shard struct {
 	arrivals    queue[*front.Stream] // not admitted yet
 	arrived     uint64               // how many came, ever
 	newcomers   queue[newcomer]      // subscribed, not yet answered
+	unbegun     queue[unbegunSlot]   // the same, with a partition that was never open
+	seenUnbegun int32                // Log.unbegun when they were looked at last
+	unbegunOpen int                  // of these, how many have not left
 	pages       queue[command]       // histories that were read
 	ahead       waitingHeap
 	barrier     *barrier // the newest that the loop has come to; at first one before all
@@ -217,6 +220,7 @@ func (s *shard) pass(now time.Time) {
 	v := s.reader.open()
 	s.fanOut(&v)
 	s.takeTurns(&v, &s.merges, s.shares.merge)
+	s.lookAtUnbegun()
 	s.answerSome(&v)
 	s.takePages(&v)
 	s.lookAhead(&v)
@@ -267,7 +271,8 @@ func (s *shard) closeAll() {
 	}
 	for !s.arrivals.empty() {
 		a := s.arrivals.pop()
-		s.closeFd(a.FD, a.Peer, a.Subject, CloseDrain)
+		s.count.closed[CloseDrain].Add(1)
+		s.closeFd(a.FD, a.Peer, a.Subject)
 	}
 	s.gauge.Store(0)
 }
@@ -292,7 +297,7 @@ func (s *shard) pollTimeout() int {
 	if !s.paced.empty() {
 		wait = min(wait, s.untilPaced())
 	}
-	isPolling := len(s.ahead.list) > 0 || !s.shutJoins.empty() || !s.timedJoins.empty()
+	isPolling := len(s.ahead.list) > 0 || !s.shutJoins.empty() || !s.timedJoins.empty() || !s.unbegun.empty()
 	if poll := int(aheadPoll / time.Millisecond); isPolling && (wait < 0 || wait > poll) {
 		return poll
 	}
@@ -451,17 +456,21 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 	if c.phase == phaseAhead {
 		s.ahead.leave(s)
 	}
+	if c.phase == phaseUnbegun { // it did not count as attached
+		s.unbegunOpen--
+	} else {
+		s.count.closed[reason].Add(1)
+	}
 	s.enter(c, phaseFree)
 	fd, peer, subject := int(c.fd), c.peer, s.credentials.get(i).subject
 	s.credentials.clear(i)
 	s.dropSlot(i)
-	s.closeFd(fd, peer, subject, reason)
+	s.closeFd(fd, peer, subject)
 }
 
 // closeFd is the one place where a shard closes a descriptor.
-func (s *shard) closeFd(fd int, peer, subject uint32, reason CloseReason) {
+func (s *shard) closeFd(fd int, peer, subject uint32) {
 	s.budget.calls++
-	s.count.closed[reason].Add(1)
 	closeFd(fd)
 	s.engine.closed(peer, subject)
 }

@@ -19,7 +19,8 @@ import "github.com/valyala/bytebufferpool"
 // A queued slot of which too much lies unread at its client is paced, until it has its turn
 // again (slow.go).
 //
-// In a log of several partitions there is joining in the place of ahead and resuming (joining.go).
+// In a log of several partitions there is joining in the place of ahead and resuming (joining.go). And
+// before arriving there is unbegun, for a slot with a partition that was never open (begin.go).
 //
 // From each phase but arriving closeSlot leads to free. Ahead, resuming and blocked slots
 // whose pending bytes are written resume, which leads to live, queued, blocked, ahead or
@@ -28,6 +29,7 @@ type slotPhase uint8
 
 const (
 	phaseFree     slotPhase = iota // no connection
+	phaseUnbegun                   // in shard.unbegun: subscribed; waits for one of its partitions to open for the first time
 	phaseArriving                  // subscribed; its head is not written
 	phaseLive                      // gets new messages straight away, from the jobs of its channels
 	phaseQueued                    // in shard.merges or shard.late: has messages to get, or pending bytes to write, when it is its turn
@@ -60,7 +62,7 @@ const (
 type slot struct {
 	// pos is a position up to which all messages of its channels are written. What lies
 	// behind depends on the phase:
-	//   - arriving: where the log stood when its request was read. Nothing is written.
+	//   - unbegun, arriving: where the log stood when its request was read. Nothing is written.
 	//   - live: exact, but it may be old, also older than the ring: what was scanned since
 	//     is not for it, or in the jobs at hand. shard.upTo tells the newest one.
 	//   - queued, blocked, paced: exact, and not so old that its ID is forgotten. Nothing behind is
@@ -84,6 +86,9 @@ type slot struct {
 }
 
 func (c *slot) has(f slotFlags) bool { return c.flags&f != 0 }
+
+// isAnswered: at least a part of its head is written.
+func (c *slot) isAnswered() bool { return c.phase > phaseArriving }
 
 // form is how the slot's stream looks on the wire: its last two flags.
 func (c *slot) form() form { return form(c.flags / slotChunked) }

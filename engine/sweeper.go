@@ -91,7 +91,7 @@ func (s *shard) visitSome(v *view, now time.Time) {
 			w.next = 0
 			continue
 		}
-		if c := s.slots.at(w.next); c.phase != phaseFree && c.phase != phaseArriving {
+		if c := s.slots.at(w.next); c.isAnswered() {
 			s.visit(v, w.next, c, second, over)
 		}
 	}
@@ -179,7 +179,7 @@ func (s *shard) drainSome() {
 			w.victim = 0
 			continue
 		}
-		if c := s.slots.at(w.victim); c.phase != phaseFree && c.phase != phaseArriving {
+		if c := s.slots.at(w.victim); c.isAnswered() {
 			s.disconnect(w.victim, c, CloseDrain)
 			w.closes--
 		}

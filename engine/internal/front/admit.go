@@ -83,12 +83,16 @@ func (f *Front) judge(req *sseproto.Request, c *caller, client netip.Addr) verdi
 		c.peer = peer
 	}
 	lastEventID, resumes := f.lastEventIDOf(req)
-	return verdict{stream: &Stream{
+	s := &Stream{
 		FD: c.fd, Head: f.head(req), Chunked: f.wantsChunks(req), Told: options.Told, Channels: channels,
 		LastEventID: lastEventID, Resumes: resumes, TakesID: f.wantsStartID(req, options.Start),
 		Expires: f.maxAge(), Peer: c.peer, Since: since, Client: ClientKey(client, c.fd),
 		Start: f.startOf(options.From, resumes),
-	}}
+	}
+	if f.host.Begun != nil && !f.host.Begun() {
+		s.Refusal = f.refusalOf(req)
+	}
+	return verdict{stream: s}
 }
 
 // startOf is Stream.Start for what a client asks for. An age counts from the request, not

@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"html"
 	"math/rand/v2"
@@ -91,7 +92,7 @@ func (f *Front) probed(path string) *sseproto.Response {
 	if path == pathHealth {
 		return &sseproto.Response{Status: http.StatusOK, Body: "ok\n"}
 	}
-	if _, why, ok := f.availability(); !ok {
+	if _, why, ok := f.allows(f.host.Ready); !ok {
 		return &sseproto.Response{Status: http.StatusServiceUnavailable, Body: why + "\n"}
 	}
 	return &sseproto.Response{Status: http.StatusOK, Body: "ready\n"}
@@ -151,20 +152,55 @@ func (f *Front) appendStream(dst []byte, req *sseproto.Request, h *handshake) ([
 func (f *Front) appendUnavailable(dst []byte, req *sseproto.Request, reason RefuseReason, why string) ([]byte, afterAnswer) {
 	f.counters.refused[reason].Add(1)
 	if !wantsEventStream(req) {
-		return f.append(dst, req, &sseproto.Response{
-			Status: statusFor(reason), RetryAfter: f.retryDelay(reason), Body: why + "\n",
-		})
+		return f.append(dst, req, f.unavailable(reason, why))
 	}
+	return f.appendEmptyStream(dst, req, reason), thenClose
+}
+
+// unavailable is what programs get.
+func (f *Front) unavailable(reason RefuseReason, why string) *sseproto.Response {
+	return &sseproto.Response{Status: statusFor(reason), RetryAfter: f.retryDelay(reason), Body: why + "\n"}
+}
+
+// appendEmptyStream is what browsers get.
+func (f *Front) appendEmptyStream(dst []byte, req *sseproto.Request, reason RefuseReason) []byte {
 	dst = append(dst, f.head(req)...)
 	if string(req.Method) == http.MethodHead {
-		return dst, thenClose
+		return dst
 	}
 	start := len(dst)
 	dst = sseproto.AppendRetry(dst, f.retryDelay(reason))
 	if f.wantsChunks(req) {
 		dst = append(sseproto.WrapChunk(dst, start), sseproto.LastChunk...)
 	}
-	return dst, thenClose
+	return dst
+}
+
+// Refusal turns a stream away that the host has taken and not answered.
+type Refusal struct {
+	answer []byte
+	status int // of it; 0: it is an empty stream
+}
+
+// refusalOf makes the answer of appendUnavailable for later: the request is gone by then.
+func (f *Front) refusalOf(req *sseproto.Request) *Refusal {
+	if wantsEventStream(req) {
+		return &Refusal{answer: f.appendEmptyStream(nil, req, RefuseNotReady)}
+	}
+	_, why := f.host.Ready()
+	resp := f.unavailable(RefuseNotReady, cmp.Or(why, "not ready"))
+	resp.Close = true
+	answer, _ := f.compose(nil, req, resp)
+	return &Refusal{answer, resp.Status}
+}
+
+// TurnAway counts a refusal and returns the answer, after which the host closes.
+func (f *Front) TurnAway(r *Refusal) []byte {
+	f.counters.refused[RefuseNotReady].Add(1)
+	if r.status != 0 {
+		f.count(r.status)
+	}
+	return r.answer
 }
 
 // wantsChunks reports whether the stream that answers a request has chunks. A client of
@@ -255,9 +291,15 @@ const (
 		"a shell with <code>curl -N</code>. The dashboard is on the admin listener.</p>\n"
 )
 
-// append extends dst with resp as the answer to req, and says whether another
+// append extends dst with resp as the answer to req, counts it, and says whether another
 // request may follow on the connection.
 func (f *Front) append(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
+	f.count(resp.Status)
+	return f.compose(dst, req, resp)
+}
+
+// compose is append for an answer that may not be given.
+func (f *Front) compose(dst []byte, req *sseproto.Request, resp *sseproto.Response) ([]byte, afterAnswer) {
 	then := thenKeep
 	switch {
 	case req.HasBody():
@@ -271,7 +313,6 @@ func (f *Front) append(dst []byte, req *sseproto.Request, resp *sseproto.Respons
 	if resp.CORS == (sseproto.CORS{}) {
 		resp.CORS = f.cors.grant(req.Header("Origin"))
 	}
-	f.count(resp.Status)
 	return resp.AppendTo(dst), then
 }
 

@@ -55,6 +55,9 @@ const RefusalSlots = 64
 // New opens the listeners of cfg.Listen. Nothing is accepted before Serve.
 func New(cfg Config, host Host) (*Front, error) {
 	configureNetpoll()
+	if host.Takes == nil {
+		host.Takes = host.Ready
+	}
 	f := &Front{
 		cfg:     cfg,
 		host:    host,
@@ -273,10 +276,15 @@ func (f *Front) endLarge(h *handshake) {
 
 // availability tells whether a stream can be taken now, and if not, why.
 func (f *Front) availability() (reason RefuseReason, text string, ok bool) {
+	return f.allows(f.host.Takes)
+}
+
+// allows asks the host, unless the front drains.
+func (f *Front) allows(host func() (ok bool, reason string)) (reason RefuseReason, text string, ok bool) {
 	if f.draining.Load() {
 		return RefuseDraining, "draining", false
 	}
-	if ready, why := f.host.Ready(); !ready {
+	if ok, why := host(); !ok {
 		return RefuseNotReady, why, false
 	}
 	return 0, "", true

@@ -31,6 +31,8 @@ type Stream struct {
 	// Start is where a client without Last-Event-ID wants to start, never a StartPoint of
 	// the kind FromAge; nil: now.
 	Start *sseproto.StartPoint
+	// Refusal is for a host that cannot serve the stream after all: see Host.Begun. Nil: it can.
+	Refusal *Refusal
 }
 
 // Standing is where the log of the host stood at some moment. The front carries it and
@@ -46,8 +48,14 @@ type Standing struct {
 // Host is what the front asks of the engine. All of it may be called from any goroutine,
 // and none of it blocks.
 type Host struct {
-	// Ready tells whether a stream can be served now, and if not, why.
+	// Ready tells what probes are told: whether all streams can be served now, and if not, why.
 	Ready func() (ok bool, reason string)
+	// Takes tells whether some streams can be served now. Nil: as Ready.
+	Takes func() (ok bool, reason string)
+	// Begun tells whether the log of the host has begun, all of it. A stream that comes before
+	// brings a Refusal: the host may wait for its part of the log, and turn it away by
+	// Front.TurnAway if that takes too long. Nil: always.
+	Begun func() bool
 	// Standing tells where the log stands. It is asked before the request is judged.
 	Standing func() Standing
 	// Clock tells the present in wire milliseconds, on the clock that IDs are from: it is
