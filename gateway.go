@@ -62,7 +62,7 @@ func New(cfg Config) (*Gateway, error) {
 // stores, and the stores are the engine's history: hence the late ones.
 func (g *Gateway) open() (err error) {
 	cfg := g.cfg.engine()
-	cfg.Ready = g.readyForClients
+	cfg.Ready, cfg.Takes = g.readyForClients, g.takesClients
 	cfg.Partitions = g.cfg.partitions()
 	histories := make([]lateHistory, cfg.Partitions)
 	switch {
@@ -106,6 +106,7 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 	})
 	for q := range histories {
 		cfg := g.cfg.feed()
+		cfg.Cleared = g.fleet.Cleared()
 		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.feeds, q, (*rsub.Feed).Leads)
 		if g.stores != nil {
 			cfg.OnLeaseReleased = g.stores[q].TryLease
@@ -202,6 +203,20 @@ func (g *Gateway) readyForClients() (ok bool, reason string) {
 	return ok, reason
 }
 
+// takesClients is readyForClients, but that with several partitions one that messages come of
+// is enough: the engine lets streams of others wait.
+func (g *Gateway) takesClients() (ok bool, reason string) {
+	if ok, reason = g.readyForClients(); ok || g.draining.Load() || g.cfg.partitions() == 1 || !g.fleet.IsCleared() {
+		return ok, reason
+	}
+	for _, feed := range g.feeds {
+		if up, _ := feed.State(); up {
+			return true, ""
+		}
+	}
+	return false, reason
+}
+
 // Run serves until ctx ends and everything is drained, or something fails. When ctx ends
 // it closes the streams, spread over StreamConfig.Drain, while messages still come in;
 // then the history is written to its end, for at most 2.5 s; then the connections to
@@ -243,7 +258,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 		run(g.fleet.Run)
 	}
 	for _, store := range g.stores {
-		stores.Go(func() { _ = store.Run(storeCtx) }) // always the cause of storeCtx
+		stores.Go(func() {
+			select {
+			case <-g.fleet.Cleared(): // before, it would count as one that can write
+				_ = store.Run(storeCtx) // always the cause of storeCtx
+			case <-storeCtx.Done():
+			}
+		})
 	}
 	if len(g.feeds) > 1 {
 		ready.Go(func() { g.balance(readyCtx) })

@@ -104,6 +104,12 @@ func (g *Gateway) feedState() (ok bool, down []string) {
 		}
 		began = began && feed.Began()
 	}
+	if g.fleet != nil && !g.fleet.IsCleared() { // although the ticks of others may come already
+		if len(down) == 0 {
+			down = append(down, "waiting to hear of the other instances")
+		}
+		return false, down
+	}
 	return len(down) == 0 || began && len(down) < len(g.feeds), down
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"regexp"
@@ -596,4 +597,53 @@ func TestMoveToAnotherNumberOfPartitions(t *testing.T) {
 	for n := 3; n <= sent; n++ {
 		require.Equal(t, len(channels), got[strconv.Itoa(n)], "message %d", n)
 	}
+}
+
+// TestInstanceThatStartsWhileANodeIsAway is not ready. It serves the other partitions to who
+// comes all the same, and turns away who wants the missing one: an EventSource comes back.
+func TestInstanceThatStartsWhileANodeIsAway(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
+	b := newBackend(t, c.URL(), 3)
+	c.Nodes[0].Kill()
+	cfg := partitioned(t, c.URL(), 3)
+	cfg.History.Wait = 100 * time.Millisecond
+	gateway, _ := serve(t, cfg)
+	require.Eventually(t, func() bool { return gateway.Partitions()[1].Up && gateway.Partitions()[2].Up }, time.Minute, 5*time.Millisecond)
+	away, here := channelOf(0, 3), channelOf(1, 3)
+	url := "http://" + gateway.Addrs()[0].String()
+	get := func(path, accept string) (status int, body string) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
+		require.NoError(t, err)
+		request.Header.Set("Accept", accept)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		return response.StatusCode, string(text)
+	}
+	status, body := get("/ready", "")
+	require.Equal(t, []any{http.StatusServiceUnavailable, "not linked to Redis\n"}, []any{status, body})
+	stream := open(gateway, here, "")
+	defer stream.close()
+	for i := range 3 {
+		require.NoError(t, b.publish(t.Context(), []ssed.OutMessage{{Channel: here, Message: ssed.Message{Data: strconv.Itoa(i)}}}))
+		_, data := stream.event()
+		require.Equal(t, strconv.Itoa(i), data)
+	}
+	for _, channels := range []string{away, here + "&channel_id=" + away} {
+		status, body = get("/sse/connect?channel_id="+channels, "*/*")
+		require.Equal(t, []any{http.StatusServiceUnavailable, "not linked to Redis\n"}, []any{status, body})
+		status, body = get("/sse/connect?channel_id="+channels, "text/event-stream")
+		require.Equal(t, http.StatusOK, status)
+		require.Regexp(t, `^retry: \d+\n$`, body)
+	}
+	require.EqualValues(t, 4, gateway.Stats().Refused["not-ready"])
+	require.NoError(t, c.Nodes[0].Restart())
+	awaitReady(gateway)
+	whole := open(gateway, here+"&channel_id="+away, "")
+	defer whole.close()
+	require.NoError(t, b.publish(t.Context(), []ssed.OutMessage{{Channel: away, Message: ssed.Message{Data: "back"}}}))
+	_, data := whole.event()
+	require.Equal(t, "back", data)
 }

@@ -53,6 +53,9 @@ type Config struct {
 	// Elsewhere counts the other partitions whose ticks this instance sends: the more, the
 	// longer it leaves a clock that nobody leads to others. Nil: none. It must not block.
 	Elsewhere func() int
+	// Cleared is closed when it is known that no instance with other settings is harmed:
+	// until then the Feed listens, and neither ticks nor publishes. Nil: from the start.
+	Cleared <-chan struct{}
 	// Instance is the name of this process, unique among the instances, without spaces.
 	Instance string
 	// Feeds is the number of connections that are subscribed and merged: 1 or 2.

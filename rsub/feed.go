@@ -134,6 +134,9 @@ func (f *Feed) State() (synced bool, reason string) {
 			return false, "redis: " + (*err).Error()
 		}
 	}
+	if !f.isCleared() {
+		return false, "waiting to hear of the other instances"
+	}
 	if trouble != nil {
 		return false, "no ticks: " + (*trouble).Error()
 	}
@@ -141,6 +144,19 @@ func (f *Feed) State() (synced bool, reason string) {
 		return false, "waiting for a tick"
 	}
 	return false, "waiting for the first tick"
+}
+
+// isCleared reports whether the feed may tick and publish.
+func (f *Feed) isCleared() bool {
+	if f.cfg.Cleared == nil {
+		return true
+	}
+	select {
+	case <-f.cfg.Cleared:
+		return true
+	default:
+		return false
+	}
 }
 
 // Began reports whether messages were ever numbered.

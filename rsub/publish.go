@@ -35,6 +35,8 @@ var (
 	ErrTooLarge = errors.New("rsub: message over the limit")
 	// ErrNotice is returned by Notify for words that are no notice.
 	ErrNotice = errors.New("rsub: not a notice")
+	// ErrNotCleared is returned by Publish before Config.Cleared is closed.
+	ErrNotCleared = errors.New("rsub: it is not known yet whether instances with other settings are there")
 )
 
 // OutMessage is a message to be published.
@@ -52,7 +54,7 @@ type PublishResult struct {
 
 // Publish sends a message to Redis, from where it comes back on every instance, and
 // waits until this one has its number, for Config.NumberWait or until ctx ends.
-// ErrReserved and ErrTooLarge: it was not sent. After another error it may have been
+// ErrReserved, ErrTooLarge and ErrNotCleared: it was not sent. After another error it may have been
 // sent or not.
 func (f *Feed) Publish(ctx context.Context, channel, payload string) (PublishResult, error) {
 	list, err := f.PublishBatch(ctx, []OutMessage{{channel, payload}})
@@ -104,6 +106,9 @@ func (f *Feed) mayPublish(m OutMessage) error {
 
 // send runs the script and adds the receivers of its messages to list.
 func (f *Feed) send(ctx context.Context, p *publishBatch, commands []outCommand, list []PublishResult) ([]PublishResult, error) {
+	if !f.isCleared() {
+		return list, ErrNotCleared
+	}
 	client, err := f.client.Current()
 	if err != nil {
 		return list, err

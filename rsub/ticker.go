@@ -81,6 +81,13 @@ func (t *ticker) join() {
 
 // run ends with ctx, or with ErrConfigMismatch, ErrInboxOwned or ErrNoLinks before anything was ever synced.
 func (t *ticker) run(ctx context.Context) error {
+	if cleared := t.feed.cfg.Cleared; cleared != nil {
+		select {
+		case <-cleared:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	timer := time.NewTimer(t.pause())
 	defer timer.Stop()
 	for {

@@ -45,9 +45,9 @@ func runsWith(t *testing.T, cfg ssed.Config) (engine.Config, rsub.Config, rstore
 	t.Cleanup(gateway.Close)
 	parts := gateway.Parts()
 	e, f, h := parts.Engine.Config(), parts.Feeds[0].Config(), parts.Stores[0].Config()
-	e.History, e.Ready, e.Logger = nil, nil, nil
+	e.History, e.Ready, e.Takes, e.Logger = nil, nil, nil, nil
 	e.AuthTimeout = 0 // the program's own authoriser bounds itself, by --auth-timeout
-	f.OnLeaseReleased, f.OnNotice, f.Elsewhere, h.Elsewhere = nil, nil, nil, nil
+	f.OnLeaseReleased, f.OnNotice, f.Elsewhere, h.Elsewhere, f.Cleared = nil, nil, nil, nil, nil
 	f.Logger, h.Logger = nil, nil
 	f.Instance, h.Instance = "", "" // random
 	f.Inbox = ""                    // a library takes from a key of Redis only when it is told to

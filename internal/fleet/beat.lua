@@ -7,7 +7,9 @@
 --      7 what owner keys begin with  8 prefix of the streams
 --      9 all prefixes (sorted set by expiry)  10 how long keys of the prefix last, ms
 --      11 "1" if the process has been listed before
--- Returns {"taken", when the other process last said that it is there, its owner key or ""} |
+--      12 JSON of the settings with which another value does harm, by name
+-- Returns {"harm", name and owner key of an instance that has one otherwise} |
+--         {"taken", when the other process last said that it is there, its owner key or ""} |
 --         {"nested", the other prefix} |
 --         {"ok", time, version, "1" if another process says that it is there under the
 --          name, then name and owner key of each of the others}
@@ -15,6 +17,28 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function text(n) return string.format('%.0f', n) end
+
+-- Whether the two must not run beside each other. One that does without harms nobody.
+local function harms(owner, mine)
+  local ok, id = pcall(cjson.decode, string.match(owner, '^%S+ %d+ (.*)$') or '')
+  local theirs = ok and type(id) == 'table' and id.settings
+  if type(theirs) ~= 'table' then return false end
+  theirs.partitions = theirs.partitions or '1' -- versions before there were several
+  for name, value in pairs(mine) do
+    if type(theirs[name]) == 'string' and theirs[name] ~= '' and theirs[name] ~= value then return true end
+  end
+  return false
+end
+
+-- Before anything is written: others would count the instance as one of theirs, and share
+-- their work with it.
+if ARGV[11] ~= '1' then
+  local mine = cjson.decode(ARGV[12])
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, 999)) do
+    local other = name ~= ARGV[1] and redis.call('GET', ARGV[7] .. name)
+    if other and harms(other, mine) then return {'harm', name, other} end
+  end
+end
 
 local own, said = redis.call('GET', KEYS[4]), redis.call('GET', KEYS[2])
 local process, since = string.match(own or '', '^(%S+) (%d+) ')

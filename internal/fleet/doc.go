@@ -5,7 +5,9 @@
 // are kept in an index, so that listing costs what there are instances, not keys.
 //
 // All of this lies with the keys of the whole prefix, however many partitions it has: so
-// instances with another number of them meet, and the later one ends.
+// instances with another number of them meet. An instance whose settings do not go with those
+// of the others ends before it has written anything, and before it does any work: see
+// Fleet.Cleared.
 //
 // Any instance can ask all of them how many streams a channel has: a notice on the
 // control channel, to which each adds its answer in a hash that expires. Who does not
@@ -14,5 +16,6 @@
 //
 // Subjects and tokens that are kept out for a while are in a hash that expires. Every
 // report looks whether it has changed, so an instance that missed the notice, or has just
-// begun, knows it within an interval. Nothing here is needed for the delivery of messages, and nothing here holds it up.
+// begun, knows it within an interval. Nothing here is needed for the delivery
+// of messages, and but for some seconds of a start nothing here holds it up.
 package fleet

@@ -60,6 +60,12 @@ const (
 	maxListed = 1000
 	// commandTimeout bounds one command; the client gives up after a second as well.
 	commandTimeout = time.Second
+	// holdIntervals is for how many intervals an instance that cannot be told of the others
+	// holds back, while it could do its work all the same: Redis answers, or other nodes of a
+	// cluster may.
+	holdIntervals = 2
+	// looksPerInterval is how often an instance that holds back tries again.
+	looksPerInterval = 8
 	// leaveTimeout bounds the farewell, which only spares the others some seconds.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -80,6 +86,7 @@ type Fleet struct {
 	kinds    []*kind       // both
 	asking   chan struct{} // one element per question under way
 	versions chan string   // of the list of revoked bearers, as reports meet it: the last one
+	cleared  chan struct{} // see Cleared
 
 	client   *redisconn.Client // made by Run
 	nonces   nonces
@@ -87,12 +94,14 @@ type Fleet struct {
 	outage   throttle.Outage // for the log
 
 	// Owned by the goroutine of Run.
-	process      string // of all processes this one
-	identity     string // as others read it
-	listed       bool   // a beat was taken
-	isTheirs     bool   // the last beat found that another process has the name
-	told         string // when this process last said that it is there, as Redis has it
-	otherAt      string // when another one of the name did, as last seen
+	process      string    // of all processes this one
+	identity     string    // as others read it
+	listed       bool      // a beat was taken
+	isTheirs     bool      // the last beat found that another process has the name
+	isHarmed     bool      // and with settings that do not go with these
+	failing      time.Time // since when beats tell nothing, for clear; zero: they do
+	told         string    // when this process last said that it is there, as Redis has it
+	otherAt      string    // when another one of the name did, as last seen
 	sharedLine   throttle.Line
 	mismatchLine throttle.Line
 
@@ -118,7 +127,7 @@ func New(cfg Config) *Fleet {
 	keys := redisconn.KeysOf(cfg.Client, cfg.Prefix, redisconn.Partition{})
 	f := &Fleet{
 		cfg: cfg, keys: keys, process: rand.Text(), identity: identify(cfg.Settings), client: redisconn.New(option, keys.Slot),
-		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1),
+		asking: make(chan struct{}, maxAsking), versions: make(chan string, 1), cleared: make(chan struct{}),
 	}
 	f.asks = &kind{
 		notice: noticeAsk, maxWord: maxAskWord, timeout: askTimeout, questions: make(chan question, maxQuestions),
@@ -157,10 +166,11 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 		}
 		if ctx.Err() == nil {
 			f.noted(failed)
+			f.clear(failed)
 		}
 		var soon <-chan time.Time
-		if errors.Is(failed, errWait) {
-			soon = time.After(f.cfg.Interval / 8)
+		if errors.Is(failed, errWait) || !f.IsCleared() {
+			soon = time.After(f.cfg.Interval / looksPerInterval)
 		}
 		select {
 		case <-ticker.C:
@@ -175,6 +185,41 @@ func (f *Fleet) Run(ctx context.Context) (err error) {
 	}
 	f.client.Close()
 	return err
+}
+
+// Cleared is closed when this instance may begin its work: it knows that no other one is
+// there whose settings do not go with its own, which ends Run, or it cannot know. Nothing
+// that tells of instances holds up delivery: who has no right to those keys begins at once,
+// and where their node alone does not answer, an instance begins after some seconds.
+func (f *Fleet) Cleared() <-chan struct{} { return f.cleared }
+
+// IsCleared reports whether Cleared is closed.
+func (f *Fleet) IsCleared() bool {
+	select {
+	case <-f.cleared:
+		return true
+	default:
+		return false
+	}
+}
+
+// clear takes in what a beat came to.
+func (f *Fleet) clear(err error) {
+	if f.IsCleared() {
+		return
+	}
+	reply, isReply := errors.AsType[*rueidis.RedisError](err)
+	canKnow := errors.Is(err, errWait) || !isReply && !errors.Is(err, errAnswer) && !redisconn.IsCluster(f.cfg.Client)
+	switch {
+	case err == nil, errors.Is(err, errWait) && !f.isHarmed, isReply && redisconn.Code(reply) == redisconn.CodeNoPerm:
+		close(f.cleared)
+	case canKnow: // the other process may go; the server is away that the feed needs, too
+		f.failing = time.Time{}
+	case f.failing.IsZero():
+		f.failing = time.Now()
+	case time.Since(f.failing) >= holdIntervals*f.cfg.Interval:
+		close(f.cleared)
+	}
 }
 
 // isFatal reports whether the instance must not go on.
@@ -210,6 +255,7 @@ func (f *Fleet) beat(ctx context.Context) error {
 		[]string{
 			f.cfg.Instance, millis(missed * f.cfg.Interval), rueidis.BinaryString(f.cfg.Report()),
 			f.process, f.told, f.identity, f.keys.Owners(), f.cfg.Prefix, f.keys.Prefixes, millis(f.cfg.Keep), wasListed(f.listed),
+			harmful(f.cfg.Settings),
 		}).AsStrSlice()
 	if err != nil {
 		if redisconn.Code(err) != "" {

@@ -72,7 +72,25 @@ func parseOwner(text string) (id identity) {
 	if len(parts) == 3 {
 		_ = json.Unmarshal([]byte(parts[2]), &id)
 	}
+	if _, ok := id.Settings[Partitions]; !ok && id.Settings != nil {
+		id.Settings[Partitions] = "1" // a version before there were several
+	}
 	return id
+}
+
+// harmful returns the settings with which another value does harm, in JSON.
+func harmful(settings []Setting) string {
+	list := map[string]string{}
+	for _, s := range settings {
+		if s.Harmful && s.Value != "" {
+			list[s.Name] = s.Value
+		}
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		panic(err) // text always has a JSON form
+	}
+	return string(text)
 }
 
 // Partitions is the name of the setting that is the number of partitions.
@@ -110,7 +128,10 @@ func compare(settings []Setting, words []string) (list []Mismatch) {
 func (f *Fleet) judge(answer []string) error {
 	f.isTheirs = len(answer) > 0 && answer[0] == "taken"
 	switch {
+	case len(answer) == 3 && answer[0] == "harm":
+		return f.refuse(compare(f.cfg.Settings, answer[1:]))
 	case len(answer) == 3 && answer[0] == "taken":
+		f.isHarmed = f.refuse(compare(f.cfg.Settings, []string{f.cfg.Instance, answer[2]})) != nil
 		return f.isTaken(answer[1], parseOwner(answer[2]))
 	case len(answer) == 2 && answer[0] == "nested":
 		return fmt.Errorf("%w: %s and %s. A channel could be a key of the other", ErrNested, f.cfg.Prefix, answer[1])
@@ -120,12 +141,15 @@ func (f *Fleet) judge(answer []string) error {
 	f.counters.others.Store(int64(len(answer)-4) / 2)
 	list := compare(f.cfg.Settings, answer[4:])
 	f.tellMismatches(list, answer[3] != "")
-	if !f.listed {
-		if i := slices.IndexFunc(list, Mismatch.isHarmful); i >= 0 {
-			return fmt.Errorf("%w: %v", ErrSettings, list[i])
-		}
-	}
 	f.listed, f.told = true, answer[1]
+	return nil
+}
+
+// refuse returns ErrSettings with the setting that harms, or nil if none does.
+func (f *Fleet) refuse(list []Mismatch) error {
+	if i := slices.IndexFunc(list, Mismatch.isHarmful); i >= 0 {
+		return fmt.Errorf("%w: %v", ErrSettings, list[i])
+	}
 	return nil
 }
 

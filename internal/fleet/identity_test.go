@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -97,6 +98,64 @@ func TestSettingThatHarmsIsRefusedWithBothValues(t *testing.T) {
 	require.ErrorContains(t, err, "limit is 20 here and 10 on a")
 	w.sees(first, "a")
 	w.sees(w.run("c", 0, limit("10")), "a", "c")
+}
+
+// TestRefusedInstanceLeavesNoTrace: the others never count it, nor share their work with it.
+func TestRefusedInstanceLeavesNoTrace(t *testing.T) {
+	w := newTown(t)
+	first := w.run("a", 0, with(Setting{Partitions, "3", true}))
+	w.sees(first, "a")
+	before, _ := w.redis.Do("KEYS", "*")
+	b := w.run("b", 0, with(Setting{Partitions, "2", true}))
+	require.ErrorContains(t, w.refused(b), "partitions is 2 here and 3 on a")
+	require.False(t, b.IsCleared())
+	after, _ := w.redis.Do("KEYS", "*")
+	require.ElementsMatch(t, before, after)
+	beats := first.Stats().Beats
+	require.Eventually(t, func() bool { return first.Stats().Beats > beats+1 }, patience, time.Millisecond)
+	require.Zero(t, first.Others())
+	// A version without that setting has one.
+	first.stop()
+	w.redis.Do("SET", "{sse:stream:}:owner:old", `p 1 {"host":"h","pid":1,"settings":{"inbox":""}}`)
+	w.redis.Do("ZADD", "{sse:stream:}:instances", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()), "old")
+	require.ErrorContains(t, w.refused(w.run("c", 0, with(Setting{Partitions, "2", true}))), "partitions is 2 here and 1 on old")
+	one := w.run("d", 0, with(Setting{Partitions, "1", true}))
+	<-one.Cleared()
+}
+
+// TestInstanceBeginsWhenItKnowsTheOthers, or cannot know them.
+func TestInstanceBeginsWhenItKnowsTheOthers(t *testing.T) {
+	w := newTown(t)
+	w.redis.Kill()
+	a := w.run("a", 0, nil)
+	require.Eventually(t, func() bool { return a.Stats().BeatErrors > 3*looksPerInterval }, patience, time.Millisecond)
+	require.False(t, a.IsCleared(), "what it needs is away, too")
+	require.NoError(t, w.redis.Restart())
+	<-a.Cleared()
+	a.stop()
+
+	// The name belongs to a process that may have crashed, and has other settings.
+	w.redis.Do("SET", "{sse:stream:}:owner:b", `p 1 {"host":"h","pid":1,"settings":{"partitions":"3"}}`)
+	w.redis.Do("SET", "{sse:stream:}:instance:b", "1 report")
+	b := w.run("b", 0, with(Setting{Partitions, "2", true}))
+	require.Eventually(t, func() bool { return b.Stats().BeatErrors > 3*looksPerInterval }, patience, time.Millisecond)
+	require.False(t, b.IsCleared())
+	w.redis.Do("DEL", "{sse:stream:}:owner:b", "{sse:stream:}:instance:b")
+	<-b.Cleared()
+
+	w.redis.Do("SET", "{sse:stream:}:owner:c", `p 1 {"host":"h","pid":1,"settings":{"partitions":"2"}}`)
+	w.redis.Do("SET", "{sse:stream:}:instance:c", "1 report")
+	<-w.run("c", 0, with(Setting{Partitions, "2", true})).Cleared() // with the same it begins at once
+
+	w.redis.Do("ACL", "SETUSER", "u", "on", ">u", "resetkeys", "~other:*", "+@all")
+	d := w.run("d", 0, func(c *Config) { c.Client.Username, c.Client.Password = "u", "u" })
+	<-d.Cleared()
+	require.Zero(t, d.Stats().Beats)
+
+	w.redis.Do("SET", "{sse:stream:}:instances", "of another type")
+	e := w.run("e", 0, nil)
+	<-e.Cleared()
+	require.Zero(t, e.Stats().Beats)
 }
 
 // TestSettingThatHarmsNobodyIsCounted: one that is off on one side, and one that may differ.
