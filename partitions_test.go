@@ -647,3 +647,20 @@ func TestInstanceThatStartsWhileANodeIsAway(t *testing.T) {
 	_, data := whole.event()
 	require.Equal(t, "back", data)
 }
+
+// TestTickIntervalsAreCompared: they may differ while an instance after the other gets another
+// one, and are told.
+func TestTickIntervalsAreCompared(t *testing.T) {
+	server := redistest.Start(t)
+	var gateways []*ssed.Gateway
+	for _, interval := range []time.Duration{0, 200 * time.Millisecond} {
+		cfg := partitioned(t, server.URL(), 2)
+		cfg.Feed.TickInterval = interval
+		gateway, _ := serve(t, cfg)
+		awaitReady(gateway)
+		gateways = append(gateways, gateway)
+	}
+	for _, gateway := range gateways {
+		require.Eventually(t, func() bool { return gateway.Parts().Fleet.Stats().Mismatches["tick interval"] == 1 }, time.Minute, 5*time.Millisecond)
+	}
+}

@@ -1,10 +1,12 @@
 package ssed
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
 	"ssed/internal/fleet"
+	"ssed/rsub"
 	"ssed/sseproto"
 )
 
@@ -20,7 +22,10 @@ func (g *Gateway) settings() []fleet.Setting {
 	}
 	list = append(list,
 		fleet.Setting{Name: "broadcast channel", Value: g.cfg.Streams.BroadcastChannel},
-		fleet.Setting{Name: "policies", Value: g.cfg.policyText()})
+		fleet.Setting{Name: "policies", Value: g.cfg.policyText()},
+		// Who leads ticks for all: with rare ticks the others are late with what is to be
+		// committed, and may take themselves for not ready.
+		fleet.Setting{Name: "tick interval", Value: cmp.Or(g.cfg.Feed.TickInterval, rsub.DefaultTickInterval).String()})
 	if g.cfg.Feed.Envelope {
 		// The feed compares whether there are envelopes. Which members they may have changes
 		// with versions: those payloads then are typed events of some instances, and text of

@@ -160,6 +160,9 @@ func (c *Config) validate() error {
 	check.If(Reserved(c.BatchChannel), "BatchChannel", "%.50q: channels that start with %s are never delivered", c.BatchChannel, reservedPrefix)
 	check.If(!c.Partition.IsValid(sseproto.MaxPartitions), "Partition", "%d of %d is none of at most %d", c.Partition.Number, c.Partition.Of, sseproto.MaxPartitions)
 	check.If(!c.Partition.IsWhole() && !c.Sharded, "Partition", "several of them take Sharded: with patterns each would get the messages of all")
+	if other, ok := redisconn.SharesMessages(c.Prefix); ok && c.Sharded {
+		check.Add("Prefix", "%q has the shard channels of the prefix %q: choose another one", c.Prefix, other)
+	}
 	check.If(c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"), "Prefix", "%q is empty or has braces", c.Prefix)
 	check.If(c.Instance == "" || strings.ContainsFunc(c.Instance, isSpaceOrControl), "Instance", "%q is empty or has spaces", c.Instance)
 	check.If(c.Feeds < 1 || c.Feeds > maxFeeds, "Feeds", "%d is not 1 or %d", c.Feeds, maxFeeds)

@@ -36,6 +36,20 @@ func TestPartitionsThatCannotBe(t *testing.T) {
 	f(nil, []string{url, "--config", file}, "100 is not 1 to 64 (")
 }
 
+// TestPrefixesThatCannotBe: the partitions make names of them with hash tags.
+func TestPrefixesThatCannotBe(t *testing.T) {
+	f := func(prefix, want string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, nil, "config", "--redis-url=redis://127.0.0.1:1", "--feed=sharded", "--partitions=3", "--stream-prefix="+prefix)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, "ssed: --stream-prefix: "+want)
+	}
+	f("{1}sse:stream:", `"{1}sse:stream:" is not 1 to 200 printable ASCII characters without spaces or braces`)
+	f("messages:chat:stream:", `"messages:chat:stream:" has the shard channels of the prefix "chat:": choose another one`)
+	code, _, stderr := runProgram(t, nil, "config", "--redis-url=redis://127.0.0.1:1", "--feed=sharded", "--stream-prefix=messages:stream:")
+	require.Zero(t, code, stderr)
+}
+
 // TestPartitionsAreShownByConfig, whoever gave them.
 func TestPartitionsAreShownByConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ssed.yaml")

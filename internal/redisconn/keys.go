@@ -86,6 +86,15 @@ func messages(prefix, tag string) string {
 	return "messages:" + prefix + "{" + tag + "}"
 }
 
+// SharesMessages returns the other prefix that has the same shard channels, if there is one:
+// "messages:chat:stream:" has those of "chat:". Of such two this one is refused.
+func SharesMessages(prefix string) (other string, ok bool) {
+	front, isLong := strings.CutSuffix(prefix, "stream:")
+	other, ok = strings.CutPrefix(front, "messages:")
+	ok = ok && isLong && other != "" && !strings.HasSuffix(other, "stream:")
+	return other, ok
+}
+
 // InDatabase returns the names in a database. Pub/Sub does not know of databases, so the
 // control channel has it in its name; that of database 0 is the one without.
 func (k Keys) InDatabase(db int) Keys {
