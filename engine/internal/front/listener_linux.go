@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,9 +31,15 @@ type listener struct {
 	path    string // of a unix socket, removed at close
 	fd      int
 
-	mu       sync.Mutex // orders accept, stop and close; accepts come from one goroutine
-	serving  bool       // a loop runs, and closes it at its end
-	stopped  bool
+	serving atomic.Bool // a loop runs, and closes it at its end
+	stopped atomic.Bool // nothing is accepted any more
+
+	// stopping orders stop and close. Stop holds it while it refuses what is in the queue, so
+	// that close does not free the descriptor meanwhile. Accept does not wait for it: the
+	// same goroutine serves the handshakes.
+	stopping sync.Mutex
+
+	mu       sync.Mutex // orders accept and close, behind stopping; accepts come from one goroutine
 	isClosed bool
 	spare    int // a file given up to be able to accept without a free one; -1: none
 	scratch  [chunkBytes]byte
@@ -198,11 +205,10 @@ func (l *listener) Accept() (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for range acceptTries {
-		if l.stopped {
+		if l.stopped.Load() {
 			return nil, net.ErrClosed
 		}
-		l.front.counters.accepts.Add(1)
-		fd, peer, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, peer, err := l.acceptFD()
 		switch err {
 		case nil:
 			from, refused := l.front.admit(sock.AddrOf(peer))
@@ -233,22 +239,35 @@ func (l *listener) Accept() (net.Conn, error) {
 	return nil, nil
 }
 
-// refuseLocked answers on a connection that is not going to be read from: to what
+// acceptFD takes a connection off the queue. Its descriptor is the caller's.
+func (l *listener) acceptFD() (fd int, peer unix.Sockaddr, err error) {
+	l.front.counters.accepts.Add(1)
+	return unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
+
+// refuseLocked is refuse with the buffers of Accept.
+func (l *listener) refuseLocked(fd int, reason RefuseReason) {
+	l.out = l.front.refuse(fd, reason, l.scratch[:], l.out)
+}
+
+// refuse answers on a connection that is not going to be read from, and closes it: to what
 // its request asks for if that is here already, else as a stream would be answered,
 // since clients of streams never come back after anything but a 200. When the server is
-// full the request has a moment to come.
-func (l *listener) refuseLocked(fd int, reason RefuseReason) {
-	n, result := sock.Read(fd, l.scratch[:])
-	if result == sock.Again && reason == RefuseFull && l.front.lobby.take(fd, reason) {
-		return
+// full the request has a moment to come. The request goes into scratch, the answer into
+// out, which it returns for the next one.
+func (f *Front) refuse(fd int, reason RefuseReason, scratch, out []byte) []byte {
+	n, result := sock.Read(fd, scratch)
+	if result == sock.Again && reason == RefuseFull && f.lobby.take(fd, reason) {
+		return out
 	}
 	if result != sock.OK {
 		n = 0
 	}
-	l.out = l.front.appendOverload(l.out[:0], l.scratch[:n], reason)
-	_, _ = sock.Send(fd, []sock.Iovec{sock.Piece(l.out)})
+	out = f.appendOverload(out[:0], scratch[:n], reason)
+	_, _ = sock.Send(fd, []sock.Iovec{sock.Piece(out)})
 	sock.ShutdownWrite(fd)
 	sock.Close(fd)
+	return out
 }
 
 // refuseWithSpareLocked refuses the first connection of the queue in the place of
@@ -265,8 +284,7 @@ func (l *listener) refuseWithSpareLocked() error {
 	_ = unix.Close(l.spare)
 	l.spare = -1
 	defer l.openSpare()
-	l.front.counters.accepts.Add(1)
-	fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	fd, _, err := l.acceptFD()
 	if err == nil {
 		l.refuseLocked(fd, RefuseFiles)
 	}
@@ -281,43 +299,54 @@ func (l *listener) openSpare() {
 	l.spare = fd
 }
 
-func (l *listener) startServing() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.serving = true
-}
+func (l *listener) startServing() { l.serving.Store(true) }
 
 // stop refuses what is in the queue and lets no more come: as much as a queue holds, and
-// what has come meanwhile is reset. The socket stays open,
-// and in netpoll's epoll, until its loop has seen the end and closes it; without a
-// loop it reports false.
+// what has come meanwhile is reset. Until then Accept goes on beside it: each connection is
+// taken by one of the two. The socket stays open, and in netpoll's epoll, until its loop has
+// seen the end and closes it; without a loop it reports false.
 func (l *listener) stop() (hasLoop bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stopped {
-		return l.serving
+	l.stopping.Lock()
+	defer l.stopping.Unlock()
+	hasLoop = l.serving.Load()
+	if l.stopped.Load() {
+		return hasLoop
 	}
-	l.stopped = true
-	for n := 0; l.serving && n < maxQueue; n++ {
-		fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err != nil {
-			break
-		}
-		l.refuseLocked(fd, RefuseDraining)
+	if hasLoop {
+		l.refuseQueue()
 	}
+	l.stopped.Store(true)
 	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // wakes the poller
-	return l.serving
+	return hasLoop
+}
+
+// refuseQueue refuses the connections that wait to be accepted.
+func (l *listener) refuseQueue() {
+	scratch, out := make([]byte, chunkBytes), []byte(nil)
+	for range maxQueue {
+		fd, _, err := l.acceptFD()
+		switch err {
+		case nil:
+			out = l.front.refuse(fd, RefuseDraining, scratch, out)
+		case unix.EAGAIN, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			return
+		default: // of a connection that died in the queue, see Accept
+		}
+	}
 }
 
 // close frees the descriptor. Netpoll must not watch it any more: it takes
 // listeners out of its epoll by number, which may be another's by then.
 func (l *listener) close() {
+	l.stopping.Lock()
+	defer l.stopping.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isClosed {
 		return
 	}
-	l.stopped, l.isClosed = true, true
+	l.stopped.Store(true)
+	l.isClosed = true
 	_ = unix.Close(l.fd)
 	if l.spare >= 0 {
 		_ = unix.Close(l.spare)
