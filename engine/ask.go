@@ -13,7 +13,7 @@ type ask interface{ answer(s *shard) }
 
 const (
 	// maxAsking bounds the questions that the shards are being asked at once; who
-	// comes beyond it waits. So many delay a pass, at some 50 µs each.
+	// comes beyond it waits.
 	maxAsking = 4
 	// askLooks bounds the slots and subscriptions that are looked at for one question;
 	// those of one slot more may come on top. At most 50 ns each, where they are in no
@@ -22,6 +22,8 @@ const (
 	// askFound bounds the connections described in one answer: a system call and two
 	// allocations each.
 	askFound = 100
+	// describeLooks is what one of them counts as, beside its channels.
+	describeLooks = 64
 )
 
 // waitingAsk is a question that is answered when all connections that came before it have
@@ -31,10 +33,14 @@ type waitingAsk struct {
 	behind uint64 // shard.arrived when it came
 }
 
-// answerAsks answers what was asked since the last pass.
+// answerAsks answers what was asked.
 func (s *shard) answerAsks() {
+	s.budget.begin(s.shares.asks)
 	for !s.asks.empty() && s.asks.first().behind+uint64(s.arrivals.len()) <= s.arrived {
 		s.asks.pop().answer(s)
+		if s.budget.spent() {
+			return
+		}
 	}
 }
 
@@ -118,6 +124,7 @@ func (s *shard) membersOf(name string) uint32 {
 
 // memberSlots returns the slots of a channel's members in ascending order.
 func (s *shard) memberSlots(ch uint32) []uint32 {
+	s.budget.looks += int64(s.members.at(ch).count)
 	all := make([]uint32, 0, s.members.at(ch).count)
 	for n := s.members.at(ch).first; n != 0; n = s.subs.at(n).next {
 		all = append(all, s.subs.at(n).slot)
@@ -133,7 +140,7 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 		k++
 	}
 	for looks := 0; k < len(all); k++ {
-		if len(l.found) == a.limit || looks >= askLooks {
+		if len(l.found) == a.limit || looks >= askLooks || looks > 0 && s.budget.spent() {
 			l.last = all[k-1]
 			break
 		}
@@ -146,27 +153,30 @@ func (a *listAsk) pick(s *shard, all []uint32) (l listed) {
 
 // walk answers from the slots behind a.after.
 func (a *listAsk) walk(s *shard, sel selection) (l listed) {
-	l.last = s.eachSelected(sel, a.after, func() bool { return len(l.found) >= a.limit }, func(i uint32, _ *slot) {
+	l.last = s.eachSelected(sel, a.after, a.limit, func(i uint32, _ *slot) {
 		l.found = append(l.found, s.describe(i))
 	})
 	return l
 }
 
-// eachSelected visits the slots behind after that sel selects, until enough says so or it
-// has looked at as many as one answer may. Last is the slot looked at last; 0: there are
-// no more. Visit may close the slot.
-func (s *shard) eachSelected(sel selection, after uint32, enough func() bool, visit func(i uint32, c *slot)) (last uint32) {
+// eachSelected visits the slots behind after that sel selects: until it has visited limit of
+// them, at least 1, or has looked at as many as one answer may, or the share of the stage is
+// spent. Last is the slot looked at last; 0: there are no more. Visit may close the slot.
+func (s *shard) eachSelected(sel selection, after uint32, limit int, visit func(i uint32, c *slot)) (last uint32) {
 	i := after + 1
-	for looks := 0; i < s.slots.used && looks < askLooks && !enough(); i++ {
+	for looks, isEnough := 0, false; i < s.slots.used && looks < askLooks && !isEnough; i++ {
 		looks++
-		c := s.slots.at(i)
-		if c.phase == phaseFree {
-			continue
+		s.budget.slots++
+		if c := s.slots.at(i); c.phase != phaseFree {
+			ok, seen := s.selects(sel, i, c)
+			looks += seen
+			s.budget.looks += int64(seen)
+			if ok {
+				visit(i, c)
+				limit--
+			}
 		}
-		ok, seen := s.selects(sel, i, c)
-		if looks += seen; ok {
-			visit(i, c)
-		}
+		isEnough = limit == 0 || s.budget.spent()
 	}
 	if i < s.slots.used {
 		return i - 1
@@ -187,6 +197,7 @@ func (s *shard) subscribes(c *slot, ch uint32) (ok bool, looks int) {
 
 // describe tells what is known of the connection in slot i.
 func (s *shard) describe(i uint32) foundSlot {
+	s.budget.looks += describeLooks
 	c := s.slots.at(i)
 	f := foundSlot{
 		ref: ref{i, c.gen}, channels: s.namesOf(c), pos: s.upTo(i), opened: c.opened,

@@ -55,7 +55,7 @@ func (b *budget) begin(share cost) { b.limit = b.cost() + share }
 func (b *budget) spent() bool { return b.cost() >= b.limit }
 
 // shares are the budgets of the stages of a pass, in the order of the stages. Small
-// channels come first. All together are 7 ms, which only a loop that has too much of
+// channels come first. All together are 8 ms, which only a loop that has too much of
 // everything takes.
 type shares struct {
 	admit  cost // new connections: descriptor and subscriptions
@@ -69,6 +69,7 @@ type shares struct {
 	late   cost // slots that are behind
 	paced  cost // slots that wait until their clients have read
 	large  cost // messages of large channels: some 100 writes
+	asks   cost // questions about connections, and streams that an operator closes
 	sweep  cost // heartbeats, expiry, slow readers, drain
 }
 
@@ -77,5 +78,5 @@ const millisecond cost = 1_000_000
 var defaultShares = shares{
 	admit: millisecond / 2, walk: millisecond, small: millisecond, merge: millisecond / 2, answer: millisecond / 2,
 	pages: millisecond / 2, ahead: millisecond / 4, events: millisecond / 2, late: millisecond, paced: millisecond / 4, large: 2 * millisecond / 5,
-	sweep: millisecond,
+	asks: millisecond / 2, sweep: millisecond,
 }

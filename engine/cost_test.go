@@ -38,7 +38,7 @@ func (s *nullShard) settle() (dearest cost) {
 
 // all is what the stages of a pass may do together.
 func (sh *shares) all() cost {
-	return sh.admit + sh.walk + sh.small + sh.merge + sh.answer + sh.pages + sh.ahead + sh.events + sh.late + sh.paced + sh.large + sh.sweep
+	return sh.admit + sh.walk + sh.small + sh.merge + sh.answer + sh.pages + sh.ahead + sh.events + sh.late + sh.paced + sh.large + sh.asks + sh.sweep
 }
 
 // aTurn is the dearest single thing that a stage does: a write of as many bytes and
@@ -233,6 +233,42 @@ func TestBurstIsGatheredOnceForAllMembers(t *testing.T) {
 		require.EqualValues(t, 1000*size*burst, s.count.delivered.Load())
 		t.Logf("%d members: %+v", 1000*size, w)
 		require.LessOrEqual(t, w.looks, int64(3*burst), "once to find them, once to gather them")
+	}
+}
+
+// TestClosingManyStreamsAtOnceCostsAPassLittle: an operator closes all of a channel.
+func TestClosingManyStreamsAtOnceCostsAPassLittle(t *testing.T) {
+	for _, size := range sizes {
+		s := newNullShard(t)
+		for range 300 * size {
+			slot, c := s.newSlot(-1) // the descriptor is closed: /dev/null is shared by the others
+			c.pos, c.phase = s.log.Position(), phaseBlocked
+			s.subscribe(slot, "a")
+			s.engine.conns.Add(1)
+		}
+		var closed int64
+		var dearest cost
+		for after := uint32(0); ; {
+			var asked []*matchAsk
+			for range maxAsking { // several operators
+				q := &matchAsk{ctx: t.Context(), match: Match{Channel: "a"}, after: after, reply: make(chan closedSome, 1)}
+				s.asks.push(waitingAsk{ask: q})
+				asked = append(asked, q)
+			}
+			dearest = max(dearest, s.settle())
+			after = 0
+			for _, q := range asked {
+				done := <-q.reply
+				closed += done.streams
+				after = max(after, done.last)
+			}
+			if after == 0 {
+				break
+			}
+		}
+		t.Logf("%d streams: dearest pass %v", 300*size, dearest)
+		require.EqualValues(t, 300*size, closed)
+		require.Less(t, dearest, s.shares.asks+millisecond)
 	}
 }
 

@@ -48,9 +48,6 @@ func (s *shard) selects(sel selection, i uint32, c *slot) (ok bool, looks int) {
 	return s.subscribes(c, sel.ch)
 }
 
-// closesPerAsk bounds the streams that are closed in one answer: some 2 ms.
-const closesPerAsk = 256
-
 // matchAsk asks to close the streams that match, in the order of their slots.
 type matchAsk struct {
 	ctx   context.Context
@@ -75,7 +72,7 @@ func (a *matchAsk) answer(s *shard) {
 		return
 	}
 	var done closedSome
-	done.last = s.eachSelected(sel, a.after, func() bool { return done.streams >= closesPerAsk }, func(i uint32, c *slot) {
+	done.last = s.eachSelected(sel, a.after, askLooks, func(i uint32, c *slot) {
 		s.disconnect(i, c, CloseAdmin)
 		done.streams++
 	})

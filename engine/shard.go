@@ -316,7 +316,7 @@ func (s *shard) busy() bool {
 // hasWork reports whether a stage has something left to do.
 func (s *shard) hasWork() bool {
 	return s.poller.hasEvents() || !s.small.empty() || !s.large.empty() || !s.merges.empty() || !s.late.empty() ||
-		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || s.ahead.isDue ||
+		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || !s.asks.empty() || s.ahead.isDue ||
 		s.barrierNext != 0 || s.overrun.next != 0 || s.pacedOwed > 0 || s.shutOwed > 0 || s.timedOwed > 0 || s.sweeper.isOwed()
 }
 
