@@ -275,50 +275,70 @@ func (s *shard) namesOf(c *slot) []string {
 	return names
 }
 
-// takePage goes on with a slot whose history was read. What the socket does not
-// take is not kept: only the event that was cut is, and when there is room again
-// the slot goes on behind it.
+// takePage goes on with a slot whose history was read. A page may have many times what one
+// turn may: the rest comes behind the pages of others.
 func (s *shard) takePage(v *view, l command) {
-	r := l.page
-	defer r.release()
 	i, c := l.to.slot, s.slots.at(l.to.slot)
-	if c.gen != l.to.gen {
-		return
-	}
-	if s.log.isDivided() {
-		s.takeOwnPage(v, i, c, r)
-		return
-	}
-	if r.err != nil {
+	hasMore := false
+	switch {
+	case c.gen != l.to.gen:
+	case s.log.isDivided():
+		hasMore = s.takeOwnPage(v, i, c, &l)
+	case l.page.err != nil:
 		s.closeSlot(i, CloseHistory)
-		return
+	default:
+		hasMore = s.writePage(v, i, c, &l)
 	}
-	n, res := 0, ioOK
-	if len(r.page.buf) > 0 {
-		n, res = s.writeBytes(c, r.page.buf)
+	if hasMore {
+		s.pages.push(l)
+	} else {
+		l.page.release()
+	}
+}
+
+// writePage writes what one turn may have of a page, and reports whether there is more. What the
+// socket does not take is not kept: only the event that was cut is, and when there is room again
+// the slot goes on behind it.
+func (s *shard) writePage(v *view, i uint32, c *slot, l *command) (hasMore bool) {
+	r := l.page
+	from, to := l.done, r.turn(l.done, s.pageTurn)
+	if from == 0 {
+		s.noteGaps(r)
+	}
+	start, end := r.endOf(from), r.endOf(to)
+	if start < end {
+		n, res := s.writeBytes(c, r.page.buf[start:end])
 		c.flags &^= slotNoID
-	}
-	if res == ioFailed {
-		s.closeSlot(i, CloseError)
-		return
-	}
-	s.noteGaps(r)
-	if n < len(r.page.buf) {
-		missing, p, whole := r.rest(n)
-		p.client = l.client
-		s.delivered += whole
-		if !s.hasRoom() {
-			s.closeSlot(i, CloseSlow)
-			return
+		if res == ioFailed {
+			s.closeSlot(i, CloseError)
+			return false
 		}
-		s.keepPending(i, missing, p)
-		s.block(c)
-		return
+		if n < end-start {
+			s.keepRest(i, c, l, start+n)
+			return false
+		}
 	}
-	s.delivered += r.events
+	s.delivered += r.eventsIn(to) - r.eventsIn(from)
+	if l.done = to; to < len(r.page.frames) {
+		return true
+	}
 	p := r.next()
 	p.client = l.client
 	s.resumeFrom(v, i, c, p)
+	return false
+}
+
+// keepRest blocks a slot whose socket took n bytes of a page.
+func (s *shard) keepRest(i uint32, c *slot, l *command, n int) {
+	missing, p, events := l.page.rest(n)
+	p.client = l.client
+	s.delivered += events - l.page.eventsIn(l.done)
+	if !s.hasRoom() {
+		s.closeSlot(i, CloseSlow)
+		return
+	}
+	s.keepPending(i, missing, p)
+	s.block(c)
 }
 
 const (

@@ -236,6 +236,52 @@ func TestBurstIsGatheredOnceForAllMembers(t *testing.T) {
 	}
 }
 
+// pageOf is a page of the history, of messages of a kilobyte on a channel.
+func pageOf(channel string, messages int, upTo sseproto.ID) *replay {
+	p := newPage([]string{channel}, sseproto.ID{Ms: 500})
+	for n := range messages {
+		p.Event(0, sseproto.ID{Ms: 500, Seq: uint64(n + 1)}, sseproto.Message{Data: strings.Repeat("x", 1000)})
+	}
+	p.finish(upTo)
+	r := &replay{page: p, upTo: upTo, taken: make(chan struct{})}
+	r.arrange()
+	return r
+}
+
+// TestPageOfTheHistoryIsWrittenInTurns: how large it may be goes by the size of the ring. Those
+// who take one each have their turns one after the other, and small channels theirs between.
+func TestPageOfTheHistoryIsWrittenInTurns(t *testing.T) {
+	const slots = 3
+	for _, size := range sizes {
+		s := newNullShard(t)
+		s.fillWith(slots, "a")
+		s.fillWith(1, "canary")
+		canary := s.slots.used - 1
+		r := pageOf("a", 1000*size, s.feed.publish("other", "x"))
+		r.refs.Store(slots)
+		for i := range uint32(slots) {
+			c := s.slots.at(i + 1)
+			s.enter(c, phaseResuming)
+			s.pages.push(command{page: r, to: ref{i + 1, c.gen}})
+		}
+		var dearest cost
+		for passes := 0; s.busy(); passes++ {
+			s.feed.publish("canary", "x")
+			w := s.counting(func() { s.shard.pass(s.began) })
+			dearest = max(dearest, w.cost())
+			require.Equal(t, s.log.Position(), s.slots.at(canary).pos, "after %d passes", passes)
+			require.Less(t, passes, 100*size)
+		}
+		<-r.taken
+		t.Logf("%d KiB: dearest pass %v", len(r.page.buf)>>10, dearest)
+		require.Less(t, dearest, s.shares.all()+aTurn)
+		for i := range uint32(slots) {
+			require.Equal(t, phaseLive, s.slots.at(i+1).phase)
+		}
+		require.Zero(t, s.slots.at(canary).off)
+	}
+}
+
 // TestClosingManyStreamsAtOnceCostsAPassLittle: an operator closes all of a channel.
 func TestClosingManyStreamsAtOnceCostsAPassLittle(t *testing.T) {
 	for _, size := range sizes {

@@ -636,23 +636,23 @@ func (s *shard) lookAtJoin(v *view, r ref, popped func(*joining)) {
 	}
 }
 
-// takeOwnPage goes on with a slot for which the history of a partition was read. What its
-// socket does not take is read again.
-func (s *shard) takeOwnPage(v *view, i uint32, c *slot, r *replay) {
-	j := s.joins[i]
-	if j == nil { // it has joined meanwhile
-		return
+// takeOwnPage goes on with a slot for which the history of a partition was read, and reports
+// whether there is more of the page for it. What its socket does not take is read again.
+func (s *shard) takeOwnPage(v *view, i uint32, c *slot, l *command) (hasMore bool) {
+	r, j := l.page, s.joins[i]
+	if j == nil || l.done > 0 && l.joining != j { // it has joined meanwhile
+		return false
 	}
 	p := j.partOf(r.key.part)
-	if !p.isAsked || p.start != r.key.start || p.start.IsNow() && r.key.id != j.places[r.key.part] {
-		return // it was asked before the slot joined, and lost touch again
+	if l.done == 0 && (!p.isAsked || p.start != r.key.start || p.start.IsNow() && r.key.id != j.places[r.key.part]) {
+		return false // it was asked before the slot joined, and lost touch again
 	}
 	p.isAsked = false
 	canWrite := !c.has(slotPending) && (c.phase == phaseJoining || c.phase == phaseQueued)
 	switch {
 	case r.err != nil && !p.start.IsNow():
 		s.closeSlot(i, CloseHistory)
-		return
+		return false
 	case r.err != nil: // the others go on meanwhile
 		p.isMissed = false
 		p.again = s.began.Add(s.engine.cfg.HistoryWait)
@@ -662,38 +662,50 @@ func (s *shard) takeOwnPage(v *view, i uint32, c *slot, r *replay) {
 		for n, id := range r.from.ids() {
 			p.channels[n].from = beforeID(id)
 		}
+	case l.done > 0 && r.page.frames[l.done-1].id != j.places[p.line.part]: // the ring has served it meanwhile
 	case !canWrite:
 		p.isMissed = true
 	default:
 		p.isMissed = false
-		if !s.writeOwnPage(i, c, j, p, r) {
-			return
+		if !s.writeOwnPage(i, c, j, p, l) {
+			return false
+		}
+		if hasMore = l.done < len(r.page.frames); hasMore {
+			p.isAsked, l.joining = true, j
+			return true
 		}
 	}
 	if c.phase == phaseJoining {
 		s.join(v, i, c)
 	}
+	return false
 }
 
-// writeOwnPage writes a page to a slot that is joining. Not whole: the slot is blocked or
-// closed.
-func (s *shard) writeOwnPage(i uint32, c *slot, j *joining, p *joinPart, r *replay) (whole bool) {
-	s.noteGaps(r)
-	b, frames, done := &s.ownFrames, r.page.frames, 0
-	for whole = true; whole && done < len(frames); {
+// writeOwnPage writes what one turn may have of a page to a slot that is joining. Not whole: the
+// slot is blocked or closed.
+func (s *shard) writeOwnPage(i uint32, c *slot, j *joining, p *joinPart, l *command) (whole bool) {
+	r := l.page
+	if l.done == 0 {
+		s.noteGaps(r)
+	}
+	b, frames := &s.ownFrames, r.page.frames
+	whole = true
+	for bytes := 0; whole && l.done < len(frames) && bytes < s.pageTurn; {
 		b.begin(c.form(), j)
-		for k := done; k < len(frames) && !b.isFull(); k++ {
+		for k := l.done; k < len(frames) && !b.isFull() && bytes+len(b.buf) < s.pageTurn; k++ {
 			f := &frames[k]
 			b.add(p.line.part, f.id, r.page.buf[f.off:f.end], r.page.channels[f.channel], f.gap)
 		}
-		_, whole = s.writeOwn(i, c, j)
-		done += b.done
+		var n int
+		n, whole = s.writeOwn(i, c, j)
+		bytes += n
+		l.done += b.done
 	}
 	if s.joins[i] != j { // it is closed
 		return false
 	}
-	p.told = r.page.known.with(r.page.told, frames[:done])
-	if whole {
+	p.told = r.page.known.with(r.page.told, frames[:l.done])
+	if whole && l.done == len(frames) {
 		j.places[p.line.part] = r.upTo
 	}
 	return whole

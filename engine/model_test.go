@@ -327,7 +327,8 @@ func (m *model) tune(e *Engine) {
 	}
 	for _, s := range e.shards {
 		few := func() cost { return 1 + cost(m.rng.IntN(3))*5000 }
-		s.shares = shares{few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few()}
+		s.shares = shares{few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few(), few()}
+		s.pageTurn = 1 + m.rng.IntN(300)
 	}
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync/atomic"
@@ -13,14 +14,13 @@ import (
 // only until their shards have taken it: what a socket does not take at once is
 // read again later.
 type replay struct {
-	page   *page
-	key    replayKey   // what it is for
-	upTo   sseproto.ID // where to go on behind it
-	from   startIDs    // from where the channels count, see resumePoint
-	events uint64
-	gaps   uint64
-	told   []toldLoss // what the gap events say
-	err    error
+	page *page
+	key  replayKey   // what it is for
+	upTo sseproto.ID // where to go on behind it
+	from startIDs    // from where the channels count, see resumePoint
+	gaps uint64
+	told []toldLoss // what the gap events say
+	err  error
 
 	refs  atomic.Int32
 	taken chan struct{} // closed with the last release
@@ -32,6 +32,31 @@ func (r *replay) release() {
 	}
 }
 
+// turn returns the frame up to which a slot gets the page in its next turn, of which it has those
+// before from: at most so many bytes, but one frame at least. All gap events, which come first,
+// go in one turn.
+func (r *replay) turn(from, most int) (to int) {
+	frames := r.page.frames
+	end := r.endOf(from) + most
+	to, _ = slices.BinarySearchFunc(frames, end, func(f frameRef, n int) int { return cmp.Compare(f.end, n+1) })
+	to = min(max(to, from+1), len(frames))
+	for to < len(frames) && frames[to].gap {
+		to++
+	}
+	return to
+}
+
+// endOf is where the first frames of the page end.
+func (r *replay) endOf(frames int) int {
+	if frames == 0 {
+		return 0
+	}
+	return r.page.frames[frames-1].end
+}
+
+// eventsIn is how many of the first frames are events.
+func (r *replay) eventsIn(frames int) uint64 { return uint64(frames) - min(r.gaps, uint64(frames)) }
+
 // rest finds the frame that byte n of the page belongs to: what is missing of it, where
 // the client stands with it, and how many events are written then. Gap events go
 // together: only the last one moves the client on.
@@ -42,7 +67,7 @@ func (r *replay) rest(n int) (missing []byte, p resumePoint, events uint64) {
 		k++
 	}
 	p = resumePoint{kind: resumeID, id: frames[k].id, from: r.from, told: r.page.known.with(r.page.told, frames[:k+1])}
-	return r.page.buf[n:frames[k].end], p, uint64(k+1) - min(r.gaps, uint64(k+1))
+	return r.page.buf[n:frames[k].end], p, r.eventsIn(k + 1)
 }
 
 // next is where a client goes on that has all of the page.
@@ -213,8 +238,6 @@ func (r *replay) arrange() {
 		size = p.frames[k].end
 		if p.frames[k].gap {
 			r.gaps++
-		} else {
-			r.events++
 		}
 	}
 	r.told = p.sumUp()

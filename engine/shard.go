@@ -19,13 +19,15 @@ type ref struct{ slot, gen uint32 }
 // command is something that another goroutine wants of a shard: the first field
 // that is set.
 type command struct {
-	attach *front.Stream // a new connection
-	page   *replay       // what the history told for to
-	to     ref
-	client uint64 // of page: its address, see fairQueue
-	ask    ask    // a question about its connections
-	order  order
-	by     time.Time // of orderDrain
+	attach  *front.Stream // a new connection
+	page    *replay       // what the history told for to
+	to      ref
+	client  uint64   // of page: its address, see fairQueue
+	done    int      // of page: frames that earlier turns have written
+	joining *joining // of page: who they were written for, where that is joining
+	ask     ask      // a question about its connections
+	order   order
+	by      time.Time // of orderDrain
 }
 
 // order concerns the loop as a whole.
@@ -50,6 +52,7 @@ type shard struct {
 	sharesBit  bool                                      // another shard has the same bit
 	maxPending int64                                     // how much of pendingSize keeps further events of the history out
 	shares     shares                                    // of the stages of a pass
+	pageTurn   int                                       // bytes of a page of the history that a slot gets in one turn
 	firstGen   uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
 	ended      chan struct{}                             // closed at the end of the loop
 
@@ -138,6 +141,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		reader:     e.log.readers[n],
 		budget:     &e.log.readers[n].budget,
 		shares:     defaultShares,
+		pageTurn:   turnBytes,
 		poller:     p,
 		send:       sendFd,
 		number:     n,
