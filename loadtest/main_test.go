@@ -515,6 +515,20 @@ func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
 	require.Contains(t, text, `no neighbour "friendly"`)
 }
 
+func TestHostileSizesAndBurstCanBeChosen(t *testing.T) {
+	out, _ := execute(t, 0, "hostile", "--with", "ssed", "--only", "--ssed-bin", buildSsed(t), "--rounds", "1",
+		"--duration", "100ms", "--neighbour", "never reads, then silence", "--sizes", "1,3", "--burst", "500")
+	row := out.Scenarios[1]
+	require.Contains(t, row.Params, report.Param{Name: "messages before", Value: "500"})
+	require.EqualValues(t, 150, row.Value("ssed", "input_3").Median)
+	require.Positive(t, row.Value("ssed", "max_3").Median)
+	require.NotContains(t, row.Runs[0].Values, "max_4")
+	for _, sizes := range []string{"4,1", "0,1", "2,2"} {
+		_, text := execute(t, exitUsage, "hostile", "--sizes", sizes)
+		require.Contains(t, text, "not ascending")
+	}
+}
+
 func TestCostGrowthIsThatOfOneUnitOfInput(t *testing.T) {
 	f := func(want float64, known bool, points ...hostilePoint) {
 		t.Helper()

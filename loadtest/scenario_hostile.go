@@ -29,7 +29,9 @@ import (
 // wishes for.
 type hostile struct {
 	Neighbour []string      `help:"Only these neighbours, by name." placeholder:"NAME" sep:"none"`
-	Duration  time.Duration `help:"How long, once alone and once beside 1, 4 and 16 times the neighbour." default:"4s"`
+	Duration  time.Duration `help:"How long, once alone and once beside each size of the neighbour." default:"4s"`
+	Sizes     []int         `help:"Multiples of the neighbour that are tried, ascending." default:"1,4,16"`
+	Burst     int           `help:"Messages before a neighbour is measured, where it has such; 0: 30,000." placeholder:"N"`
 }
 
 // The canary: as many channels as loops of a usual machine and more, so that each has some.
@@ -37,9 +39,6 @@ const (
 	canaries   = 8
 	canaryRate = 400 // messages a second over all of them
 )
-
-// hostileSizes are the multiples of a neighbour that are tried.
-var hostileSizes = []int{1, 4, 16}
 
 // The bar of every row: what a neighbour may add to the canary's idle p99, and its
 // slowest message.
@@ -81,6 +80,10 @@ var hostileNeighbours = []besides{
 	{
 		name: "never reads, two channels", about: "The same on both channels: every message is one of two heads.",
 		kind: neighbour.NeverReads, count: 50, channels: 2, each: 2, burst: 30_000, perSec: 500, bytes: 1, body: plain, resumes: true,
+	},
+	{
+		name: "never reads, then silence", about: "The same on both channels, and no message meanwhile.",
+		kind: neighbour.NeverReads, count: 50, channels: 2, each: 2, burst: 30_000, bytes: 1, body: plain, resumes: true,
 	},
 	{
 		name: "reads a byte at a time", about: "Clients with the smallest buffers that read one byte every 100 ms.",
@@ -139,9 +142,13 @@ var hostileNeighbours = []besides{
 
 func (h *hostile) scenarios() (list []scenario) {
 	for _, b := range hostileNeighbours {
-		if len(h.Neighbour) == 0 || slices.Contains(h.Neighbour, b.name) {
-			list = append(list, &hostileRow{besides: b, duration: h.Duration})
+		if len(h.Neighbour) > 0 && !slices.Contains(h.Neighbour, b.name) {
+			continue
 		}
+		if b.burst > 0 && h.Burst > 0 {
+			b.burst = h.Burst
+		}
+		list = append(list, &hostileRow{besides: b, duration: h.Duration, sizes: h.Sizes})
 	}
 	return list
 }
@@ -153,6 +160,14 @@ func (h *hostile) Validate() error {
 			return fmt.Errorf("no neighbour %q", name)
 		}
 	}
+	for k, n := range h.Sizes {
+		if n < 1 || k > 0 && n <= h.Sizes[k-1] {
+			return fmt.Errorf("sizes %v: not ascending from 1", h.Sizes)
+		}
+	}
+	if len(h.Sizes) == 0 || h.Burst < 0 {
+		return errors.New("--sizes needs one at least, and --burst no fewer than 0")
+	}
 	return nil
 }
 
@@ -163,6 +178,7 @@ const hostilePrefix = "hostile: "
 type hostileRow struct {
 	besides
 	duration time.Duration
+	sizes    []int // ascending
 }
 
 func (r *hostileRow) ssedArgs() []string { return r.args }
@@ -191,7 +207,10 @@ func (r *hostileRow) describe(*options) report.Scenario {
 			{Key: "cpu_alone", Label: "server CPU alone", Unit: "% of a core", Better: report.Less},
 		},
 	}
-	for _, n := range hostileSizes {
+	if r.burst > 0 {
+		s.Params = append(s.Params, param("messages before", r.burst))
+	}
+	for _, n := range r.sizes {
 		key, at := func(what string) string { return what + "_" + strconv.Itoa(n) }, fmt.Sprintf("%d×: ", n)
 		s.Metrics = append(s.Metrics,
 			report.Metric{Key: key("p50"), Label: at + "canary p50", Unit: "ms", Better: report.Less},
@@ -235,7 +254,7 @@ func hostileVerdict(name string) []report.Metric {
 }
 
 func (r *hostileRow) load(*options) (conns, bytes int) {
-	most := hostileSizes[len(hostileSizes)-1]
+	most := r.sizes[len(r.sizes)-1]
 	if r.scaled {
 		most = 1
 	}
@@ -256,7 +275,7 @@ func (r *hostileRow) run(ctx context.Context, s *stage) error {
 		return err
 	}
 	x.record("alone", alone)
-	for _, n := range hostileSizes {
+	for _, n := range r.sizes {
 		if err := x.beside(ctx, n); err != nil {
 			return err
 		}
