@@ -22,7 +22,7 @@ func onClusterOf(t *testing.T, c *redistest.Cluster, partitions int, sharded boo
 	option, err := rueidis.ParseURL(c.URL())
 	require.NoError(t, err)
 	use := useOf(c.Nodes[0])
-	use.Client, use.Sharded = option, sharded
+	use.Client, use.Sharded = patient(option), sharded
 	rights, forSharded, forPattern, forPartitions := aclOfDocs(t)
 	if partitions > 1 {
 		use.Partitions = partitions

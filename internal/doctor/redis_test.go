@@ -18,10 +18,17 @@ import (
 	"ssed/internal/redistest"
 )
 
+// patient is for a busy machine, on which a server may answer later than ssed waits for it.
+func patient(o rueidis.ClientOption) rueidis.ClientOption {
+	const wait = 20 * time.Second
+	o.Dialer.Timeout, o.Dialer.KeepAlive, o.ConnWriteTimeout = wait, wait, wait
+	return o
+}
+
 // useOf is how ssed uses that server by default.
 func useOf(r *redistest.Server) *Redis {
 	return &Redis{
-		Client: rueidis.ClientOption{InitAddress: []string{r.Addr()}}, Patterns: []string{"*"}, Prefix: "sse:stream:",
+		Client: patient(rueidis.ClientOption{InitAddress: []string{r.Addr()}}), Patterns: []string{"*"}, Prefix: "sse:stream:",
 		Fingerprint: "f00d", Rules: "patterns=*", History: true, Inbox: "sse:inbox", Window: 30 * time.Second,
 	}
 }
@@ -284,8 +291,8 @@ func TestDoctorEndsWithItsContext(t *testing.T) {
 	var failed bool
 	cfg := prepared()
 	cfg.Redis = useOf(r)
-	cfg.Redis.Client.ConnWriteTimeout = 300 * time.Millisecond
-	cfg.Redis.Client.Dialer.Timeout = 300 * time.Millisecond
+	hasty := &cfg.Redis.Client
+	hasty.Dialer.Timeout, hasty.Dialer.KeepAlive, hasty.ConnWriteTimeout = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 	Run(ctx, cfg, func(result Result) { failed = failed || result.Status == Fail })
 	require.True(t, failed)
 	require.NoError(t, r.Resume())
