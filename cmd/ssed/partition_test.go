@@ -188,6 +188,29 @@ func TestDocsTellTheShardChannels(t *testing.T) {
 	requireTable(t, "../../docs/PUBLISHING.md", "shard channels", table+"\n")
 }
 
+// TestDoctorIsContentWithAServingFleetOfPartitions, and no instance says that the message by
+// which doctor tries its rights belongs elsewhere.
+func TestDoctorIsContentWithAServingFleetOfPartitions(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	flags := []string{"--redis-url", r.URL(), "--feed=sharded", "--partitions=3"}
+	in := start(t, flags...)
+	in.waitReady()
+	for q := range 3 { // the inbox has an owner from the first tick on
+		keys := redisconn.MakePartitionKeys("sse:stream:", redisconn.Partition{Number: q, Of: 3})
+		in.eventually("the inbox has an owner", func() bool {
+			owner, err := r.Do("GET", redisconn.InboxOwner(keys.Inbox("sse:inbox")))
+			require.NoError(t, err)
+			return owner != nil
+		})
+	}
+	_, stdout, stderr := runProgram(t, nil, append([]string{"doctor"}, flags...)...)
+	require.Contains(t, stdout, "ok    redis inbox: sse:inbox:{21418}\n", stderr)
+	require.NotContains(t, stdout, "redis inbox of partition", "what is well of one is not told")
+	in.eventually("the messages of doctor have come", func() bool { return in.metric(`ssed_feed_skipped_total{reason="unmatched"}`) >= 3 })
+	require.Zero(t, in.metric(`ssed_feed_skipped_total{reason="partition"}`))
+}
+
 // partitionsOf is what GET /api/partitions answers.
 func partitionsOf(in *instance) []admin.Partition {
 	var answer struct{ Partitions []admin.Partition }

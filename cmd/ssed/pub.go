@@ -63,7 +63,7 @@ func (pubCommand) Help() string {
 // ones before it; those behind it may have been published or not.
 type outgoing func(ctx context.Context, messages []sseproto.Message) (results []string, err error)
 
-var errNobody = errors.New("no instance was connected to Redis: the message is lost")
+var errNobody = errors.New("nobody received it, the message is lost: no instance is linked to this Redis, or --feed, --partitions or --stream-prefix are not those of the instances")
 
 func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Writer) int {
 	send, closeSender, err := c.sender(inv)

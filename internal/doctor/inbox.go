@@ -23,7 +23,7 @@ func (d *redisDoctor) inbox(ctx context.Context) {
 		d.skip(check, err.Error())
 		return
 	}
-	if owner != "" && owner != d.Prefix {
+	if owner != "" && owner != d.keys.Prefix {
 		d.fail(check, fmt.Sprintf("%s belongs to the prefix %s, and --stream-prefix is %s", d.inboxKey(), owner, d.keys.Prefix), "another --inbox, or --inbox=off")
 		return
 	}

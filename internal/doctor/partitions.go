@@ -81,7 +81,7 @@ func (d *redisDoctor) partition(ctx context.Context, q int) (addr string, ok boo
 			d.report(r)
 		}
 	}
-	part := &redisDoctor{doctor: &one, Redis: d.Redis, keys: keys, client: client}
+	part := &redisDoctor{doctor: &one, Redis: d.Redis, at: q, keys: keys, client: client}
 	part.server(ctx)
 	part.rights(ctx)
 	part.fleet(ctx)

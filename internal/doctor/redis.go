@@ -48,6 +48,7 @@ const redisTimeout = 20 * time.Second
 type redisDoctor struct {
 	*doctor
 	*Redis
+	at     int // the number of the partition that is looked at
 	keys   redisconn.Keys
 	client rueidis.Client
 	info   redisconn.Server

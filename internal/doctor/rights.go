@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"ssed/internal/redisconn"
+	"ssed/sseproto"
 )
 
 // scratchMs is the expiry of the keys that are tried on, should the doctor be ended
@@ -98,7 +99,7 @@ func (d *redisDoctor) trials(nonce string) []trial {
 		{"+evalsha", []string{"EVALSHA", unknownScript, "0"}},
 	}
 	if d.Sharded { // a message that every instance numbers and leaves out
-		trials = append(trials, trial{"+spublish", []string{"SPUBLISH", d.keys.Messages, "__doctor:" + nonce + "\n"}})
+		trials = append(trials, trial{"+spublish", []string{"SPUBLISH", d.keys.Messages, d.ignored(nonce) + "\n"}})
 	}
 	if d.isCluster() {
 		trials = append(trials, trial{"+cluster|nodes", []string{"CLUSTER", "NODES"}})
@@ -124,6 +125,16 @@ func (d *redisDoctor) trials(nonce string) []trial {
 			trial{"+lpop", []string{"LPOP", list}})
 	}
 	return append(trials, trial{"+del", []string{"DEL", hash, list, text, stream}})
+}
+
+// ignored is a reserved channel of the partition that is looked at. One of another partition
+// would be told in the log of every instance.
+func (d *redisDoctor) ignored(nonce string) string {
+	channel := "__doctor:" + nonce
+	for n := 0; sseproto.PartitionOf(channel, max(d.Partitions, 1)) != d.at; n++ {
+		channel = fmt.Sprintf("__doctor:%s:%d", nonce, n)
+	}
+	return channel
 }
 
 func (d *redisDoctor) stream(nonce string) string { return d.keys.Stream("__doctor:" + nonce) }
