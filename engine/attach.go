@@ -124,7 +124,7 @@ func (s *shard) sendHead(v *view, i uint32, c *slot, a *attachment) {
 func (s *shard) writeWhole(i uint32, c *slot, b []byte, then resumePoint) (ok bool) {
 	n, res := s.writeBytes(c, b)
 	switch {
-	case res == ioFailed:
+	case res == sock.Failed:
 		s.closeSlot(i, CloseError)
 		return false
 	case n < len(b):
@@ -309,7 +309,7 @@ func (s *shard) writePage(v *view, i uint32, c *slot, l *command) (hasMore bool)
 	if start < end {
 		n, res := s.writeBytes(c, r.page.buf[start:end])
 		c.flags &^= slotNoID
-		if res == ioFailed {
+		if res == sock.Failed {
 			s.closeSlot(i, CloseError)
 			return false
 		}

@@ -1,12 +1,15 @@
 package engine
 
-import "ssed/sseproto"
+import (
+	"ssed/engine/internal/sock"
+	"ssed/sseproto"
+)
 
 // batch is a run of messages, gathered once in one form and written to every slot that
 // gets them.
 type batch struct {
 	form   form
-	vec    []iovec
+	vec    []sock.Iovec
 	frames []batchFrame
 	bytes  int  // on the wire
 	whole  bool // all messages of the run are in it
@@ -15,8 +18,8 @@ type batch struct {
 	// What the ring's frames would be without a form: where a batch of a job is full does
 	// not depend on its form, or the members of a channel would not move alike.
 	raw  int
-	runs int   // of frames that lie side by side
-	run  iovec // the last of them
+	runs int        // of frames that lie side by side
+	run  sock.Iovec // the last of them
 
 	scratch  []byte // of forms: what is not in the ring
 	inRing   bool   // the last piece is a frame in the ring
@@ -79,11 +82,11 @@ func (b *batch) add(v *view, pos uint64, e *entry, seg *segment, skip uint32) (f
 
 // addPlain is add for a frame without a form: its pieces are the runs.
 func (b *batch) addPlain(frame []byte) (full bool) {
-	if n := len(b.vec); n == 0 || !extend(&b.vec[n-1], frame) {
-		if n == maxIovecs {
+	if n := len(b.vec); n == 0 || !sock.Extend(&b.vec[n-1], frame) {
+		if n == sock.MaxIovecs {
 			return true
 		}
-		b.vec = append(b.vec, piece(frame))
+		b.vec = append(b.vec, sock.Piece(frame))
 	}
 	b.bytes += len(frame)
 	b.needRing = true
@@ -93,12 +96,12 @@ func (b *batch) addPlain(frame []byte) (full bool) {
 // addFormed is add for a frame in the batch's form. It counts the runs that a batch
 // without a form would have.
 func (b *batch) addFormed(v *view, e *entry, frame []byte, skip int) (full bool) {
-	if b.runs == 0 || !extend(&b.run, frame) {
-		if b.runs == maxIovecs {
+	if b.runs == 0 || !sock.Extend(&b.run, frame) {
+		if b.runs == sock.MaxIovecs {
 			return true
 		}
 		b.runs++
-		b.run = piece(frame)
+		b.run = sock.Piece(frame)
 	}
 	b.putFormed(v, e, frame, skip)
 	return false
@@ -111,8 +114,8 @@ func (b *batch) put(p []byte, skip int) (left int) {
 		return skip - len(p)
 	}
 	p = p[skip:]
-	if n := len(b.vec); n == 0 || !extend(&b.vec[n-1], p) {
-		b.vec = append(b.vec, piece(p))
+	if n := len(b.vec); n == 0 || !sock.Extend(&b.vec[n-1], p) {
+		b.vec = append(b.vec, sock.Piece(p))
 	}
 	b.bytes += len(p)
 	return 0
@@ -126,7 +129,7 @@ func (b *batch) putScratch(start, skip int) (left int) {
 		return skip - len(p)
 	}
 	if b.inRing {
-		b.vec = append(b.vec, piece(p[skip:]))
+		b.vec = append(b.vec, sock.Piece(p[skip:]))
 		b.bytes += len(p) - skip
 		b.inRing = false
 		return 0

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -55,7 +56,7 @@ func newNullShardWith(b testing.TB, cfg Config) *nullShard {
 }
 
 // writeNull is the system call that does nothing.
-func writeNull(fd int, vec []iovec) (int, ioResult) {
+func writeNull(fd int, vec []sock.Iovec) (int, sock.Result) {
 	var n uintptr
 	var errno unix.Errno
 	if len(vec) == 1 {
@@ -64,9 +65,9 @@ func writeNull(fd int, vec []iovec) (int, ioResult) {
 		n, _, errno = unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vec[0])), uintptr(len(vec)))
 	}
 	if errno != 0 {
-		return 0, ioFailed // /dev/null takes everything
+		return 0, sock.Failed // /dev/null takes everything
 	}
-	return int(n), ioOK
+	return int(n), sock.OK
 }
 
 // fill adds n slots, channel i of them each having the share that channels gives.

@@ -3,6 +3,8 @@ package engine
 import (
 	"math"
 	"slices"
+
+	"ssed/engine/internal/sock"
 )
 
 const (
@@ -84,7 +86,7 @@ func (s *shard) turn(v *view, r queuedSlot, c *slot) {
 func (s *shard) writePending(v *view, i uint32, c *slot) {
 	p := s.pending[i]
 	n, res := s.writeBytes(c, p.rest)
-	if res == ioFailed {
+	if res == sock.Failed {
 		s.closeSlot(i, CloseError)
 		return
 	}
@@ -125,7 +127,7 @@ func (s *shard) writeRing(v *view, i uint32, c *slot, isBehind bool) {
 			break
 		}
 		n, res := s.write(c, b.vec)
-		if res == ioFailed {
+		if res == sock.Failed {
 			s.closeSlot(i, CloseError)
 			return
 		}

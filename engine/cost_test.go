@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -47,7 +48,7 @@ const aTurn = callCost + turnBytes/bytesPerCost + turnBytes*queuedCost + (turnMe
 
 // notReading makes all sockets of a shard full.
 func (s *nullShard) notReading() {
-	s.send = func(int, []iovec) (int, ioResult) { return 0, ioAgain }
+	s.send = func(int, []sock.Iovec) (int, sock.Result) { return 0, sock.Again }
 }
 
 // sweepOnce lets the sweeper look at every slot.
@@ -454,7 +455,7 @@ func TestStarvedSocketIsTriedAgain(t *testing.T) {
 	c := h.arrive(t, resumePoint{}, "a")
 	h.watch() // the first edge, of the descriptor that is new
 	send := h.send
-	h.send = func(int, []iovec) (int, ioResult) { return 0, ioStarved }
+	h.send = func(int, []sock.Iovec) (int, sock.Result) { return 0, sock.Starved }
 	h.f.publish("a", "x")
 	h.pass()
 	h.send = send

@@ -1,6 +1,10 @@
 package engine
 
-import "time"
+import (
+	"time"
+
+	"ssed/engine/internal/sock"
+)
 
 // A job brings new messages of one channel to its members in this shard. It lives over
 // several passes when there are many members, or many jobs.
@@ -317,7 +321,7 @@ func (j *job) split(last, more uint64) {
 // writeBatch writes a whole batch to a live member.
 func (s *shard) writeBatch(i uint32, c *slot, b *batch, to uint64) {
 	n, res := s.write(c, b.vec)
-	if res == ioFailed {
+	if res == sock.Failed {
 		s.closeSlot(i, CloseError)
 		return
 	}
@@ -365,10 +369,10 @@ func (s *shard) block(c *slot) {
 }
 
 // write is one system call on a stream.
-func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
+func (s *shard) write(c *slot, vec []sock.Iovec) (int, sock.Result) {
 	n, res := s.send(int(c.fd), vec)
 	s.budget.writes++
-	s.starved = res == ioStarved
+	s.starved = res == sock.Starved
 	if n > 0 {
 		c.idle = 0
 		s.budget.bytes += int64(n)
@@ -378,8 +382,8 @@ func (s *shard) write(c *slot, vec []iovec) (int, ioResult) {
 }
 
 // writeBytes is write for bytes outside the ring.
-func (s *shard) writeBytes(c *slot, b []byte) (int, ioResult) {
-	s.single[0] = piece(b)
+func (s *shard) writeBytes(c *slot, b []byte) (int, sock.Result) {
+	s.single[0] = sock.Piece(b)
 	return s.write(c, s.single[:])
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -21,13 +22,13 @@ func eachForm(t *testing.T, f func(t *testing.T, form form)) {
 }
 
 // takingAtMost is a socket that has room for so many bytes at a time.
-func takingAtMost(limit int) func(fd int, vec []iovec) (int, ioResult) {
-	return func(fd int, vec []iovec) (int, ioResult) {
+func takingAtMost(limit int) func(fd int, vec []sock.Iovec) (int, sock.Result) {
+	return func(fd int, vec []sock.Iovec) (int, sock.Result) {
 		var taken []byte
 		for _, v := range vec {
 			taken = append(taken, unsafe.Slice(v.Base, min(int(v.Len), limit-len(taken)))...)
 		}
-		return sendFd(fd, []iovec{piece(taken)})
+		return sock.Send(fd, []sock.Iovec{sock.Piece(taken)})
 	}
 }
 
@@ -231,7 +232,7 @@ func TestBatchesOfAllFormsEndAtTheSameMessage(t *testing.T) {
 				j := &job{ch: 1, from: 1, to: last}
 				b.gather(&v, j)
 				require.True(t, b.whole)
-				require.LessOrEqual(t, len(b.vec), maxIovecs)
+				require.LessOrEqual(t, len(b.vec), sock.MaxIovecs)
 				if f&formChunked != 0 && name != "bytes" {
 					require.Less(t, len(b.vec), 64, "small frames are one piece, but where the scratch grew")
 				}
@@ -321,7 +322,7 @@ func TestPlannedEndsSendTheLastChunk(t *testing.T) {
 		h.pass()
 		prepare(h)
 		require.Equal(t, phase, h.slots.at(1).phase)
-		h.send = sendFd
+		h.send = sock.Send
 		h.disconnect(1, h.slots.at(1), CloseDrain)
 		c.ended()
 		require.Equal(t, want, c.wire.ended)

@@ -761,7 +761,7 @@ func (b *ownBatch) add(part uint8, id sseproto.ID, frame []byte, channel string,
 func (s *shard) writeOwn(i uint32, c *slot, j *joining) (n int, whole bool) {
 	b := &s.ownFrames
 	n, res := s.writeBytes(c, b.buf)
-	if res == ioFailed {
+	if res == sock.Failed {
 		s.closeSlot(i, CloseError)
 		return n, false
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -41,13 +42,13 @@ func TestPageOfManyTurnsArrivesWhole(t *testing.T) {
 		h.shares.pages = 1 // a turn in each pass
 		c := comeBack(t, h.engine, lastID, channel, other)
 		largest, between := 0, 0
-		h.send = func(_ int, vec []iovec) (n int, _ ioResult) {
+		h.send = func(_ int, vec []sock.Iovec) (n int, _ sock.Result) {
 			for _, v := range vec {
 				c.take(unsafe.Slice(v.Base, v.Len))
 				n += int(v.Len)
 			}
 			largest = max(largest, n)
-			return n, ioOK
+			return n, sock.OK
 		}
 		for deadline := time.Now().Add(waitLong); h.delivered < messages+uint64(between); {
 			require.Less(t, time.Now(), deadline)

@@ -48,7 +48,7 @@ type shard struct {
 	poller     *poller
 	number     int
 	bit        uint64                                    // its bit in channel.shards
-	send       func(fd int, vec []iovec) (int, ioResult) // sendFd, but for benchmarks without a network
+	send       func(fd int, vec []sock.Iovec) (int, sock.Result) // sock.Send, but for benchmarks without a network
 	sharesBit  bool                                      // another shard has the same bit
 	maxPending int64                                     // how much of pendingSize keeps further events of the history out
 	shares     shares                                    // of the stages of a pass
@@ -116,7 +116,7 @@ type shard struct {
 	ownFrames    ownBatch     // frames made for one slot
 	heads        []uint64     // the next messages of one slot, see findHeads
 	lags         []lagSample
-	single       [1]iovec
+	single       [1]sock.Iovec
 	discarded    []byte // what clients send after their request
 	tcpInfo      sock.TCPInfo
 
@@ -143,7 +143,7 @@ func newShard(e *Engine, n int) (*shard, error) {
 		shares:     defaultShares,
 		pageTurn:   turnBytes,
 		poller:     p,
-		send:       sendFd,
+		send:       sock.Send,
 		number:     n,
 		firstGen:   rand.Uint32(),
 		ended:      make(chan struct{}),
@@ -404,12 +404,12 @@ const (
 // discardInput reads and drops what a client sent after its request. A client that
 // sends much, or often, is closed; so is one that is gone.
 func (s *shard) discardInput(i uint32, c *slot) (ok bool) {
-	n, res := readFd(int(c.fd), s.discarded)
+	n, res := sock.Read(int(c.fd), s.discarded)
 	s.budget.calls++
 	switch {
-	case res == ioAgain || res == ioStarved:
+	case res == sock.Again || res == sock.Starved:
 		return true
-	case res == ioFailed:
+	case res == sock.Failed:
 		s.closeSlot(i, CloseError)
 	case n == 0:
 		s.closeSlot(i, CloseClient)
@@ -475,6 +475,6 @@ func (s *shard) closeSlot(i uint32, reason CloseReason) {
 // closeFd is the one place where a shard closes a descriptor.
 func (s *shard) closeFd(fd int, peer, subject uint32) {
 	s.budget.calls++
-	closeFd(fd)
+	sock.Close(fd)
 	s.engine.closed(peer, subject)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -314,7 +315,7 @@ func blockedByHand(t *testing.T, h byHand) (c *testClient, release func()) {
 	t.Helper()
 	c = h.arrive(t, resumePoint{}, "a")
 	send := h.send
-	h.send = func(int, []iovec) (int, ioResult) { return 0, ioAgain }
+	h.send = func(int, []sock.Iovec) (int, sock.Result) { return 0, sock.Again }
 	h.f.publish("a", "stuck")
 	h.pass()
 	require.Equal(t, phaseBlocked, h.slots.at(1).phase)
@@ -352,10 +353,10 @@ func TestHalfWrittenMessageOfLatestIsFinished(t *testing.T) {
 		c := newFormedClient(t, conn, form)
 		require.NoError(t, c.read())
 		send := h.send
-		h.send = func(fd int, vec []iovec) (int, ioResult) {
+		h.send = func(fd int, vec []sock.Iovec) (int, sock.Result) {
 			half := vec[0]
 			half.SetLen(int(half.Len) / 2)
-			return send(fd, []iovec{half})
+			return send(fd, []sock.Iovec{half})
 		}
 		h.f.publish("a", "half")
 		h.pass()

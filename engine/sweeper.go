@@ -3,6 +3,7 @@ package engine
 import (
 	"time"
 
+	"ssed/engine/internal/sock"
 	"ssed/sseproto"
 )
 
@@ -144,7 +145,7 @@ func (s *shard) heartbeat(i uint32, c *slot) {
 	heartbeat := s.engine.heartbeats[c.form()]
 	n, res := s.writeBytes(c, heartbeat)
 	switch {
-	case res == ioFailed:
+	case res == sock.Failed:
 		s.closeSlot(i, CloseError)
 		return
 	case n < len(heartbeat) && c.phase != phaseLive: // what it waits for must not come in between

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ssed/engine/internal/front"
+	"ssed/engine/internal/sock"
 
 	"github.com/stretchr/testify/require"
 )
@@ -40,14 +41,14 @@ func TestWhoIsBehindTakesTurnsWithTheOthers(t *testing.T) {
 	h := shardByHand(t, func(cfg *Config) { cfg.RingBytes = 16 << 20 })
 	first := h.f.publish("a", "first")
 	var served []int // in the order of the turns
-	h.send = func(fd int, vec []iovec) (n int, _ ioResult) {
+	h.send = func(fd int, vec []sock.Iovec) (n int, _ sock.Result) {
 		for _, v := range vec {
 			n += int(v.Len)
 		}
 		if n >= turnBytes {
 			served = append(served, fd)
 		}
-		return n, ioOK
+		return n, sock.OK
 	}
 	for range turns {
 		h.f.publish("a", strings.Repeat("x", turnBytes))
