@@ -132,9 +132,9 @@ type HistoryConfig struct {
 // StreamConfig is about the clients.
 type StreamConfig struct {
 	// SocketMode is the permissions of unix sockets: who may write to one may connect.
-	// Zero: 0777 less the umask.
+	// Zero: 0777 less the umask. Abstract sockets have none.
 	SocketMode fs.FileMode
-	// ReusePort sets SO_REUSEPORT, so that several processes can share a port.
+	// ReusePort sets SO_REUSEPORT on TCP listeners, so that several processes can share a port.
 	ReusePort bool
 	// Shards is the number of event loops. Default GOMAXPROCS. A program that does little
 	// else gains from a GOMAXPROCS two above it: a loop with work keeps its thread.
@@ -156,17 +156,20 @@ type StreamConfig struct {
 	// Zero: no limit.
 	MaxPerSubject int
 	// ConnectRate bounds the new connections per second of one client address, after a
-	// burst of ConnectBurst. Zero: no limit.
+	// burst of ConnectBurst. Behind a proxy that is one of TrustedProxies requests for streams
+	// count in their place. Zero: no limit.
 	ConnectRate int
 	// ConnectBurst is how many may come at once. Default ten times ConnectRate.
 	ConnectBurst int
 	// TrustedProxies are the peers whose X-Forwarded-For and PROXY header tell the client.
+	// Peers on unix sockets are among them when there are any.
 	TrustedProxies []netip.Prefix
 	// ProxyProtocol requires a PROXY header, version 1 or 2, of every connection from
-	// TrustedProxies.
+	// TrustedProxies. From others it is refused as bad HTTP.
 	ProxyProtocol bool
-	// PeerTimeout: close a client that acknowledges or takes nothing for this long. Default
-	// 60 s; negative: the kernel decides.
+	// PeerTimeout: close a TCP client that acknowledges or takes nothing for this long. With a
+	// Heartbeat rarer than this the kernel sends probes besides. Default 60 s; negative: the
+	// kernel decides.
 	PeerTimeout time.Duration
 	// HandshakeTimeout bounds the time from accept to a complete request. Default 5 s.
 	HandshakeTimeout time.Duration
@@ -180,7 +183,7 @@ type StreamConfig struct {
 	// with cookies. Default 16 KiB, at most 64 KiB. Larger ones get 431 or 414.
 	MaxHeadBytes int
 	// BroadcastChannel is a channel that every stream gets besides its own, whatever Auth
-	// says. Patterns must match it. Empty: none.
+	// says. Patterns must match it. It does not count for MaxChannels. Empty: none.
 	BroadcastChannel string
 	// Heartbeat is the longest silence on a stream. Default 15 s, at least 1 s; negative: none.
 	Heartbeat time.Duration
@@ -204,7 +207,8 @@ type StreamConfig struct {
 	// CORSOrigins are the web origins whose pages may read: "*", or a list such as
 	// "https://app.example.com". Default "*".
 	CORSOrigins []string
-	// CORSCredentials allows cross-origin requests with cookies.
+	// CORSCredentials allows cross-origin requests with cookies: the answer names the origin
+	// of the page, also where CORSOrigins is "*".
 	CORSCredentials bool
 }
 

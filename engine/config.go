@@ -46,19 +46,45 @@ type History interface {
 	Invalidate(ctx context.Context, after, upTo sseproto.ID) error
 }
 
-// Config sets up an Engine. The zero value of a field means its default.
+// Config sets up an Engine. The zero value of a field means its default. The settings of
+// streams have the names of ssed.StreamConfig, whose comments hold here: they are said once,
+// where those look who set them.
 type Config struct {
-	// Listen holds the public addresses: "host:port" or "unix:/path". Default ":8080".
+	// Listen is that of ssed.Config. Default ":8080".
 	Listen []string
-	// SocketMode is the permissions of unix sockets: who may write to one may connect.
-	// Zero: 0777 less the umask. Abstract ones have none.
-	SocketMode fs.FileMode
-	// ReusePort sets SO_REUSEPORT on TCP listeners, so that several processes share a port.
-	ReusePort bool
-	// Shards is the number of event loops. Default GOMAXPROCS.
-	Shards int
-	// RingBytes bounds the memory of the log: encoded frames and their index. Default 64 MiB, at least 256 KiB.
-	RingBytes int64
+
+	// As in ssed.StreamConfig.
+
+	SocketMode         fs.FileMode
+	ReusePort          bool
+	Shards             int
+	RingBytes          int64 // for encoded frames and their index
+	MaxConnections     int
+	MaxPerAddress      int
+	MaxPerSubject      int
+	ConnectRate        int
+	ConnectBurst       int
+	TrustedProxies     []netip.Prefix
+	ProxyProtocol      bool
+	PeerTimeout        time.Duration
+	HandshakeTimeout   time.Duration
+	AuthTimeout        time.Duration
+	MaxAge             time.Duration
+	MaxChannels        int
+	MaxHeadBytes       int
+	BroadcastChannel   string        // 20 bytes per connection
+	Heartbeat          time.Duration // less than 1 s too
+	HeartbeatEvent     string
+	StartID            StartID
+	Unchunked          bool
+	RetryMin, RetryMax time.Duration
+	Drain              time.Duration
+	Hosts              []string
+	CORSOrigins        []string
+	CORSCredentials    bool
+
+	// Authorizer is that of ssed.Config: who may open a stream. Nil: everyone.
+	Authorizer Authorizer
 	// SegmentBytes is the unit in which the ring grows and is reused. Default RingBytes/64, between 16 KiB and 1 MiB.
 	SegmentBytes int
 	// Policies say how single channels are delivered. The first that matches a channel
@@ -67,70 +93,9 @@ type Config struct {
 	// Envelope makes Log.Append read all payloads that are envelopes (sseproto.ParseEnvelope)
 	// as typed events. All instances of a feed have it alike, or they send different frames.
 	Envelope bool
-	// MaxConnections bounds open client connections, handshakes included. Default: the file limit less 256.
-	MaxConnections int
-	// MaxPerAddress bounds the open connections of one client address, IPv6 by its first
-	// 64 bits. Zero: no limit. Addresses of this machine and of TrustedProxies are not limited.
-	MaxPerAddress int
-	// MaxPerSubject bounds the open streams of one subject that the Authorizer has named.
-	// Zero: no limit.
-	MaxPerSubject int
-	// ConnectRate bounds the connections per second of one client address, after a burst
-	// of ConnectBurst. Behind a proxy that is a TrustedProxies it counts its requests for
-	// streams. Zero: no limit.
-	ConnectRate int
-	// ConnectBurst is how many connections may come at once. Default ten times ConnectRate.
-	ConnectBurst int
-	// TrustedProxies are the peers whose X-Forwarded-For and PROXY headers are believed.
-	// Peers on unix sockets are among them when there are any.
-	TrustedProxies []netip.Prefix
-	// ProxyProtocol requires a PROXY header, version 1 or 2, of every connection from
-	// TrustedProxies. From others it is not understood, and refused as bad HTTP.
-	ProxyProtocol bool
-	// PeerTimeout is how long a TCP peer may leave unanswered what is sent to it before its
-	// connection counts as lost; also one that does not read. With a Heartbeat rarer than this
-	// the kernel sends probes besides. Default 60 s; negative: the kernel's own.
-	PeerTimeout time.Duration
-	// MaxAge is how long a stream lives, drawn for each from the last fifth. Zero: no limit.
-	MaxAge time.Duration
-	// Authorizer decides who may open a stream. Nil: everyone.
-	Authorizer Authorizer
-	// AuthTimeout bounds one decision. Default 2 s.
-	AuthTimeout time.Duration
-	// MaxChannels bounds the channels of one connection. Default 32.
-	MaxChannels int
-	// MaxHeadBytes bounds a request head: the line, which has the channels, and all fields,
-	// with cookies. Default 16 KiB, at most 64 KiB.
-	MaxHeadBytes int
 	// MaxLast bounds the parameter last: how many of its newest messages a stream may ask
 	// for of each channel. Default 100.
 	MaxLast int
-	// BroadcastChannel is a channel that every stream gets beside its own, whatever the
-	// Authorizer says of channels; it does not count for MaxChannels. It costs 20 bytes
-	// per connection. "": none.
-	BroadcastChannel string
-	// HandshakeTimeout bounds the time from accept to a complete request. Default 5 s.
-	HandshakeTimeout time.Duration
-	// Heartbeat is the longest silence on a stream. Default 15 s; negative: none.
-	Heartbeat time.Duration
-	// HeartbeatEvent is the type of the event that is sent as heartbeat, with empty data
-	// and no ID, for clients that watch for it. Default: a comment, which they do not see.
-	HeartbeatEvent string
-	// StartID says which new streams begin with their position. Default StartIDAuto.
-	StartID StartID
-	// Unchunked lets every stream end with its connection, also for clients of HTTP/1.1,
-	// which else get chunks.
-	Unchunked bool
-	// RetryMin and RetryMax bound the reconnect delay given to clients, drawn for each. Defaults 2 s and 5 s.
-	RetryMin, RetryMax time.Duration
-	// Drain is the window over which Run closes its streams at the end. Default 10 s.
-	Drain time.Duration
-	// Hosts are the names by which streams may be asked for, without ports. Default: any.
-	Hosts []string
-	// CORSOrigins are the origins that may read: "*", or a list of origins as browsers send them. Default "*".
-	CORSOrigins []string
-	// CORSCredentials allows cookies cross-origin: the origin is echoed, even with "*".
-	CORSCredentials bool
 	// Partitions is the number of partitions of the log, each with a feed of its own: see
 	// Log.Partition. Zero: one. With several, event IDs are vectors (sseproto.AppendVector).
 	Partitions int
