@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,10 +24,23 @@ import (
 	"ssed/loadtest/target"
 )
 
-// program is the path of ssed, built once unless -ssed names one.
-var program string
+var (
+	// given is the program that -ssed names.
+	given string
+	// files is a directory that is there until all is over.
+	files string
+)
 
-// TestMain builds ssed, and plays the client processes that benchmarks start.
+// program is the path of ssed, built when it is first asked for unless -ssed names one.
+var program = sync.OnceValues(func() (path string, err error) {
+	if given != "" {
+		return given, nil
+	}
+	path = filepath.Join(files, "ssed")
+	return path, ssedtest.Build(path)
+})
+
+// TestMain also plays the client processes that benchmarks start.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "worker" {
 		if err := swarm.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
@@ -35,19 +49,15 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	flag.StringVar(&program, "ssed", "", "measure this `program`, of another version, in place of one that is built")
+	flag.StringVar(&given, "ssed", "", "measure this `program`, of another version, in place of one that is built")
 	flag.Parse()
-	dir, err := os.MkdirTemp("", "ssed-bench-")
-	if err == nil && program == "" {
-		program = filepath.Join(dir, "ssed")
-		err = ssedtest.Build(program)
-	}
-	if err != nil {
+	var err error
+	if files, err = os.MkdirTemp("", "ssed-bench-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	_ = os.RemoveAll(files)
 	os.Exit(code)
 }
 
@@ -63,7 +73,9 @@ type server struct {
 // startServer runs ssed until the benchmark ends.
 func startServer(b *testing.B, args ...string) *server {
 	b.Helper()
-	in, err := ssedtest.Start(program, ssedtest.Options{}, append([]string{"--drain", "10ms"}, args...)...)
+	path, err := program()
+	require.NoError(b, err)
+	in, err := ssedtest.Start(path, ssedtest.Options{}, append([]string{"--drain", "10ms"}, args...)...)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, in.Stop(syscall.SIGTERM, patience)) })
 	addr, err := netip.ParseAddrPort(in.Public())

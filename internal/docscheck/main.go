@@ -34,16 +34,16 @@ func check(w io.Writer, paths []string, long bool) (dead int, err error) {
 	var all document
 	var details strings.Builder
 	fmt.Fprintf(w, "%-24s %6s %15s %8s %9s\n", "document", "words", "words/sentence", "over 30", "in tables")
+	known := library{}
 	for _, path := range paths {
-		text, err := os.ReadFile(path)
+		d, err := known.read(path)
 		if err != nil {
 			return 0, err
 		}
-		d := parse(string(text))
 		d.print(w, path)
 		all.add(d)
 		for _, link := range d.links {
-			if problem := follow(path, link); problem != "" {
+			if problem := known.follow(path, link); problem != "" {
 				dead++
 				fmt.Fprintf(&details, "%s: dead link %s: %s\n", path, link, problem)
 			}
@@ -59,6 +59,22 @@ func check(w io.Writer, paths []string, long bool) (dead int, err error) {
 	all.print(w, "all")
 	_, err = io.WriteString(w, details.String())
 	return dead, err
+}
+
+// library has the documents that were read, by path: many links lead to the same one.
+type library map[string]document
+
+func (l library) read(path string) (document, error) {
+	path = filepath.Clean(path)
+	if d, ok := l[path]; ok {
+		return d, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return document{}, err
+	}
+	l[path] = parse(string(text))
+	return l[path], nil
 }
 
 // document is what one file has. Code blocks and headings are in none of it.
@@ -163,7 +179,7 @@ func anchor(heading string) string {
 
 // follow says what is wrong with a link of a document, if it leads to a file. The network is
 // not asked.
-func follow(from, link string) string {
+func (l library) follow(from, link string) string {
 	if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
 		return ""
 	}
@@ -178,11 +194,11 @@ func follow(from, link string) string {
 	if heading == "" || filepath.Ext(target) != ".md" {
 		return ""
 	}
-	text, err := os.ReadFile(target)
+	d, err := l.read(target)
 	if err != nil {
 		return err.Error()
 	}
-	if !parse(string(text)).anchors[heading] {
+	if !d.anchors[heading] {
 		return "no such heading"
 	}
 	return ""
