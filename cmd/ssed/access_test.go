@@ -160,11 +160,11 @@ func TestClientsBehindProxiesAreLimited(t *testing.T) {
 }
 
 func TestSecretsOfTokensAreNeverShown(t *testing.T) {
-	code, stdout, stderr := runProgram(t, []string{"SSED_AUTH_JWT_SECRET=s3cret"}, "--auth=jwt")
+	code, stdout, stderr := readFlags(t, []string{"SSED_AUTH_JWT_SECRET=s3cret"}, "--auth=jwt")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "$SSED_AUTH_JWT_SECRET: ")
 	require.NotContains(t, stdout+stderr, "s3cret")
-	code, _, stderr = runProgram(t, []string{"SSED_AUTH_JWT_SECRET=" + testSecret})
+	code, _, stderr = readFlags(t, []string{"SSED_AUTH_JWT_SECRET=" + testSecret})
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "needs --auth jwt", "who forgets the mode must not find the door open")
 }
@@ -224,7 +224,7 @@ func TestTokensHaveRolesAndAreChangedWhileItRuns(t *testing.T) {
 	require.Contains(t, in.metricsWith(all), `ssed_admin_denied_total{reason="token"} 2`)
 	in.logs(`"msg":"admin: audit","method":"DELETE","target":"/api/connections/0-1-1","status":404,"by":"ops"`)
 	require.NotContains(t, in.Log(), "0123456789abcdef")
-	code, _, stderr = runProgram(t, nil, "pub", "--admin-token-file", writeFile(t, "reader", "read "+read), "a", "x")
+	code, _, stderr = readFlags(t, nil, "pub", "--admin-token-file", writeFile(t, "reader", "read "+read), "a", "x")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "no token in it is for publishing")
 }

@@ -93,7 +93,7 @@ func TestClusterIsServedByBothFeeds(t *testing.T) {
 }
 
 func TestFeedMustBeKnown(t *testing.T) {
-	code, _, stderr := runProgram(t, nil, "--feed", "shared")
+	code, _, stderr := readFlags(t, nil, "--feed", "shared")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--feed: ")
 	require.Contains(t, stderr, "pattern")

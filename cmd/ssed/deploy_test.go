@@ -92,10 +92,10 @@ func TestExampleSecretsAreRefused(t *testing.T) {
 		require.NoError(t, err)
 		maps.Copy(values, secret.StringData)
 	}
-	code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + values["url"]}, "config")
+	code, _, stderr := readFlags(t, []string{"SSED_REDIS_URL=" + values["url"]}, "config")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--redis-url: the password is left out")
-	code, _, stderr = runProgram(t, nil, "config", "--admin-token-file", writeFile(t, "tokens", values["tokens"]))
+	code, _, stderr = readFlags(t, nil, "config", "--admin-token-file", writeFile(t, "tokens", values["tokens"]))
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--admin-token-file: ")
 	require.Equal(t, "HIDDEN", values["prometheus"])
@@ -356,7 +356,7 @@ func TestInternetProfileHolds(t *testing.T) {
 	require.Equal(t, 401, status)
 	require.Contains(t, in.metricsWith(token), `ssed_refused_total{reason="address"} 1`)
 	// What takes too long to try.
-	code, stdout, stderr := runProgram(t, nil, "config", "--config", file, "--redis-url", r.URL(), "--admin-token", token)
+	code, stdout, stderr := readFlags(t, nil, "config", "--config", file, "--redis-url", r.URL(), "--admin-token", token)
 	require.Equal(t, exitOK, code, stderr)
 	for _, want := range []string{"max-age: 1h ", "handshake-timeout: 5s ", "connect-rate-per-ip: 10:100 ", "admin: 127.0.0.1:9090 "} {
 		require.Contains(t, stdout, "\n"+want)

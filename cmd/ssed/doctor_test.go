@@ -95,7 +95,7 @@ func TestDoctorPrintsALineForEachCheckAndFailsWithOne(t *testing.T) {
 
 func TestDoctorNamesEveryBadValue(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
-	code, _, stderr := runProgram(t, nil, "doctor", "--max-connections=x", "--drain=soon", "--public-url=nowhere", "--probe-time=x",
+	code, _, stderr := readFlags(t, nil, "doctor", "--max-connections=x", "--drain=soon", "--public-url=nowhere", "--probe-time=x",
 		"--token-file="+missing, "--config="+missing, "--admin=off")
 	require.Equal(t, exitUsage, code)
 	for _, name := range []string{"--max-connections", "--drain", "--public-url", "--probe-time", "--token-file", "--config", "--admin"} {

@@ -21,7 +21,7 @@ func writeFile(t *testing.T, name, text string) (path string) {
 // effective is what ssed config prints: the values, and the comment on the line of each key.
 func effective(t *testing.T, env []string, args ...string) (values map[string]any, from map[string]string) {
 	t.Helper()
-	code, stdout, stderr := runProgram(t, env, append([]string{"config"}, args...)...)
+	code, stdout, stderr := readFlags(t, env, append([]string{"config"}, args...)...)
 	require.Equal(t, exitOK, code, stderr)
 	var nodes map[string]yaml.Node
 	require.NoError(t, yaml.Unmarshal([]byte(stdout), &nodes))
@@ -126,7 +126,7 @@ func TestEveryMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 		"auth-url: nowhere",           // 14
 		"history-max: 5",              // 15
 	}, "\n"))
-	code, _, stderr := runProgram(t, []string{"SSED_HISTORY_MAX=many"}, "--config", path, "--log-level=loud")
+	code, _, stderr := readFlags(t, []string{"SSED_HISTORY_MAX=many"}, "--config", path, "--log-level=loud")
 	require.Equal(t, exitUsage, code)
 	for _, want := range []string{
 		`ssed: --drain: "soon" is not a time such as 500ms, 10s or 1h (ssed.yaml line 1)`,
@@ -148,7 +148,7 @@ func TestEveryMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 	require.NotContains(t, stderr, "line 8")
 	for _, command := range [][]string{{"config"}, {"doctor"}, {"pub", "a", "x"}} {
 		file := writeFile(t, "ssed.yaml", "redis-url: http://s3cret\n")
-		code, _, stderr := runProgram(t, nil, append(command, "--config", file)...)
+		code, _, stderr := readFlags(t, nil, append(command, "--config", file)...)
 		require.Equal(t, exitUsage, code)
 		require.Regexp(t, `(?m)^ssed: --redis-url: .* \(ssed\.yaml line 1\)$`, stderr)
 		require.NotContains(t, stderr, "s3cret")
@@ -165,13 +165,13 @@ func TestFileThatCannotBeReadEndsWithAUsageError(t *testing.T) {
 		{"drain: 1s\n---\ndrain: 2s", "more than one document"},
 		{"# " + strings.Repeat("x", maxFileBytes), "larger than"},
 	} {
-		code, _, stderr := runProgram(t, nil, "--config", writeFile(t, "ssed.yaml", c.text))
+		code, _, stderr := readFlags(t, nil, "--config", writeFile(t, "ssed.yaml", c.text))
 		require.Equal(t, exitUsage, code, "%.50s", c.text)
 		require.Contains(t, stderr, "ssed: --config: ")
 		require.Contains(t, stderr, c.want)
 	}
 	for _, path := range []string{filepath.Join(t.TempDir(), "missing"), t.TempDir()} {
-		code, _, stderr := runProgram(t, nil, "--config", path)
+		code, _, stderr := readFlags(t, nil, "--config", path)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, stderr, "ssed: --config: "+path+": ")
 	}
@@ -179,7 +179,7 @@ func TestFileThatCannotBeReadEndsWithAUsageError(t *testing.T) {
 
 // TestFileThatCannotBeReadIsNotRepeated: a value that was not quoted may be a secret.
 func TestFileThatCannotBeReadIsNotRepeated(t *testing.T) {
-	code, stdout, stderr := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", "admin-token: *s3cret-s3cret-s3cret\n"))
+	code, stdout, stderr := readFlags(t, nil, "config", "--config", writeFile(t, "ssed.yaml", "admin-token: *s3cret-s3cret-s3cret\n"))
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "a value that begins with * must be quoted")
 	require.NotContains(t, stdout+stderr, "s3cret")
@@ -193,7 +193,7 @@ func TestConfigPrintsAFileThatGivesTheSameConfiguration(t *testing.T) {
 	}
 	want, _ := effective(t, env, args...)
 	require.Equal(t, []any{"news:*", "a,b"}, want["channels-allow"])
-	_, text, _ := runProgram(t, env, append([]string{"config"}, args...)...)
+	_, text, _ := readFlags(t, env, append([]string{"config"}, args...)...)
 	got, from := effective(t, nil, "--config", writeFile(t, "ssed.yaml", text))
 	require.Equal(t, want, got)
 	require.Contains(t, from["drain"], "ssed.yaml line ")
@@ -224,15 +224,15 @@ func TestConfigShowsNoSecrets(t *testing.T) {
 		{nil, []string{"--redis-url=redis://user:12/s3cret@host"}},
 		{nil, []string{"--admin-token=s3cret"}},
 	} {
-		_, stdout, stderr := runProgram(t, c.env, append([]string{"config"}, c.args...)...)
+		_, stdout, stderr := readFlags(t, c.env, append([]string{"config"}, c.args...)...)
 		require.NotContains(t, stdout+stderr, "3cret", "%v", c.args)
 		require.Regexp(t, hidden+"|is not shown", stdout)
 	}
 }
 
 func TestPrintedFileWithoutItsSecretsIsRefused(t *testing.T) {
-	_, text, _ := runProgram(t, []string{"SSED_REDIS_URL=redis://u:s3cret@127.0.0.1:6379", "SSED_ADMIN_TOKEN=s3cret-s3cret-s3cret"}, "config")
-	code, _, stderr := runProgram(t, nil, "--config", writeFile(t, "ssed.yaml", text))
+	_, text, _ := readFlags(t, []string{"SSED_REDIS_URL=redis://u:s3cret@127.0.0.1:6379", "SSED_ADMIN_TOKEN=s3cret-s3cret-s3cret"}, "config")
+	code, _, stderr := readFlags(t, nil, "--config", writeFile(t, "ssed.yaml", text))
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--redis-url: the password is left out")
 	require.Contains(t, stderr, "--admin-token: ")
@@ -244,9 +244,9 @@ func TestURLsOfAccessWithoutTheirSecretsAreRefused(t *testing.T) {
 		{"--auth-jwks-url=https://127.0.0.1/keys?key=s3cret", "--auth=jwt"},
 	} {
 		flag, _, _ := strings.Cut(args[0], "=")
-		code, text, stderr := runProgram(t, nil, append([]string{"config"}, args...)...)
+		code, text, stderr := readFlags(t, nil, append([]string{"config"}, args...)...)
 		require.Equal(t, exitOK, code, stderr)
-		code, _, stderr = runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", text))
+		code, _, stderr = readFlags(t, nil, "config", "--config", writeFile(t, "ssed.yaml", text))
 		require.Equal(t, exitUsage, code, text)
 		require.Contains(t, stderr, flag+": a secret is left out")
 	}
@@ -279,7 +279,7 @@ func TestASecretAndItsFileAreOneSetting(t *testing.T) {
 
 	refused := func(env, args []string, want string) {
 		t.Helper()
-		code, _, stderr := runProgram(t, env, append([]string{"config"}, args...)...)
+		code, _, stderr := readFlags(t, env, append([]string{"config"}, args...)...)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, stderr, want)
 	}
@@ -301,7 +301,7 @@ func TestExampleFileIsTaken(t *testing.T) {
 	}
 
 	suggested := regexp.MustCompile(`(?m)^#([a-z-]+: )`).ReplaceAllString(string(text), "$1")
-	_, _, stderr := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", suggested))
+	_, _, stderr := readFlags(t, nil, "config", "--config", writeFile(t, "ssed.yaml", suggested))
 	require.NotContains(t, stderr, "--config: ")
 	for line := range strings.Lines(stderr) { // files that are elsewhere
 		require.True(t, regexp.MustCompile(`/etc/ssed/|/run/credentials/`).MatchString(line) || strings.HasPrefix(line, "Run "), line)
@@ -309,7 +309,7 @@ func TestExampleFileIsTaken(t *testing.T) {
 }
 
 func TestConfigPrintsWhatItRefuses(t *testing.T) {
-	code, stdout, stderr := runProgram(t, []string{"SSED_DRAIN=soon"}, "config")
+	code, stdout, stderr := readFlags(t, []string{"SSED_DRAIN=soon"}, "config")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, `--drain: "soon"`)
 	require.Contains(t, stdout, "drain: soon  # $SSED_DRAIN\n")

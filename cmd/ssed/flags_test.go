@@ -22,8 +22,13 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what docs/FLAGS.md, docs/COMMAND.md and docs/METRICS.md say of flags and metrics")
 
-// runProgram runs ssed to its end.
+// runProgram runs ssed to its end. See readFlags for what only reads flags.
 func runProgram(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	return runToTheEnd(t, program, env, args)
+}
+
+func runToTheEnd(t *testing.T, program string, env, args []string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	cmd := exec.Command(program, args...)
@@ -114,7 +119,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 	for name, value := range bad {
 		args = append(args, name+"="+value)
 	}
-	code, _, stderr := runProgram(t, nil, args...)
+	code, _, stderr := readFlags(t, nil, args...)
 	require.Equal(t, exitUsage, code)
 	for name := range bad {
 		require.Contains(t, stderr, "ssed: "+name+": ", "not named in:\n%s", stderr)
@@ -123,7 +128,7 @@ func TestBadValuesAreAllNamedAtOnce(t *testing.T) {
 
 func TestUnknownFlagsAndArgumentsAreRefused(t *testing.T) {
 	for _, arg := range []string{"--no-such-flag", "extra"} {
-		code, _, stderr := runProgram(t, nil, arg)
+		code, _, stderr := readFlags(t, nil, arg)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, stderr, arg)
 	}
@@ -134,7 +139,7 @@ func TestEveryFlagHasAnEnvironmentTwin(t *testing.T) {
 		want := "SSED_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		require.Equal(t, []string{want}, f.Tag.Envs)
 	}
-	code, _, stderr := runProgram(t, []string{"SSED_DRAIN=soon", "SSED_PPROF=maybe", "SSED_LISTEN=a,b", "SSED_RETRY="}, "--history-max=x")
+	code, _, stderr := readFlags(t, []string{"SSED_DRAIN=soon", "SSED_PPROF=maybe", "SSED_LISTEN=a,b", "SSED_RETRY="}, "--history-max=x")
 	require.Equal(t, exitUsage, code)
 	for _, want := range []string{`--drain: "soon"`, `--pprof: "maybe"`, `--listen: "a"`, `--listen: "b"`, `--history-max: "x"`} {
 		require.Contains(t, stderr, want)
@@ -143,7 +148,7 @@ func TestEveryFlagHasAnEnvironmentTwin(t *testing.T) {
 }
 
 func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
-	code, _, stderr := runProgram(t, []string{"SSED_DRAIN=bad"}, "--drain=5s", "--log-level=bad")
+	code, _, stderr := readFlags(t, []string{"SSED_DRAIN=bad"}, "--drain=5s", "--log-level=bad")
 	require.Equal(t, exitUsage, code)
 	require.NotContains(t, stderr, "--drain")
 }
@@ -153,7 +158,7 @@ func TestPasswordsOfRedisAreNeverShown(t *testing.T) {
 		"http://user:s3cret@host", "redis://user:s3cret@host:port", "redis://user:12/s3cret@host",
 		"redis://user:s3cret@host/db", "redis://user:%s3cret@host",
 	} {
-		code, stdout, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url})
+		code, stdout, stderr := readFlags(t, []string{"SSED_REDIS_URL=" + url})
 		require.Equal(t, exitUsage, code, url)
 		require.Contains(t, stderr, "--redis-url: ")
 		require.NotContains(t, stdout+stderr, "cret")
@@ -167,7 +172,7 @@ func TestDatabaseOfAClusterIsRefusedAtStart(t *testing.T) {
 			if command == "pub" {
 				args = append(args, "a", "x")
 			}
-			code, _, stderr := runProgram(t, nil, args...)
+			code, _, stderr := readFlags(t, nil, args...)
 			require.Equal(t, exitUsage, code)
 			require.Contains(t, stderr, "--redis-url: a Redis Cluster has no numbered databases")
 		}
@@ -177,11 +182,11 @@ func TestDatabaseOfAClusterIsRefusedAtStart(t *testing.T) {
 func TestOnlyOneRedisURLIsTaken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "url")
 	require.NoError(t, os.WriteFile(file, []byte("redis://127.0.0.1:1\n"), 0o600))
-	code, _, stderr := runProgram(t, nil, "--redis-url=redis://127.0.0.1:1", "--redis-url-file="+file)
+	code, _, stderr := readFlags(t, nil, "--redis-url=redis://127.0.0.1:1", "--redis-url-file="+file)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--redis-url-file: ")
 	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
-	code, _, stderr = runProgram(t, nil, "--redis-url-file="+file)
+	code, _, stderr = readFlags(t, nil, "--redis-url-file="+file)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "is empty")
 }
@@ -257,7 +262,7 @@ func TestTokenOfTheAdminListenerIsNeverShown(t *testing.T) {
 		{"--admin-token-file=" + file},
 		{"--admin-token=s3cret", "--admin-token-file=" + file},
 	} {
-		code, stdout, stderr := runProgram(t, nil, args...)
+		code, stdout, stderr := readFlags(t, nil, args...)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, stderr, "--admin-token")
 		require.NotContains(t, stdout+stderr, "s3cret")
@@ -266,20 +271,20 @@ func TestTokenOfTheAdminListenerIsNeverShown(t *testing.T) {
 
 func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	t.Parallel()
-	code, stdout, _ := runProgram(t, nil, "--version")
+	code, stdout, _ := readFlags(t, nil, "--version")
 	require.Equal(t, exitOK, code)
 	require.Regexp(t, `^ssed v0\.0\.0-test go1\.\S+ \w+/\w+\n$`, stdout)
-	code, again, _ := runProgram(t, nil, "version")
+	code, again, _ := readFlags(t, nil, "version")
 	require.Equal(t, exitOK, code)
 	require.Equal(t, stdout, again)
-	code, stdout, _ = runProgram(t, nil, "--help")
+	code, stdout, _ = readFlags(t, nil, "--help")
 	require.Equal(t, exitOK, code)
 	for _, command := range commands(t) {
 		require.Contains(t, stdout, "\n  "+command.Name+" ")
-		code, _, _ := runProgram(t, nil, command.Name, "--help")
+		code, _, _ := readFlags(t, nil, command.Name, "--help")
 		require.Equal(t, exitOK, code)
 	}
-	code, stdout, _ = runProgram(t, nil, "serve", "--help")
+	code, stdout, _ = readFlags(t, nil, "serve", "--help")
 	require.Equal(t, exitOK, code)
 	for _, f := range allFlags(t) {
 		require.Contains(t, stdout, "--"+f.Name)
@@ -428,7 +433,7 @@ func TestDocsNameOnlyFlagsThatExist(t *testing.T) {
 // secrets.
 func TestUnknownVariablesAreNamed(t *testing.T) {
 	env := []string{"SSED_DRIAN=s3cret", "SSED_PORT_8080_TCP=tcp://10.0.0.1:8080", "SSED_DRAIN=1s", "SSED_TOKEN=x", "SSED_PUBLIC_URL=http://x", "OTHER=x"}
-	code, stdout, stderr := runProgram(t, env, "config")
+	code, stdout, stderr := readFlags(t, env, "config")
 	require.Equal(t, exitOK, code, "Kubernetes sets some for a Service of that name")
 	require.Equal(t, "ssed: unknown variables are ignored, see ssed --help: SSED_DRIAN, SSED_PORT_8080_TCP\n", stderr)
 	require.NotContains(t, stdout+stderr, "s3cret")

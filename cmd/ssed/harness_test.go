@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ssed-test-")
 	if err == nil {
 		program = filepath.Join(dir, "ssed")
-		err = build(program)
+		err = build(program, raceEnabled)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -46,13 +47,27 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// build compiles the program, with the race detector if the tests have it.
-func build(to string) error {
-	args := []string{"-ldflags", "-X main.version=v0.0.0-test"}
-	if raceEnabled {
+// build compiles the program, as a rule with the race detector if the tests have it.
+func build(to string, race bool) error {
+	args := []string{"-ldflags", "-s -w -X main.version=v0.0.0-test"}
+	if race {
 		args = append(args, "-race")
 	}
 	return ssedtest.Build(to, args...)
+}
+
+// quickProgram is the program without the race detector, which starts ten times as fast.
+var quickProgram = sync.OnceValues(func() (path string, err error) {
+	path = program + "-quick"
+	return path, build(path, false)
+})
+
+// readFlags runs ssed to its end for what it says of its flags. One goroutine reads them.
+func readFlags(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	quick, err := quickProgram()
+	require.NoError(t, err)
+	return runToTheEnd(t, quick, env, args)
 }
 
 // instance is a running ssed.

@@ -164,10 +164,10 @@ func TestLinksLostUnderTheInbox(t *testing.T) {
 
 func TestInboxNeedsAHistory(t *testing.T) {
 	t.Parallel()
-	code, _, stderr := runProgram(t, nil, "--history=off", "--inbox=other")
+	code, _, stderr := readFlags(t, nil, "--history=off", "--inbox=other")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "ssed: --inbox: ")
-	code, _, stderr = runProgram(t, nil, "--inbox=sse:stream:a")
+	code, _, stderr = readFlags(t, nil, "--inbox=sse:stream:a")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "ssed: --inbox: ")
 	r := redistest.Start(t)

@@ -19,7 +19,7 @@ import (
 // namesByCommand is what ssed partition prints as JSON.
 func namesByCommand(t *testing.T, args ...string) (list []partitionNames) {
 	t.Helper()
-	code, stdout, stderr := runProgram(t, nil, append([]string{"partition", "--json"}, args...)...)
+	code, stdout, stderr := readFlags(t, nil, append([]string{"partition", "--json"}, args...)...)
 	require.Equal(t, exitOK, code, stderr)
 	for line := range strings.Lines(stdout) {
 		var n partitionNames
@@ -49,14 +49,14 @@ func TestPartitionTellsTheNames(t *testing.T) {
 	require.Empty(t, namesByCommand(t, "--inbox=off", "a")[0].Inbox)
 
 	// The table has the same, and nothing that a terminal would do.
-	code, stdout, stderr := runProgram(t, nil, append([]string{"partition", "--partitions=3"}, channels...)...)
+	code, stdout, stderr := readFlags(t, nil, append([]string{"partition", "--partitions=3"}, channels...)...)
 	require.Equal(t, exitOK, code, stderr)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	require.Len(t, lines, 1+len(channels))
 	require.Regexp(t, `^channel +partition +slot +shard channel +stream +inbox$`, lines[0])
 	require.Contains(t, lines[3], `a b\x1b`)
 	require.NotContains(t, stdout, "\x1b")
-	code, stdout, stderr = runProgram(t, nil, "partition", "--all", "--partitions=2")
+	code, stdout, stderr = readFlags(t, nil, "partition", "--all", "--partitions=2")
 	require.Equal(t, exitOK, code, stderr)
 	require.Regexp(t, `^partition +slot +shard channel +streams +inbox\n0 +4096 +sse:\{[0-9]+\} .*\n1 +12288 +sse:\{[0-9]+\} .*\n$`, stdout)
 }
@@ -80,7 +80,7 @@ func TestPartitionNamesEveryBadValue(t *testing.T) {
 	t.Parallel()
 	f := func(args []string, want ...string) {
 		t.Helper()
-		code, stdout, stderr := runProgram(t, nil, append([]string{"partition"}, args...)...)
+		code, stdout, stderr := readFlags(t, nil, append([]string{"partition"}, args...)...)
 		require.Equal(t, exitUsage, code)
 		require.Empty(t, stdout)
 		for _, text := range want {
@@ -167,7 +167,7 @@ func TestDocumentedPartitionsAreTrue(t *testing.T) {
 				continue
 			}
 			tried++
-			code, stdout, stderr := runProgram(t, nil, append([]string{"partition"}, strings.Fields(args)...)...)
+			code, stdout, stderr := readFlags(t, nil, append([]string{"partition"}, strings.Fields(args)...)...)
 			require.Equal(t, exitOK, code, stderr)
 			require.Equal(t, call.answer, stdout, call.command)
 		}

@@ -21,7 +21,7 @@ func TestPartitionsThatCannotBe(t *testing.T) {
 	const url = "--redis-url=redis://127.0.0.1:1"
 	f := func(env []string, flags []string, want string) {
 		t.Helper()
-		code, _, stderr := runProgram(t, env, append([]string{"config"}, flags...)...)
+		code, _, stderr := readFlags(t, env, append([]string{"config"}, flags...)...)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, stderr, "ssed: --partitions: "+want)
 	}
@@ -56,7 +56,7 @@ func TestPartitionsAreShownByConfig(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("redis-url: redis://127.0.0.1:1\nfeed: sharded\npartitions: 3\n"), 0o600))
 	f := func(env, flags []string, want string) {
 		t.Helper()
-		code, stdout, stderr := runProgram(t, env, append([]string{"config", "--config", file}, flags...)...)
+		code, stdout, stderr := readFlags(t, env, append([]string{"config", "--config", file}, flags...)...)
 		require.Equal(t, exitOK, code, stderr)
 		require.Contains(t, stdout, "\npartitions: "+want)
 	}

@@ -38,10 +38,10 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 		"  - {match: 'win:*', history-window: 0, slow: latest}",
 		"  - {match: strict, slow: close}",
 	}, "\n"))
-	code, text, stderr := runProgram(t, nil, "config", "--config", file)
+	code, text, stderr := readFlags(t, nil, "config", "--config", file)
 	require.Equal(t, exitOK, code, stderr)
 	require.Regexp(t, `(?m)^policies: \[\{match: '?chat:\*'?, history-max: 10000, history-ttl: 10m\}, .*# ssed.yaml line 1$`, text)
-	_, again, _ := runProgram(t, nil, "config", "--config", writeFile(t, "ssed.yaml", text))
+	_, again, _ := readFlags(t, nil, "config", "--config", writeFile(t, "ssed.yaml", text))
 	line := func(text string) string {
 		_, rest, _ := strings.Cut(text, "\npolicies: ")
 		line, _, _ := strings.Cut(rest, "  # ")
@@ -50,7 +50,7 @@ func TestPoliciesAreReadFromFlagsAndFile(t *testing.T) {
 	require.NotEmpty(t, line(text))
 	require.Equal(t, line(text), line(again))
 
-	_, text, _ = runProgram(t, []string{"SSED_POLICY=x:*=history:off;y:*=history-max:5"}, "config", "--config", file)
+	_, text, _ = readFlags(t, []string{"SSED_POLICY=x:*=history:off;y:*=history-max:5"}, "config", "--config", file)
 	require.Contains(t, text, "history-max: 5}]  # $SSED_POLICY")
 }
 
@@ -72,7 +72,7 @@ func TestAPITellsThePolicyOfAChannel(t *testing.T) {
 }
 
 func TestMistakesInPoliciesAreNamed(t *testing.T) {
-	code, _, stderr := runProgram(t, nil, "--policy=a=history-max:many", "--policy=b=color:red", "--policy=c=history:maybe",
+	code, _, stderr := readFlags(t, nil, "--policy=a=history-max:many", "--policy=b=color:red", "--policy=c=history:maybe",
 		"--policy=d=history-ttl:1ms", "--policy=e=history:off,history-max:5", "--policy=f=history-max:1", "--policy=f=history-max:2",
 		"--policy=g=history-max:1,history-max:2", "--policy=i=slow:fast", "--policy==history:off", "--policy=h=")
 	require.Equal(t, exitUsage, code)
@@ -99,7 +99,7 @@ func TestMistakesInPoliciesAreNamed(t *testing.T) {
 		"policies: [{match: a, history-ttl: '1s,x:1'}]": "history-ttl: a single value is expected",
 		"policy: [x]":                                   `unknown key "policy"`,
 	} {
-		code, _, stderr := runProgram(t, nil, "--config", writeFile(t, "ssed.yaml", text))
+		code, _, stderr := readFlags(t, nil, "--config", writeFile(t, "ssed.yaml", text))
 		require.Equal(t, exitUsage, code, text)
 		require.Contains(t, stderr, want, text)
 	}

@@ -248,7 +248,7 @@ func TestBroadcastChannelReachesEveryStream(t *testing.T) {
 }
 
 func TestBroadcastChannelMustBeAmongThePatterns(t *testing.T) {
-	code, _, stderr := runProgram(t, nil, "--broadcast-channel", "everybody", "--patterns", "user:*,news")
+	code, _, stderr := readFlags(t, nil, "--broadcast-channel", "everybody", "--patterns", "user:*,news")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--broadcast-channel: \"everybody\" matches none of --patterns")
 }

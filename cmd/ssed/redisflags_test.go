@@ -41,7 +41,7 @@ func TestTornRedisURLIsRefused(t *testing.T) {
 			tried = commands
 		}
 		for _, command := range tried {
-			code, stdout, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, command)
+			code, stdout, stderr := readFlags(t, []string{"SSED_REDIS_URL=" + url}, command)
 			require.Equal(t, exitUsage, code, "%s %s", command, url)
 			require.Contains(t, stderr, "--redis-url: not a URL such as")
 			require.NotContains(t, stdout+stderr, "s3cret", url)
@@ -50,7 +50,7 @@ func TestTornRedisURLIsRefused(t *testing.T) {
 	for _, query := range []string{"password=s3cret", "addr=127.0.0.1:6380&master_set=a&sentinel_password=s3cret", "s3cret", "db=1;password=s3cret", "DB=1"} {
 		for _, command := range []string{"serve", "config", "pub"} {
 			args := map[string][]string{"pub": {"a", "x"}}[command]
-			code, stdout, stderr := runProgram(t, []string{"SSED_REDIS_URL=redis://127.0.0.1:1?" + query}, append([]string{command}, args...)...)
+			code, stdout, stderr := readFlags(t, []string{"SSED_REDIS_URL=redis://127.0.0.1:1?" + query}, append([]string{command}, args...)...)
 			require.Equal(t, exitUsage, code, "%s %s", command, query)
 			require.Contains(t, stderr, "--redis-url: the query has a parameter that is none of addr")
 			require.NotContains(t, stdout+stderr, "s3cret", query)
@@ -58,7 +58,7 @@ func TestTornRedisURLIsRefused(t *testing.T) {
 	}
 	// Escaped, or where it does no harm, it is one password.
 	for _, url := range []string{"redis://user:p%40s%23s%2Fw%3F@127.0.0.1:6379/0", "redis://user:p@ss@127.0.0.1:6379"} {
-		code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, "config")
+		code, _, stderr := readFlags(t, []string{"SSED_REDIS_URL=" + url}, "config")
 		require.Equal(t, exitOK, code, stderr)
 	}
 }
@@ -70,7 +70,7 @@ func TestRedisCertificatesAreChecked(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	f := func(url string, flags []string, want ...string) {
 		t.Helper()
-		code, _, stderr := runProgram(t, []string{"SSED_REDIS_URL=" + url}, append([]string{"config"}, flags...)...)
+		code, _, stderr := readFlags(t, []string{"SSED_REDIS_URL=" + url}, append([]string{"config"}, flags...)...)
 		for _, name := range want {
 			require.Contains(t, stderr, "ssed: "+name+": ")
 		}

@@ -240,7 +240,7 @@ func TestTailAndPubNameEveryBadValue(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	f := func(args []string, want ...string) {
 		t.Helper()
-		code, _, stderr := runProgram(t, nil, args...)
+		code, _, stderr := readFlags(t, nil, args...)
 		require.Equal(t, exitUsage, code)
 		for _, name := range want {
 			require.Contains(t, stderr, "ssed: "+name+": ")
@@ -253,7 +253,7 @@ func TestTailAndPubNameEveryBadValue(t *testing.T) {
 	f([]string{"pub", "__ssed", "x", "--admin-url=nowhere", "--admin-token=short", "--redis-url=http://x", "--event=a\nb", "--id=a b", "--lines", "--config=" + missing},
 		"CHANNEL", "--admin-url", "--admin-token", "--redis-url", "--event", "--id", "--lines", "--config")
 	for _, args := range [][]string{{"tail"}, {"pub"}, {"pub", "a", "b", "c"}, {"tail", "a", "--drain=1s"}} {
-		code, _, _ := runProgram(t, nil, args...)
+		code, _, _ := readFlags(t, nil, args...)
 		require.Equal(t, exitUsage, code)
 	}
 }
