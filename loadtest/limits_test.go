@@ -26,11 +26,16 @@ import (
 	"ssed/loadtest/target"
 )
 
-// buildSsed builds the program that is measured.
+// builtSsed is the program that is measured, built when it is first asked for.
+var builtSsed = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(files, "ssed")
+	return path, ssedtest.Build(path)
+})
+
 func buildSsed(t *testing.T) (path string) {
 	t.Helper()
-	path = filepath.Join(t.TempDir(), "ssed")
-	require.NoError(t, ssedtest.Build(path))
+	path, err := builtSsed()
+	require.NoError(t, err)
 	return path
 }
 

@@ -35,9 +35,20 @@ func TestMain(m *testing.M) {
 	}
 	// Children built with the race detector otherwise sleep a second when they end.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	// Started by os/signal on first use; it never ends.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop"))
+	var err error
+	if files, err = os.MkdirTemp("", "ssed-loadtest-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// The goroutine is started by os/signal on first use and never ends.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop"), goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(files)
+		os.Exit(code)
+	}))
 }
+
+// files is a directory that is there until all tests are over.
+var files string
 
 // execute runs the program and returns the report it wrote.
 func execute(t *testing.T, wantCode int, args ...string) (report.Report, string) {
