@@ -19,8 +19,9 @@ import (
 	"ssed/sseproto"
 )
 
-// nullShard is a shard without its loop whose slots all write to /dev/null: what
-// is left is the cost of the engine and of one system call that does nothing.
+// nullShard is a shard without its loop. In benchmarks its slots all write to /dev/null:
+// what is left is the cost of the engine and of one system call that does nothing. Tests
+// count what it does, and need no system call.
 type nullShard struct {
 	*shard
 	feed *feed
@@ -52,6 +53,9 @@ func newNullShardWith(b testing.TB, cfg Config) *nullShard {
 		_ = null.Close()
 	})
 	e.shards[0].send = writeNull
+	if _, isTest := b.(*testing.T); isTest {
+		e.shards[0].send = takeAll
+	}
 	return &nullShard{shard: e.shards[0], null: null}
 }
 
@@ -68,6 +72,14 @@ func writeNull(fd int, vec []sock.Iovec) (int, sock.Result) {
 		return 0, sock.Failed // /dev/null takes everything
 	}
 	return int(n), sock.OK
+}
+
+// takeAll is writeNull without the system call.
+func takeAll(_ int, vec []sock.Iovec) (n int, _ sock.Result) {
+	for _, v := range vec {
+		n += int(v.Len)
+	}
+	return n, sock.OK
 }
 
 // fill adds n slots, channel i of them each having the share that channels gives.
