@@ -89,6 +89,7 @@ func names(prefix string, n int) []string {
 // TestReadersThatDoNotReadCostTheSameHoweverMuchTheyMiss: on two of two hot channels, which
 // is what a look at the next message of each once was dear for.
 func TestReadersThatDoNotReadCostTheSameHoweverMuchTheyMiss(t *testing.T) {
+	t.Parallel()
 	const slots = 100
 	for _, size := range sizes {
 		s := newNullShard(t)
@@ -112,6 +113,7 @@ func TestReadersThatDoNotReadCostTheSameHoweverMuchTheyMiss(t *testing.T) {
 // TestReadersWhosePositionHasLeftTheRingCostTheSameHoweverLargeItIs: their sockets filled
 // with something that is not of the ring, long before their next message came.
 func TestReadersWhosePositionHasLeftTheRingCostTheSameHoweverLargeItIs(t *testing.T) {
+	t.Parallel()
 	const slots = 100
 	for _, size := range sizes {
 		s := newNullShardOf(t, int64(size)*(1<<20))
@@ -143,6 +145,7 @@ func TestReadersWhosePositionHasLeftTheRingCostTheSameHoweverLargeItIs(t *testin
 // TestResumeOverManyChannelsCostsByItsMessages: a ring full of one-byte messages over 64
 // channels, of which the client has 32.
 func TestResumeOverManyChannelsCostsByItsMessages(t *testing.T) {
+	t.Parallel()
 	for _, size := range sizes {
 		s := newNullShard(t)
 		messages := 8000 * size
@@ -169,6 +172,7 @@ func TestResumeOverManyChannelsCostsByItsMessages(t *testing.T) {
 
 // TestBurstOverManyChannelsOfASlotCostsByItsMessages: two messages for each channel.
 func TestBurstOverManyChannelsOfASlotCostsByItsMessages(t *testing.T) {
+	t.Parallel()
 	const slots = 100
 	for _, size := range sizes {
 		s := newNullShard(t)
@@ -195,6 +199,7 @@ func TestBurstOverManyChannelsOfASlotCostsByItsMessages(t *testing.T) {
 // hundred messages have piled up, and others that are behind. What is beyond a reader's window
 // takes the kernel longer than it takes us to ask.
 func TestPassWritesFewBytesThatReadersDoNotTakeAtOnce(t *testing.T) {
+	t.Parallel()
 	const slots = 100
 	for _, size := range sizes {
 		s := newNullShard(t)
@@ -222,6 +227,7 @@ func TestPassWritesFewBytesThatReadersDoNotTakeAtOnce(t *testing.T) {
 
 // TestBurstIsGatheredOnceForAllMembers: a large channel is served in slices, over many passes.
 func TestBurstIsGatheredOnceForAllMembers(t *testing.T) {
+	t.Parallel()
 	const burst = 100
 	for _, size := range sizes {
 		s := newNullShard(t)
@@ -322,6 +328,7 @@ func TestClosingManyStreamsAtOnceCostsAPassLittle(t *testing.T) {
 // TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber: while nothing else is there to
 // be delivered, nobody looks at the other channels of a slot.
 func TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber(t *testing.T) {
+	t.Parallel()
 	const slots, messages = 100, 50
 	for _, size := range sizes {
 		s := newNullShard(t)
@@ -341,6 +348,7 @@ func TestSingleMessagesToSlotsOfManyChannelsCostByTheirNumber(t *testing.T) {
 // TestPassDoesNotGrowWithWhatThereIsToDo: everything comes at once, and the message of a
 // small channel is delivered in the first pass.
 func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
+	t.Parallel()
 	for _, size := range sizes {
 		s := newNullShard(t)
 		for i := range 20 * size { // the slots of the canary's size, and hostile ones
@@ -357,7 +365,7 @@ func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
 			}
 		}
 		s.feed.publish("canary", "first")
-		for i := range 500 * size {
+		for i := range 100 * size {
 			s.feed.publish("large", "x")
 			s.feed.publish(fmt.Sprint("many", i%256), "x")
 			s.feed.publish(fmt.Sprint("small", i%(20*size)), "x")
@@ -370,7 +378,8 @@ func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
 		require.Equal(t, uint64(1), s.slots.at(canary).pos, "in the first pass")
 		dearest := s.settle()
 		t.Logf("size %d: first pass %v, dearest later %v", size, first.cost(), dearest)
-		require.Less(t, max(first.cost(), dearest), s.shares.all()+aTurn)
+		sh := &s.shares // of those stages that have something to do
+		require.Less(t, max(first.cost(), dearest), sh.small+sh.merge+sh.ahead+sh.late+sh.large+sh.sweep+aTurn)
 	}
 }
 
@@ -378,13 +387,14 @@ func TestPassDoesNotGrowWithWhatThereIsToDo(t *testing.T) {
 // their channels small ones, and messages that come a few at a time over all of them.
 // Whatever comes for a channel of its own meanwhile is delivered in the pass that finds it.
 func TestSmallChannelComesBeforeThoseOfACrowd(t *testing.T) {
+	t.Parallel()
 	for _, slots := range []int{4, 16, 64} {
 		s := newNullShard(t)
 		channels := names("c", 1024)
 		s.fillWith(1, "canary")
 		s.fillWith(slots, channels...)
 		var dearest cost
-		for i := range 4 * len(channels) {
+		for i := range 2 * len(channels) {
 			s.feed.publish(channels[i%len(channels)], "x")
 			if i%20 != 0 { // what comes during a pass
 				continue
@@ -398,12 +408,13 @@ func TestSmallChannelComesBeforeThoseOfACrowd(t *testing.T) {
 		s.settle()
 		t.Logf("%d slots: dearest pass %v", slots, dearest)
 		require.Less(t, dearest, 2*millisecond)
-		require.EqualValues(t, slots*4*len(channels)+4*len(channels)/20+1, s.count.delivered.Load())
+		require.EqualValues(t, slots*2*len(channels)+2*len(channels)/20+1, s.count.delivered.Load())
 	}
 }
 
 // TestWaitersForTheLogCostNothing: however many there are.
 func TestWaitersForTheLogCostNothing(t *testing.T) {
+	t.Parallel()
 	for _, size := range sizes {
 		s := newNullShard(t)
 		s.fillWith(1000*size, "a")
@@ -425,6 +436,7 @@ func TestWaitersForTheLogCostNothing(t *testing.T) {
 // TestWaitersThatLeaveAreForgotten: a client that comes with an ID ahead of the log and
 // leaves, over and over, keeps no memory; also while the log is not open.
 func TestWaitersThatLeaveAreForgotten(t *testing.T) {
+	t.Parallel()
 	for _, open := range []bool{true, false} {
 		h := shardByHand(t, nil)
 		cov := h.log.cover.Load()
@@ -451,6 +463,7 @@ func TestWaitersThatLeaveAreForgotten(t *testing.T) {
 
 // TestStarvedSocketIsTriedAgain: where nothing is in the socket, no edge of epoll follows.
 func TestStarvedSocketIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	h := shardByHand(t, func(cfg *Config) { cfg.Heartbeat = time.Hour })
 	c := h.arrive(t, resumePoint{}, "a")
 	h.watch() // the first edge, of the descriptor that is new
@@ -471,6 +484,7 @@ func TestStarvedSocketIsTriedAgain(t *testing.T) {
 // TestPositionsOfTheWholeRingAreKnown: also without Redis, where a message a millisecond
 // has a clock of its own each.
 func TestPositionsOfTheWholeRingAreKnown(t *testing.T) {
+	t.Parallel()
 	l := newLog(8<<20, maxSegmentBytes, 0, false, func(uint64) {})
 	l.OpenSpan(sseproto.ID{Ms: 1000})
 	for ms := uint64(1001); l.Stats().Evicted < 2*maxPositions; ms++ {
@@ -486,6 +500,7 @@ func TestPositionsOfTheWholeRingAreKnown(t *testing.T) {
 
 // TestFollowFindsWhatAWalkFinds: the way by trees and the way by every message agree.
 func TestFollowFindsWhatAWalkFinds(t *testing.T) {
+	t.Parallel()
 	eachViewOfChannels(t, 30_000, func(v *view, ch uint32) {
 		left, before := v.walk(ch)
 		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 1 + pos%11 {
@@ -545,6 +560,7 @@ const aPlace = callCost + maxSegmentBytes/frameBytesPerEntry/orderedLooks*lookCo
 // TestPlacesFarFromEachOtherAreCounted: streams of a log of several partitions begin at
 // positions all over the ring. To find the place at each takes a look at half a segment.
 func TestPlacesFarFromEachOtherAreCounted(t *testing.T) {
+	t.Parallel()
 	const slots = 200
 	for _, partitions := range []int{4, 16} {
 		s := newNullShardWith(t, Config{Partitions: partitions, RingBytes: 8 << 20, SegmentBytes: maxSegmentBytes})
@@ -575,6 +591,7 @@ func TestPlacesFarFromEachOtherAreCounted(t *testing.T) {
 // TestPlacesCloseToEachOtherCostWhatCameBetween: streams begin at the end of the ring, one
 // after the other, while messages come.
 func TestPlacesCloseToEachOtherCostWhatCameBetween(t *testing.T) {
+	t.Parallel()
 	const places = 1000
 	for _, partitions := range []int{4, 16} {
 		l, feeds := fullLog(partitions, 8<<20)

@@ -50,6 +50,7 @@ func TestMemoryOfNamesIsGivenBack(t *testing.T) {
 
 // TestIndexesAreGivenOutOnce: in any order of taking and giving back, the lowest first.
 func TestIndexesAreGivenOutOnce(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	var x indexes
 	taken := make(map[uint32]bool)
@@ -79,6 +80,7 @@ func TestIndexesAreGivenOutOnce(t *testing.T) {
 // TestNamesComeAndGoBesideMessages: the directory gives indexes again while the ring
 // forgets messages and readers ask for names.
 func TestNamesComeAndGoBesideMessages(t *testing.T) {
+	t.Parallel()
 	l := newLog(minRingBytes, minSegmentBytes, 1, false, func(uint64) {})
 	l.OpenSpan(sseproto.ID{Ms: 1000})
 	rng := rand.New(rand.NewPCG(7, 7))

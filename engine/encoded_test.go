@@ -13,6 +13,7 @@ import (
 
 // TestLargeMessagesHaveTheFrameOfSmallOnes: they are encoded before their position is known.
 func TestLargeMessagesHaveTheFrameOfSmallOnes(t *testing.T) {
+	t.Parallel()
 	for _, id := range []sseproto.ID{{Ms: 1, Seq: 1}, {Ms: 1<<64 - 2, Seq: 1<<64 - 1}} {
 		for _, piece := range []string{"x", "\n", "a\r\n", "\r", "\xff", "é\n"} {
 			for _, bytes := range []int{asideBytes, 3 * asideBytes, 2 * maxSegmentBytes} {

@@ -52,6 +52,7 @@ func textOf(t *testing.T, c *testClient, more func(), want string) {
 
 // Whatever byte a socket fills up at, the stream goes on with the next one.
 func TestStreamOfEachFormGoesOnBehindEveryByte(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{1, 2, 3, 5, 64, copyBytes, 5000, 1 << 20} {
 		eachForm(t, func(t *testing.T, form form) {
 			h := shardByHand(t, func(cfg *Config) { cfg.Envelope = true })
@@ -99,6 +100,7 @@ func TestStreamOfEachFormGoesOnBehindEveryByte(t *testing.T) {
 // A burst of more messages than one write carries, small and large ones, between those of
 // others: the members of all forms get it in the same steps.
 func TestBurstReachesMembersOfAllForms(t *testing.T) {
+	t.Parallel()
 	for _, members := range []int{1, 30} { // of each form: a small and a large channel
 		h := shardByHand(t, func(cfg *Config) { cfg.RingBytes = 32 << 20 })
 		var clients []*testClient
@@ -213,6 +215,7 @@ func TestJobWhoseMessagesHaveLeftTheRingBringsNothing(t *testing.T) {
 
 // Where a batch is full does not depend on its form.
 func TestBatchesOfAllFormsEndAtTheSameMessage(t *testing.T) {
+	t.Parallel()
 	for name, publish := range map[string]func(f *feed){
 		"pieces": func(f *feed) { f.publish("a", "x"); f.publish("noise", "y") },
 		"number": func(f *feed) { f.publish("a", "x") },

@@ -664,6 +664,7 @@ func twoPartsByHand(t *testing.T) (h byHand, feeds []*partFeed, low sseproto.ID)
 // TestStreamWhosePlaceIsForgottenIsToldOrComesBack: so much has left the ring while its loop
 // stood still that nobody knows where it stood. With an ID it comes back, else it is told.
 func TestStreamWhosePlaceIsForgottenIsToldOrComesBack(t *testing.T) {
+	t.Parallel()
 	h, feeds, low := twoPartsByHand(t)
 	nameless := attachStream(t, h.engine, &front.Stream{}, feeds[0].channel, feeds[1].channel)
 	named := attachStream(t, h.engine, &front.Stream{TakesID: true}, feeds[0].channel, feeds[1].channel)

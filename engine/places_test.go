@@ -115,6 +115,7 @@ func TestWhatAQuietPartitionTookBackIsFoundNearTheEnd(t *testing.T) {
 }
 
 func TestPlacesOfLargeMessagesThatLeftTheRingAreBounded(t *testing.T) {
+	t.Parallel()
 	l, _, b := twoParts(4 * minSegmentBytes)
 	other := channelOfPart("c", 1, 2)
 	for n := range uint64(maxLeftSegments + 100) {
@@ -138,6 +139,7 @@ func awaiting(s *shard) int {
 }
 
 func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
+	t.Parallel()
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards = 1 })
 	f[1].publish("taken back")
 	f[1].line.CloseSpan(sseproto.ID{Ms: 1000})

@@ -376,6 +376,7 @@ func TestHalfWrittenMessageOfLatestIsFinished(t *testing.T) {
 
 // However many messages a reader of SlowLatest is behind, its turn costs the same.
 func TestTurnOfLatestDoesNotCostByWhatIsLeftOut(t *testing.T) {
+	t.Parallel()
 	costOf := func(behind int) int64 {
 		h := shardByHand(t, func(cfg *Config) {
 			cfg.RingBytes, cfg.SegmentBytes = 64<<20, maxSegmentBytes
@@ -402,9 +403,10 @@ func TestTurnOfLatestDoesNotCostByWhatIsLeftOut(t *testing.T) {
 
 // The way by trees back to a position and the way by every message agree.
 func TestNewestFindsWhatAWalkFinds(t *testing.T) {
+	t.Parallel()
 	eachViewOfChannels(t, 20_000, func(v *view, ch uint32) {
-		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 101 + pos%29 {
-			for target := pos + 1; target < v.head; target += 97 + target%53 {
+		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 211 + pos%29 {
+			for target := pos + 1; target < v.head; target += 197 + target%53 {
 				got, lost := v.newest(ch, pos, target)
 				var want uint64
 				for at := v.r.log.dir.at(ch).last.Load(); at > pos && at >= v.tail; {
