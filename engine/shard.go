@@ -47,14 +47,14 @@ type shard struct {
 	reader     *reader
 	poller     *poller
 	number     int
-	bit        uint64                                    // its bit in channel.shards
+	bit        uint64                                            // its bit in channel.shards
 	send       func(fd int, vec []sock.Iovec) (int, sock.Result) // sock.Send, but for benchmarks without a network
-	sharesBit  bool                                      // another shard has the same bit
-	maxPending int64                                     // how much of pendingSize keeps further events of the history out
-	shares     shares                                    // of the stages of a pass
-	pageTurn   int                                       // bytes of a page of the history that a slot gets in one turn
-	firstGen   uint32                                    // generation of a slot that was never in use: connection IDs of another process do not match
-	ended      chan struct{}                             // closed at the end of the loop
+	sharesBit  bool                                              // another shard has the same bit
+	maxPending int64                                             // how much of pendingSize keeps further events of the history out
+	shares     shares                                            // of the stages of a pass
+	pageTurn   int                                               // bytes of a page of the history that a slot gets in one turn
+	firstGen   uint32                                            // generation of a slot that was never in use: connection IDs of another process do not match
+	ended      chan struct{}                                     // closed at the end of the loop
 
 	// owned by the loop
 	budget      *budget   // of the reader: what the loop has done, and what the stage of the pass may still do
