@@ -50,7 +50,7 @@ type diagnosis struct {
 func (c *doctorCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	cfg, done, err := c.config(inv)
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	defer done()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

@@ -294,6 +294,24 @@ func TestVersionAndHelpExitWithoutAnError(t *testing.T) {
 	}
 }
 
+// TestUsageErrorsNameTheHelpOfTheirCommand: that of serve says nothing of the flags of tail.
+func TestUsageErrorsNameTheHelpOfTheirCommand(t *testing.T) {
+	t.Parallel()
+	f := func(help string, args ...string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, nil, args...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, "\"ssed "+help+" --help\" for the flags")
+	}
+	f("tail", "tail")                         // an argument is missing
+	f("pub", "pub", "--nosuch", "a")          // no such flag
+	f("tail", "tail", "--count", "many", "a") // a bad value
+	f("doctor", "doctor", "--public-url", "ftp://x")
+	f("partition", "partition")
+	f("serve", "--drian", "5s")
+	f("serve", "nosuch")
+}
+
 func commands(t *testing.T) []*kong.Node {
 	t.Helper()
 	var c commandLine

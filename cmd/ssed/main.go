@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"ssed/internal/throttle"
 	"ssed/internal/wording"
 )
@@ -40,7 +42,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var c commandLine
 	inv, err := c.parse(args, stdout)
 	if err != nil {
-		return usageError(stderr, err)
+		return usageError(stderr, commandOf(err), err)
 	}
 	if c.ShowVersion || inv.command == "version" {
 		fmt.Fprintln(stdout, "ssed", versionText())
@@ -72,7 +74,7 @@ func (f *flags) load(inv *invocation) (config, error) {
 func (c *serveCommand) run(inv *invocation, stderr io.Writer) int {
 	cfg, err := c.load(inv)
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	log := newLogger(cfg, stderr)
 	slog.SetDefault(log) // for what libraries say
@@ -94,16 +96,26 @@ func (c *configCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "ssed: unknown variables are ignored, see ssed --help:", strings.Join(inv.unknown, ", "))
 	}
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	return exitOK
 }
 
-// usageError names every problem, a line each.
-func usageError(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "ssed: %s\nRun \"ssed --help\" for the commands, \"ssed serve --help\" for the flags, "+
-		"\"ssed config\" to see where each value comes from.\n", strings.ReplaceAll(err.Error(), "\n", "\nssed: "))
+// usageError names every problem of a command line, a line each, and where to read on.
+func usageError(stderr io.Writer, command string, err error) int {
+	fmt.Fprintf(stderr, "ssed: %s\nRun \"ssed --help\" for the commands, \"ssed %s --help\" for the flags, "+
+		"\"ssed config\" to see where each value comes from.\n", strings.ReplaceAll(err.Error(), "\n", "\nssed: "), command)
 	return exitUsage
+}
+
+// commandOf is the command in whose arguments kong found an error.
+func commandOf(err error) string {
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		if node := parse.Context.Selected(); node != nil {
+			return node.Name
+		}
+	}
+	return "serve"
 }
 
 func versionText() string {

@@ -49,7 +49,7 @@ type partitionNames struct {
 func (c *partitionCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	list, err := c.list(inv)
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	write := writeNames
 	if c.JSON {

@@ -68,7 +68,7 @@ var errNobody = errors.New("nobody received it, the message is lost: no instance
 func (c *pubCommand) run(inv *invocation, stdin io.Reader, stdout, stderr io.Writer) int {
 	send, closeSender, err := c.sender(inv)
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	defer closeSender()
 	publish := func(data ...string) error {

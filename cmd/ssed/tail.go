@@ -43,7 +43,7 @@ func (tailCommand) Help() string {
 func (c *tailCommand) run(inv *invocation, stdout, stderr io.Writer) int {
 	cfg, count, err := c.config()
 	if err != nil {
-		return usageError(stderr, inv.located(err))
+		return usageError(stderr, inv.command, inv.located(err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

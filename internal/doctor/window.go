@@ -77,7 +77,7 @@ func (d *redisDoctor) window(ctx context.Context) {
 		return
 	}
 	if worst == nil {
-		d.ok(check, fmt.Sprintf("%d channels had messages within %v, and no history that was trimmed is shorter than that", busy, d.Window))
+		d.ok(check, fmt.Sprintf("channels with messages within %v: %d; no history that was trimmed is shorter than that", d.Window, busy))
 		return
 	}
 	d.warn(check, fmt.Sprintf("channel %q has %.0f messages/s, and its history reaches back %v of %v: clients who change to another instance may miss some",
