@@ -309,7 +309,7 @@ func TestHistoryThatIsTooShortForItsChannelIsNamed(t *testing.T) {
 	}
 	result := ofRedis(t, useOf(r))["history window"]
 	require.Equal(t, OK, result.Status, "%v", result)
-	require.Contains(t, result.Text, "2 channels")
+	require.Contains(t, result.Text, "channels with messages within 30s: 2;")
 	do(t, r, "XTRIM", "sse:stream:busy", "MAXLEN", "100")
 	do(t, r, "XTRIM", "other:busy", "MAXLEN", "10")
 	result = ofRedis(t, useOf(r))["history window"]
