@@ -128,6 +128,30 @@ func (e *earlierInstance) agree(in *instance) (common int) {
 	return common
 }
 
+// TestTickOfAnEarlierVersionCountsBeforeTheFirstAnswer: it follows our own first tick, whose
+// answer is not read yet. One of another database has another epoch.
+func TestTickOfAnEarlierVersionCountsBeforeTheFirstAnswer(t *testing.T) {
+	f, err := New(testConfig(t, "redis://127.0.0.1:1/3", "me"), discard{})
+	require.NoError(t, err)
+	s := f.subscriptions[0]
+	s.node, s.ready = "n1", make(chan struct{})
+	s.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
+	s.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
+	earlier := func(ms uint64, epoch string) {
+		s.onMessage(pubsub("", f.keys.EarlierControl, fmt.Sprintf("tick %d %s 0-0 %s n1 - x", ms, epoch, f.fingerprint)))
+	}
+	earlier(5, "e")
+	require.Equal(t, unsynced, s.seq.state, "whose it is nobody knows yet")
+	s.tickNow(10)
+	earlier(15, "e")
+	require.Equal(t, sseproto.ID{Ms: 15}, s.seq.last)
+	earlier(20, "another")
+	require.Equal(t, sseproto.ID{Ms: 15}, s.seq.last)
+	earlier(15, "e")
+	require.Equal(t, synced, s.seq.state, "what both channels brought counts once")
+	require.Nil(t, f.epoch.Load())
+}
+
 // TestFleetOfTwoVersionsNumbersAlike: instances of the earlier one are replaced one by
 // one, and it is gone back to, while messages come. In a database of its own, too.
 func TestFleetOfTwoVersionsNumbersAlike(t *testing.T) {

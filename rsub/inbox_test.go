@@ -187,7 +187,10 @@ func TestEntriesHaveTheLimitOfTheLeader(t *testing.T) {
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g", func(c *Config) { c.MaxMessageBytes = 100 })
 	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
-	small := start(t, s.URL(), "small", withInbox, func(c *Config) { c.MaxMessageBytes = 10 })
+	small := start(t, s.URL(), "small", withInbox, func(c *Config) {
+		c.MaxMessageBytes = 10
+		c.TickInterval, c.ProbeTimeout = time.Hour, 3*time.Hour // it never leads, however late the other's ticks are
+	})
 	waitSynced(t, small)
 	text := strings.Repeat("x", 50)
 	for range 3 {

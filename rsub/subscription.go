@@ -518,10 +518,17 @@ func (s *subscription) onEarlierControl(text string) {
 		return
 	}
 	t, err := parseTick(text)
-	epoch := s.feed.epoch.Load()
-	if err == nil && epoch != nil && t.epoch == *epoch && t.t > s.seq.last.Ms {
+	if err == nil && s.isOurEpoch(t.epoch) && t.t > s.seq.last.Ms {
 		s.onTick(t)
 	}
+}
+
+// isOurEpoch reports whether an epoch is that of our clock: as the last tick has it, or the
+// last answer of the script. Our first tick may be followed by one of an earlier version
+// before its own answer is read.
+func (s *subscription) isOurEpoch(epoch string) bool {
+	answered := s.feed.epoch.Load()
+	return epoch == s.seq.epoch || answered != nil && epoch == *answered
 }
 
 func (s *subscription) onTick(t tick) {
