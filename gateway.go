@@ -12,6 +12,7 @@ import (
 
 	"ssed/engine"
 	"ssed/internal/fleet"
+	"ssed/internal/redisconn"
 	"ssed/internal/wording"
 	"ssed/rstore"
 	"ssed/rsub"
@@ -86,11 +87,13 @@ func (g *Gateway) open() (err error) {
 
 // openRedis makes the histories and the feeds around the engine's log, and the fleet.
 func (g *Gateway) openRedis(histories []lateHistory) error {
+	var shared redisconn.Shared
 	for q := range histories {
 		if g.cfg.History == nil {
 			break
 		}
 		cfg := g.cfg.history()
+		cfg.Shared = &shared
 		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.stores, q, (*rstore.Store).Writes)
 		store, err := rstore.New(cfg, g.lineage(q))
 		if err != nil {
@@ -106,6 +109,7 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 	})
 	for q := range histories {
 		cfg := g.cfg.feed()
+		cfg.Shared = &shared
 		cfg.Cleared = g.fleet.Cleared()
 		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.feeds, q, (*rsub.Feed).Leads)
 		if g.stores != nil {

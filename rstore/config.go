@@ -24,6 +24,9 @@ type Config struct {
 	// Partition is the part of the channels whose history this is, with a watermark, a lease
 	// and markers of its own; zero is the whole. Callers ask for channels of that part alone.
 	Partition redisconn.Partition
+	// Shared is the connections that the Stores of all partitions share, with the same Client
+	// each; nil: this one has its own.
+	Shared *redisconn.Shared
 	// Elsewhere counts the other partitions whose history this instance writes: the more,
 	// the longer it leaves a free lease to others. Nil: none. It must not block.
 	Elsewhere func() int

@@ -55,8 +55,8 @@ func New(cfg Config, src Source) (*Store, error) {
 		cfg: cfg, policies: cfg.policies(), keys: keys, src: src,
 		log:      cfg.Logger.With("instance", cfg.Instance, "prefix", cfg.Prefix),
 		tryLease: make(chan struct{}, 1), yields: make(chan struct{}, 1),
-		write: redisconn.New(cfg.Client, keys.Slot),
-		read:  redisconn.New(reading, keys.Slot),
+		write: cfg.Shared.Nodes("write", cfg.Client).Client(keys.Slot),
+		read:  cfg.Shared.Nodes("read", reading).Client(keys.Slot),
 	}
 	return s, nil
 }

@@ -50,6 +50,9 @@ type Config struct {
 	// fingerprint. What comes here and belongs to another part keeps its number and is
 	// left out.
 	Partition redisconn.Partition
+	// Shared is the connections for commands that the Feeds of all partitions share, with the
+	// same Client each; nil: this one has its own. Subscriptions have connections of their own.
+	Shared *redisconn.Shared
 	// Elsewhere counts the other partitions whose ticks this instance sends: the more, the
 	// longer it leaves a clock that nobody leads to others. Nil: none. It must not block.
 	Elsewhere func() int

@@ -75,7 +75,7 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 		patterns: newPatternSet(cfg.Patterns),
 		keys:     keys,
 		began:    time.Now(),
-		client:   redisconn.New(cfg.Client, keys.Slot),
+		client:   cfg.Shared.Nodes("feed", cfg.Client).Client(keys.Slot),
 	}
 	f.description = f.patterns.describe(Rules{cfg.Envelope, cfg.Sharded, cfg.BatchChannel, cfg.Partition.Of})
 	f.fingerprint = fingerprint(f.description)

@@ -80,7 +80,7 @@ type subscription struct {
 
 func newSubscription(f *Feed, out output) *subscription {
 	s := &subscription{feed: f, out: out, disconnects: make(chan Cause, 1)}
-	s.connecting = redisconn.New(redisconn.Subscribing(f.cfg.Client, &s.bytes), f.keys.Slot)
+	s.connecting = redisconn.NewSubscribing(f.cfg.Client, f.keys.Slot, &s.bytes)
 	s.seq.fingerprint = f.fingerprint
 	s.seq.stall = uint64(max(f.cfg.ProbeTimeout/2, stallIntervals*f.cfg.TickInterval).Milliseconds())
 	s.trouble.Store(&errConnecting)

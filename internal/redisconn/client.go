@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
 )
@@ -17,9 +18,9 @@ var (
 
 // Client is a lazy client: made when it is first needed, so that Redis or its Sentinels
 // may be absent at start. A new one replaces a client that leads to the wrong server.
-// Safe for concurrent use.
+// Others of its Nodes use the same connections. Safe for concurrent use.
 type Client struct {
-	option rueidis.ClientOption
+	nodes  *Nodes
 	finder *finder        // of the node to connect to; nil: no cluster
 	wg     sync.WaitGroup // dials and closings under way
 	ctx    context.Context
@@ -27,6 +28,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	client rueidis.Client // nil: none
+	node   *node          // that it is of
 	dial   *dial          // under way, nil otherwise
 	closed bool
 }
@@ -36,15 +38,15 @@ type dial struct {
 	err  error // valid after done
 }
 
-// New returns a client that is not made yet. Close it after use. In a cluster it leads to
-// the primary of the slot.
-func New(option rueidis.ClientOption, slot int) *Client {
-	l := &Client{option: option}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	if IsCluster(option) {
-		l.finder = &finder{option: option, slot: slot, wg: &l.wg}
-	}
-	return l
+// New is Nodes.Client for a client that shares its connections with no other.
+func New(option rueidis.ClientOption, slot int) *Client { return newNodes(option).Client(slot) }
+
+// NewSubscribing is New for a client of which every connection is a dedicated one, with
+// subscriptions. See Subscribing.
+func NewSubscribing(option rueidis.ClientOption, slot int, bytes *atomic.Int64) *Client {
+	n := newNodes(Subscribing(option, bytes))
+	n.isDedicated = true
+	return n.Client(slot)
 }
 
 // Get returns the client and makes it if there is none. Callers at the same time share
@@ -55,6 +57,9 @@ func (l *Client) Get(ctx context.Context) (rueidis.Client, error) {
 		if l.closed {
 			l.mu.Unlock()
 			return nil, ErrClosed
+		}
+		if l.client != nil && l.node.isRetired.Load() {
+			l.dropLocked()
 		}
 		if c := l.client; c != nil {
 			l.mu.Unlock()
@@ -79,40 +84,38 @@ func (l *Client) Get(ctx context.Context) (rueidis.Client, error) {
 }
 
 func (l *Client) make(d *dial) {
-	c, err := l.connect()
+	c, n, err := l.connect()
 	l.mu.Lock()
-	if c != nil && !l.closed {
-		l.client, c, err = c, nil, nil
+	if n != nil && !l.closed {
+		l.client, l.node, n = c, n, nil
 	}
 	l.dial = nil
 	l.mu.Unlock()
-	if c != nil {
-		c.Close()
+	if n != nil {
+		n.leave()
 	}
 	d.err = err
 	close(d.done)
 }
 
-func (l *Client) connect() (rueidis.Client, error) {
-	if l.finder == nil {
-		// A single-node client comes back together with the error of its first
-		// dial and dials again when used; a Sentinel client does not come back.
-		return rueidis.NewClient(l.option)
-	}
-	addr, err := l.finder.find(l.ctx)
-	if err != nil {
-		return nil, err
-	}
-	o := l.option
-	o.InitAddress = []string{addr}
-	c, err := rueidis.NewClient(o)
-	if err != nil {
-		if c != nil {
-			c.Close() // it would dial this node for ever, and another may be the primary by now
+// connect returns a client, and the node to leave after its use.
+func (l *Client) connect() (rueidis.Client, *node, error) {
+	addr := ""
+	if l.finder != nil {
+		var err error
+		if addr, err = l.finder.find(l.ctx); err != nil {
+			return nil, nil, err
 		}
-		return nil, err
 	}
-	return &nodeClient{c, l}, nil
+	n := l.nodes.join(addr)
+	if n.err != nil {
+		n.leave()
+		return nil, nil, n.err
+	}
+	if l.finder != nil {
+		return &nodeClient{n.client, l}, n, nil
+	}
+	return n.client, n, nil
 }
 
 // Current returns the client if there is one.
@@ -140,15 +143,22 @@ func (l *Client) Addr() string {
 	return ""
 }
 
-// Discard closes a client that is bound to the wrong server if it is still in use, so
-// that the next Get finds the server anew: names are resolved, Sentinels are asked.
+// Discard gives up a client that is bound to the wrong server if it is still in use, so
+// that the next Get finds the server anew: names are resolved, Sentinels are asked. Those
+// who share it give it up at their next Get. It is closed when the last of them has.
 func (l *Client) Discard(old rueidis.Client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.client == old && !l.closed {
-		l.client = nil
-		l.wg.Go(old.Close)
+	if l.client == old && l.client != nil {
+		l.node.retire()
+		l.dropLocked()
 	}
+}
+
+// dropLocked ends the use of the client that there is.
+func (l *Client) dropLocked() {
+	l.wg.Go(l.node.leave)
+	l.client, l.node = nil, nil
 }
 
 // Lost is told of a connection of the client that was lost, or could not be used: in a
@@ -169,12 +179,11 @@ func (l *Client) DiscardCurrent() {
 // Close closes the client and waits for what is under way.
 func (l *Client) Close() {
 	l.mu.Lock()
-	c := l.client
-	l.client, l.closed = nil, true
+	l.closed = true
+	if l.client != nil {
+		l.dropLocked()
+	}
 	l.mu.Unlock()
 	l.cancel()
-	if c != nil {
-		c.Close()
-	}
 	l.wg.Wait()
 }

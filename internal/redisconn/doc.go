@@ -3,5 +3,6 @@
 // codes of errors, and the call of a script.
 //
 // It knows one primary, found by its address, by Sentinel, or among the nodes of a Redis
-// Cluster by the hash slot in which all keys lie.
+// Cluster by the hash slot in which all keys lie. Clients that lead to the same server can
+// share its connections (Shared).
 package redisconn
