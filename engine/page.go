@@ -26,6 +26,7 @@ type page struct {
 	full      func()            // called once when no more are taken
 	form      form              // of the frames
 	shared    bool              // each reader gets the frames of its own channels only
+	partial   bool              // its readers may have channels of other partitions
 	refused   bool              // an event was not taken
 	lost      map[string]string // channels known to have lost something, with the reason
 	oldest    []lostRange
@@ -176,7 +177,7 @@ func (p *page) gapOf(group []lostRange) sseproto.Gap {
 		if gap.Oldest.IsZero() || !l.oldest.IsZero() && l.oldest.Less(gap.Oldest) {
 			gap.Oldest = l.oldest
 		}
-		if len(group) < len(p.channels) {
+		if p.partial || len(group) < len(p.channels) { // without names it would be all of the stream's
 			gap.Channels = append(gap.Channels, p.channels[l.channel])
 		}
 	}

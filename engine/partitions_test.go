@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -306,6 +307,25 @@ func TestGapEventsOfAPartitionMoveItAlone(t *testing.T) {
 		[]string{got[0].id, got[1].id, got[2].id, got[3].id})
 	require.Equal(t, []string{"gap", "gap", "message", "message"}, []string{got[0].kind, got[1].kind, got[2].kind, got[3].kind})
 	require.EqualValues(t, 2, e.Stats().Gaps.Total())
+}
+
+// TestGapOfAllChannelsOfAPartitionNamesThem: a gap event without names is one of all channels of
+// the stream.
+func TestGapOfAllChannelsOfAPartitionNamesThem(t *testing.T) {
+	e, f := startParts(t, 2, nil)
+	second := channelOfPart("other", 0, 2)
+	f[0].h.lost = map[string]string{f[0].channel: sseproto.ReasonTrimmed, second: sseproto.ReasonTrimmed}
+	f[0].tick()
+	c := comeBack(t, e, vector(1, sseproto.ID{Ms: 800}, sseproto.ID{Ms: 1000}), f[0].channel, second, f[1].channel)
+	got := c.next(1)[0]
+	require.Equal(t, "gap", got.kind)
+	var gap struct {
+		Reason   string
+		Channels []string
+	}
+	require.NoError(t, json.Unmarshal([]byte(got.data), &gap))
+	require.Equal(t, sseproto.ReasonTrimmed, gap.Reason)
+	require.ElementsMatch(t, []string{f[0].channel, second}, gap.Channels)
 }
 
 // TestNewStreamWaitsForAPartitionThatWasNeverOpen: its ID could name no place in it.

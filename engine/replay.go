@@ -116,7 +116,7 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	p := newPage(q.channels, q.key.id)
-	p.known, p.form = q.key.told, q.key.form
+	p.known, p.form, p.partial = q.key.told, q.key.form, r.log.isDivided()
 	if q.key.from == "" {
 		p.requested = q.key.id.String()
 	}
