@@ -33,7 +33,7 @@ const (
 
 // parts are the names in Redis, by partition.
 func (s setup) parts() (list []redisconn.Keys) {
-	if !s.cluster {
+	if !s.cluster && s.partitions < 2 {
 		return []redisconn.Keys{redisconn.MakeKeys(streamPrefix)}
 	}
 	for q := range max(s.partitions, 1) {
@@ -52,15 +52,14 @@ func inboxOf(k redisconn.Keys) string { return k.Inbox(redisconn.DefaultInbox(st
 
 // setup says what a scenario runs on.
 type setup struct {
-	instances int
-	feeds     int
-	proxied   bool // a proxy between each instance and Redis
-	persist   bool // append-only file
-	sentinel  bool // a replica, and a sentinel that tells who is the primary
-	cluster   bool // three primaries with a replica each
-	sharded   bool // messages by the shard channel
-	// partitions of the channels, on a cluster; 0: one
-	partitions int
+	instances  int
+	feeds      int
+	proxied    bool   // a proxy between each instance and Redis
+	persist    bool   // append-only file
+	sentinel   bool   // a replica, and a sentinel that tells who is the primary
+	cluster    bool   // three primaries with a replica each
+	sharded    bool   // messages by the shard channel
+	partitions int    // of the channels; 0: one
 	inbox      bool   // half of the publishers add to the inbox
 	joiner     bool   // one more instance, down at first
 	old        bool   // the program of an earlier commit at first

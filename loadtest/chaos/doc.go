@@ -6,7 +6,7 @@
 // from a seeded plan, and then compares what was published, what the history
 // holds and what every client has seen.
 //
-//	chaos                                  every scenario, about twelve minutes
+//	chaos                                  every scenario, about fifteen minutes
 //	chaos --scenario links --seed 7        one of them, another plan
 //	chaos --markdown docs/GUARANTEES.md    and put the tables into the document
 //

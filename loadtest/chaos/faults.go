@@ -171,6 +171,14 @@ var (
 			return errors.Join(err, d.wait(ctx, 3*time.Second), in.signal(syscall.SIGCONT))
 		},
 	}
+	freezeLong = fault{
+		"instance frozen for long", "`SIGSTOP` for 12 s: its links are cut by Redis, others have its clocks and its leases", true,
+		func(ctx context.Context, d *damage) error {
+			in := d.hits(d.any(d.rng))
+			err := in.signal(syscall.SIGSTOP)
+			return errors.Join(err, d.wait(ctx, 12*time.Second), in.signal(syscall.SIGCONT))
+		},
+	}
 	rollingRestart = fault{
 		"rolling restart", "every instance is ended with `SIGTERM` and started again, one after the other", true,
 		func(ctx context.Context, d *damage) error { return d.roll(ctx) },

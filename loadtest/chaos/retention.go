@@ -81,6 +81,31 @@ var (
 	}
 )
 
+// streamsTrimmed is done by hand. That a stream was deleted is told by the channel's next
+// message, and not before: such losses would be silent here.
+var streamsTrimmed = fault{
+	"streams trimmed by hand", "`XTRIM … MAXLEN 2` of every other stream of the partition that is hit", false,
+	func(_ context.Context, d *damage) error {
+		reply, err := d.do("KEYS", d.keys.Stream("chaos:*"))
+		if err != nil {
+			return err
+		}
+		keys, _ := reply.([]any)
+		for i, key := range keys {
+			if name, ok := key.(string); ok && i%2 == 0 {
+				if _, err := d.do("XTRIM", name, "MAXLEN", "2"); err != nil {
+					return err
+				}
+			}
+		}
+		d.note = fmt.Sprintf("%d streams", (len(keys)+1)/2)
+		if len(keys) == 0 {
+			return errors.New("chaos: there is no stream")
+		}
+		return nil
+	},
+}
+
 // counter is a number of INFO of the primary.
 func (d *damage) counter(name string) int {
 	for line := range strings.Lines(d.text("INFO", "everything")) {

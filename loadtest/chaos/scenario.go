@@ -133,14 +133,37 @@ func scenarios() []scenario {
 			rounds: 1,
 		},
 		{
+			// What is a fault of one server here hits all partitions at once.
+			name: "partitions-server",
+			setup: with(func(s *setup) {
+				s.instances, s.sharded, s.inbox, s.persist, s.joiner, s.partitions = 3, true, true, true, true, 4
+			}),
+			faults: []fault{
+				killLink, killAllLinks, freezeWriter, killCommands, twoWriters, deleteLease, rollingRestart, joiner, pauseShort, scriptFlush,
+				memoryFull, freezeLong, crashKept, killAny, pauseLong, clockBack, restartKept,
+			},
+			rounds: 1,
+		},
+		{
 			// The last fault keeps what the finale sends.
 			name: "retention",
 			setup: with(func(s *setup) {
 				s.ttl, s.bent, s.historyMax, s.ring = 2*time.Second, true, 100, "256KiB"
 			}),
 			faults: []fault{
-				killWriter, ttlLonger, clockAhead, ttlShorter, writesRefused, evictLRU, fewerKept, killAllLinks, evictVolatile, moreKept,
-				clockAhead, gapsDeleted, evictAny, killWriter, ttlLonger,
+				killWriter, ttlLonger, clockAhead, ttlShorter, streamsTrimmed, writesRefused, evictLRU, fewerKept, killAllLinks,
+				evictVolatile, moreKept, clockAhead, gapsDeleted, evictAny, killWriter, ttlLonger, streamsTrimmed,
+			},
+			rounds: 1,
+		},
+		{
+			name: "partitions-retention",
+			setup: with(func(s *setup) {
+				s.ttl, s.bent, s.historyMax, s.ring, s.sharded, s.partitions = 2*time.Second, true, 100, "256KiB", true, 3
+			}),
+			faults: []fault{
+				killWriter, ttlLonger, clockAhead, ttlShorter, streamsTrimmed, writesRefused, evictLRU, fewerKept, killAllLinks,
+				evictVolatile, moreKept, clockAhead, gapsDeleted, evictAny, killWriter, ttlLonger, streamsTrimmed,
 			},
 			rounds: 1,
 		},
