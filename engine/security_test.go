@@ -18,11 +18,11 @@ func TestSecurityTellsTheBoundsOfStreams(t *testing.T) {
 	w.init(Config{}.withDefaults().Heartbeat)
 	now := time.Unix(1_000_000, 0)
 	untilNext := time.Unix(int64(w.over(now.Add(time.Second-1))), 0).Sub(now)
-	for _, row := range []string{
-		fmt.Sprintf("| `--max-connections` | limit of open files less %d |", ReservedFiles),
-		fmt.Sprintf("| data after a stream request | %d reads, each below %d KiB |", maxInputEvents, maxDiscard>>10),
+	for _, item := range []string{
+		fmt.Sprintf("* `--max-connections` (limit of open files less %d):", ReservedFiles),
+		fmt.Sprintf("* Data after a stream request (%d reads, each below %d KiB):", maxInputEvents, maxDiscard>>10),
 		fmt.Sprintf("up to %s seconds with the default `--heartbeat`", map[float64]string{3: "three"}[math.Ceil(untilNext.Seconds())]),
 	} {
-		require.Contains(t, string(text), row)
+		require.Contains(t, string(text), item)
 	}
 }

@@ -363,40 +363,41 @@ func TestInternetProfileHolds(t *testing.T) {
 	}
 }
 
-// TestSecurityTellsTheDefaultsOfLimits: a row of the table that names a flag has its
-// default, "none" for 0, or the words of its help where the process finds it out.
+// TestSecurityTellsTheDefaultsOfLimits: an item that names a flag has its default in
+// brackets, "none" for 0, or the words of its help where the process finds it out.
 func TestSecurityTellsTheDefaultsOfLimits(t *testing.T) {
 	text, err := os.ReadFile("../../SECURITY.md")
 	require.NoError(t, err)
-	_, table, found := strings.Cut(string(text), "| limit | default | protects against |\n")
+	_, list, found := strings.Cut(string(text), "\n## What each limit protects\n")
 	require.True(t, found)
-	table, _, _ = strings.Cut(table, "\n\n")
+	list, _, found = strings.Cut(list, "\nssed reads requests by RFC 9112")
+	require.True(t, found)
 	defaults := map[string]string{}
 	for _, f := range allFlags(t) {
 		defaults["--"+f.Name] = f.Default
 	}
 	flagName, seen := regexp.MustCompile("`(--[a-z-]+)`"), 0
-	for line := range strings.Lines(table) {
-		cells := strings.Split(line, " | ")
-		names := flagName.FindAllStringSubmatch(cells[0], -1)
-		if len(names) == 0 {
+	flagDefault := regexp.MustCompile("`(--[a-z-]+)` \\(([^)]+)\\)")
+	for line := range strings.Lines(list) {
+		limits, _, isItem := strings.Cut(line, ": ")
+		if !isItem || !strings.HasPrefix(limits, "* ") {
 			continue
 		}
-		values := strings.Split(cells[1], ", ")
-		require.Len(t, values, len(names), line)
-		for i, name := range names {
-			value, known := defaults[name[1]]
-			require.True(t, known, name[1])
+		told := flagDefault.FindAllStringSubmatch(limits, -1)
+		require.Len(t, told, len(flagName.FindAllString(limits, -1)), line)
+		for _, m := range told {
+			value, known := defaults[m[1]]
+			require.True(t, known, m[1])
 			switch value {
 			case "", "0":
-				require.Contains(t, []string{"none", "limit of open files less 256"}, values[i], name[1])
+				require.Contains(t, []string{"none", "limit of open files less 256"}, m[2], m[1])
 			default:
-				require.Equal(t, value, values[i], name[1])
+				require.Equal(t, value, m[2], m[1])
 			}
 			seen++
 		}
 	}
 	require.GreaterOrEqual(t, seen, 12)
-	require.Contains(t, table, fmt.Sprintf("| header fields | %d |", sseproto.DefaultMaxFields))
+	require.Contains(t, list, fmt.Sprintf("* Header fields (%d): ", sseproto.DefaultMaxFields))
 	require.Equal(t, 256, engine.ReservedFiles)
 }

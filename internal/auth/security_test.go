@@ -13,13 +13,13 @@ func TestSecurityTellsTheBoundsOfAuth(t *testing.T) {
 	text, err := os.ReadFile("../../SECURITY.md")
 	require.NoError(t, err)
 	require.EqualValues(t, 16, queueFactor)
-	require.Contains(t, string(text), "sixteen times as many wait")
+	require.Contains(t, string(text), "Sixteen times as many requests wait")
 	require.Equal(t, time.Second, denialTTL)
-	require.Contains(t, string(text), "a denial is remembered for a second of it")
+	require.Contains(t, string(text), "ssed remembers a denial for a second of it")
 	g := newGate(64, 1)
 	for g.mayEnterLocked(&line{inside: g.inside}) {
 		g.inside++
 	}
 	require.Equal(t, 32, g.inside)
-	require.Contains(t, string(text), "| requests to the service for one address | half of them |")
+	require.Contains(t, string(text), "* Requests to the service for one address (half of them):")
 }

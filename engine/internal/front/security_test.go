@@ -16,13 +16,13 @@ func TestSecurityTellsTheBoundsOfRequests(t *testing.T) {
 	require.NoError(t, err)
 	f := listenOnly(t, Config{}).front
 	require.Zero(t, f.limits.MaxFields, "that of sseproto")
-	for _, row := range []string{
-		fmt.Sprintf("| `--max-head` | %dKiB |", f.limits.MaxHeadBytes>>10),
-		fmt.Sprintf("| header fields | %d |", sseproto.DefaultMaxFields),
-		fmt.Sprintf("| body of a request for a stream | %d KiB |", sseproto.MaxBodyBytes>>10),
-		fmt.Sprintf("| requests over %d KiB that are not whole, or wait for the authorizer | %d MiB of memory, all together |", smallBytes>>10, f.large.most>>20),
-		fmt.Sprintf("| pipelining | %d KiB ahead of the answers |", maxBacklogBytes>>10),
+	for _, item := range []string{
+		fmt.Sprintf("* `--max-head` (%dKiB):", f.limits.MaxHeadBytes>>10),
+		fmt.Sprintf("* Header fields (%d):", sseproto.DefaultMaxFields),
+		fmt.Sprintf("* Body of a request for a stream (%d KiB):", sseproto.MaxBodyBytes>>10),
+		fmt.Sprintf("* Requests over %d KiB that are not whole, or wait for the authorizer (%d MiB of memory, all together):", smallBytes>>10, f.large.most>>20),
+		fmt.Sprintf("* Pipelining (%d KiB ahead of the answers):", maxBacklogBytes>>10),
 	} {
-		require.Contains(t, string(text), row)
+		require.Contains(t, string(text), item)
 	}
 }
