@@ -429,7 +429,7 @@ func (p *probe) judge(sent, done, came []time.Time, ended bool) bool {
 	case lost > 0:
 		p.fail(check, fmt.Sprintf("%d of %d messages did not come within %v: they are held back", lost, probes, p.Patience), p.unbuffer(p.response))
 	case together >= probes/2:
-		p.fail(check, fmt.Sprintf("%d messages sent %v apart came in clumps, the last %v late: they are held back", probes, p.Pace, round(delays[probes-1])), p.unbuffer(p.response))
+		p.fail(check, fmt.Sprintf("%d messages sent %v apart came several at once, the last %v late: they are held back", probes, p.Pace, round(delays[probes-1])), p.unbuffer(p.response))
 	case extra[0] > quickWrite:
 		p.warn(check, fmt.Sprintf("%d messages came one by one, but each of them at least %v later than the network needs", probes, round(extra[0])),
 			"HAProxy: option http-no-delay, without which it keeps each event for 200 ms; others: whatever waits for more of an answer, off for this path")

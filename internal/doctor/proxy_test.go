@@ -313,8 +313,8 @@ func TestStreamsThatAreHeldBackAreFound(t *testing.T) {
 	f(&gateway{silent: true, fields: []string{"Server", "nginx/1.22"}}, "proxy: begin", "not a byte", "nginx: no proxy_ignore_headers")
 	f(&gateway{held: 100}, "proxy: events", "none of 10 messages", "")
 	f(&gateway{held: 4}, "proxy: events", "2 of 10 messages did not come", "")
-	f(&gateway{held: 5}, "proxy: events", "came in clumps", "")
-	f(&gateway{held: 10, fields: []string{"X-Accel-Buffering", "no"}}, "proxy: events", "came in clumps", "X-Accel-Buffering: no comes through")
+	f(&gateway{held: 5}, "proxy: events", "came several at once", "")
+	f(&gateway{held: 10, fields: []string{"X-Accel-Buffering", "no"}}, "proxy: events", "came several at once", "X-Accel-Buffering: no comes through")
 }
 
 func TestStreamThatIsCutIsFound(t *testing.T) {

@@ -23,7 +23,7 @@ func TestDoctorFindsWhatProxiesDoToStreams(t *testing.T) {
 		{
 			"HAProxy without http-no-delay", func(t testing.TB, to string) string {
 				return startHAProxy(t, to, to, "option http-no-delay", "")
-			}, "proxy: events", "fail", "came in clumps", "HAProxy: option http-no-delay",
+			}, "proxy: events", "fail", "came several at once", "HAProxy: option http-no-delay",
 		},
 		{
 			"lighttpd without streaming", func(t testing.TB, to string) string {
