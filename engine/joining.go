@@ -47,7 +47,17 @@ type joinPart struct {
 	reach    sseproto.ID
 	began    sseproto.ID // low of its first span
 	isServed bool        // from the ring
+	awaits   joinWait
 }
+
+// joinWait is what gives a stream a turn for the sake of a partition.
+type joinWait uint8
+
+const (
+	awaitsNothing joinWait = iota // a message of the partition does, or the page that is being read for it
+	awaitsOpening
+	awaitsTime
+)
 
 // joinChannel is a channel of such a stream.
 type joinChannel struct {
@@ -223,7 +233,7 @@ func (s *shard) join(v *view, i uint32, c *slot) {
 	head := s.log.lookAt(j)
 	v.refresh()
 	if !s.placeParts(v, i, c, j) {
-		s.awaitPlaces(i, c, j)
+		s.awaitTurn(i, c, j)
 		return
 	}
 	all, isHeld, sent := s.serveParts(i, c, j)
@@ -231,7 +241,7 @@ func (s *shard) join(v *view, i uint32, c *slot) {
 	case sent: // a gap event
 		return
 	case isHeld:
-		s.awaitParts(i, c, j)
+		s.awaitTurn(i, c, j)
 		return
 	}
 	end, ok := s.findNext(v, j, head)
@@ -284,8 +294,10 @@ func (s *shard) placeParts(v *view, i uint32, c *slot, j *joining) (done bool) {
 	for k := range j.parts {
 		p := &j.parts[k]
 		at := &j.places[p.line.part]
+		p.awaits = awaitsNothing
 		switch {
 		case p.isShut():
+			p.awaits = awaitsOpening
 			done = done && !at.IsZero()
 		case !p.start.IsNow() && !s.startInRing(v, p, at):
 			s.askFor(i, c, j, p)
@@ -297,18 +309,6 @@ func (s *shard) placeParts(v *view, i uint32, c *slot, j *joining) (done bool) {
 	return done
 }
 
-// awaitPlaces lets a slot wait until it is known where it starts: for the replayer, or for a
-// partition to open.
-func (s *shard) awaitPlaces(i uint32, c *slot, j *joining) {
-	s.enter(c, phaseJoining)
-	for k := range j.parts {
-		if j.parts[k].isShut() && !j.inShut {
-			j.inShut = true
-			s.awaitOpen(ref{i, c.gen})
-		}
-	}
-}
-
 // serveParts looks which partitions of a slot the ring can serve, and sees to the others.
 // All: it can serve all of them. Held: a page was missed, and nothing is sent before it has come
 // again. Sent: the slot was sent a gap event, and has another turn.
@@ -317,12 +317,13 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 	for k := range j.parts {
 		p := &j.parts[k]
 		at := &j.places[p.line.part]
-		p.isServed = false
+		p.isServed, p.awaits = false, awaitsNothing
 		switch {
 		case p.isShut():
-			p.until = time.Time{}
+			p.until, p.awaits = time.Time{}, awaitsOpening
 		case p.reach.Less(*at):
 			if s.isAhead(p, *at) {
+				p.awaits = awaitsTime
 				break
 			}
 			s.tellPart(i, c, j, p, sseproto.ReasonUnknownID, p.reach, sseproto.ID{})
@@ -335,6 +336,8 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 		case !s.began.Before(p.again):
 			s.askFor(i, c, j, p)
 			isHeld = isHeld || p.isMissed
+		default:
+			p.awaits = awaitsTime
 		}
 		if p.isServed {
 			p.until = time.Time{}
@@ -527,7 +530,7 @@ func (s *shard) sendOwn(v *view, i uint32, c *slot, j *joining, end, head uint64
 	}
 	if len(s.heads) == 0 {
 		s.noteServed(j)
-		s.awaitParts(i, c, j)
+		s.awaitTurn(i, c, j)
 		return
 	}
 	if !s.mayWrite(i, c) {
@@ -569,17 +572,15 @@ func (s *shard) noteServed(j *joining) {
 	}
 }
 
-// awaitParts lets a slot wait for what its partitions lack.
-func (s *shard) awaitParts(i uint32, c *slot, j *joining) {
+// awaitTurn lets a slot wait for what its partitions lack, as the last look at them says.
+func (s *shard) awaitTurn(i uint32, c *slot, j *joining) {
 	s.enter(c, phaseJoining)
 	for k := range j.parts {
-		p := &j.parts[k]
-		switch {
-		case p.isServed, p.isAsked: // a message, or a page, gives it a turn
-		case p.isShut() && !j.inShut:
+		switch awaits := j.parts[k].awaits; {
+		case awaits == awaitsOpening && !j.inShut:
 			j.inShut = true
 			s.awaitOpen(ref{i, c.gen})
-		case !p.isShut() && !j.timed:
+		case awaits == awaitsTime && !j.timed:
 			j.timed = true
 			s.timedJoins.push(ref{i, c.gen})
 		}
