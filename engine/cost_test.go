@@ -610,3 +610,20 @@ func TestPlacesCloseToEachOtherCostWhatCameBetween(t *testing.T) {
 		require.Less(t, looks, int64(2*places+2*maxSegmentBytes/frameBytesPerEntry/orderedLooks))
 	}
 }
+
+// TestStreamsBesideAPartitionThatIsShutCostByTheirMessages: they get frames of their own.
+func TestStreamsBesideAPartitionThatIsShutCostByTheirMessages(t *testing.T) {
+	const slots, messages = 100, 50
+	s, open := besideShut(t, slots, true)
+	w := s.counting(func() {
+		for range messages {
+			open.publish("x")
+			s.settle()
+		}
+	})
+	require.EqualValues(t, slots*messages, s.count.delivered.Load())
+	t.Logf("%+v", w)
+	require.EqualValues(t, slots*messages, w.writes)
+	require.LessOrEqual(t, w.slots, int64(3*slots*messages), "a member of the channel, its turn, and one that finds no more")
+	require.LessOrEqual(t, w.looks, int64(8*slots*messages))
+}

@@ -7,7 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ssed/engine/internal/front"
-	"ssed/sseproto"
 )
 
 // fullLog is a log of several partitions whose ring is full, and a feed for each.
@@ -71,41 +70,56 @@ func BenchmarkPlaceAt(b *testing.B) {
 	}
 }
 
-// BenchmarkDeliveryBesideAPartitionThatIsShut is a message to streams that have a channel of
+// BenchmarkDeliveryBesideAPartitionThatIsShut is messages to streams that have a channel of
 // such a partition, too: to those that were there before, and to those that came since.
 func BenchmarkDeliveryBesideAPartitionThatIsShut(b *testing.B) {
-	const slots = 1000
-	for _, since := range []bool{false, true} {
-		b.Run(map[bool]string{false: "before", true: "since"}[since], func(b *testing.B) {
-			s := newNullShardWith(b, Config{Partitions: 2})
-			shut, open := s.log.Partition(0), s.log.Partition(1)
-			channel, other := channelOfPart("c", 0, 2), channelOfPart("c", 1, 2)
-			shut.OpenSpan(sseproto.ID{Ms: 1000})
-			open.OpenSpan(sseproto.ID{Ms: 1000})
-			if !since {
-				s.fillWith(slots, channel, other)
-			}
-			shut.Append(sseproto.ID{Ms: 1000, Seq: 1}, channel, "taken back")
-			shut.CloseSpan(sseproto.ID{Ms: 1000})
-			if since {
-				for range slots {
-					s.arriveAt(s.log.Position(), channel, other)
-				}
-				s.settle()
-				require.Len(b, s.joins, slots)
-			}
-			s.settle()
-			delivered := s.delivered
-			n := uint64(0)
-			for b.Loop() {
-				n++
-				open.Append(sseproto.ID{Ms: 1000, Seq: n}, other, benchPayload)
-				s.settle()
-			}
-			require.EqualValues(b, slots*n, s.delivered-delivered)
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(slots*n), "ns/delivery")
-		})
+	for _, burst := range []int{1, 100} {
+		for _, since := range []bool{false, true} {
+			name := fmt.Sprintf("burst=%d/came=%s", burst, map[bool]string{false: "before", true: "since"}[since])
+			b.Run(name, func(b *testing.B) { deliverBesideShut(b, burst, since) })
+		}
 	}
+}
+
+func deliverBesideShut(b *testing.B, burst int, since bool) {
+	const slots = 1000
+	s, open := besideShut(b, slots, since)
+	delivered := s.delivered
+	n, cpu := 0, cpuTime()
+	for b.Loop() {
+		for range burst {
+			open.publish(benchPayload)
+			n++
+		}
+		s.settle()
+	}
+	require.EqualValues(b, slots*n, s.delivered-delivered)
+	b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(slots*n), "cpu-ns/delivery")
+}
+
+// besideShut is a shard with streams of two partitions, one of which is shut, and the feed
+// of the other one. Since: they came when it was.
+func besideShut(t testing.TB, slots int, since bool) (s *nullShard, open *partFeed) {
+	s = newNullShardWith(t, Config{Partitions: 2})
+	shut := &partFeed{line: s.log.Partition(0), channel: channelOfPart("c", 0, 2), t: 1000}
+	open = &partFeed{line: s.log.Partition(1), channel: channelOfPart("c", 1, 2), t: 1000}
+	shut.line.OpenSpan(shut.id())
+	open.line.OpenSpan(open.id())
+	if !since {
+		s.fillWith(slots, shut.channel, open.channel)
+	}
+	kept := shut.id()
+	shut.publish("taken back")
+	shut.line.CloseSpan(kept)
+	if since {
+		for range slots {
+			s.arriveAt(s.log.Position(), shut.channel, open.channel)
+		}
+		s.settle()
+		require.Len(t, s.joins, slots)
+	}
+	s.settle()
+	return s, open
 }
 
 // arriveAt lets a new stream come whose request was read at a position.
