@@ -18,7 +18,7 @@ func (d *redisDoctor) partitions(ctx context.Context, first string) {
 	const check = "redis partitions"
 	nodes := map[string][]string{first: {"0"}}
 	for q := 1; q < d.Partitions; q++ {
-		addr, ok := d.partition(ctx, q)
+		addr, ok := d.partition(ctx, q, nodes)
 		if !ok {
 			return
 		}
@@ -61,7 +61,8 @@ func (d *redisDoctor) slotsOf(list []string) string {
 }
 
 // partition looks at one, and returns the address of its server. Not ok: it was told why.
-func (d *redisDoctor) partition(ctx context.Context, q int) (addr string, ok bool) {
+// What concerns a whole server is told once: of those in seen it was.
+func (d *redisDoctor) partition(ctx context.Context, q int, seen map[string][]string) (addr string, ok bool) {
 	keys := d.Redis.keys(q)
 	lazy := redisconn.New(redisconn.Options(d.Client), keys.Slot)
 	defer lazy.Close()
@@ -82,7 +83,9 @@ func (d *redisDoctor) partition(ctx context.Context, q int) (addr string, ok boo
 		}
 	}
 	part := &redisDoctor{doctor: &one, Redis: d.Redis, at: q, keys: keys, client: client}
-	part.server(ctx)
+	if len(seen[lazy.Addr()]) == 0 {
+		part.server(ctx)
+	}
 	part.rights(ctx)
 	part.fleet(ctx)
 	part.inbox(ctx)

@@ -40,6 +40,21 @@ func TestPartitionsOfAClusterAreLookedAt(t *testing.T) {
 	require.True(t, strings.HasSuffix(all["redis partitions"].Fix, "theirs are 2730, 13653"))
 }
 
+// TestWhatIsWrongWithAServerIsToldOnce, however many partitions it has.
+func TestWhatIsWrongWithAServerIsToldOnce(t *testing.T) {
+	r := redistest.Start(t)
+	do(t, r, "CONFIG", "SET", "maxmemory", "1gb")
+	do(t, r, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	use := useOf(r)
+	use.Sharded, use.Partitions = true, 3
+	all := ofRedis(t, use)
+	require.Equal(t, Warn, all["redis memory"].Status)
+	require.Contains(t, all["redis partitions"].Text, "3 of them on one server")
+	for check := range all {
+		require.NotContains(t, check, "redis memory of")
+	}
+}
+
 // TestInstancesWithAnotherNumberOfPartitionsAreNamed, also by who has one.
 func TestInstancesWithAnotherNumberOfPartitionsAreNamed(t *testing.T) {
 	r := redistest.Start(t)
