@@ -312,6 +312,19 @@ func TestUsageErrorsNameTheHelpOfTheirCommand(t *testing.T) {
 	f("serve", "nosuch")
 }
 
+func TestFlagWithoutItsValueIsNamed(t *testing.T) {
+	t.Parallel()
+	f := func(want string, args ...string) {
+		t.Helper()
+		code, _, stderr := runProgram(t, nil, args...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, stderr, "ssed: "+want+"\nRun ")
+	}
+	f("--drain: its value is missing: --drain TIME", "--drain")
+	f("--public-url: its value is missing: --public-url URL", "doctor", "--public-url")
+	f("unknown flag --nosuch", "tail", "a", "--nosuch")
+}
+
 func commands(t *testing.T) []*kong.Node {
 	t.Helper()
 	var c commandLine

@@ -42,7 +42,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var c commandLine
 	inv, err := c.parse(args, stdout)
 	if err != nil {
-		return usageError(stderr, commandOf(err), err)
+		return usageError(stderr, commandOf(err), withoutValue(err, args))
 	}
 	if c.ShowVersion || inv.command == "version" {
 		fmt.Fprintln(stdout, "ssed", versionText())
@@ -116,6 +116,21 @@ func commandOf(err error) string {
 		}
 	}
 	return "serve"
+}
+
+// withoutValue is the error of kong, in other words where the last flag lacks its value.
+func withoutValue(err error, args []string) error {
+	parse, ok := errors.AsType[*kong.ParseError](err)
+	if !ok || len(args) == 0 {
+		return err
+	}
+	last := args[len(args)-1]
+	for _, flag := range commandNode(parse.Context.Kong, commandOf(err)).Flags {
+		if last == "--"+flag.Name && !flag.IsBool() {
+			return fmt.Errorf("%s: its value is missing: %s %s", last, last, flag.PlaceHolder)
+		}
+	}
+	return err
 }
 
 func versionText() string {
