@@ -1,6 +1,7 @@
 package ssed_test
 
 import (
+	"fmt"
 	"math/bits"
 	"runtime"
 	"strings"
@@ -83,4 +84,57 @@ func testConnections(t *testing.T, url string, partitions, subscriptions int, se
 		count()
 		return others+subscribed == 0
 	}, time.Minute, 5*time.Millisecond)
+}
+
+// TestCutConnectionsConcernNobodyElse: a connection for commands is of all partitions and
+// brings no messages, so that nothing is missing without it. A subscription is of one.
+func TestCutConnectionsConcernNobodyElse(t *testing.T) {
+	const partitions = 4
+	server := redistest.Start(t)
+	b := newBackend(t, server.URL(), partitions, server)
+	cfg := partitioned(t, server.URL(), partitions)
+	cfg.Redis.ClientName, cfg.Feed.ProbeTimeout = "cut", time.Hour // a busy machine stands still, too
+	gateway, _ := serve(t, cfg)
+	awaitReady(gateway)
+	var channels []string
+	for q := range partitions {
+		channels = append(channels, channelOf(q, partitions))
+	}
+	stream := open(gateway, strings.Join(channels, "&channel_id="), "")
+	defer stream.close()
+	resyncs := func() (n uint64) {
+		for _, feed := range gateway.Parts().Feeds {
+			for _, count := range feed.Stats().Resyncs {
+				n += count
+			}
+		}
+		return n
+	}
+	for round := range 20 {
+		require.NoError(t, b.cut("cut", "normal"))
+		got := map[string]bool{}
+		for _, name := range channels {
+			require.NoError(t, b.publish(t.Context(), []ssed.OutMessage{{Channel: name, Message: ssed.Message{Data: fmt.Sprint(name, " ", round)}}}))
+		}
+		for range channels {
+			_, data := stream.event()
+			got[data] = true
+		}
+		for _, name := range channels {
+			require.True(t, got[fmt.Sprint(name, " ", round)], name)
+		}
+	}
+	require.Zero(t, resyncs())
+	require.Eventually(t, func() bool { // they work again
+		_, err := gateway.Publish(t.Context(), channels[0], ssed.Message{Data: "again"})
+		return err == nil
+	}, time.Minute, 5*time.Millisecond)
+
+	reply, err := server.Do("CLIENT", "LIST", "TYPE", "pubsub")
+	require.NoError(t, err)
+	found := namedClient.FindAllStringSubmatch(reply.(string), -1)
+	require.Len(t, found, partitions)
+	_, err = server.Do("CLIENT", "KILL", "ID", found[0][1])
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return resyncs() == 1 && allUp(gateway) }, time.Minute, 5*time.Millisecond)
 }
