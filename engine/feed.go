@@ -116,12 +116,19 @@ func (ln *Lineage) tickedLocked(id sseproto.ID) {
 // late tells how late the others are: on a link with a backlog they come seconds later.
 type arrival struct {
 	at    time.Time
+	last  uint64        // ms of the last tick
 	lag   time.Duration // behind the least late tick of the span
 	first time.Time     // when the least late tick came
 	tick  uint64        // and its ms
 }
 
+// note takes a tick. One that lies a millisecond beyond the one before tells nothing: ticks do
+// so while they are ahead of the clock of Redis, behind a failover or when it was set back.
 func (a *arrival) note(id sseproto.ID, now time.Time) {
+	if !a.first.IsZero() && id.Ms == a.last+1 {
+		a.first = a.first.Add(now.Sub(a.at) - time.Millisecond)
+	}
+	a.last = id.Ms
 	a.at, a.lag = now, now.Sub(a.first)-time.Duration(int64(id.Ms-a.tick))*time.Millisecond
 	if a.first.IsZero() || a.lag < 0 {
 		a.first, a.tick, a.lag = now, id.Ms, 0
@@ -231,8 +238,8 @@ func (ln *Lineage) Commit(id, watermark sseproto.ID) {
 	ln.notifyLocked()
 }
 
-// CloseSpan ends the open span. Messages up to through count; what came after it
-// is not to be trusted, and its receivers are told.
+// CloseSpan ends the open span. Messages up to through count, which may lie before all of it;
+// what came after it is not to be trusted, and its receivers are told.
 func (ln *Lineage) CloseSpan(through sseproto.ID) {
 	ln.log.mu.Lock()
 	defer ln.log.unlock()
@@ -250,6 +257,9 @@ func (ln *Lineage) closeLocked(through sseproto.ID) {
 		return
 	}
 	s.truncated = through.Less(s.high)
+	if through.Less(s.low) { // all of it was numbered by a server that another one had replaced
+		s.low = through
+	}
 	s.high, s.ready, s.end = through, through, ln.log.head.Load()
 	if s.truncated { // nobody may resume into what was taken back: it is told of before the next span
 		ln.setBackfillingLocked(true)

@@ -347,6 +347,38 @@ func TestSpanCutBackToAGoodTickTellsWhoWasServedSince(t *testing.T) {
 	require.Equal(t, []sseproto.ID{{Ms: 1100}, {Ms: 2000}}, h.invalidated)
 }
 
+// All of a span was numbered by a primary that another one had replaced: it is cut back beyond its
+// beginning. Who was served is told, gets what the history has, and the writer gets nothing of it.
+func TestSpanThatIsVoidAsAWhole(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, 4<<20))
+	f := startFeed(e, 1000)
+	a := joined(t, e, resumePoint{}, "a")
+	f.publish("a", "good")
+	f.tick(sseproto.ID{Ms: 1000})
+	e.log.CloseSpan(sseproto.ID{Ms: f.t})
+	void := startFeed(e, 2000)
+	void.tick(sseproto.ID{Ms: 2000})
+	require.Equal(t, "good", a.next(1)[0].data)
+	void.publish("a", "void")
+	void.tick(sseproto.ID{Ms: 2000})
+	require.Equal(t, "void", a.next(1)[0].data)
+	e.log.CloseSpan(sseproto.ID{Ms: 1500})
+	h.add(sseproto.ID{Ms: 1600, Seq: 1}, "a", "of the other one")
+	again := startFeed(e, 3000)
+	again.tick(sseproto.ID{Ms: 3000})
+	again.publish("a", "next")
+	got := a.next(3)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, []string{"of the other one", "next"}, datas(got[1:]))
+	texts, _, low := collect(e.log, sseproto.ID{Ms: 1500})
+	require.Empty(t, texts)
+	require.Equal(t, sseproto.ID{Ms: 3000}, low)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Equal(t, []sseproto.ID{{Ms: 1500}, {Ms: 3000}}, h.invalidated)
+}
+
 // A span is cut back on one instance; a client of it is told for one of its two channels,
 // cut off, and goes on at an instance that has not noticed yet. What it got of the other
 // channel, which it was not told of, must not come again.

@@ -190,6 +190,24 @@ func TestLateTicksExplainAnIDAhead(t *testing.T) {
 	require.Zero(t, l.heard.lag)
 }
 
+// Behind a failover ticks run ahead of the clock of Redis, a millisecond each, until it has caught
+// up. The link is no later for that.
+func TestTicksAheadOfTheClockDoNotCountAsLate(t *testing.T) {
+	l := newLog(minRingBytes, minSegmentBytes, 1, false, func(uint64) {})
+	l.OpenSpan(sseproto.ID{Ms: 3000})
+	at := l.heard.at
+	for ms := uint64(3001); ms <= 3020; ms++ { // two seconds
+		at = at.Add(100 * time.Millisecond)
+		l.heard.note(sseproto.ID{Ms: ms}, at)
+		require.Zero(t, l.heard.lag)
+	}
+	at = at.Add(100 * time.Millisecond)
+	l.heard.note(sseproto.ID{Ms: 3100}, at) // it has
+	require.Equal(t, 20*time.Millisecond, l.heard.lag)
+	l.heard.note(sseproto.ID{Ms: 3200}, at.Add(400*time.Millisecond))
+	require.Equal(t, 320*time.Millisecond, l.heard.lag, "a link that is late is")
+}
+
 // Messages that came while the request was decided do not make the start a guess.
 func TestStartBetweenMessagesIsTheIDOfTheOneBefore(t *testing.T) {
 	h := shardByHand(t, nil)
