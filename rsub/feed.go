@@ -53,6 +53,7 @@ type Feed struct {
 	seen       seen
 	results    *results
 	committed  *reached     // of the sink
+	origins    *origins     // of the sink
 	clockSkew  atomic.Int64 // local ms minus Redis ms
 	everSynced atomic.Bool
 	trouble    atomic.Pointer[error]  // of the tick script
@@ -86,11 +87,11 @@ func New(cfg Config, sink Sink) (*Feed, error) {
 	}
 	if cfg.Feeds == 1 {
 		out := &direct{sink: sink}
-		f.committed, f.subscriptions = &out.committed, []*subscription{newSubscription(f, out)}
+		f.committed, f.origins, f.subscriptions = &out.committed, &out.origins, []*subscription{newSubscription(f, out)}
 		return f, nil
 	}
 	f.merger = newMerger(sink, cfg.Feeds)
-	f.committed = &f.merger.reached
+	f.committed, f.origins = &f.merger.reached, &f.merger.origins
 	for _, p := range f.merger.ports {
 		f.subscriptions = append(f.subscriptions, newSubscription(f, p))
 	}
@@ -185,7 +186,7 @@ type View struct {
 // View tells how the feed stands.
 func (f *Feed) View() View {
 	v := View{Node: f.client.Addr(), Lag: time.Duration(f.counters.lastLag.Load())}
-	v.Last.Ms, _ = f.seen.latest()
+	v.Last.Ms, _, _ = f.seen.latest()
 	if name := f.seen.leader.Load(); name != nil {
 		v.Leader = *name
 	}
@@ -263,6 +264,23 @@ func (f *Feed) expect(t uint64, node string) {
 	}
 }
 
+// hangsOn tells the tick script whether a subscription hangs on a server.
+func (f *Feed) hangsOn(runID string) string {
+	for _, sub := range f.subscriptions {
+		if to := sub.subscribedTo.Load(); to != nil && *to == runID {
+			return "1"
+		}
+	}
+	return ""
+}
+
+// Recheck looks for the primary anew: the history may be on another server than the feed.
+// Where that is so the tick which it asks for ends the subscriptions. It does not wait.
+func (f *Feed) Recheck() {
+	f.client.DiscardCurrent()
+	f.ticker.join()
+}
+
 // readOnly is called when a replica answered the tick script: what hangs on the same
 // server has to go. A subscription that was made through another client may hang on the
 // primary already, and one that gets good ticks does: they are left alone.
@@ -283,7 +301,7 @@ func (f *Feed) readOnly(client rueidis.Client) {
 func (f *Feed) noteTick(t tick, last interval) {
 	f.trouble.Store(nil)
 	f.ticker.inbox.memory.note(t)
-	if f.seen.note(t.t, last, t.caller) {
+	if f.seen.note(t, last) {
 		lag := time.Now().UnixMilli() - f.clockSkew.Load() - int64(t.t)
 		f.counters.lag(time.Duration(max(lag, 0)) * time.Millisecond)
 	}
@@ -333,6 +351,7 @@ type seen struct {
 
 	mu   sync.Mutex
 	t    uint64
+	node string   // run_id of the server that made it
 	last interval // the complete interval before it
 	at   time.Duration
 
@@ -342,19 +361,20 @@ type seen struct {
 	caller string // of the newest tick
 }
 
-// note takes a tick of a caller and reports whether it is the first to bring it.
-func (s *seen) note(t uint64, last interval, caller string) bool {
+// note takes a tick, with the interval before it, and reports whether this is the first to
+// bring it.
+func (s *seen) note(t tick, last interval) bool {
 	at := s.feed.elapsed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t <= s.t {
+	if t.t <= s.t {
 		return false
 	}
-	s.t, s.last, s.at = t, last, at
-	if caller == s.caller {
-		s.ledByLocked(caller)
+	s.t, s.node, s.last, s.at = t.t, t.node, last, at
+	if t.caller == s.caller {
+		s.ledByLocked(t.caller)
 	}
-	s.caller = caller
+	s.caller = t.caller
 	return true
 }
 
@@ -372,10 +392,12 @@ func (s *seen) ledByLocked(name string) {
 	}
 }
 
-func (s *seen) latest() (t uint64, last interval) {
+// latest returns the newest tick, the run_id of the server that made it, "" before there is
+// one, and the interval before it.
+func (s *seen) latest() (t uint64, node string, last interval) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.t, s.last
+	return s.t, s.node, s.last
 }
 
 // age returns the time since the newest tick, or since New.

@@ -48,6 +48,7 @@ func startGatewayAt(t testing.TB, url, name string, options ...option) *gateway 
 	g := &gateway{}
 	g.store, err = rstore.New(rstore.Config{
 		Client: cfg.Client, Prefix: cfg.Prefix, Partition: cfg.Partition, Instance: name, MaxLen: 10_000_000, Logger: quiet,
+		ServerOf: func(after sseproto.ID) string { return g.ServerOf(after) }, OnOtherServer: func() { g.Recheck() },
 	}, e.Log())
 	require.NoError(t, err)
 	g.Feed, err = New(cfg, e.Log())
@@ -350,7 +351,7 @@ func TestInboxIsMovedWhenMemoryIsFull(t *testing.T) {
 	do(t, s, "CONFIG", "SET", "maxmemory", "1")
 	eventually(t, func() bool { return in.has("x") }, "not moved")
 	do(t, s, "CONFIG", "SET", "maxmemory", "0")
-	last, _ := in.seen.latest()
+	last, _, _ := in.seen.latest()
 	do(t, s, "HSET", in.keys.Clock, "watermark", fmt.Sprintf("%d-1000", last)) // the history goes on
 	do(t, s, "CONFIG", "SET", "maxmemory", "1")
 	waitEmpty(t, s)

@@ -35,18 +35,20 @@ type direct struct {
 	undecided bool   // lost and not closed yet
 	through   sseproto.ID
 	committed reached
+	origins   origins
 }
 
 func (d *direct) open(node string, low sseproto.ID) {
 	d.resolve(node)
 	d.node = node
+	d.origins.open(node, low)
 	d.sink.OpenSpan(low)
 	d.committed.reach(low.Ms)
 }
 
 func (d *direct) append(id sseproto.ID, channel, payload string) { d.sink.Append(id, channel, payload) }
 func (d *direct) oversize(id sseproto.ID, channel string)        { d.sink.Oversize(id, channel) }
-func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(through) }
+func (d *direct) end(through sseproto.ID)                        { d.sink.CloseSpan(d.origins.through(through)) }
 func (d *direct) discontinue(through sseproto.ID)                { d.end(through) }
 func (d *direct) lose(through sseproto.ID)                       { d.undecided, d.through = true, through }
 func (d *direct) finish()                                        { d.resolve("") }
@@ -64,6 +66,7 @@ func (d *direct) resolve(next string) {
 	d.undecided = false
 	if next != d.node {
 		d.through.Seq = 0 // the last good tick
+		d.through = d.origins.through(d.through)
 	}
 	d.sink.CloseSpan(d.through)
 }
@@ -84,6 +87,7 @@ type merger struct {
 	sink    Sink
 	passed  atomic.Uint64
 	reached reached
+	origins origins
 
 	mu        sync.Mutex // guards the rest and the ports; held across calls of the sink, which do not block
 	ports     []*port
@@ -288,7 +292,7 @@ func (m *merger) truncateLocked(through sseproto.ID) {
 		}
 	}
 	m.spanOpen = false
-	m.sink.CloseSpan(through)
+	m.sink.CloseSpan(m.origins.through(through))
 }
 
 // resolveLocked closes an undecided span when the node of the next one is known.
@@ -299,7 +303,7 @@ func (m *merger) resolveLocked(next string) {
 	m.undecided = false
 	through := m.head
 	if next != m.node {
-		through = m.committed
+		through = m.origins.through(m.committed)
 	}
 	m.sink.CloseSpan(through)
 }
@@ -321,6 +325,7 @@ func (m *merger) promoteLocked() {
 			m.resolveLocked(p.node)
 			m.spanOpen, m.node = true, p.node
 			m.head, m.committed = p.low, p.low
+			m.origins.open(p.node, p.low)
 			m.sink.OpenSpan(p.low)
 			m.reached.reach(p.low.Ms)
 			m.coverLocked(p)

@@ -3,6 +3,7 @@ package rsub
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ type modelConn struct {
 // and the rules of the writer restated.
 type modelInstance struct {
 	w     *modelWorld
+	redis *modelRedis // where its commands go
 	name  string
 	kind  writerKind
 	feed  *Feed
@@ -54,7 +56,7 @@ type place struct {
 var quiet = slog.New(slog.DiscardHandler)
 
 func newModelInstance(w *modelWorld, name string, log *engine.Log, feeds int) *modelInstance {
-	in := &modelInstance{w: w, name: name, log: log, places: map[place]string{}}
+	in := &modelInstance{w: w, redis: w.redis, name: name, log: log, places: map[place]string{}}
 	f, err := New(Config{
 		Client:   rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // never dialled: the feed does not run
 		Patterns: []string{"*"}, Prefix: testPrefix, Instance: name, Feeds: feeds, Logger: quiet, Inbox: testInbox,
@@ -76,6 +78,9 @@ func (in *modelInstance) connect(c *modelConn) {
 		return
 	}
 	c.node = in.w.redis.primary()
+	if in.redis == in.w.redis.rival && in.w.rng.IntN(2) == 0 {
+		c.node = in.redis.primary()
+	}
 	c.from = len(c.node.events)
 	c.next = c.from
 	l := c.subscription
@@ -183,8 +188,8 @@ func (in *modelInstance) obey() {
 
 // tick calls the script as ticker.exec does and takes the answer.
 func (in *modelInstance) tick(join bool) {
-	lastT, check := in.feed.seen.latest()
-	words := in.w.redis.tick(join || in.join, in.name, in.kind, lastT, in.feed.fingerprint, check.String(), in.feed.ticker.inbox.verdicts)
+	lastT, node, check := in.feed.seen.latest()
+	words := in.redis.tick(join || in.join, in.name, in.kind, lastT, node, in.feed.hangsOn(node), in.feed.fingerprint, check.String(), in.feed.ticker.inbox.verdicts)
 	in.join = false
 	if in.w.rng.IntN(10) == 0 {
 		return // the answer is lost
@@ -206,7 +211,7 @@ func (in *modelInstance) OpenSpan(low sseproto.ID) {
 	}
 	in.w.beforeSpan(in)
 	if in.cut != (sseproto.ID{}) {
-		in.w.redis.invalidate(in.cut, low)
+		in.redis.invalidate(in.cut, low)
 		in.w.tell(in, stretch{in.cut, low})
 		in.cut = sseproto.ID{}
 	}
@@ -339,7 +344,7 @@ const modelBatch = 7
 
 // write is one round with Redis.
 func (in *modelInstance) write() {
-	r, w := in.w.redis, &in.writer
+	r, w := in.redis, &in.writer
 	if w.epoch == "" {
 		in.adopt(r.look())
 		return
@@ -354,19 +359,40 @@ func (in *modelInstance) write() {
 			in.adopt(r.look())
 			return
 		}
-		in.adopt(r.skip(in.name, in.kind, w.epoch, w.mark, low, len(in.w.instances)))
+		in.skip(low)
 	case through == w.mark:
 		in.adopt(r.look())
 	case !w.holder:
-		in.adopt(r.take(in.name, w.epoch, w.mark))
+		a := r.take(in.name, w.epoch, w.mark, in.feed.ServerOf(w.mark))
+		in.adopt(a)
+		in.leaveOut(a, w.mark)
 	default:
-		in.send(batch{w.epoch, w.mark, through, messages})
+		in.send(batch{w.epoch, w.mark, through, in.feed.ServerOf(w.mark), messages})
+	}
+}
+
+// skip offers to go on from low.
+func (in *modelInstance) skip(low sseproto.ID) {
+	w := &in.writer
+	a := in.redis.skip(in.name, in.kind, w.epoch, w.mark, low, in.feed.ServerOf(low), len(in.w.instances))
+	in.adopt(a)
+	in.leaveOut(a, low)
+}
+
+// leaveOut is writer.leaveOut of rstore.
+func (in *modelInstance) leaveOut(a answer, low sseproto.ID) {
+	if a.status != "server" {
+		return
+	}
+	_, through, _ := in.collect(low, math.MaxInt)
+	if _, _, next := in.collect(through, 1); next != through && next != sseproto.MaxID {
+		in.skip(next)
 	}
 }
 
 // send appends a batch; the answer is cut off now and then.
 func (in *modelInstance) send(b batch) {
-	r := in.w.redis
+	r := in.redis
 	a := r.append(in.name, in.kind, b, in.w.rng.IntN(4) == 0)
 	if a.status == "stale" && in.w.plant == blindRetry {
 		b.after = a.mark
@@ -374,6 +400,7 @@ func (in *modelInstance) send(b batch) {
 	}
 	if in.w.rng.IntN(10) > 0 {
 		in.adopt(a)
+		in.leaveOut(a, b.after)
 	}
 }
 

@@ -60,7 +60,7 @@ func (w *modelWorld) hop(r *modelReader, to *modelInstance) (gone bool) {
 // stands to it, or has ended and its span is not judged yet.
 func (in *modelInstance) astray() bool {
 	for _, c := range in.conns {
-		if c.node != nil && c.node != in.w.redis.primary() {
+		if c.node != nil && c.node != in.w.redis.primary() && (in.w.redis.rival == nil || c.node != in.w.redis.rival.primary()) {
 			return true
 		}
 	}
@@ -111,14 +111,14 @@ func (w *modelWorld) poll(r *modelReader) {
 
 // replay serves (pos, upTo] from the history; false: not yet.
 func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
-	lost, from := false, r.pos
-	if w.redis.mark.Less(upTo) && w.plant != impatientReplay {
+	lost, from, redis := false, r.pos, r.at.redis
+	if redis.mark.Less(upTo) && w.plant != impatientReplay {
 		if r.waited++; r.waited < modelPatience {
 			return false
 		}
 		lost = true
 	}
-	for _, g := range w.redis.gaps {
+	for _, g := range redis.gaps {
 		if g.overlaps(r.pos, upTo) && w.plant != ignoredMarkers {
 			lost, from = true, earlier(from, g.from)
 		}
@@ -128,10 +128,10 @@ func (w *modelWorld) replay(r *modelReader, upTo sseproto.ID) bool {
 		r.forget(from, "")
 		r.gaps = append(r.gaps, toldGap{stretch{from, upTo}, ""})
 	}
-	w.redis.expire()
+	redis.expire()
 	var page []message
 	for _, ch := range r.channels {
-		s := w.redis.streams[ch]
+		s := redis.streams[ch]
 		if s == nil {
 			s = &stream{}
 		}
@@ -165,7 +165,7 @@ func (w *modelWorld) absenceMayMislead(r *modelReader) bool {
 		ttl := r.at.kind.ttl
 		return w.redis.now > ttl && r.pos.Less(sseproto.ID{Ms: w.redis.now - ttl}) || r.pos.Less(w.redis.evictedUpTo())
 	}
-	return r.pos.Less(w.redis.expiredTo()) || r.pos.Less(w.redis.evictedUpTo())
+	return r.pos.Less(r.at.redis.expiredTo()) || r.pos.Less(r.at.redis.evictedUpTo())
 }
 
 // beforeSpan is called before the ring changes under the clients of an instance:
@@ -250,7 +250,7 @@ func (w *modelWorld) checkReader(r *modelReader) {
 		got[n] = true
 	}
 	for n, m := range w.sent {
-		if got[n] || !r.start.Less(m.id) || r.pos.Less(m.id) || !slices.Contains(r.channels, m.channel) {
+		if got[n] || w.astray[n] || !r.start.Less(m.id) || r.pos.Less(m.id) || !slices.Contains(r.channels, m.channel) {
 			continue
 		}
 		if !slices.ContainsFunc(r.gaps, func(g toldGap) bool { return g.has(m.id) && (g.channel == "" || g.channel == m.channel) }) {

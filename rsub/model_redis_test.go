@@ -1,6 +1,7 @@
 package rsub
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,16 +80,25 @@ const (
 	modelLease   = 30
 	modelGapWait = 15
 	modelNotes   = 2
+	modelRoom    = 25
 )
 
 type modelRedis struct {
 	plant   mistake
 	now     uint64
 	nodes   []*redisNode // the last one is the primary
+	servers int          // that there ever were
 	demoted func() bool  // whether a demoted primary misses an event: a silent hole
+
+	rival     *modelRedis // the former primary, which lives on; nil: there is none
+	isUntimed bool        // no tick has come since it was split off
+	tookOver  uint64      // t of that tick
+	took      func(before sseproto.ID)
 
 	// The clock hash.
 	t      uint64
+	orders []modelOrder // of the servers, oldest first
+	noted  bool         // the last tick has noted them
 	epoch  string
 	mark   sseproto.ID
 	leader string
@@ -235,17 +245,79 @@ func (r *modelRedis) message(channel, payload string) sseproto.ID {
 	return r.at
 }
 
+// modelOrder is a server that gave the order from a tick on.
+type modelOrder struct {
+	node string
+	from uint64
+}
+
+// told is what the clock has of them.
+func (r *modelRedis) told() string {
+	var list []string
+	for _, o := range r.orders {
+		list = append(list, fmt.Sprint(o.node, ":", o.from))
+	}
+	return strings.Join(list, ",")
+}
+
+// belongs is that of common.lua.
+func (r *modelRedis) belongs(server string, through sseproto.ID) bool {
+	if server == "" || len(r.orders) == 0 || !r.noted || r.plant == trustedServer {
+		return true
+	}
+	newest := r.orders[len(r.orders)-1]
+	if newest.node == server {
+		return true
+	}
+	next := newest.from
+	for i, o := range r.orders[:len(r.orders)-1] {
+		if o.node == server {
+			next = r.orders[i+1].from
+			break
+		}
+	}
+	if next > 0 {
+		return through.Less(sseproto.ID{Ms: next})
+	}
+	return !(sseproto.ID{Ms: r.t}).Less(through)
+}
+
 // tick is tick.lua.
-func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64, fingerprint, check string, verdicts []string) []string {
+func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64, lastNode, hangsOn, fingerprint, check string, verdicts []string) []string {
 	node := r.primary().id
 	if r.until > r.now+10*modelLead {
 		r.until = 0
 	}
 	free := r.leader == caller || r.until <= r.now
-	if !join && !free {
-		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, ""}
+	before := r.evictedNode
+	if n := len(r.orders); n > 0 {
+		before = r.orders[n-1].node
+	} else if before == "" && lastT > r.t {
+		before = lastNode
 	}
+	isFormer := before == node && lastT > r.t && lastNode != node && hangsOn == "1" && r.plant != pushedClock
+	if !join && !free || isFormer && !by.old {
+		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, "", r.told()}
+	}
+	tookOver := before != "" && before != node && !by.old
 	r.t = max(r.now, r.t+1, lastT+1, r.mark.Ms+1)
+	if tookOver && r.plant != noRoom {
+		r.t = max(r.t-1, r.now) + modelRoom
+	}
+	r.noted = !by.old
+	if !by.old && len(r.orders) == 0 {
+		r.orders = append(r.orders, modelOrder{cmp.Or(before, node), 0})
+	}
+	if tookOver {
+		r.orders = append(r.orders, modelOrder{node, r.t})
+	}
+	if r.isUntimed {
+		r.isUntimed, r.tookOver = false, r.t
+		r.took(sseproto.ID{Ms: r.t - 1})
+		if r.plant == noRoom {
+			r.tookOver += modelRoom // for as long as the others
+		}
+	}
 	if r.epoch == "" {
 		r.epochs++
 		r.epoch = fmt.Sprint("e", r.epochs)
@@ -258,9 +330,9 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	}
 	r.at = sseproto.ID{Ms: r.t}
 	r.publish(redisEvent{payload: strings.Join([]string{
-		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller,
+		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller, "", "", "", "", r.told(),
 	}, " ")})
-	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, ""}
+	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, "", r.told()}
 	if r.leader != caller {
 		return answer
 	}
@@ -330,13 +402,14 @@ func (r *modelRedis) echo(conns []*modelConn) {
 // failover makes another node the primary. It has all data; who stays on the old
 // one gets what is replicated, with holes.
 func (r *modelRedis) failover() {
-	r.nodes = append(r.nodes, &redisNode{id: fmt.Sprint("n", len(r.nodes)+1)})
+	r.servers++
+	r.nodes = append(r.nodes, &redisNode{id: fmt.Sprint("n", r.servers)})
 }
 
 // flush is FLUSHALL. Ticks are not ahead of the time then: see model_test.go.
 func (r *modelRedis) flush() {
 	r.now = max(r.now, r.t+1)
-	r.t, r.epoch, r.mark, r.leader, r.until, r.offer = 0, "", sseproto.ID{}, "", 0, nil
+	r.t, r.orders, r.epoch, r.mark, r.leader, r.until, r.offer = 0, nil, "", sseproto.ID{}, "", 0, nil
 	r.ttl, r.horizon, r.horizonMark = 0, sseproto.ID{}, sseproto.ID{}
 	r.evicted, r.evictedNode, r.evictedTo = 0, "", sseproto.ID{}
 	r.holder, r.gaps, r.streams = "", nil, map[string]*stream{}
@@ -369,7 +442,7 @@ func (r *modelRedis) free(instance string) {
 	}
 }
 
-func (r *modelRedis) take(instance, epoch string, mark sseproto.ID) answer {
+func (r *modelRedis) take(instance, epoch string, mark sseproto.ID, server string) answer {
 	a := r.answer("ok")
 	switch {
 	case r.epoch == "" || r.epoch != epoch:
@@ -378,6 +451,8 @@ func (r *modelRedis) take(instance, epoch string, mark sseproto.ID) answer {
 		a.status = "held"
 	case r.mark != mark:
 		a.status = "stale"
+	case !r.belongs(server, mark):
+		a.status = "server"
 	default:
 		r.grant(instance)
 		a.holder = instance
@@ -389,6 +464,7 @@ func (r *modelRedis) take(instance, epoch string, mark sseproto.ID) answer {
 type batch struct {
 	epoch          string
 	after, through sseproto.ID
+	server         string
 	messages       []message
 }
 
@@ -402,6 +478,11 @@ func (r *modelRedis) append(instance string, by writerKind, b batch, crash bool)
 	}
 	if r.mark != b.after && r.plant != ignoredWatermark {
 		a.status = "stale"
+		return a
+	}
+	if !r.belongs(b.server, b.through) {
+		r.free(instance)
+		a = r.answer("server")
 		return a
 	}
 	for _, m := range b.messages {
@@ -421,7 +502,7 @@ func (r *modelRedis) append(instance string, by writerKind, b batch, crash bool)
 }
 
 // skip is skip.lua; all is how many instances are there.
-func (r *modelRedis) skip(instance string, by writerKind, epoch string, mark, low sseproto.ID, all int) answer {
+func (r *modelRedis) skip(instance string, by writerKind, epoch string, mark, low sseproto.ID, server string, all int) answer {
 	a := r.answer("ok")
 	switch {
 	case r.epoch == "" || r.epoch != epoch:
@@ -432,6 +513,9 @@ func (r *modelRedis) skip(instance string, by writerKind, epoch string, mark, lo
 		return a
 	case r.mark != mark && r.plant != blindSkip:
 		a.status = "stale"
+		return a
+	case !r.belongs(server, low):
+		a.status = "server"
 		return a
 	}
 	o := r.offer

@@ -64,7 +64,7 @@ func TestWatermarkOfTheClockComesWithTheCommits(t *testing.T) {
 	eventually(t, func() bool { ok, _ := f.State(); return ok }, "not synced")
 	do(t, s, "HSET", f.keys.Clock, "watermark", fmt.Sprintf("%d-7", future))
 	eventually(t, func() bool { return sink.has(id(future, 7)) }, "no such watermark")
-	last, _ := f.seen.latest()
+	last, _, _ := f.seen.latest()
 	require.Greater(t, last, future, "ticks lie beyond the watermark")
 }
 
@@ -217,14 +217,14 @@ func TestClockSetBackNeverMovesPositionsBack(t *testing.T) {
 	waitSynced(t, ahead)
 	behind := start(t, s.URL(), "behind")
 	waitSynced(t, behind)
-	first, _ := ahead.seen.latest()
+	first, _, _ := ahead.seen.latest()
 	require.NoError(t, ahead.stop())
 	eventually(t, func() bool { return behind.Stats().Leading }, "no take-over")
 	var next uint64
-	eventually(t, func() bool { next, _ = behind.seen.latest(); return next > first }, "no tick beyond the other clock's")
+	eventually(t, func() bool { next, _, _ = behind.seen.latest(); return next > first }, "no tick beyond the other clock's")
 	do(t, s, "FLUSHALL") // now only behind's memory keeps the clock from falling back
 	eventually(t, func() bool { return behind.Stats().EpochChanges > 0 }, "no new epoch")
-	last, _ := behind.seen.latest()
+	last, _, _ := behind.seen.latest()
 	require.Greater(t, last, next)
 	spans, _, _ := behind.sink.counts()
 	require.Equal(t, 1, spans)
@@ -234,7 +234,7 @@ func TestTickBehindTheLastOneResyncs(t *testing.T) {
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
-	stopped, _ := in.seen.latest()
+	stopped, _, _ := in.seen.latest()
 	epoch, node := do(t, s, "HGET", in.keys.Clock, "epoch"), do(t, s, "INFO", "server").(string)
 	run := redisconn.ParseInfo(node).RunID()
 	do(t, s, "PUBLISH", in.keys.Control, fmt.Sprintf("tick %d %s 0-0 %s %s - forged", stopped-5000, epoch, in.fingerprint, run))
@@ -348,10 +348,10 @@ func TestTickerTakesOverAndTicksDoNotGrowWithInstances(t *testing.T) {
 	}
 	waitSynced(t, list...)
 	leader := leaderOf(t, list)
-	fromT, _ := leader.seen.latest()
+	fromT, _, _ := leader.seen.latest()
 	from := leader.Stats().TicksSeen
 	eventually(t, func() bool { return leader.Stats().TicksSeen >= from+30 }, "no ticks")
-	toT, _ := leader.seen.latest()
+	toT, _, _ := leader.seen.latest()
 	ticks := leader.Stats().TicksSeen - from
 	perSecond := float64(ticks) * 1000 / float64(toT-fromT)
 	require.LessOrEqual(t, perSecond, 11.0, "%d ticks in %d ms", ticks, toT-fromT)

@@ -200,11 +200,11 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, iv, got)
 	}
-	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links line more")
+	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links line n1:0,n2:5 more")
 	require.NoError(t, err)
 	require.Equal(t, tick{
 		t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", checksum: interval{3, 2, 10},
-		caller: "caller", batch: "7-0,7-1", term: "and", links: "links", line: "line",
+		caller: "caller", batch: "7-0,7-1", term: "and", links: "links", line: "line", servers: "n1:0,n2:5",
 	}, got)
 	got, err = parseTick("tick 12 e 5-6 fp node - caller  term")
 	require.NoError(t, err)

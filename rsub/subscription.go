@@ -533,6 +533,7 @@ func (s *subscription) isOurEpoch(epoch string) bool {
 
 func (s *subscription) onTick(t tick) {
 	s.stopAwaiting()
+	s.feed.origins.learn(t.servers)
 	s.seq.silent = s.silent.Load()
 	st := s.seq.tick(t)
 	switch st.action {
@@ -545,7 +546,7 @@ func (s *subscription) onTick(t tick) {
 		s.alive(t)
 		f := s.feed
 		f.trouble.Store(nil)
-		f.seen.note(t.t, s.seq.past.last(), t.caller)
+		f.seen.note(t, s.seq.past.last())
 	case commit:
 		s.good(t, st)
 		s.out.commit(st.id, t.watermark)

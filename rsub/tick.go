@@ -38,6 +38,7 @@ type tick struct {
 	links       string // of a cluster: another one when a node's link to this one is another, or linksMissing. "" where nothing comes by it
 	line        string // master_replid of a node of a cluster: the term of who is promoted in its place. "" elsewhere
 	term        string // master_replid2 of the server: another one with each promotion. "" from earlier versions
+	servers     servers
 }
 
 // entries returns how many messages right behind the tick are of the inbox.
@@ -50,9 +51,9 @@ func (t *tick) entries() uint64 {
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term> [<links> <line>]]]
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term> [<links> <line> [<servers>]]]]
 //
-// The batch is empty, between two spaces, when a term but no batch follows. Further words are left for later versions.
+// A word that is not told is empty, between two spaces, where others follow. Further words are left for later versions.
 func parseTick(s string) (tick, error) {
 	w := strings.Split(s, " ")
 	if len(w) < 8 || w[0] != wordTick {
@@ -64,9 +65,9 @@ func parseTick(s string) (tick, error) {
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
-	w = append(w, "", "", "", "")
+	w = append(w, "", "", "", "", "")
 	return tick{
 		t: t, epoch: w[2], watermark: watermark, fingerprint: w[4], node: w[5], checksum: checksum,
-		caller: w[7], batch: w[8], term: w[9], links: w[10], line: w[11],
+		caller: w[7], batch: w[8], term: w[9], links: w[10], line: w[11], servers: servers(w[12]),
 	}, nil
 }

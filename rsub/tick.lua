@@ -13,24 +13,26 @@
 --      15 shard channel for all messages, or "": each on its own channel
 --      16 in a cluster "1 <time>": tells of the links by which messages come from other
 --      nodes; "0 <time>": does not; else "". The time is when the call is too late, 0: never
+--      17 run_id of the server that made the t of 4, or ""  18 "1": a subscription of the
+--      caller hangs on it  19 room that a server leaves the one before it, ms
 --      with an inbox, whose bounds are:
---      17 messages and 18 bytes of a batch  19 batches  20 refused entries
---      21 bytes of a payload, 0 for any; and 22 "1": payloads are envelopes
---      23 prefix of the streams  24 how long after a change of the server nothing
---      is moved, ms  25 channel of batches, "" for none  26 how many reclaims, which
+--      20 messages and 21 bytes of a batch  22 batches  23 refused entries
+--      24 bytes of a payload, 0 for any; and 25 "1": payloads are envelopes
+--      26 prefix of the streams  27 how long after a change of the server nothing
+--      is moved, ms  28 channel of batches, "" for none  29 how many reclaims, which
 --      follow: t and ids of each; then id and verdict of an entry, and so on
--- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, …} |
---         {"led", t, time, leader, node, reclaims, epoch, owner} |
+-- Returns {"tick", t, time, leader, node, reclaims, epoch, owner, servers, …} |
+--         {"led", t, time, leader, node, reclaims, epoch, owner, servers} |
 --         {"foreign", fingerprint, readable} | {"late", time} | {"left"}
--- where reclaims is why the reclaims were not taken, or "", and owner another prefix
--- that the inbox belongs to, or "".
+-- where reclaims is why the reclaims were not taken, or "", owner another prefix
+-- that the inbox belongs to, or "", and servers what the clock says of the servers.
 -- For … of the leader with an inbox: failure, length, batches under way, moved,
 -- acknowledged, 1 if the verdicts given are to be kept, how many were refused, why
 -- each, then six words for each entry that wants a verdict: id, channel, "1" if it
 -- has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until',
-  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node', 'inbox_leader', 'told_t', 'earlier_until')
+  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node', 'inbox_leader', 'told_t', 'earlier_until', 'servers')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
@@ -83,7 +85,7 @@ local function text_of(failure) return type(failure) == 'table' and failure.err 
 
 local inbox
 local failed_reclaim, owner = '', ''
-if #KEYS > 1 then owner = other_owner(KEYS[3], ARGV[23]) end
+if #KEYS > 1 then owner = other_owner(KEYS[3], ARGV[26]) end
 if #KEYS > 1 and owner == '' then
   local base, since = tonumber(f[9]) or 0, tonumber(f[10]) or 0
   if f[8] ~= node then
@@ -91,14 +93,14 @@ if #KEYS > 1 and owner == '' then
     redis.call('HSET', KEYS[1], 'inbox_node', node, 'inbox_base', text(base), 'inbox_since', text(since))
   end
   inbox = {
-    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[23],
-    most = tonumber(ARGV[17]), bytes = tonumber(ARGV[18]), batches = tonumber(ARGV[19]),
-    aside_most = ARGV[20], payload_most = tonumber(ARGV[21]), envelope = ARGV[22] == '1',
-    may_move = math.abs(now - since) >= tonumber(ARGV[24]), verdicts = {},
+    notes = KEYS[2], key = KEYS[3], aside = KEYS[4], holes = KEYS[5], watermark = f[3] or '0-0', streams = ARGV[26],
+    most = tonumber(ARGV[20]), bytes = tonumber(ARGV[21]), batches = tonumber(ARGV[22]),
+    aside_most = ARGV[23], payload_most = tonumber(ARGV[24]), envelope = ARGV[25] == '1',
+    may_move = math.abs(now - since) >= tonumber(ARGV[27]), verdicts = {},
   }
   inbox.shard = ARGV[15]
-  local forgotten, reclaims_end = {}, 26 + 2 * tonumber(ARGV[26])
-  for i = 27, reclaims_end, 2 do
+  local forgotten, reclaims_end = {}, 29 + 2 * tonumber(ARGV[29])
+  for i = 30, reclaims_end, 2 do
     local at, ids = ARGV[i], {}
     for id in string.gmatch(ARGV[i + 1], '[^,]+') do ids[#ids + 1] = id end
     if tonumber(at) > base then forgotten[#forgotten + 1] = {at, ids} end -- else this server knows the tick, and all since
@@ -117,8 +119,19 @@ end
 -- A leader without the inbox gives way to who has it, or entries would stay for ever.
 local free = leader == caller or ends <= now or inbox and f[13] ~= leader
 local epoch = f[2] or ARGV[5]
-if ARGV[1] == 'lead' and not free then
-  return {'led', text(stored), text(now), leader, node, failed_reclaim, epoch, owner}
+-- The servers that gave the order, oldest first, each with its first tick: "<run_id>:<t>", with
+-- commas between. 0: from before this was noted. Who came before is known to earlier versions,
+-- too, and to the caller where a server has no data.
+local servers, seen = string.match(f[16] or '', '^%x+:%d+[%x:,]*$') or '', tonumber(ARGV[4])
+local before = string.match(servers, '(%x+):%d+$') or string.match(f[12] or '', '^%x+$') or seen > stored and ARGV[17] or ''
+local took_over = before ~= '' and before ~= node
+
+-- Who hangs on another server, which has given out positions beyond ours, has commands that
+-- lead to a former primary. It must not go on behind them: that is the room of the other one.
+local is_former = before == node and seen > stored and ARGV[17] ~= node and ARGV[18] == '1'
+
+if ARGV[1] == 'lead' and not free or is_former then
+  return {'led', text(stored), text(now), leader, node, failed_reclaim, epoch, owner, servers}
 end
 
 -- What is published on another node comes by its link to this one. When that is cut, what
@@ -157,12 +170,23 @@ end
 
 local watermark = f[3] or '0-0'
 local written = tonumber(string.match(watermark, '^%d+')) or 0
-local t = text(math.max(now, stored + 1, tonumber(ARGV[4]) + 1, written + 1))
+local t = math.max(now, stored + 1, seen + 1, written + 1)
+-- The server before this one may live on for a while, and instances that still hang on it go on
+-- to number what comes there. Left that much room, all their IDs lie before the first tick of
+-- this one: none is given twice, and who has one is told of the gap in front of that tick.
+if took_over then t = math.max(t - 1, now) + tonumber(ARGV[19]) end
+t = text(t)
 if free then
   leader, ends = caller, now + lead
   redis.call('HSET', KEYS[1], 'leader', leader, 'leader_until', text(ends), 'inbox_leader', inbox and leader or '')
 end
-redis.call('HSET', KEYS[1], 't', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
+redis.call('HSET', KEYS[1], 't', t, 'servers_t', t, 'epoch', epoch, 'fingerprint', ARGV[6], 'fingerprint_text', ARGV[7])
+if took_over or servers == '' then
+  if took_over and servers == '' then servers = before .. ':0' end
+  servers = servers .. (took_over and ',' .. node .. ':' .. t or node .. ':0')
+  servers = string.match(servers, '%x+:%d+,%x+:%d+,%x+:%d+,%x+:%d+$') or servers -- four are enough
+  redis.call('HSET', KEYS[1], 'servers', servers)
+end
 
 -- Up to the watermark the history may have been evicted, if the server has evicted
 -- keys since the last tick. Of another server it is not known what it did before it
@@ -190,10 +214,10 @@ if ARGV[12] ~= '' then
   redis.call('HSET', KEYS[1], 'told_t', t, 'earlier_until', text(ends_at))
 end
 
-local answer = {'tick', t, text(now), leader, node, failed_reclaim, epoch, owner}
+local answer = {'tick', t, text(now), leader, node, failed_reclaim, epoch, owner, servers}
 local batch, report = {}, nil
 if inbox and leader == caller then
-  keep_owner(KEYS[3], ARGV[23])
+  keep_owner(KEYS[3], ARGV[26])
   inbox.t, inbox.control = t, ARGV[9]
   local ok
   ok, batch, report = pcall(serve_inbox, inbox)
@@ -203,9 +227,12 @@ if inbox and leader == caller then
   if inbox.failure then report.failure = text_of(inbox.failure) end
 end
 
-local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term}
+local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term or ''}
 if ARGV[16] ~= '' then
-  words[#words + 1], words[#words + 2] = links or '', string.match(info, 'master_replid:(%x+)')
+  words[11], words[12] = links or '', string.match(info, 'master_replid:(%x+)')
+end
+if string.find(servers, ',', 1, true) then
+  words[11], words[12], words[13] = words[11] or '', words[12] or '', servers
 end
 local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then
@@ -213,7 +240,7 @@ if type(failed) == 'table' then
   return failed
 end
 if tells_earlier then redis.pcall('PUBLISH', ARGV[12], table.concat(words, ' ')) end
-for _, message in ipairs(#batch > 1 and packed(batch, ARGV[25], ARGV[15]) or batch) do
+for _, message in ipairs(#batch > 1 and packed(batch, ARGV[28], ARGV[15]) or batch) do
   if ARGV[15] ~= '' then
     redis.call('SPUBLISH', ARGV[15], message[1] .. '\n' .. message[2])
   else

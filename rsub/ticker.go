@@ -43,7 +43,13 @@ const (
 	// maxTickBackoff bounds the pause between failing script calls.
 	maxTickBackoff = 500 * time.Millisecond
 	// tickWords come first in the answer of the script.
-	tickWords = 8
+	tickWords = 9
+	// takeOverRoom is by how much the first tick of a server that takes over lies beyond all
+	// others: the one before it may live on, and instances that hang on it go on to number. They
+	// find out within 1.5 s, as a rule in much less: each tick that one of them sends goes to the
+	// new server. Less than the history is waited for by default (3 s), or who comes to an
+	// instance that has not changed over yet would be told that nobody knows its ID.
+	takeOverRoom = 2 * time.Second
 	// leaveTimeout bounds the last call, which only spares the others a pause.
 	leaveTimeout = 500 * time.Millisecond
 )
@@ -208,7 +214,7 @@ func (t *ticker) exec(ctx context.Context, client rueidis.Client, mode string) (
 // args returns the arguments of the script that are about the clock.
 func (t *ticker) args(mode string) []string {
 	f := t.feed
-	lastT, checksum := f.seen.latest()
+	lastT, node, checksum := f.seen.latest()
 	epoch := make([]byte, 8)
 	_, _ = crand.Read(epoch)
 	return []string{
@@ -221,6 +227,7 @@ func (t *ticker) args(mode string) []string {
 		strconv.FormatInt(mismatchFor.Milliseconds(), 10),
 		f.keys.EarlierControl, f.keys.Instances, f.keys.Owners(),
 		f.shardChannel(), f.clusterWords(time.Now()),
+		node, f.hangsOn(node), strconv.FormatInt(takeOverRoom.Milliseconds(), 10),
 	}
 }
 
@@ -242,6 +249,7 @@ func (t *ticker) take(words []string, before time.Time) error {
 		return errReply
 	}
 	f.epoch.Store(&words[6])
+	f.origins.learn(servers(words[8]))
 	f.expect(at, words[4])
 	t.at, t.inbox.lookedAt = at, f.elapsed()
 	f.trouble.Store(nil)
