@@ -95,6 +95,8 @@ func (g *Gateway) openRedis(histories []lateHistory) error {
 		cfg := g.cfg.history()
 		cfg.Shared = &shared
 		cfg.Partition, cfg.Elsewhere = g.cfg.partition(q), others(&g.stores, q, (*rstore.Store).Writes)
+		cfg.ServerOf = func(after ID) string { return g.feeds[q].ServerOf(after) }
+		cfg.OnOtherServer = func() { g.feeds[q].Recheck() }
 		store, err := rstore.New(cfg, g.lineage(q))
 		if err != nil {
 			return err

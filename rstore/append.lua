@@ -5,19 +5,27 @@
 --       stream; shortest ttl ms of a policy, policies (see retention), maxlen, ttl ms,
 --       window ms and most entries of those policies that messages here have, with spaces
 --       between, and for each message which of them it has, 0 for what is said
---       before, '' when all have that; then of each message head, data, and how many ms
+--       before, '' when all have that; the server that numbered them, '' when it is not
+--       known; then of each message head, data, and how many ms
 --       its channel's message before it lies back, -1 when nobody knows.
 --       A head is the id, or for few messages: id, retry ms, publisher's id and
 --       event type with a space between two; retry and publisher's id may be empty.
 -- Answer: status, epoch, watermark, holder, last writer, added, refused, error,
 --         how many streams lost entries of the window to the most a stream may have.
-local epoch, mark, writer = state(KEYS[1])
+local epoch, mark, writer, servers, t = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 if epoch == '' or epoch ~= ARGV[1] then
   return {'epoch', epoch, mark, holder, writer, 0, 0, '', 0}
 end
 if mark ~= ARGV[2] then
   return {'stale', epoch, mark, holder, writer, 0, 0, '', 0}
+end
+if not belongs(servers, t, ARGV[16], ARGV[3]) then
+  if holder == ARGV[6] then
+    redis.call('DEL', KEYS[2])
+    holder = ''
+  end
+  return {'server', epoch, mark, holder, writer, 0, 0, '', 0}
 end
 
 -- The watermark first: with memory full Redis refuses the first write of a
@@ -116,7 +124,7 @@ end
 local added, refused = 0, 0
 local good = mark
 for k = 5, #KEYS do
-  local key, id, data, prev = KEYS[k], ARGV[3 * k + 1], ARGV[3 * k + 2], ARGV[3 * k + 3]
+  local key, id, data, prev = KEYS[k], ARGV[3 * k + 2], ARGV[3 * k + 3], ARGV[3 * k + 4]
   local p = of_message[k - 4] or usual
   local r
   if string.find(id, ' ', 1, true) then

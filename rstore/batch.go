@@ -11,6 +11,7 @@ import (
 // batch is the messages of one script run, over (after, through].
 type batch struct {
 	after, through sseproto.ID
+	server         string // that numbered it, "" when it is not known
 	entries        []entry
 }
 
@@ -65,12 +66,13 @@ func (s *Store) collect(after sseproto.ID, depth int) (q queue, low sseproto.ID)
 	if q.more = visited == limit || size >= pipelineBytes; !q.more {
 		most = min(most, max(smallBatch, (len(ids)+steps-1)/steps))
 	}
-	b := &batch{after: after}
+	server := s.cfg.ServerOf(after) // of the whole queue, which is of one span
+	b := &batch{after: after, server: server}
 	room, start := batchBytes, 0
 	for i, id := range ids {
 		if len(b.entries) == most || room <= 0 {
 			q.batches = append(q.batches, b)
-			b = &batch{after: b.through}
+			b = &batch{after: b.through, server: server}
 			room = batchBytes
 		}
 		stream, head, data := ends[3*i], ends[3*i+1], ends[3*i+2]
@@ -124,11 +126,11 @@ func (s *Store) appendCall(epoch string, b *batch) redisconn.Call {
 	settings, chosen := s.policies.forBatch(b.entries)
 	c := redisconn.Call{
 		Keys: append(make([]string, 0, 4+len(b.entries)), s.keys.Clock, s.keys.Lease, s.keys.Rejected, s.keys.Gaps),
-		Args: append(make([]string, 0, 15+3*len(b.entries)),
+		Args: append(make([]string, 0, 16+3*len(b.entries)),
 			epoch, b.after.String(), b.through.String(), strconv.Itoa(s.cfg.MaxLen), millis(s.cfg.TTL),
 			s.cfg.Instance, millis(s.cfg.LeaseTTL), strconv.Itoa(maxRejected), strconv.Itoa(maxMarkers),
 			strconv.FormatInt(s.cfg.Window.Milliseconds(), 10), strconv.Itoa(s.cfg.Cap),
-			millis(s.policies.leastTTL()), s.policies.text, settings, chosen),
+			millis(s.policies.leastTTL()), s.policies.text, settings, chosen, b.server),
 	}
 	for _, e := range b.entries {
 		c.Keys = append(c.Keys, e.stream)

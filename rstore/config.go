@@ -30,6 +30,13 @@ type Config struct {
 	// Elsewhere counts the other partitions whose history this instance writes: the more,
 	// the longer it leaves a free lease to others. Nil: none. It must not block.
 	Elsewhere func() int
+	// ServerOf returns the run_id of the Redis server whose order the log has behind a
+	// position; "" when it is not known. Redis refuses what a server numbered after another
+	// one had taken over from it. Nil: never known. It must not block.
+	ServerOf func(after sseproto.ID) string
+	// OnOtherServer is called when Redis has refused something for that reason: the feed
+	// hangs on another server than the history. It must not block. May be nil.
+	OnOtherServer func()
 	// Instance names this process among the others on the prefix. Required,
 	// without spaces.
 	Instance string
@@ -118,6 +125,12 @@ func (c Config) withDefaults() Config {
 	c.GapWait = cmp.Or(c.GapWait, time.Second)
 	if c.Elsewhere == nil {
 		c.Elsewhere = func() int { return 0 }
+	}
+	if c.ServerOf == nil {
+		c.ServerOf = func(sseproto.ID) string { return "" }
+	}
+	if c.OnOtherServer == nil {
+		c.OnOtherServer = func() {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

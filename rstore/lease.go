@@ -17,7 +17,7 @@ import (
 func (w *writer) take(ctx context.Context) outcome {
 	a := w.run(ctx, leaseScript, redisconn.Call{
 		Keys: []string{w.keys.Clock, w.keys.Lease},
-		Args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.watermark.String(), millis(w.cfg.LeaseTTL)},
+		Args: []string{"take", w.cfg.Instance, millis(w.cfg.there()), w.epoch, w.watermark.String(), millis(w.cfg.LeaseTTL), w.cfg.ServerOf(w.watermark)},
 	})[0]
 	if a.err != nil {
 		return w.failed(a.err.Error(), redisconn.Code(a.err))
@@ -30,6 +30,9 @@ func (w *writer) take(ctx context.Context) outcome {
 		return again()
 	case statusHeld:
 		return after(w.cfg.poll())
+	case statusServer:
+		w.refusedBy(a)
+		return w.leaveOut(ctx, w.watermark)
 	}
 	w.refusedBy(a) // and free: look whether the log covers this watermark
 	return retryIf(a.epoch != "", w.cfg.poll())

@@ -2,9 +2,9 @@
 -- KEYS: clock, lease.
 -- ARGV: 'take', 'free', 'leave' or 'look', instance, how long it counts as there (ms),
 --       then for take: epoch, watermark that the instance's log covers, lease
---       ttl ms; for free and leave: control channel.
+--       ttl ms, the server that numbered what follows, '' when it is not known; for free and leave: control channel.
 -- Answer: as append.lua.
-local epoch, mark, writer = state(KEYS[1])
+local epoch, mark, writer, servers, t = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 local instance = ARGV[2]
 if epoch ~= '' then
@@ -33,6 +33,9 @@ if holder ~= '' and holder ~= instance then
 end
 if mark ~= ARGV[5] then
   return {'stale', epoch, mark, holder, writer, 0, 0, ''}
+end
+if not belongs(servers, t, ARGV[7], mark) then
+  return {'server', epoch, mark, holder, writer, 0, 0, ''}
 end
 redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])
 return {'ok', epoch, mark, instance, writer, 0, 0, ''}

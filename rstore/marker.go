@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 			w.epoch, w.watermark.String(), low.String(), w.cfg.Instance, millis(w.cfg.GapWait),
 			millis(w.cfg.LeaseTTL), g.reason, strconv.Itoa(maxMarkers),
 			millis(w.cfg.there()), millis(w.cfg.assembled()),
-			w.keys.Prefix, millis(w.policies.leastTTL()), w.policies.text, w.policies.caps(),
+			w.keys.Prefix, millis(w.policies.leastTTL()), w.policies.text, w.policies.caps(), w.cfg.ServerOf(low),
 		},
 	})[0]
 	if a.err != nil {
@@ -57,9 +58,24 @@ func (w *writer) skip(ctx context.Context, low sseproto.ID) outcome {
 		return after(min(w.cfg.poll()/4, time.Duration(a.n)*time.Millisecond))
 	case statusHeld:
 		return after(w.cfg.poll())
+	case statusServer:
+		w.refusedBy(a)
+		return w.leaveOut(ctx, low)
 	}
 	w.refusedBy(a)
 	return retryIf(a.epoch != "", w.cfg.poll())
+}
+
+// leaveOut goes on behind the stretch of the log that begins at low, which Redis has refused: its
+// server had been replaced. When nothing follows the feed has to find the other server first.
+// O(messages of that stretch).
+func (w *writer) leaveOut(ctx context.Context, low sseproto.ID) outcome {
+	none := func(sseproto.ID, string, sseproto.Message, sseproto.ID) {}
+	through, _ := w.src.ReadCommitted(low, math.MaxInt, math.MaxInt, none)
+	if _, next := w.src.ReadCommitted(through, 1, 1, none); next != through && next != sseproto.MaxID {
+		return w.skip(ctx, next)
+	}
+	return after(w.cfg.poll())
 }
 
 // marked counts a gap marker of this instance.

@@ -57,10 +57,11 @@ type answer struct {
 // The statuses.
 const (
 	statusOK     = "ok"
-	statusStale  = "stale" // the watermark is another one
-	statusEpoch  = "epoch" // the epoch is another one, or there is no clock
-	statusHeld   = "held"  // the lease belongs to another instance
-	statusWait   = "wait"  // the offer stands
+	statusStale  = "stale"  // the watermark is another one
+	statusEpoch  = "epoch"  // the epoch is another one, or there is no clock
+	statusHeld   = "held"   // the lease belongs to another instance
+	statusServer = "server" // another server gave the order by then than the one that the log is of
+	statusWait   = "wait"   // the offer stands
 	statusFailed = "failed"
 )
 
@@ -82,6 +83,12 @@ func (s *Store) run(ctx context.Context, sc *redisconn.Script, calls ...rediscon
 			// Another node may be the primary. The connection that reads may be idle, and find
 			// out only when a reader waits for it.
 			s.read.DiscardCurrent()
+		}
+		if out[i].status == statusServer {
+			// Two primaries at once: the feed hangs on the other one. Find out anew which is the one.
+			s.write.Discard(c)
+			s.read.DiscardCurrent()
+			s.cfg.OnOtherServer()
 		}
 		if redisconn.Code(out[i].err) == redisconn.CodeReadOnly || redisconn.CodeOf(out[i].failure) == redisconn.CodeReadOnly {
 			// The node was demoted: find the primary anew, for reads as well.

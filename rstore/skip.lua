@@ -6,10 +6,11 @@
 --       lease ttl ms, reason, most markers, how long an instance counts as
 --       there (ms), how long after an outage it is known who is there (ms),
 --       stream prefix, shortest ttl ms of a policy, policies (see retention), and of each
---       policy the most entries of a stream, with spaces between.
+--       policy the most entries of a stream, with spaces between; the server that numbered
+--       what follows the offered position, '' when it is not known.
 -- Answer: as append.lua; for 'wait' the sixth is the ms left, else how many
 --         messages of the stretch the inbox still had.
-local epoch, mark, writer = state(KEYS[1])
+local epoch, mark, writer, servers, t = state(KEYS[1])
 local holder = redis.call('GET', KEYS[2]) or ''
 if epoch == '' or epoch ~= ARGV[1] then
   return {'epoch', epoch, mark, holder, writer, 0, 0, ''}
@@ -21,6 +22,9 @@ if holder ~= '' and holder ~= instance then
 end
 if mark ~= ARGV[2] then
   return {'stale', epoch, mark, holder, writer, 0, 0, ''}
+end
+if not belongs(servers, t, ARGV[15], ARGV[3]) then
+  return {'server', epoch, mark, holder, writer, 0, 0, ''}
 end
 
 local now = now_ms()

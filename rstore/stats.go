@@ -14,8 +14,9 @@ type Stats struct {
 	// watermark over quiet time, by this instance.
 	Appended, Batches, Advances uint64
 	// RefusedStale and RefusedEpoch: script runs that did nothing because
-	// another instance moved the watermark, or because Redis lost its data.
-	RefusedStale, RefusedEpoch uint64
+	// another instance moved the watermark, or because Redis lost its data. RefusedServer:
+	// because another server had taken over from the one that the log is of.
+	RefusedStale, RefusedEpoch, RefusedServer uint64
 	// RefusedMessages could not be added to their stream (another type, or
 	// higher IDs added by hand). Readers of the channel are told.
 	RefusedMessages uint64
@@ -60,6 +61,7 @@ func (s Stats) Plus(o Stats) Stats {
 		{&s.Advances, &o.Advances},
 		{&s.RefusedStale, &o.RefusedStale},
 		{&s.RefusedEpoch, &o.RefusedEpoch},
+		{&s.RefusedServer, &o.RefusedServer},
 		{&s.RefusedMessages, &o.RefusedMessages},
 		{&s.GapMarkers, &o.GapMarkers},
 		{&s.Invalidations, &o.Invalidations},
@@ -114,9 +116,9 @@ type ErrorCounts struct {
 
 // counters is what Stats is made of; all fields are atomic.
 type counters struct {
-	appended, batches, advances, stale, epoch, refused     atomic.Uint64
-	gaps, invalidations, saved, takeOvers, deleted, capped atomic.Uint64
-	errLink, errMemory, errReadOnly, errOther              atomic.Uint64
+	appended, batches, advances, stale, epoch, server, refused atomic.Uint64
+	gaps, invalidations, saved, takeOvers, deleted, capped     atomic.Uint64
+	errLink, errMemory, errReadOnly, errOther                  atomic.Uint64
 
 	sizes        [len(SizeBounds) + 1]atomic.Uint64
 	sizeSum      atomic.Uint64
@@ -144,7 +146,7 @@ func (s *Store) Stats() Stats {
 	c := &s.count
 	st := Stats{
 		Appended: c.appended.Load(), Batches: c.batches.Load(), Advances: c.advances.Load(),
-		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedMessages: c.refused.Load(),
+		RefusedStale: c.stale.Load(), RefusedEpoch: c.epoch.Load(), RefusedServer: c.server.Load(), RefusedMessages: c.refused.Load(),
 		GapMarkers: c.gaps.Load(), Invalidations: c.invalidations.Load(), SavedMessages: c.saved.Load(),
 		TakeOvers: c.takeOvers.Load(), Deleted: c.deleted.Load(), Capped: c.capped.Load(),
 		Errors: ErrorCounts{

@@ -170,6 +170,8 @@ type writer struct {
 	failures int             // script runs that failed, in a row
 	outage   throttle.Outage // of two in a row, for the log
 	rejected rejections
+
+	otherServer throttle.Line // of what was refused because two primaries give an order
 }
 
 // queue is what was read from the log in the writer's epoch and not sent yet:
@@ -320,6 +322,9 @@ func (w *writer) append(ctx context.Context) outcome {
 			failure = &o
 		}
 	}
+	if answers[0].status == statusServer {
+		return w.leaveOut(ctx, batches[0].after)
+	}
 	if failure != nil {
 		return *failure
 	}
@@ -430,6 +435,12 @@ func (w *writer) refusedBy(a answer) {
 		w.count.stale.Add(1)
 	case statusEpoch:
 		w.count.epoch.Add(1)
+	case statusServer:
+		w.count.server.Add(1)
+		if dropped, ok := w.otherServer.Allow(); ok {
+			w.log.Warn("history: Redis refused what another server has numbered: there are two primaries, and the connections of this instance are made anew",
+				"watermark", a.watermark, "dropped", dropped)
+		}
 	}
 }
 

@@ -48,6 +48,7 @@ func runsWith(t *testing.T, cfg ssed.Config) (engine.Config, rsub.Config, rstore
 	e.History, e.Ready, e.Takes, e.Logger = nil, nil, nil, nil
 	e.AuthTimeout = 0 // the program's own authoriser bounds itself, by --auth-timeout
 	f.OnLeaseReleased, f.OnNotice, f.Elsewhere, h.Elsewhere, f.Cleared = nil, nil, nil, nil, nil
+	h.ServerOf, h.OnOtherServer = nil, nil
 	f.Logger, h.Logger = nil, nil
 	f.Instance, h.Instance = "", "" // random
 	f.Inbox = ""                    // a library takes from a key of Redis only when it is told to

@@ -304,8 +304,9 @@ func (ch scrape) history(s *rstore.Stats) {
 	ch.histogram("ssed_history_write_seconds", "Time of a round trip to Redis that writes messages, up to eight batches at once.",
 		s.WriteTime.Seconds(), s.WriteTimes, seconds(rstore.TimeBounds[:]))
 	ch.counter("ssed_history_advances_total", "Times that the end of the history was moved on without a message.", s.Advances)
-	ch.counter("ssed_history_refused_batches_total", "Batches that changed nothing. stale: another instance wrote first. epoch: Redis lost its data.", s.RefusedStale, "reason", "stale")
-	ch.counter("ssed_history_refused_batches_total", "Batches that changed nothing. stale: another instance wrote first. epoch: Redis lost its data.", s.RefusedEpoch, "reason", "epoch")
+	ch.counter("ssed_history_refused_batches_total", "Batches that changed nothing. stale: another instance wrote first. epoch: Redis lost its data. server: another primary had taken over from the one that numbered them.", s.RefusedStale, "reason", "stale")
+	ch.counter("ssed_history_refused_batches_total", "Batches that changed nothing. stale: another instance wrote first. epoch: Redis lost its data. server: another primary had taken over from the one that numbered them.", s.RefusedEpoch, "reason", "epoch")
+	ch.counter("ssed_history_refused_batches_total", "Batches that changed nothing. stale: another instance wrote first. epoch: Redis lost its data. server: another primary had taken over from the one that numbered them.", s.RefusedServer, "reason", "server")
 	ch.counter("ssed_history_refused_messages_total", "Messages that their stream in Redis refused.", s.RefusedMessages)
 	ch.counter("ssed_history_capped_total", "Times that --history-cap removed messages younger than --history-window.", s.Capped)
 	ch.counter("ssed_history_deleted_messages_total", "Messages deleted by DELETE /api/history on this instance.", s.Deleted)
