@@ -44,6 +44,11 @@
 // everything before the oldest position that a log still has, and the history is
 // filled again from there.
 //
+// The log may be of another server than the history: two primaries, for a while. What
+// a server numbered counts here up to the first tick of the one that took over from it, which the
+// clock has (servers, belongs in common.lua). What lies beyond is refused; Config.OnOtherServer is called,
+// and the connections are made anew.
+//
 // What came through the inbox of rsub is not lost with a stretch: the script that
 // gives it up finds the entries by their notes and adds them in their positions.
 //

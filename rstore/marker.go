@@ -73,6 +73,7 @@ func (w *writer) leaveOut(ctx context.Context, low sseproto.ID) outcome {
 	none := func(sseproto.ID, string, sseproto.Message, sseproto.ID) {}
 	through, _ := w.src.ReadCommitted(low, math.MaxInt, math.MaxInt, none)
 	if _, next := w.src.ReadCommitted(through, 1, 1, none); next != through && next != sseproto.MaxID {
+		w.covered = false // nothing that counts
 		return w.skip(ctx, next)
 	}
 	return after(w.cfg.poll())

@@ -77,6 +77,22 @@
 // within one interval. A restart of Redis is another node.
 // A server that was silent for most of Config.ProbeTimeout and sends a tick then may have
 // been frozen and replaced: the tick ends the span like a lost connection.
+//
+// # Two primaries
+//
+// A server that is replaced may live on, and instances that hang on it go on to number what
+// comes there. So the first tick of a server that takes over leaves it room: it lies
+// takeOverRoom beyond all positions that the new server and the caller know of. Until the clock of
+// the former one has come to that, all IDs that it gives out lie before those of its successor, in
+// the stretch that nobody saw there: an instance that comes over finds a discontinuity, and who
+// comes from there with an ID is told of the gap. A former server does not use the room up by itself:
+// its tick script refuses a caller that hangs on the successor and has seen its ticks.
+//
+// The clock notes the servers and their first ticks (type servers), and ticks tell them. A span
+// of a former server counts up to the first tick of the next one, however long it lived on. The
+// history refuses what lies beyond (ServerOf), and then the feed looks for the primary anew
+// (Recheck).
+//
 // A connection on which a published tick does not come back is cut. All of them
 // are made again, for ever, with backoff; State tells what is missing meanwhile.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,13 +30,20 @@ func clockOf(t *testing.T, s *redistest.Server, clock string) uint64 {
 	return ms
 }
 
-// promoteACopy starts a server with the data of old and makes it a primary. Old lives on and
-// does not know: it was frozen, or the network is divided.
-func promoteACopy(t *testing.T, old *redistest.Server, clock string) *redistest.Server {
+// copyOf starts a replica and sets the clock far ahead.
+func copyOf(t *testing.T, old *redistest.Server, clock string) *redistest.Server {
 	t.Helper()
 	ahead := setClockAhead(t, old, clock)
-	promoted := redistest.Start(t, "--replicaof", "127.0.0.1 "+strconv.Itoa(old.Port()))
-	eventually(t, func() bool { return clockOf(t, promoted, clock) >= ahead }, "no replication")
+	replica := redistest.Start(t, "--replicaof", "127.0.0.1 "+strconv.Itoa(old.Port()))
+	eventually(t, func() bool { return clockOf(t, replica, clock) >= ahead }, "no replication")
+	return replica
+}
+
+// promoteACopy makes a copy of old a primary. Old lives on and does not know: it was frozen, or
+// the network is divided.
+func promoteACopy(t *testing.T, old *redistest.Server, clock string) *redistest.Server {
+	t.Helper()
+	promoted := copyOf(t, old, clock)
 	do(t, promoted, "REPLICAOF", "NO", "ONE")
 	return promoted
 }
@@ -129,6 +137,33 @@ func TestServerThatLivesOnBeyondItsRoom(t *testing.T) {
 			require.True(t, b.sink.all()[0].id.Less(second.low), "what it missed lies between its spans")
 		})
 	}
+}
+
+// TestFormerPrimaryWithoutReplicasTakesNoTicks when it is told to have some: however long it lives
+// on, it gives out no ID of its successor.
+func TestFormerPrimaryWithoutReplicasTakesNoTicks(t *testing.T) {
+	t.Parallel()
+	old := startReplicated(t)
+	p := startProxy(t, old.Addr())
+	a := start(t, "redis://"+p.addr(), "a", func(c *Config) { c.ProbeTimeout = 8 * time.Second }) // a busy machine answers a PING within half of it
+	waitSynced(t, a)
+	promoted := copyOf(t, old, a.keys.Clock)
+	do(t, old, "CONFIG", "SET", "min-replicas-max-lag", "2")
+	do(t, old, "CONFIG", "SET", "min-replicas-to-write", "1")
+	waitSynced(t, a)
+	do(t, promoted, "REPLICAOF", "NO", "ONE")
+	eventually(t, func() bool { _, why := a.State(); return strings.Contains(why, "NOREPLICAS") }, "it ticks on")
+	b := start(t, promoted.URL(), "b")
+	waitSynced(t, b)
+	require.ErrorIs(t, a.CommitNow(context.Background()), errNoTick)
+	flush(t, old, "of the former", a)
+	all := a.sink.all()
+	require.True(t, all[len(all)-1].id.Less(b.sink.spans[0].low))
+	p.lead(promoted.Addr())
+	p.cut()
+	eventually(t, func() bool { spans, _, _ := a.sink.counts(); return spans == 2 && a.isSynced() }, "it does not go over")
+	flush(t, promoted, "both", a, b)
+	require.Equal(t, []string{"both"}, payloads(a.sink.all()), "what no tick came behind is taken back")
 }
 
 // TestHistoryOfTwoPrimariesLosesNothingInSilence: an instance hangs on the former primary and
