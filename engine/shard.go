@@ -256,6 +256,20 @@ func (s *shard) forget(isSweep bool) {
 		}
 	}
 	forget(&s.own)
+	if isSweep {
+		forgetEmpty(&s.pending)
+		forgetEmpty(&s.starts)
+		forgetEmpty(&s.paces)
+		forgetEmpty(&s.joins)
+		forgetEmpty(&s.catchingUp)
+	}
+}
+
+// forgetEmpty gives back what an empty map has taken: Go keeps it at the size that it once had.
+func forgetEmpty[V any](m *map[uint32]V) {
+	if len(*m) == 0 {
+		*m = make(map[uint32]V)
+	}
 }
 
 // publishCounts shows others what the pass has done: a store for each counter instead of
