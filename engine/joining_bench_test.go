@@ -82,9 +82,9 @@ func newMassShard(t testing.TB, partitions int) *massShard {
 	return &massShard{s, publishMass(s.shard.log)}
 }
 
-// subscribeAll gives each stream a slot.
-func (s *massShard) subscribeAll() {
-	for k := range massStreams {
+// subscribeAll gives each of n streams a slot.
+func (s *massShard) subscribeAll(n int) {
+	for k := range n {
 		i, c := s.newSlot(int(s.null.Fd()))
 		c.flags |= slotMany
 		for _, name := range s.channels[k%massGroups] {
@@ -93,9 +93,9 @@ func (s *massShard) subscribeAll() {
 	}
 }
 
-// comeBack lets all streams resume, and returns when the loop has nothing left to do.
-func (s *massShard) comeBack() {
-	for k := range massStreams {
+// comeBack lets n streams resume, and returns when the loop has nothing left to do.
+func (s *massShard) comeBack(n int) {
+	for k := range n {
 		c := s.slots.at(uint32(k + 1))
 		c.pos, c.phase = s.shard.log.Position(), phaseArriving
 		s.newcomers.push(newcomer{ref{uint32(k + 1), c.gen}, attachmentOf(s.stream(k), s.shard.log.Partitions())})
@@ -110,16 +110,17 @@ func BenchmarkMassResume(b *testing.B) {
 	for _, partitions := range []int{1, 2, 4, 16} {
 		b.Run(fmt.Sprint("partitions=", partitions), func(b *testing.B) {
 			s := newMassShard(b, partitions)
-			s.subscribeAll()
+			s.subscribeAll(massStreams)
 			b.ReportAllocs()
 			used := cpuTime()
 			for b.Loop() {
-				s.comeBack()
+				s.comeBack(massStreams)
 			}
 			used = cpuTime() - used
 			require.EqualValues(b, b.N*massStreams, s.count.resumedRing.Load())
 			require.EqualValues(b, b.N*massStreams*massChannels*massLacks, s.delivered)
 			b.ReportMetric(float64(used.Nanoseconds())/float64(b.N*massStreams*1000), "cpu-µs/stream")
+			b.ReportMetric(float64(s.budget.writes)/float64(b.N*massStreams), "writes/stream")
 		})
 	}
 }
@@ -167,23 +168,27 @@ func BenchmarkMassResumeSockets(b *testing.B) {
 // massMemory is the heap that a stream takes, while all wait for a partition, and when they
 // have joined.
 func massMemory(t testing.TB, partitions int) (waiting, joined float64) {
+	streams := 3 * massStreams // against the rest of the process, which is some 40 KB now and then
+	if raceEnabled {
+		streams = massStreams
+	}
 	s := newMassShard(t, partitions)
 	before := heapInUse()
-	perStream := func() float64 { return float64(heapInUse()-before) / massStreams }
-	s.subscribeAll()
+	perStream := func() float64 { return float64(heapInUse()-before) / float64(streams) }
+	s.subscribeAll(streams)
 	if partitions > 1 { // what comes of a server that was demoted does not count
 		s.shard.log.Partition(1).CloseSpan(s.at[1])
 	}
-	s.comeBack()
+	s.comeBack(streams)
 	s.forget(true)
 	if partitions > 1 {
-		require.Len(t, s.joins, massStreams)
+		require.Len(t, s.joins, streams)
 		waiting = perStream()
 		s.shard.log.Partition(1).OpenSpan(sseproto.ID{Ms: 2000})
 		s.passAll()
 	}
 	require.Empty(t, s.joins)
-	require.EqualValues(t, massStreams, s.count.resumedRing.Load())
+	require.EqualValues(t, streams, s.count.resumedRing.Load())
 	s.forget(true)
 	joined = perStream()
 	return waiting, joined
@@ -197,7 +202,7 @@ func TestStreamsThatHaveJoinedTakeNoMoreMemoryThanThoseOfOnePartition(t *testing
 	for _, partitions := range []int{4, 16} {
 		waiting, joined := massMemory(t, partitions)
 		t.Logf("%d partitions: %.0f B while a stream is joining, %.1f B then; with one %.1f B", partitions, waiting-plain, joined, plain)
-		require.Less(t, joined-plain, 10.0, "bytes of a stream; an empty map that keeps its size takes 22")
+		require.Less(t, joined-plain, 12.0, "bytes of a stream; an empty map that keeps its size takes 22 to 38")
 		require.Less(t, waiting-plain, 2500.0, "bytes of a stream that is joining")
 	}
 }
