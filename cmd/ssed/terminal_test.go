@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -343,6 +345,11 @@ func TestPubFollowsRedirectsOnRequestOnly(t *testing.T) {
 }
 
 func TestPubThatReadsATerminalEndsBySIGINT(t *testing.T) {
+	// Tests that run in the background may have SIGINT ignored, and children inherit that. Of a
+	// signal that is caught they do not.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, os.Interrupt)
+	defer signal.Stop(caught)
 	in := start(t)
 	master, slave := openTerminal(t)
 	cmd := exec.Command(program, "pub", "--admin-url", in.admin, "--lines", "a")
