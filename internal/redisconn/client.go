@@ -148,9 +148,18 @@ func (l *Client) Addr() string {
 // who share it give it up at their next Get. It is closed when the last of them has.
 func (l *Client) Discard(old rueidis.Client) {
 	l.mu.Lock()
+	d := l.node
+	if l.client != old {
+		d = nil
+	}
+	l.mu.Unlock()
+	if d == nil {
+		return
+	}
+	d.retire() // first, or the next Get might join it again
+	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.client == old && l.client != nil {
-		l.node.retire()
+	if l.node == d {
 		l.dropLocked()
 	}
 }
