@@ -313,7 +313,7 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	}
 	if r.isUntimed {
 		r.isUntimed, r.tookOver = false, r.t
-		r.took(sseproto.ID{Ms: r.t - 1})
+		r.took(sseproto.ID{Ms: r.t - 1, Seq: beyondAll}) // where everybody finds a discontinuity
 		if r.plant == noRoom {
 			r.tookOver += modelRoom // for as long as the others
 		}
