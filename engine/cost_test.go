@@ -289,6 +289,45 @@ func TestPageOfTheHistoryIsWrittenInTurns(t *testing.T) {
 	}
 }
 
+// TestFramesOfTheirOwnForManyStreamsCostAPassByTheirNumber: streams come back from another
+// instance, with all of one partition and nothing of the other. Each gets frames of its own, whose
+// making takes a loop longer than their write.
+func TestFramesOfTheirOwnForManyStreamsCostAPassByTheirNumber(t *testing.T) {
+	const messages = 1000
+	for _, size := range sizes {
+		s := newNullShardWith(t, Config{RingBytes: 64 << 20, Partitions: 2})
+		low := sseproto.ID{Ms: 1000}
+		s.log.Partition(0).OpenSpan(low)
+		s.log.Partition(1).OpenSpan(low)
+		names := []string{channelOfPart("c", 0, 2), channelOfPart("c", 1, 2)}
+		has := low
+		for n := range uint64(messages) {
+			has.Seq = n + 1
+			s.log.Partition(0).Append(has, names[0], "x")
+			s.log.Partition(1).Append(has, names[1], "x")
+		}
+		s.settle()
+		s.fillWith(20*size, names...)
+		for i := range s.slots.used {
+			if c := s.slots.at(i); c.phase == phaseLive {
+				j := s.newJoining(c)
+				j.places = []sseproto.ID{low, has}
+				s.joins[i], c.pos = j, joiningPos
+				s.later(i)
+			}
+		}
+		most := uint64(0)
+		for s.busy() {
+			before := s.delivered
+			s.shard.pass(s.began)
+			most = max(most, s.delivered-before)
+		}
+		require.EqualValues(t, 20*size*messages, s.delivered)
+		t.Logf("%d streams: at most %d frames in a pass", 20*size, most)
+		require.LessOrEqual(t, most, uint64(s.shares.late/ownCost(2))+turnMessages)
+	}
+}
+
 // TestClosingManyStreamsAtOnceCostsAPassLittle: an operator closes all of a channel.
 func TestClosingManyStreamsAtOnceCostsAPassLittle(t *testing.T) {
 	for _, size := range sizes {
