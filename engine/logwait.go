@@ -91,19 +91,37 @@ func (r *replayer) watchLog(p *replayPart) {
 	}
 }
 
+// readyAtOnce bounds the requests that are looked at in one turn of replayer.mu: loops wait for
+// it when a stream resumes or leaves. After an outage there may be one for each client.
+const readyAtOnce = 256
+
 // queueReady queues the requests of a partition for which the log is ready, and those whose time is over
 // now. It returns when the next one's is; zero: nobody waits. O(requests that wait).
 func (r *replayer) queueReady(p *replayPart, now time.Time) (until time.Time) {
 	r.mu.Lock()
+	left := p.waits.requests.Len()
+	r.mu.Unlock()
+	for ; left > 0; left -= readyAtOnce {
+		if next := r.queueSome(p, now, min(left, readyAtOnce)); until.IsZero() || !next.IsZero() && next.Before(until) {
+			until = next
+		}
+	}
+	return until
+}
+
+// queueSome is queueReady for the first few. Those that go on waiting are the last ones then.
+func (r *replayer) queueSome(p *replayPart, now time.Time, few int) (until time.Time) {
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	for place := p.waits.requests.Front(); place != nil; {
+	for ; few > 0 && p.waits.requests.Len() > 0; few-- {
+		place := p.waits.requests.Front()
 		q := place.Value.(*replayRequest)
-		place = place.Next()
 		q.isDue = !now.Before(q.until)
 		if !q.isDue && !r.isReady(q) {
 			if until.IsZero() || q.until.Before(until) {
 				until = q.until
 			}
+			p.waits.requests.MoveToBack(place)
 			continue
 		}
 		r.endWaitLocked(q)

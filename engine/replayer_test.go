@@ -197,6 +197,32 @@ func TestWhoWaitsForTheWatermarkHoldsNoReader(t *testing.T) {
 	require.EqualValues(t, 0, e.Stats().Gaps.Total())
 }
 
+// One look at all who wait would keep the loops waiting, whose streams resume or leave.
+func TestThoseWhoWaitForTheLogAreLookedAtAFewAtATime(t *testing.T) {
+	const n = 3*readyAtOnce + 1
+	h := shardByHand(t, func(cfg *Config) { cfg.History = newMemoryHistory() })
+	r := h.engine.replayer
+	p := &r.parts[0]
+	for i := range uint64(n) {
+		r.request(h.shard, ref{uint32(i), math.MaxUint32}, i, 0, []string{"a"}, 0, after(sseproto.ID{Ms: 960, Seq: i}))
+		q, client := r.next()
+		require.True(t, r.waitForLog(q))
+		r.done(q, client)
+	}
+	first := func() uint64 { return p.waits.requests.Front().Value.(*replayRequest).key.id.Seq }
+	require.NotZero(t, r.queueSome(p, time.Time{}, readyAtOnce))
+	require.EqualValues(t, readyAtOnce, first(), "the others are next")
+	require.NotZero(t, r.queueReady(p, time.Time{}))
+	require.EqualValues(t, readyAtOnce, first(), "each once")
+	require.Zero(t, r.queued())
+	h.f.tick(sseproto.ID{Ms: 1000})
+	require.Zero(t, r.queueReady(p, time.Time{}))
+	require.Equal(t, n, r.queued())
+	for i := range uint32(n) {
+		r.leave(h.shard, ref{i, math.MaxUint32}, 0)
+	}
+}
+
 // The history stays where it is. All who wait for it are told when their time is over, and
 // not one after the other: the last one would wait for minutes.
 func TestWaitsForTheWatermarkEndTogether(t *testing.T) {
