@@ -25,6 +25,10 @@ func TestMain(m *testing.M) {
 // patience bounds every wait for something that must happen.
 const patience = time.Minute
 
+// testProbe is Config.ProbeTimeout where a test is not about it. On a busy machine Redis, or
+// an instance, may get no processor for seconds: half of this is how long a tick may be late.
+const testProbe = 20 * time.Second
+
 const testPrefix = "sse:stream:"
 
 // message is what a sink got.
@@ -165,8 +169,9 @@ func testConfig(t testing.TB, url, name string, options ...option) Config {
 	require.NoError(t, err)
 	cfg := Config{
 		Client: client, Patterns: []string{"*"}, Prefix: testPrefix, Instance: name,
-		NumberWait: patience, // on a busy machine a number may be late, and is right
-		Logger:     slog.New(slog.DiscardHandler),
+		ProbeTimeout: testProbe,
+		NumberWait:   patience, // a number may be late, too, and is right
+		Logger:       slog.New(slog.DiscardHandler),
 	}
 	for _, o := range options {
 		o(&cfg)

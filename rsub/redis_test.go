@@ -282,7 +282,8 @@ func TestRedisAbsentAtStart(t *testing.T) {
 func TestStalledRedisIsNoticedAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b", withFeeds(2))
+	soon := func(c *Config) { c.ProbeTimeout = DefaultProbeTimeout }
+	a, b := start(t, s.URL(), "a", soon), start(t, s.URL(), "b", withFeeds(2), soon)
 	waitSynced(t, a, b)
 	require.NoError(t, s.Pause())
 	gone := func(in *instance) func() bool { return func() bool { return in.Stats().SubscriptionsSynced == 0 } }

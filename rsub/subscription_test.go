@@ -41,11 +41,11 @@ func TestOnlyMessagesForUsKeepALateSubscription(t *testing.T) {
 			})
 		})
 	}
-	f("silence", "", "", DefaultProbeTimeout)
-	f("hello of a sentinel", "*", "__sentinel__:hello", DefaultProbeTimeout)
-	f("keyspace event", "*", "__keyspace@0__:k", DefaultProbeTimeout)
-	f("messages", "*", "c", overdue*DefaultProbeTimeout)
-	f("notices", "", "__ssed:{"+testPrefix+"}", overdue*DefaultProbeTimeout)
+	f("silence", "", "", testProbe)
+	f("hello of a sentinel", "*", "__sentinel__:hello", testProbe)
+	f("keyspace event", "*", "__keyspace@0__:k", testProbe)
+	f("messages", "*", "c", overdue*testProbe)
+	f("notices", "", "__ssed:{"+testPrefix+"}", overdue*testProbe)
 }
 
 // TestAnswerOfAnOldClientCutsNoNewSubscription: the answer of a replica to a call that was under
