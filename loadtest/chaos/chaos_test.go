@@ -33,12 +33,14 @@ func TestShortRunFindsNothing(t *testing.T) {
 	code := run(t.Context(), []string{
 		"--scenario", "short", "--no-bounds", "--seed", "1", "--rate", "400", "--clients", "100", "--json", file,
 	}, &stdout, &stderr)
-	require.Zero(t, code, "stdout: %s\nstderr: %s", &stdout, &stderr)
-
 	text, err := os.ReadFile(file)
-	require.NoError(t, err)
+	require.NoError(t, err, "stderr: %s", &stderr)
 	var rep report
 	require.NoError(t, json.Unmarshal(text, &rep))
+	require.Zero(t, rep.Scenarios[0].wrong(), "stdout: %s\nstderr: %s", &stdout, &stderr)
+	// How soon things go on is told, and a busy machine keeps none of these bounds.
+	require.NotEmpty(t, rep.Bounds)
+	require.Equal(t, rep.wrong() > 0, code != 0)
 	v := rep.Scenarios[0].Verdict
 	require.Greater(t, v.Acknowledged, 1000, "too little happened")
 	require.Greater(t, v.Received, 1000, "too little happened")
