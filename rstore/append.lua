@@ -20,7 +20,7 @@ end
 if mark ~= ARGV[2] then
   return {'stale', epoch, mark, holder, writer, 0, 0, '', 0}
 end
-if not belongs(servers, t, ARGV[16], ARGV[3]) then
+if not belongs(servers, t, ARGV[16], mark, ARGV[3]) then
   if holder == ARGV[6] then
     redis.call('DEL', KEYS[2])
     holder = ''

@@ -6,16 +6,24 @@ local function state(clock)
   return f[1] or '', f[2] or '0-0', f[3] or '', f[5] == f[6] and f[4] or '', f[5] or '0'
 end
 
--- Whether what a server numbered up to a position belongs into this history. That of a server
--- that was replaced does up to the first tick of the next one, see tick.lua of rsub: it may live
--- on, and an instance that hangs on it takes for complete what lacks all that is published on
--- its successor. What lies beyond the last tick here is of a server that has replaced this one.
+-- Whether what a server numbered behind a position, up to another one, belongs into this history.
+-- That of a server that was replaced does up to the first tick of the next one, see tick.lua of
+-- rsub: it may live on, and an instance that hangs on it takes for complete what lacks all that is
+-- published on its successor. One that came back has several terms: the last one that began
+-- before counts. What lies beyond the last tick here is of a server that has replaced this one.
 -- Who does not tell the server is of an earlier version.
-local function belongs(servers, t, server, through)
+local function belongs(servers, t, server, after, through)
   if server == '' or servers == '' then return true end
   local newest, newest_from = string.match(servers, '(%x+):(%d+)$')
   if newest == server then return true end
-  local next_from = string.match(servers, server .. ':%d+,%x+:(%d+)')
+  local in_term, next_from
+  for name, from in string.gmatch(servers, '(%x+):(%d+)') do
+    if name ~= server then
+      if in_term then in_term, next_from = false, from end
+    elseif in_term == nil or not less(after, from .. '-0') then
+      in_term, next_from = true, nil
+    end
+  end
   if not next_from and newest_from ~= '0' then next_from = newest_from end -- forgotten: long ago
   if next_from then return less(through, next_from .. '-0') end
   return not less(t .. '-0', through)

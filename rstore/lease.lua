@@ -34,7 +34,7 @@ end
 if mark ~= ARGV[5] then
   return {'stale', epoch, mark, holder, writer, 0, 0, ''}
 end
-if not belongs(servers, t, ARGV[7], mark) then
+if not belongs(servers, t, ARGV[7], mark, mark) then
   return {'server', epoch, mark, holder, writer, 0, 0, ''}
 end
 redis.call('SET', KEYS[2], instance, 'PX', ARGV[6])

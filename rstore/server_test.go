@@ -67,6 +67,38 @@ func TestWhatAFormerServerNumberedBelongsUpToItsSuccessor(t *testing.T) {
 	f("an earlier version has sent the last tick", "a1:0,b1:50", "a1", true, "servers_t", "1")
 }
 
+// A server may be replaced and come back, more than once: what it numbered counts up to the end
+// of the term in which it did.
+func TestWhatAServerNumberedInALaterTermBelongs(t *testing.T) {
+	f := func(name, servers string, want bool) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.clock("e1")
+			clock := redisconn.MakeKeys(testPrefix).Clock
+			from := w.id(60, 0)
+			require.NoError(t, w.do("HSET", clock, "t", w.ms(150), "servers_t", w.ms(150), "servers", w.servers(servers), "watermark", from.String()).Error())
+			log := newTestLog(from)
+			log.commit(w.id(100, 0), w.burst(61, 3, 1)...)
+			cfg := w.config("a")
+			cfg.ServerOf = func(sseproto.ID) string { return "a1" }
+			s := w.store(cfg, log)
+			w.start(s)
+			if want {
+				w.waitMark(s, w.id(100, 0))
+				require.Zero(t, s.Stats().RefusedServer)
+				return
+			}
+			require.Eventually(t, func() bool { return s.Stats().RefusedServer > 1 }, time.Minute, time.Millisecond)
+			require.Empty(t, w.history("ch0"))
+		})
+	}
+	f("it came back and was replaced again", "a1:0,b1:20,a1:50,b1:101", true)
+	f("beyond the end of the later term", "a1:0,b1:20,a1:50,b1:100", false)
+	f("before it came back", "a1:0,b1:20,a1:101,b1:120", false)
+	f("another one came between", "a1:0,b1:20,a1:50,c1:101", true)
+}
+
 // Of a successor of this server: it lies beyond the last tick here.
 func TestWhatASuccessorNumberedIsRefused(t *testing.T) {
 	w := newWorld(t)

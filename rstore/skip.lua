@@ -23,7 +23,7 @@ end
 if mark ~= ARGV[2] then
   return {'stale', epoch, mark, holder, writer, 0, 0, ''}
 end
-if not belongs(servers, t, ARGV[15], ARGV[3]) then
+if not belongs(servers, t, ARGV[15], low, low) then
   return {'server', epoch, mark, holder, writer, 0, 0, ''}
 end
 
