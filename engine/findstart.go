@@ -129,6 +129,17 @@ func (ln *Lineage) lookForStarts(f *foundStarts, channels []string, start ssepro
 	defer r.cursor.Store(noPosition)
 	v := r.open()
 	defer v.close()
+	for f.look(ln, &v, channels, start) {
+		if f.cov.first >= v.tail { // else the ring has turned meanwhile: it was counted from further on than the history is asked to
+			return true
+		}
+	}
+	return false
+}
+
+// look counts back from the end of the ring to where its coverage begins. Not ok: it covers
+// nothing right now.
+func (f *foundStarts) look(ln *Lineage, v *view, channels []string, start sseproto.StartPoint) (ok bool) {
 	f.cov = *v.coverageOf(ln)
 	if f.cov.from == sseproto.MaxID || f.cov.backfilling {
 		return false
@@ -136,9 +147,10 @@ func (ln *Lineage) lookForStarts(f *foundStarts, channels []string, start ssepro
 	if start.Kind != sseproto.FromLast {
 		return true
 	}
+	clear(f.ids)
 	for k, name := range channels {
 		f.missing[k] = start.Count
-		index, known := l.dir.find(name)
+		index, known := ln.log.dir.find(name)
 		if !known {
 			continue
 		}

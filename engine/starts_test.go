@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,6 +128,33 @@ func TestStartWithoutAHistoryIsWhatTheRingHas(t *testing.T) {
 	s.expect(sinceMs(1450), "a b", "b3") // of the ticks before, the last one with a message comes whole
 	s.expect(sinceMs(1500), "a b")       // the last tick is known, and has none
 	require.Zero(t, s.e.Stats().Gaps.Total())
+}
+
+// TestStartCountsAllThatTheRingCoversWhileItTurns: what is not counted there would be asked of the
+// history, which counts up to where the ring begins. The stream began with older messages then.
+func TestStartCountsAllThatTheRingCoversWhileItTurns(t *testing.T) {
+	e := startEngine(t, func(cfg *Config) { cfg.RingBytes, cfg.SegmentBytes = minRingBytes, minSegmentBytes })
+	f := startFeed(e, 1000)
+	for e.Stats().Log.Evicted == 0 {
+		f.publish("a", benchPayload)
+	}
+	var published atomic.Uint64
+	ctx, stop := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ctx.Err() == nil {
+			published.Store(f.publish("a", benchPayload).Seq)
+		}
+	})
+	defer done.Wait()
+	defer stop()
+	const n = 1_000_000
+	for range 2000 {
+		before := published.Load()
+		found := &foundStarts{ids: make([]sseproto.ID, 1), missing: make([]int, 1)}
+		require.True(t, e.log.lookForStarts(found, []string{"a"}, sseproto.StartPoint{Kind: sseproto.FromLast, Count: n}))
+		require.GreaterOrEqual(t, n-found.missing[0], int(before)-int(found.cov.from.Seq))
+	}
 }
 
 // TestStartWithAClockOfItsOwnIsExact: there, IDs tell when a message was published.
