@@ -126,15 +126,16 @@ func environment(extra ...string) []string {
 	return append(env, extra...)
 }
 
-// eventually polls until the condition holds.
+// eventually polls until the condition holds, less and less often: a look at /metrics costs
+// several milliseconds with the race detector, which others wait for too.
 func (in *instance) eventually(what string, holds func() bool) {
 	in.t.Helper()
 	deadline := time.Now().Add(patience)
-	for !holds() {
+	for pause := 5 * time.Millisecond; !holds(); pause = min(pause*3/2, 50*time.Millisecond) {
 		if in.Exited() || time.Now().After(deadline) {
 			in.t.Fatalf("not reached: %s\nlog:\n%s", what, in.Log())
 		}
-		<-time.After(5 * time.Millisecond)
+		<-time.After(pause)
 	}
 }
 
