@@ -38,6 +38,8 @@ type joinPart struct {
 	told     toldLosses
 	isAsked  bool      // the history is being read for it
 	isMissed bool      // what was read came while the socket was full
+	isLost   bool      // where it starts could not be found, and its client is to be told
+	asked    time.Time // when that was asked for first
 	again    time.Time // the history has failed, and is not asked before
 	until    time.Time // it lies ahead of the log, and waits for so long; zero: it does not
 	last     time.Time // and never longer
@@ -300,13 +302,37 @@ func (s *shard) placeParts(v *view, i uint32, c *slot, j *joining) (done bool) {
 			p.awaits = awaitsOpening
 			done = done && !at.IsZero()
 		case !p.start.IsNow() && !s.startInRing(v, p, at):
-			s.askFor(i, c, j, p)
+			if p.asked.IsZero() {
+				p.asked = s.began
+			}
+			if p.awaits = awaitsTime; !s.began.Before(p.again) {
+				p.awaits = awaitsNothing
+				s.askFor(i, c, j, p)
+			}
 			done = false
 		case at.IsZero(): // it waited for the first span
 			*at = p.began
 		}
 	}
 	return done
+}
+
+// startsPerWait is how often within Config.HistoryWait a history that fails at once is asked
+// where a stream starts: each 47 ms by default. Streams that ask the same share it.
+const startsPerWait = 64
+
+// missStart takes in that the history of a partition could not tell where a stream starts. It is
+// asked again for a while. Then the stream starts at the last tick there, and its client is told:
+// else one partition kept it from all others. Not ok: none could be found.
+func (s *shard) missStart(j *joining, p *joinPart) (ok bool) {
+	wait := s.engine.cfg.HistoryWait
+	if s.began.Sub(p.asked) < wait {
+		p.again = s.began.Add(wait / startsPerWait)
+		return true
+	}
+	p.isLost, p.start = true, sseproto.StartPoint{}
+	j.places[p.line.part] = later(*p.line.ticked.Load(), sseproto.ID{Ms: 1})
+	return slices.ContainsFunc(j.parts, func(p joinPart) bool { return !p.isLost })
 }
 
 // serveParts looks which partitions of a slot the ring can serve, and sees to the others.
@@ -319,6 +345,10 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 		at := &j.places[p.line.part]
 		p.isServed, p.awaits = false, awaitsNothing
 		switch {
+		case p.isLost:
+			p.isLost = false
+			s.tellPart(i, c, j, p, sseproto.ReasonUnavailable, *at, sseproto.ID{})
+			return false, false, true
 		case p.isShut():
 			p.until, p.awaits = time.Time{}, awaitsOpening
 		case p.reach.Less(*at):
@@ -652,8 +682,10 @@ func (s *shard) takeOwnPage(v *view, i uint32, c *slot, l *command) (hasMore boo
 	canWrite := !c.has(slotPending) && (c.phase == phaseJoining || c.phase == phaseQueued)
 	switch {
 	case r.err != nil && !p.start.IsNow():
-		s.closeSlot(i, CloseHistory)
-		return false
+		if len(j.parts) == 1 || !s.missStart(j, p) {
+			s.closeSlot(i, CloseHistory)
+			return false
+		}
 	case r.err != nil: // the others go on meanwhile
 		p.isMissed = false
 		p.again = s.began.Add(s.engine.cfg.HistoryWait)

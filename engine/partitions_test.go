@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -407,6 +408,61 @@ func TestBarrierOfAPartitionClosesItsStreamsAlone(t *testing.T) {
 	got := again.next(102)
 	small := slices.DeleteFunc(datas(got), func(data string) bool { return data == large })
 	require.ElementsMatch(t, []string{"a", "b"}, small)
+}
+
+// startlessHistory fails so often to tell where streams start; -1: always.
+type startlessHistory struct {
+	*memoryHistory
+	failures atomic.Int64
+	asked    atomic.Int64
+}
+
+func (h *startlessHistory) Starts(ctx context.Context, channels []string, at sseproto.StartPoint, counts []int, upTo sseproto.ID) ([]sseproto.ID, sseproto.ID, error) {
+	if n := h.asked.Add(1); h.failures.Load() < 0 || n <= h.failures.Load() {
+		return nil, sseproto.ID{}, errors.New("away")
+	}
+	return h.memoryHistory.Starts(ctx, channels, at, counts, upTo)
+}
+
+// TestPartitionWhoseHistoryIsAwayKeepsNoStartFromTheOthers: it is told of, in the end.
+func TestPartitionWhoseHistoryIsAwayKeepsNoStartFromTheOthers(t *testing.T) {
+	away := &startlessHistory{memoryHistory: newMemoryHistory()}
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.Histories[1], cfg.HistoryWait = away, 80*time.Millisecond })
+	for p, feed := range f {
+		feed.t, feed.n = 900, 0
+		feed.store(fmt.Sprint("old", p))
+		feed.t, feed.n = 1000, 0
+		feed.tick()
+	}
+	start := func(channels ...string) *testClient {
+		return attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromLast, Count: 2}}, channels...)
+	}
+	away.failures.Store(-1)
+	c := start(f[0].channel, f[1].channel)
+	got := c.next(2)
+	_, places := placesIn(t, got[0].id, 2)
+	require.Equal(t, f[1].id(), places[1])
+	require.Equal(t, []string{"gap", "old0"}, []string{got[0].kind, got[1].data})
+	require.JSONEq(t, fmt.Sprintf(`{"reason":"unavailable","channel":%q}`, f[1].channel), got[0].data)
+	require.Greater(t, away.asked.Load(), int64(1), "it is asked again before that")
+	f[1].publish("new1")
+	require.Equal(t, "new1", c.next(1)[0].data)
+	require.Empty(t, start(f[1].channel).ended(), "there is nothing else")
+	require.EqualValues(t, 1, e.Stats().Closed[CloseHistory])
+}
+
+// TestStartIsAskedForAgain: a link that was lost for a moment is no gap.
+func TestStartIsAskedForAgain(t *testing.T) {
+	away := &startlessHistory{memoryHistory: newMemoryHistory()}
+	e, f := startParts(t, 2, func(cfg *Config) { cfg.Histories[1], cfg.HistoryWait = away, time.Minute })
+	away.add(sseproto.ID{Ms: 900, Seq: 1}, f[1].channel, "old1")
+	f[0].tick()
+	f[1].tick()
+	away.written = f[1].id()
+	away.failures.Store(1)
+	c := attachStream(t, e, &front.Stream{Start: &sseproto.StartPoint{Kind: sseproto.FromLast, Count: 2}}, f[0].channel, f[1].channel)
+	require.Equal(t, "old1", c.next(1)[0].data)
+	require.EqualValues(t, 2, away.asked.Load())
 }
 
 // TestStartIsFoundInEachPartition: in the ring, and in the history.
