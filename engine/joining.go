@@ -359,7 +359,7 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 			s.tellPart(i, c, j, p, sseproto.ReasonUnknownID, p.reach, sseproto.ID{})
 			return false, false, true
 		case !at.Less(p.cov.from):
-			p.isServed = true
+			p.isServed, p.told = true, "" // what is lost from here on is another loss
 		case s.engine.cfg.historyOf(p.line.part) == nil:
 			s.tellPart(i, c, j, p, sseproto.ReasonTrimmed, p.cov.from, p.cov.from)
 			return false, false, true

@@ -329,6 +329,30 @@ func TestGapOfAllChannelsOfAPartitionNamesThem(t *testing.T) {
 	require.ElementsMatch(t, []string{f[0].channel, second}, gap.Channels)
 }
 
+// TestEachLossIsToldToAStreamThatJoinsForLong: one partition is shut for long, and messages of the
+// other are lost twice meanwhile, for the same reason.
+func TestEachLossIsToldToAStreamThatJoinsForLong(t *testing.T) {
+	e, f := startParts(t, 2, nil)
+	f[1].publish("taken back")
+	f[1].line.CloseSpan(sseproto.ID{Ms: 1000})
+	f[0].h.lost = map[string]string{f[0].channel: sseproto.ReasonOutage}
+	f[0].tick()
+	c := comeBack(t, e, vector(1, sseproto.ID{Ms: 800}, sseproto.ID{Ms: 1000}), f[0].channel, f[1].channel)
+	for n := range 3 {
+		gap := c.next(1)[0]
+		require.Equal(t, "gap", gap.kind, n)
+		require.Contains(t, gap.data, sseproto.ReasonOutage)
+		id := f[0].publish(fmt.Sprint("a", n))
+		require.Equal(t, fmt.Sprint("a", n), c.next(1)[0].data)
+		f[0].line.CloseSpan(id)
+		f[0].tick()
+		f[0].h.mu.Lock()
+		f[0].h.written = f[0].id()
+		f[0].h.mu.Unlock()
+		f[0].line.OpenSpan(f[0].id())
+	}
+}
+
 // TestNewStreamWaitsForAPartitionThatWasNeverOpen: its ID could name no place in it.
 func TestNewStreamWaitsForAPartitionThatWasNeverOpen(t *testing.T) {
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.HistoryWait = time.Hour }, 1)
