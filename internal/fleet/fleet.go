@@ -61,7 +61,7 @@ const (
 	// commandTimeout bounds one command; the client gives up after a second as well.
 	commandTimeout = time.Second
 	// holdIntervals is for how many intervals an instance that cannot be told of the others
-	// holds back, while it could do its work all the same: Redis answers, or other nodes of a
+	// holds back, while it could do its work all the same: Redis takes writes, or other nodes of a
 	// cluster may.
 	holdIntervals = 2
 	// looksPerInterval is how often an instance that holds back tries again.
@@ -209,7 +209,8 @@ func (f *Fleet) clear(err error) {
 		return
 	}
 	reply, isReply := errors.AsType[*rueidis.RedisError](err)
-	canKnow := errors.Is(err, errWait) || !isReply && !errors.Is(err, errAnswer) && !redisconn.IsCluster(f.cfg.Client)
+	isAway := !isReply && !errors.Is(err, errAnswer) || isReply && takesNoWrites(redisconn.Code(reply))
+	canKnow := errors.Is(err, errWait) || isAway && !redisconn.IsCluster(f.cfg.Client)
 	switch {
 	case err == nil, errors.Is(err, errWait) && !f.isHarmed, isReply && redisconn.Code(reply) == redisconn.CodeNoPerm:
 		close(f.cleared)
@@ -220,6 +221,16 @@ func (f *Fleet) clear(err error) {
 	case time.Since(f.failing) >= holdIntervals*f.cfg.Interval:
 		close(f.cleared)
 	}
+}
+
+// takesNoWrites tells of an error answer that the server gives to every script that writes, that
+// of the ticks among them.
+func takesNoWrites(code string) bool {
+	switch code {
+	case redisconn.CodeReadOnly, "MASTERDOWN", "LOADING", "MISCONF", "NOREPLICAS", "BUSY":
+		return true
+	}
+	return false
 }
 
 // isFatal reports whether the instance must not go on.

@@ -134,6 +134,15 @@ func TestInstanceBeginsWhenItKnowsTheOthers(t *testing.T) {
 	<-a.Cleared()
 	a.stop()
 
+	// A server that takes no writes has no ticks either, however long that lasts.
+	w.redis.Do("REPLICAOF", "127.0.0.1", "1")
+	r := w.run("r", 0, nil)
+	require.Eventually(t, func() bool { return r.Stats().BeatErrors > 5*looksPerInterval }, patience, time.Millisecond)
+	require.False(t, r.IsCleared(), "it answers, and what the feed needs is away all the same")
+	w.redis.Do("REPLICAOF", "NO", "ONE")
+	<-r.Cleared()
+	r.stop()
+
 	// The name belongs to a process that may have crashed, and has other settings.
 	w.redis.Do("SET", "{sse:stream:}:owner:b", `p 1 {"host":"h","pid":1,"settings":{"partitions":"3"}}`)
 	w.redis.Do("SET", "{sse:stream:}:instance:b", "1 report")
