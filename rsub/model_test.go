@@ -530,7 +530,7 @@ var interleavings = flag.Uint64("interleavings", 6000, "how many TestModel plays
 func TestRandomFaultsOnTheModelBreakNoPromise(t *testing.T) {
 	runs := *interleavings
 	if raceEnabled || testing.Short() {
-		runs = 1000 // one goroutine: ten times as slow, and nothing more to find
+		runs = 500 // one goroutine: ten times as slow, and nothing more to find
 	}
 	f := newModelFleet(t)
 	began := time.Now()
