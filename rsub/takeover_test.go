@@ -205,9 +205,8 @@ func TestHistoryOfTwoPrimariesLosesNothingInSilence(t *testing.T) {
 			if beyond == 0 {
 				eventually(t, func() bool { return !watermark().Less(far) }, "the history stands still")
 				p.cut()
-			} else { // it comes over by itself
+			} else { // it comes over by itself: before its history is refused, when it sends a tick first
 				eventually(t, func() bool { return a.Stats().Resyncs["node"] > 0 }, "the subscription stays")
-				require.Positive(t, a.store.Stats().RefusedServer)
 			}
 			eventually(t, func() bool { return kept.Less(watermark()) }, "the history stands still")
 			for _, m := range streamOf(t, promoted, "flush") {
