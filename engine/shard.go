@@ -96,6 +96,7 @@ type shard struct {
 	timedJoins  queue[ref]            // those that wait for a time, or for the log to get on
 	timedOwed   int                   // how many of them are due
 	timedAt     time.Time             // when they were due last
+	mostInMaps  int                   // entries that pending, starts, paces, joins and catchingUp had since they were made anew
 	catchingUp  map[uint32]struct{}   // slots with a channel of SlowClose that have not caught up, see slow.go
 	paced       queue[ref]            // those that wait
 	pacedOwed   int                   // how many of them are due
@@ -256,7 +257,12 @@ func (s *shard) forget(isSweep bool) {
 		}
 	}
 	forget(&s.own)
-	if isSweep {
+	inMaps := len(s.pending) + len(s.starts) + len(s.paces) + len(s.joins) + len(s.catchingUp)
+	s.mostInMaps = max(s.mostInMaps, inMaps)
+	if isSweep && s.mostInMaps > keptInMaps {
+		if inMaps == 0 {
+			s.mostInMaps = 0
+		}
 		forgetEmpty(&s.pending)
 		forgetEmpty(&s.starts)
 		forgetEmpty(&s.paces)
@@ -264,6 +270,10 @@ func (s *shard) forget(isSweep bool) {
 		forgetEmpty(&s.catchingUp)
 	}
 }
+
+// keptInMaps is how many entries the maps of a loop may have had and keep their memory, some
+// kilobytes: idle streams cost no allocation at each sweep.
+const keptInMaps = 64
 
 // forgetEmpty gives back what an empty map has taken: Go keeps it at the size that it once had.
 func forgetEmpty[V any](m *map[uint32]V) {
