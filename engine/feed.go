@@ -257,8 +257,8 @@ func (ln *Lineage) closeLocked(through sseproto.ID) {
 		return
 	}
 	s.truncated = through.Less(s.high)
-	if through.Less(s.low) { // all of it was numbered by a server that another one had replaced
-		s.low = through
+	if through.Less(s.low) { // all of it was numbered by a server that another one had replaced, and some before
+		s.low, s.first = through, ln.spans.firstBeyond(through)
 	}
 	s.high, s.ready, s.end = through, through, ln.log.head.Load()
 	if s.truncated { // nobody may resume into what was taken back: it is told of before the next span

@@ -379,6 +379,40 @@ func TestSpanThatIsVoidAsAWhole(t *testing.T) {
 	require.Equal(t, []sseproto.ID{{Ms: 1500}, {Ms: 3000}}, h.invalidated)
 }
 
+// What a void span was preceded by lies beyond its end as well: who got some of that is told
+// before it comes again.
+func TestBackfilledBeforeAVoidSpanIsTold(t *testing.T) {
+	h := newMemoryHistory()
+	e := startEngine(t, withHistory(h, 4<<20))
+	f := startFeed(e, 1000)
+	a, b := joined(t, e, resumePoint{}, "a"), joined(t, e, resumePoint{}, "b")
+	quiet := joined(t, e, resumePoint{}, "c")
+	f.publish("a", "good")
+	f.tick(sseproto.ID{Ms: 1000})
+	e.log.CloseSpan(sseproto.ID{Ms: 1100})
+	h.add(sseproto.ID{Ms: 1200, Seq: 1}, "c", "of both")
+	h.add(sseproto.ID{Ms: 1600, Seq: 1}, "a", "of the other one")
+	void := startFeed(e, 2000)
+	void.tick(sseproto.ID{Ms: 2000})
+	require.Equal(t, []string{"good", "of the other one"}, datas(a.next(2)))
+	void.publish("b", "void")
+	void.tick(sseproto.ID{Ms: 2000})
+	require.Equal(t, "void", b.next(1)[0].data)
+	e.log.CloseSpan(sseproto.ID{Ms: 1500})
+	again := startFeed(e, 3000)
+	again.tick(sseproto.ID{Ms: 3000})
+	for _, name := range []string{"a", "b", "c"} {
+		again.publish(name, "next")
+	}
+	got := a.next(3)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, []string{"of the other one", "next"}, datas(got[1:]))
+	got = b.next(2)
+	require.Equal(t, "gap", got[0].kind)
+	require.Equal(t, "next", got[1].data)
+	require.Equal(t, []string{"of both", "next"}, datas(quiet.next(2)), "what lies before the end comes once")
+}
+
 // A span is cut back on one instance; a client of it is told for one of its two channels,
 // cut off, and goes on at an instance that has not noticed yet. What it got of the other
 // channel, which it was not told of, must not come again.

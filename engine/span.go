@@ -42,6 +42,20 @@ func (sl *spanList) current() *span {
 	return nil
 }
 
+// firstBeyond returns the position from which on there can be messages beyond id before the
+// newest span: of spans, and what was backfilled between them.
+func (sl *spanList) firstBeyond(id sseproto.ID) (pos uint64) {
+	for i := range sl.list[:len(sl.list)-1] {
+		switch s := &sl.list[i]; {
+		case !id.Less(s.high):
+			pos = s.end
+		case !id.Less(s.low):
+			return s.first
+		}
+	}
+	return pos
+}
+
 // evicted tells that the ring starts at tail now; last is the newest message that left.
 func (sl *spanList) evicted(tail uint64, last indexedPosition) {
 	drop := 0
