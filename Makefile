@@ -18,9 +18,9 @@ LDFLAGS    := -s -w -X main.version=$(VERSION)
 # one that another user owns, in a container say.
 BUILD      := go build -buildvcs=false
 
-# Many tests wait, so four packages run at a time, and eight of the tests of each that may.
+# Many tests wait, so six packages run at a time, and eight of the tests of each that may.
 # "make check" vets, and without debug information a test program links faster.
-TESTFLAGS  ?= -p 4 -parallel 8 -vet=off -ldflags='-s -w'
+TESTFLAGS  ?= -p 6 -parallel 8 -vet=off -ldflags='-s -w'
 # The race detector maps memory anew for what is larger than the threshold, 64 KiB by default:
 # engine's tests spent a third of their time in that. The second is a pause before each exit.
 GORACE     ?= clear_shadow_mmap_threshold=4194304 atexit_sleep_ms=0

@@ -122,7 +122,7 @@ func TestTwentyThousandHalfOpenHeads(t *testing.T) {
 	if testing.Short() {
 		n = min(2000, n)
 	}
-	s := serveEngine(t, Config{HandshakeTimeout: 10 * time.Second})
+	s := serveEngine(t, Config{HandshakeTimeout: 5 * time.Second})
 	stream := s.dial().Send(getStream("a"))
 	stream.Answer(http.MethodGet)
 	s.probe(1) // warm

@@ -153,6 +153,7 @@ func TestOnlyStreamsAreAuthorised(t *testing.T) {
 }
 
 func TestStreamEndsWhenItsGrantDoes(t *testing.T) {
+	t.Parallel()
 	expires := make(chan time.Time, 1)
 	s := serveEngine(t, Config{Heartbeat: time.Second, MaxAge: time.Hour, Authorizer: authorizer(func(_ context.Context, r *AuthRequest) (Grant, error) {
 		return Grant{Channels: r.Channels, Expires: <-expires}, nil
@@ -169,6 +170,7 @@ func TestStreamEndsWhenItsGrantDoes(t *testing.T) {
 }
 
 func TestDecisionHasATimeOfItsOwn(t *testing.T) {
+	t.Parallel()
 	s := serveEngine(t, Config{
 		HandshakeTimeout: 500 * time.Millisecond, AuthTimeout: 4 * time.Second,
 		Authorizer: authorizer(func(ctx context.Context, _ *AuthRequest) (Grant, error) {

@@ -91,6 +91,7 @@ func TestStreamThatComesBackIsServedWhatHasBegun(t *testing.T) {
 
 // TestClientsThatLeaveBeforeAPartitionBeginsAreForgotten.
 func TestClientsThatLeaveBeforeAPartitionBeginsAreForgotten(t *testing.T) {
+	t.Parallel()
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards, cfg.HistoryWait = 1, time.Hour }, 1)
 	stays := comeBack(t, e, "", f[1].channel)
 	for range 2*tableChunk + 100 {

@@ -683,6 +683,7 @@ func (s *served) churn(rng *rand.Rand, tag string) bool {
 }
 
 func TestCORS(t *testing.T) {
+	t.Parallel()
 	const origin = "https://app.example"
 	f := func(cfg Config, sent, allowed string, credentials, vary bool) {
 		t.Helper()

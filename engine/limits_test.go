@@ -19,6 +19,7 @@ import (
 // A stream that is over its age is closed within a sweep; the jitter
 // keeps streams that began together from ending together.
 func TestStreamsEndAtTheirMaximumAge(t *testing.T) {
+	t.Parallel()
 	s := serveEngine(t, Config{MaxAge: time.Second, Heartbeat: time.Second})
 	const n = 20
 	for range n {
@@ -44,6 +45,7 @@ func TestAnEndByAgeIsTheEndOfAnAnswer(t *testing.T) {
 }
 
 func TestHeartbeatAsAnEvent(t *testing.T) {
+	t.Parallel()
 	s := serveEngine(t, Config{Heartbeat: time.Second, HeartbeatEvent: "beat"})
 	w := s.dial().Send(getStream("a"))
 	w.Answer(http.MethodGet)

@@ -228,6 +228,7 @@ func sortedKeys(m map[string]string) (keys []string) {
 // TestStreamThatIsAheadInOnePartitionWaitsThereAlone: until the log comes to its place, or
 // for a while.
 func TestStreamThatIsAheadInOnePartitionWaitsThereAlone(t *testing.T) {
+	t.Parallel()
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.HistoryWait = 100 * time.Millisecond })
 	channels := []string{f[0].channel, f[1].channel}
 	f[1].publish("b1")

@@ -51,6 +51,7 @@ func requireAscending(t *testing.T, events []event) {
 // nothing until the end. What it gets then is little, though neither socket nor ring was
 // full, and ends with the newest.
 func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
+	t.Parallel()
 	e := startEngine(t, withPolicies(Policy{"price*", SlowLatest}))
 	f := startFeed(e, 1000)
 	frozen, brisk := joinTCP(t, e, resumePoint{}, "price"), joinTCP(t, e, resumePoint{}, "price")
@@ -81,6 +82,7 @@ func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
 // A reader that takes each message before the next one is published lacks none, however
 // large they are.
 func TestReaderOfLatestThatKeepsUpGetsAll(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{100, 5_000, 20_000, 200_000} {
 		e := startEngine(t, withPolicies(Policy{"price", SlowLatest}))
 		f := startFeed(e, 1000)
