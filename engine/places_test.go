@@ -138,18 +138,28 @@ func awaiting(s *shard) int {
 	return <-a.reply
 }
 
+// comeAndGo plays many clients that leave, a few at a time, beside one that stays.
+func comeAndGo(t *testing.T, e *Engine, client func()) {
+	t.Helper()
+	for range (2*tableChunk + 100) / 20 {
+		for range 20 {
+			client()
+		}
+		require.Eventually(t, func() bool { return e.Stats().Connections == 1 }, waitLong, pollEvery)
+	}
+}
+
 func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
 	t.Parallel()
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards = 1 })
 	f[1].publish("taken back")
 	f[1].line.CloseSpan(sseproto.ID{Ms: 1000})
 	stays := comeBack(t, e, "", f[1].channel)
-	for range 2*tableChunk + 100 {
+	comeAndGo(t, e, func() {
 		c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 1000}), f[1].channel)
 		require.NoError(t, c.read())
 		require.NoError(t, c.conn.Close())
-		require.Eventually(t, func() bool { return e.Stats().Streams == 1 }, waitLong, pollEvery)
-	}
+	})
 	require.Less(t, awaiting(e.shards[0]), tableChunk+100)
 
 	f[1].tick()
