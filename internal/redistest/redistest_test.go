@@ -138,3 +138,13 @@ func TestClusterMovesASlot(t *testing.T) {
 	_, err = from.Do("GET", "{"+key+"}1")
 	require.ErrorContains(t, err, "MOVED")
 }
+
+func TestFreePortsAreGivenOnce(t *testing.T) {
+	seen := map[int]bool{}
+	for range 1000 {
+		port, err := FreePort()
+		require.NoError(t, err)
+		require.False(t, seen[port], port)
+		seen[port] = true
+	}
+}

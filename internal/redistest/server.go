@@ -99,12 +99,19 @@ func RunProgram(bin, dir string, port int, args ...string) (*Server, error) {
 	return nil, err
 }
 
+// givenPorts are those that FreePort has returned: tests that run side by side, or ask for
+// several at once, would get the same one in some runs of thousands.
+var givenPorts sync.Map
+
 // FreePort returns a port of 127.0.0.1 on which nobody listens, outside the
-// range of source ports.
+// range of source ports. It returns none twice.
 func FreePort() (int, error) {
-	var err error
-	for range 100 {
+	err := errors.New("all were given away")
+	for range 1000 {
 		port := portLow + rand.IntN(portHigh-portLow)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		var l net.Listener
 		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return port, l.Close()
