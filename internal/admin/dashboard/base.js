@@ -232,15 +232,24 @@ const tag = (text, kind) => make("span", { class: "tag " + (kind ?? "") }, text)
 
 /* Asking before something that cannot be taken back */
 
+/* The close event of a dialog comes some time after it has closed. By then it may be open again,
+   for another question. That one must not take the answer of the one before. */
+let answerConfirm = () => {};
+
 function confirmed(title, text, verb) {
   const dialog = $("confirm");
+  answerConfirm(dialog.returnValue === "ok");
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
   $("confirm-ok").textContent = verb;
   dialog.returnValue = "cancel";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true }));
+  return new Promise((resolve) => { answerConfirm = resolve; });
 }
+
+$("confirm").addEventListener("close", () => {
+  if (!$("confirm").open) answerConfirm($("confirm").returnValue === "ok");
+});
 
 /* Light and dark: as the system says, until somebody chooses. */
 
