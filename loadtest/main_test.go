@@ -498,7 +498,7 @@ func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
 
 func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
 	out, text := execute(t, 0, "hostile", "--with", "ssed,naive", "--only", "--ssed-bin", buildSsed(t), "--rounds", "1",
-		"--duration", "100ms", "--neighbour", "connect storm", "--neighbour", "1,024 channels")
+		"--duration", "500ms", "--neighbour", "connect storm", "--neighbour", "1,024 channels")
 	require.Len(t, out.Scenarios, 3)
 	sum := out.Scenarios[0]
 	require.Equal(t, "hostile", sum.Name)
