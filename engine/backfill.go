@@ -144,7 +144,8 @@ func (f *backfiller) read(ctx context.Context, page *page, held *heldSpan) error
 }
 
 // untrusted names the channels that got messages beyond after in the span that
-// was truncated at it, or before it when all of it is void, with the reason to tell them. Nil when it was not truncated.
+// was truncated at it, or before it when all of it is void, with the reason to tell them. Nil
+// when it was not truncated.
 func (ln *Lineage) untrusted(after sseproto.ID) map[string]string {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()

@@ -53,6 +53,16 @@ func startReplicated(t *testing.T) *redistest.Server {
 	return redistest.Start(t, "--repl-diskless-sync-delay", "0")
 }
 
+// startBehindProxy runs an instance that a proxy can lead to another server.
+func startBehindProxy(t *testing.T, options ...option) (*redistest.Server, *proxy, *instance) {
+	t.Helper()
+	s := startReplicated(t)
+	p := startProxy(t, s.Addr())
+	in := start(t, "redis://"+p.addr(), "a", options...)
+	waitSynced(t, in)
+	return s, p, in
+}
+
 // TestServerThatLivesOnGivesNoIDOfItsSuccessor: two primaries number at the same time. All
 // that the former one numbers lies before the first tick of the other: no ID is given twice,
 // and who comes over finds a discontinuity in which everything lies that it did not get.
@@ -61,10 +71,7 @@ func TestServerThatLivesOnGivesNoIDOfItsSuccessor(t *testing.T) {
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			t.Parallel()
-			old := startReplicated(t)
-			p := startProxy(t, old.Addr())
-			a := start(t, "redis://"+p.addr(), "a", withFeeds(feeds))
-			waitSynced(t, a)
+			old, p, a := startBehindProxy(t, withFeeds(feeds))
 			promoted := promoteACopy(t, old, a.keys.Clock)
 			b := start(t, promoted.URL(), "b", withFeeds(feeds))
 			waitSynced(t, b)
@@ -108,10 +115,7 @@ func TestServerThatLivesOnBeyondItsRoom(t *testing.T) {
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			t.Parallel()
-			old := startReplicated(t)
-			p := startProxy(t, old.Addr())
-			a := start(t, "redis://"+p.addr(), "a", withFeeds(feeds))
-			waitSynced(t, a)
+			old, p, a := startBehindProxy(t, withFeeds(feeds))
 			flush(t, old, "before", a)
 			promoted := promoteACopy(t, old, a.keys.Clock)
 			b := start(t, promoted.URL(), "b")
@@ -143,10 +147,7 @@ func TestServerThatLivesOnBeyondItsRoom(t *testing.T) {
 // on, it gives out no ID of its successor.
 func TestFormerPrimaryWithoutReplicasTakesNoTicks(t *testing.T) {
 	t.Parallel()
-	old := startReplicated(t)
-	p := startProxy(t, old.Addr())
-	a := start(t, "redis://"+p.addr(), "a", func(c *Config) { c.ProbeTimeout = 8 * time.Second }) // a busy machine answers a PING within half of it
-	waitSynced(t, a)
+	old, p, a := startBehindProxy(t, func(c *Config) { c.ProbeTimeout = 8 * time.Second }) // a busy machine answers a PING within half of it
 	promoted := copyOf(t, old, a.keys.Clock)
 	do(t, old, "CONFIG", "SET", "min-replicas-max-lag", "2")
 	do(t, old, "CONFIG", "SET", "min-replicas-to-write", "1")
