@@ -185,6 +185,50 @@ func (v *view) lastOf(ln *Lineage, from uint64, id sseproto.ID) (last sseproto.I
 	return last
 }
 
+// beyond returns the positions of a channel's first message with an ID beyond id, at or behind
+// the position first, and of the one before it; none: 0. IDs ascend from first on. Lost: some have
+// left the ring.
+//
+// It costs O(1) where there is none, and else O(log n) of the n messages that the ring has of
+// the channel beyond id.
+func (v *view) beyond(ch uint32, first uint64, id sseproto.ID) (next, before uint64, lost bool) {
+	v.r.budget.looks++
+	last := v.r.log.dir.at(ch).last.Load()
+	if last == 0 || last < first {
+		return 0, 0, false
+	}
+	if last >= v.head {
+		v.refresh()
+	}
+	if last < v.tail {
+		return 0, 0, true
+	}
+	e, _ := v.at(last)
+	if !id.Less(e.id) {
+		return 0, last, false
+	}
+	for low := max(first, v.tail); ; {
+		if d := uint64(e.skip); d != 0 && last-d >= low {
+			if further, _ := v.at(last - d); id.Less(further.id) {
+				e, last = further, last-d
+				continue
+			}
+		}
+		d := uint64(e.prev)
+		switch {
+		case d == 0 || last-d < first:
+			return last, 0, false
+		case last-d < v.tail:
+			return 0, 0, true
+		}
+		prev, _ := v.at(last - d)
+		if !id.Less(prev.id) {
+			return last, last - d, false
+		}
+		e, last = prev, last-d
+	}
+}
+
 // vectorBytes bounds what the places of the other partitions add to the text of an ID.
 func (l *Log) vectorBytes() int {
 	if !l.isDivided() {
@@ -195,3 +239,22 @@ func (l *Log) vectorBytes() int {
 
 // shareOf is what one partition may take of a bound.
 func (l *Log) shareOf(n int64) int64 { return n / int64(len(l.lines)) }
+
+// appendPlaces extends dst with an event ID as a block of its own.
+func appendPlaces(dst []byte, places []sseproto.ID) []byte {
+	start := len(dst)
+	dst = append(dst, "id: "...)
+	if dst = appendVectorOf(dst, places); len(dst) == start+len("id: ") {
+		return dst[:start]
+	}
+	return append(dst, "\n\n"...)
+}
+
+// appendVectorOf extends dst with an event ID for some places; with nothing when none is known.
+func appendVectorOf(dst []byte, places []sseproto.ID) []byte {
+	own := slices.IndexFunc(places, func(id sseproto.ID) bool { return !id.IsZero() })
+	if own < 0 {
+		return dst
+	}
+	return sseproto.AppendVector(dst, own, places)
+}
