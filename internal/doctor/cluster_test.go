@@ -76,7 +76,7 @@ func TestWhatAServiceLacksIsNamed(t *testing.T) {
 	f("", OK, "has everything")
 	f("-config", Skip, "CONFIG is refused")
 	f("-client", Skip, "CLIENT is refused")
-	f("-config -client", Skip, "CONFIG is refused: limits of subscribers and keyspace events are not checked here; CLIENT is refused")
+	f("-config -client", Skip, "CONFIG is refused: limits of subscribers, keyspace events and min-replicas-to-write are not checked here; CLIENT is refused")
 }
 
 // TestFieldsOfInfoThatAServiceHides: some do.

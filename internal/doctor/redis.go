@@ -227,14 +227,22 @@ func (d *redisDoctor) isLocal() bool {
 
 // settings are what only CONFIG GET tells.
 func (d *redisDoctor) settings(ctx context.Context) {
-	const limitCheck, eventsCheck = "redis client-output-buffer-limit", "redis keyspace events"
-	limits, err := d.client.Do(ctx, d.client.B().ConfigGet().Parameter("client-output-buffer-limit").Parameter("notify-keyspace-events").Build()).AsStrMap()
+	const limitCheck, eventsCheck, replicasCheck = "redis client-output-buffer-limit", "redis keyspace events", "redis min-replicas-to-write"
+	names := []string{"notify-keyspace-events", "min-replicas-to-write", "min-replicas-max-lag"}
+	settings, err := d.client.Do(ctx, d.client.B().ConfigGet().Parameter("client-output-buffer-limit").Parameter(names...).Build()).AsStrMap()
+	mayLiveOn := d.info["role"] == "master" && !d.isCluster()
 	if err != nil {
 		d.skip(limitCheck, "this user may not CONFIG GET; the default of Redis is enough")
+		if mayLiveOn && d.replicas() > 0 {
+			d.skip(replicasCheck, "this user may not CONFIG GET; the default of Redis is off, and where a replica can take over it should be 1, with min-replicas-max-lag 2")
+		}
 		return
 	}
-	d.outputBuffer(limitCheck, limits["client-output-buffer-limit"])
-	d.keyspaceEvents(eventsCheck, limits["notify-keyspace-events"])
+	d.outputBuffer(limitCheck, settings["client-output-buffer-limit"])
+	d.keyspaceEvents(eventsCheck, settings["notify-keyspace-events"])
+	if mayLiveOn {
+		d.livesOn(replicasCheck, settings)
+	}
 }
 
 // leastOutputBuffer is Redis' own default.

@@ -63,7 +63,7 @@ func requireFine(t *testing.T, all map[string]Result) {
 func TestFreshRedisIsFineAndNothingIsLeftInIt(t *testing.T) {
 	r := redistest.Start(t)
 	all := ofRedis(t, useOf(r))
-	require.Len(t, all, 15)
+	require.Len(t, all, 16)
 	for _, result := range all {
 		require.Equal(t, OK, result.Status, "%v", result)
 	}

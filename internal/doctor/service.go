@@ -37,7 +37,7 @@ func (d *redisDoctor) service(ctx context.Context) {
 		args    []string
 		without string
 	}{
-		{[]string{"CONFIG", "GET", "maxmemory"}, "limits of subscribers and keyspace events are not checked here"},
+		{[]string{"CONFIG", "GET", "maxmemory"}, "limits of subscribers, keyspace events and min-replicas-to-write are not checked here"},
 		{[]string{"CLIENT", "ID"}, "ssed does without"},
 	} {
 		if err := d.client.Do(ctx, d.client.B().Arbitrary(c.args...).Build()).Error(); err != nil {

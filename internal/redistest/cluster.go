@@ -3,6 +3,7 @@ package redistest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -124,6 +125,8 @@ func (c *Cluster) meet() error {
 	return c.await(func() error {
 		for _, s := range c.Nodes {
 			nodes, err := s.view()
+			// While two shake hands, each has an ID for the other that it makes up, and no role.
+			nodes = slices.DeleteFunc(nodes, func(n clusternodes.Node) bool { return !n.IsPrimary })
 			if err == nil && len(nodes) != len(c.Nodes) {
 				err = fmt.Errorf("redistest: %s knows %d nodes of %d", s.Addr(), len(nodes), len(c.Nodes))
 			}
