@@ -3,7 +3,6 @@ package redistest
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -35,6 +34,10 @@ func StartCluster(t testing.TB, primaries, replicas int, args ...string) *Cluste
 // RunCluster starts primaries with so many replicas each, with their files in dir, and
 // returns when all of them serve. A node is taken for failed after 1 s of silence, unless
 // args say otherwise.
+//
+// A primary serves 2 s after its start at the earliest (CLUSTER_WRITABLE_DELAY). A replica
+// that is promoted serves at once. So each primary starts as the replica of a node that does
+// not exist. It takes the slots of that node, and all forget that node.
 func RunCluster(dir string, primaries, replicas int, args ...string) (*Cluster, error) {
 	c := &Cluster{}
 	if err := c.run(dir, primaries, replicas, args); err != nil {
@@ -44,98 +47,33 @@ func RunCluster(dir string, primaries, replicas int, args ...string) (*Cluster, 
 	return c, nil
 }
 
-func (c *Cluster) run(dir string, primaries, replicas int, args []string) error {
-	for range primaries * (1 + replicas) {
-		s, err := runNode(dir, args)
-		if err != nil {
+func (c *Cluster) run(dir string, primaries, replicas int, args []string) (err error) {
+	for range 5 { // another process may take a port between the look and the bind
+		var p *plan
+		if p, err = newPlan(dir, primaries, replicas, args); err != nil {
 			return err
 		}
-		c.Nodes = append(c.Nodes, s)
-	}
-	if err := c.shareOut(primaries); err != nil {
-		return err
-	}
-	if err := c.meet(); err != nil {
-		return err
-	}
-	for i, s := range c.Nodes[primaries:] {
-		id, err := c.Nodes[i%primaries].Do("CLUSTER", "MYID")
-		if err == nil {
-			_, err = s.Do("CLUSTER", "REPLICATE", fmt.Sprint(id))
+		c.Nodes = p.servers
+		if err = p.start(); err == nil {
+			return c.settle(p)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return c.AwaitHealth()
-}
-
-// runNode gives the bus a port of its own: by itself it takes one that is 10,000 higher,
-// perhaps from the range of source ports.
-func runNode(dir string, args []string) (*Server, error) {
-	var err error
-	for range 5 {
-		var port, bus int
-		if port, err = FreePort(); err != nil {
-			return nil, err
-		}
-		if bus, err = FreePort(); err != nil {
-			return nil, err
-		}
-		var s *Server
-		s, err = Run(dir, port, append([]string{
-			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-config-file", "nodes-" + strconv.Itoa(port) + ".conf",
-			"--cluster-node-timeout", "1000", "--dbfilename", strconv.Itoa(port) + ".rdb", "--appenddirname", strconv.Itoa(port) + ".aof",
-		}, args...)...)
-		if err == nil {
-			s.bus = bus
-			return s, nil
-		}
+		c.Kill()
 		if errors.Is(err, ErrNotInstalled) {
 			break
 		}
 	}
-	return nil, err
+	return err
 }
 
-// shareOut gives every primary its slots, and a configuration epoch of its own.
-func (c *Cluster) shareOut(primaries int) error {
-	for i, s := range c.Nodes {
-		if _, err := s.Do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1)); err != nil {
-			return err
-		}
-		if i >= primaries {
-			continue
-		}
-		first, last := i*slots/primaries, (i+1)*slots/primaries-1
-		if _, err := s.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(first), strconv.Itoa(last)); err != nil {
-			return err
-		}
+// settle returns when all nodes know the cluster as it is, and serve.
+func (c *Cluster) settle(p *plan) error {
+	if err := c.await(p.agree); err != nil {
+		return err
 	}
-	return nil
-}
-
-// meet makes all nodes known to each other.
-func (c *Cluster) meet() error {
-	for _, s := range c.Nodes[1:] {
-		if _, err := c.Nodes[0].Do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(s.port), strconv.Itoa(s.bus)); err != nil {
-			return err
-		}
+	if err := p.forget(); err != nil {
+		return err
 	}
-	return c.await(func() error {
-		for _, s := range c.Nodes {
-			nodes, err := s.view()
-			// While two shake hands, each has an ID for the other that it makes up, and no role.
-			nodes = slices.DeleteFunc(nodes, func(n clusternodes.Node) bool { return !n.IsPrimary })
-			if err == nil && len(nodes) != len(c.Nodes) {
-				err = fmt.Errorf("redistest: %s knows %d nodes of %d", s.Addr(), len(nodes), len(c.Nodes))
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return c.AwaitHealth()
 }
 
 // AwaitHealth waits until all nodes serve, and every replica follows its primary.
@@ -176,8 +114,8 @@ func (s *Server) health(nodes int) error {
 	if hasLine(text, "role:slave") && !hasLine(text, "master_link_status:up") {
 		return errors.New("it does not follow its primary yet")
 	}
-	if len(view) < nodes {
-		return errors.New("it does not know all nodes")
+	if len(view) != nodes {
+		return fmt.Errorf("it knows %d nodes of %d", len(view), nodes)
 	}
 	return nil
 }
