@@ -43,6 +43,12 @@ end
 local through_ms = tonumber((string.match(through, '^%d+')))
 local ahead = math.max(0, through_ms - now_ms())
 
+-- The window counts back from the clock. Each server that takes over leaves the IDs up to 2 s
+-- ahead of it (takeOverRoom of rsub), so this is for five in a row. After a clock that was set back
+-- they are ahead for long, and move by a millisecond with each tick: to count all of that would
+-- keep every message until the clock has caught up.
+local counted_ahead = math.min(ahead, 10000)
+
 -- A stream keeps its newest messages, maxlen of them, and all that are younger than
 -- the window, but never more than most: XADD sees to the latter. Redis trims whole
 -- nodes, and none that holds what is to stay; LIMIT keeps a run short, the next one
@@ -51,7 +57,7 @@ local function policy(maxlen, ttl, window, most)
   window = tonumber(window)
   return {
     maxlen = tonumber(maxlen), ttl = tonumber(ttl) + ahead, most = most,
-    young = window > 0 and string.format('%.0f-0', math.max(0, through_ms - window)) or through,
+    young = window > 0 and string.format('%.0f-0', math.max(0, through_ms - counted_ahead - window)) or through,
   }
 end
 local usual = policy(ARGV[4], ARGV[5], ARGV[10], ARGV[11])

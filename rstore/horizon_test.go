@@ -305,28 +305,38 @@ func TestTrimmedIsToldBeforeAnOutageInTheRange(t *testing.T) {
 }
 
 // A channel keeps the messages of the window, however many, and at least MaxLen of those
-// that are older.
+// that are older. The window counts back from the clock of Redis where IDs are ahead of it, for
+// 10 s at most: beyond them it counts back from the IDs.
 func TestWindowKeepsWhatIsYoung(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	cfg := w.config("a")
-	cfg.MaxLen, cfg.Window = 50, 10*time.Second
-	wr := &writer{Store: w.store(cfg, log)}
-	for sec := range 30 {
-		log.commit(w.id(1000*(sec+1), 0), w.burst(1000*sec, 300, 1)...)
-		w.settle(wr)
-	}
-	got := w.history("ch0")
-	require.False(t, w.id(20_000, 1).Less(got[0].id), "the oldest is %v", got[0].id)
-	require.LessOrEqual(t, len(got), 11*300+100, "and not much more")
-	require.Zero(t, wr.Stats().Capped)
+	f := func(name string, ahead, behindIDs time.Duration) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.base = uint64(time.Now().Add(ahead).UnixMilli())
+			w.clock("e1")
+			log := newTestLog(w.id(0, 0))
+			cfg := w.config("a")
+			cfg.MaxLen, cfg.Window = 50, 10*time.Second
+			wr := &writer{Store: w.store(cfg, log)}
+			for sec := range 30 {
+				log.commit(w.id(1000*(sec+1), 0), w.burst(1000*sec, 300, 1)...)
+				w.settle(wr)
+			}
+			got := w.history("ch0")
+			from := 30_000 - int(behindIDs.Milliseconds())
+			require.False(t, w.id(from, 1).Less(got[0].id), "the oldest is %v", got[0].id)
+			require.LessOrEqual(t, len(got), int(behindIDs/time.Second)*300+400, "and not much more")
+			require.Zero(t, wr.Stats().Capped)
 
-	// Quiet for long: the newest stay.
-	log.commit(w.id(100_001, 0), message{w.id(100_000, 1), "ch0", "late"})
-	w.settle(wr)
-	require.GreaterOrEqual(t, len(w.history("ch0")), 50)
-	require.LessOrEqual(t, len(w.history("ch0")), 250)
+			// Quiet for long: the newest stay.
+			log.commit(w.id(100_001, 0), message{w.id(100_000, 1), "ch0", "late"})
+			w.settle(wr)
+			require.GreaterOrEqual(t, len(w.history("ch0")), 50)
+			require.LessOrEqual(t, len(w.history("ch0")), 250)
+		})
+	}
+	f("behind the clock", -time.Hour, 10*time.Second)
+	f("ahead of the clock for long", time.Hour, 20*time.Second)
 }
 
 func TestCapBoundsTheWindow(t *testing.T) {
