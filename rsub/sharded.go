@@ -13,7 +13,7 @@ import (
 // ErrNoLinks is returned by Run in a Redis Cluster without Config.Sharded when CLUSTER LINKS
 // is refused: then nobody can tell what the cluster loses on the way from node to node.
 var ErrNoLinks = errors.New("rsub: messages that are published on other nodes of the Redis Cluster may be lost, which only CLUSTER LINKS can tell: " +
-	"give the user +cluster|links, or use the sharded feed (--feed=sharded)")
+	"give the user +cluster|links, or use the sharded feed")
 
 // ShardChannel is where backends SPUBLISH with Config.Sharded: the name of a channel, a
 // line feed and the payload.

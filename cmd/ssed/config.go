@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,9 +54,7 @@ func (f *flags) config() (config, error) {
 		logJSON:        p.choice("--log-format", f.LogFormat, "text", "json") == "json",
 	}
 	p.fields(cfg.gateway.Validate())
-	if err := cfg.auth.Validate(); err != nil {
-		p = append(p, err)
-	}
+	p.fields(cfg.auth.Validate())
 	if p.choice("--history", f.History, "on", "off") == "off" {
 		cfg.gateway.History = nil
 	}
@@ -190,13 +191,54 @@ var flagOfField = map[string]string{
 	"Streams.CORSCredentials":  "--cors-credentials",
 }
 
+// flagOfAuthField does the same for auth.Config.
+var flagOfAuthField = map[string]string{
+	"Mode":                  "--auth",
+	"JWTSecretFile":         "--auth-jwt-secret-file",
+	"JWTSecret":             "$" + envJWTSecret,
+	"JWTKeyFile":            "--auth-jwt-key-file",
+	"JWKSURL":               "--auth-jwks-url",
+	"JWTAudience":           "--auth-jwt-audience",
+	"JWTIssuer":             "--auth-jwt-issuer",
+	"JWTLeeway":             "--auth-jwt-leeway",
+	"Cookie":                "--auth-cookie",
+	"Query":                 "--auth-query",
+	"URL":                   "--auth-url",
+	"Timeout":               "--auth-timeout",
+	"Concurrency":           "--auth-concurrency",
+	"CacheTTL":              "--auth-cache-ttl",
+	"RequireExp":            "--auth-require-exp",
+	"ProxyFromEnvironment":  "--auth-proxy-env",
+	"Publishers":            "--publish-listen",
+	"Publishers.SecretFile": "--publish-jwt-secret-file",
+	"Publishers.KeyFile":    "--publish-jwt-key-file",
+	"ChannelsAllow":         "--channels-allow",
+	"ChannelsDeny":          "--channels-deny",
+}
+
+// flagOf is the flag that sets a field; its own name when none does.
+func flagOf(field *invalid.Field) string {
+	flags := flagOfField
+	if field.Package == "auth" {
+		flags = flagOfAuthField
+	}
+	return cmp.Or(flags[field.Name], field.Name)
+}
+
 // fieldsToFlags is for texts that name a second field.
 var fieldsToFlags = func() *strings.Replacer {
-	pairs := []string{"Feed.Sharded=true", "--feed=sharded"}
+	flags := map[string]string{"Feed.Sharded=true": "--feed=sharded"}
 	for field, flag := range flagOfField {
 		if strings.Contains(field, ".") { // Listen and Redis are words too
-			pairs = append(pairs, field, flag)
+			flags[field] = flag
 		}
+	}
+	for field, flag := range flagOfAuthField {
+		flags["Config."+field] = flag
+	}
+	var pairs []string // of two names that begin alike the longer one first
+	for _, field := range slices.Backward(slices.Sorted(maps.Keys(flags))) {
+		pairs = append(pairs, field, flags[field])
 	}
 	return strings.NewReplacer(pairs...)
 }()
@@ -210,14 +252,10 @@ func byFlag(err error) error {
 	return err
 }
 
-// fields adds what ssed.Config.Validate has found.
+// fields adds what ssed.Config.Validate or auth.Config.Validate has found.
 func (p *problems) fields(err error) {
 	for _, field := range invalid.Of(err) {
-		name, ok := flagOfField[field.Name]
-		if !ok {
-			name = field.Name
-		}
-		p.add(name, "%s", fieldsToFlags.Replace(field.Err.Error()))
+		p.add(flagOf(field), "%s", fieldsToFlags.Replace(field.Err.Error()))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"ssed"
 	"ssed/engine"
+	"ssed/internal/auth"
 	"ssed/rstore"
 	"ssed/rsub"
 )
@@ -35,6 +36,10 @@ func TestDefaultsOfTheFlagsAreThoseOfTheLibrary(t *testing.T) {
 	require.Equal(t, engineOf, engineBy)
 	require.Equal(t, feedOf, feedBy)
 	require.Equal(t, historyOf, historyBy)
+
+	accessOf, accessBy := auth.Config{}.WithDefaults(), byFlags.auth.WithDefaults()
+	accessOf.Logger, accessBy.Logger = nil, nil
+	require.Equal(t, accessOf, accessBy)
 }
 
 // runsWith is what the parts run with, but for what differs on purpose.
@@ -74,6 +79,33 @@ func TestEveryFieldOfTheLibraryHasAFlag(t *testing.T) {
 		require.True(t, noFlag[field] || names[flag], "%s: %s", field, flag)
 	}
 	require.Len(t, fields, len(flagOfField)+len(noFlag), "flagOfField has a name that no field has")
+}
+
+func TestEveryFieldOfAccessHasAFlag(t *testing.T) {
+	names := map[string]bool{"$" + envJWTSecret: true}
+	for _, f := range allFlags(t) {
+		names["--"+f.Name] = true
+	}
+	fields := fieldsOf(reflect.TypeFor[auth.Config](), "")
+	for _, field := range fields {
+		require.Equal(t, field != "Logger", names[flagOfAuthField[field]], field)
+	}
+	// Without Logger, and with Publishers beside its own fields.
+	require.Len(t, fields, len(flagOfAuthField), "flagOfAuthField has a name that no field has")
+}
+
+// TestProblemsOfAccessAreToldByFlag also where a text names a second one.
+func TestProblemsOfAccessAreToldByFlag(t *testing.T) {
+	f := func(want string, args ...string) {
+		t.Helper()
+		_, err := flagsOf(t, args...).config()
+		require.EqualError(t, err, want)
+	}
+	f("--auth: jwt needs one of --auth-jwt-secret-file, --auth-jwt-key-file, --auth-jwks-url", "--auth=jwt")
+	f("--auth-url: cannot be combined with --auth jwt", "--auth=jwt", "--auth-jwks-url=https://a.example/", "--auth-url=https://b.example/")
+	f("--auth-cookie: needs --auth jwt\n--auth-query: needs --auth jwt", "--auth-cookie=a", "--auth-query=b")
+	f("--auth-require-exp: needs --auth jwt or --auth-url", "--auth-require-exp")
+	f("--publish-listen: needs --publish-jwt-secret-file or --publish-jwt-key-file, or --auth jwt, whose keys serve then", "--publish-listen=127.0.0.1:0")
 }
 
 func fieldsOf(t reflect.Type, prefix string) (names []string) {

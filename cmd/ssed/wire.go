@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"ssed"
 	"ssed/internal/auth"
+	"ssed/rsub"
 )
 
 // server is the gateway with what the program adds: access by tokens and lists, and the
@@ -44,6 +46,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	s.logStart()
 	err := s.run(ctx)
 	s.close()
+	if errors.Is(err, rsub.ErrNoLinks) {
+		err = fmt.Errorf("%w; the sharded feed is --feed=sharded", err)
+	}
 	if err == nil {
 		log.Info("ssed: drained")
 	}
@@ -53,7 +58,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 func (s *server) open() (err error) {
 	s.cfg.auth.Logger = s.log
 	if s.access, err = auth.New(s.cfg.auth); err != nil {
-		return err
+		return byFlag(err)
 	}
 	cfg := s.cfg.gateway
 	cfg.Logger = s.log

@@ -28,7 +28,7 @@ type Access struct {
 func New(cfg Config) (*Access, error) { return newAccess(cfg, keyPace) }
 
 func newAccess(cfg Config, pace pace) (*Access, error) {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	static, own, err := cfg.check()
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
@@ -102,7 +102,7 @@ func warnPlain(logger *slog.Logger, keysURL string) {
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil && addr.IsLoopback() {
 		return
 	}
-	logger.Warn("auth: --auth-jwks-url is not https: whoever changes its answer can open any stream")
+	logger.Warn("auth: the URL of the key set is not https: whoever changes its answer can open any stream")
 }
 
 // newClient returns the client for the service or the key set. It follows no

@@ -23,7 +23,7 @@ const (
 
 var (
 	errSubject = errors.New(fieldSubject + ": more than one, or not at most 255 bytes of UTF-8 without control characters")
-	errExpires = errors.New(fieldExpires + ": missing with --auth-require-exp, more than one, or not seconds since 1970")
+	errExpires = errors.New(fieldExpires + ": missing although an end is required, more than one, or not seconds since 1970")
 )
 
 // answer is what the service said about a request.

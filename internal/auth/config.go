@@ -2,7 +2,6 @@ package auth
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"ssed/internal/invalid"
 	"ssed/sseproto"
 )
 
@@ -37,13 +37,13 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Config says who may have what. The zero value lets everyone have everything.
 type Config struct {
-	// Mode is --auth.
+	// Mode says who decides about tokens, if anybody.
 	Mode Mode
 
 	// One of the following four is the key of tokens. A secret is taken octet by
 	// octet, without a line end at its end, and has at least 32.
 	JWTSecretFile string
-	JWTSecret     Secret // $SSED_AUTH_JWT_SECRET; there is no flag, ps would show it
+	JWTSecret     Secret
 	JWTKeyFile    string // PEM: public keys or certificates, one or several
 	JWKSURL       string
 
@@ -98,7 +98,8 @@ const (
 	maxGlobBytes   = 1024
 )
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns c as New takes it: with the default of each field that is zero.
+func (c Config) WithDefaults() Config {
 	if c.Mode == ModeNone && c.URL != "" {
 		c.Mode = ModeForward
 	}
@@ -119,90 +120,92 @@ func (c Config) Enabled() bool {
 	return c.Mode != ModeNone || c.URL != "" || len(c.ChannelsAllow)+len(c.ChannelsDeny) > 0
 }
 
-// Validate reports every problem at once, each by the name of its flag. It reads the
-// files of keys, and opens no connection.
+// Validate reports every problem at once, each by the name of its field; a text that concerns
+// a second field names that as Config.Field. It reads the files of keys, and opens no
+// connection.
 func (c Config) Validate() error {
-	_, _, err := c.withDefaults().check()
+	_, _, err := c.WithDefaults().check()
 	return err
 }
 
 // check is Validate with the keys that it read, of clients and of publishers; nil
 // without such. Defaults are set.
 func (c Config) check() (clients, publishers *staticKeys, err error) {
-	var p problems
+	p := problems{invalid.Check{Package: "auth"}}
 	switch c.Mode {
 	case ModeNone, ModeJWT, ModeForward:
 	default:
-		p.add("--auth", "%q is not one of jwt, forward", string(c.Mode))
+		p.Add("Mode", "%q is not one of jwt, forward", string(c.Mode))
 	}
 	c.checkTokens(&p)
 	c.checkForward(&p)
-	p.globs("--channels-allow", c.ChannelsAllow)
-	p.globs("--channels-deny", c.ChannelsDeny)
-	p.between("--auth-timeout", c.Timeout, time.Millisecond, maxTimeout)
-	p.between("--auth-cache-ttl", c.CacheTTL, 0, maxCacheTTL)
-	p.between("--auth-jwt-leeway", c.JWTLeeway, 0, maxLeeway)
+	p.globs("ChannelsAllow", c.ChannelsAllow)
+	p.globs("ChannelsDeny", c.ChannelsDeny)
+	p.between("Timeout", c.Timeout, time.Millisecond, maxTimeout)
+	p.between("CacheTTL", c.CacheTTL, 0, maxCacheTTL)
+	p.between("JWTLeeway", c.JWTLeeway, 0, maxLeeway)
 	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
-		p.add("--auth-concurrency", "%d is not between 1 and %d", c.Concurrency, maxConcurrency)
+		p.Add("Concurrency", "%d is not between 1 and %d", c.Concurrency, maxConcurrency)
 	}
 	clients, publishers = c.loadKeys(&p), c.loadPublishers(&p)
-	return clients, publishers, errors.Join(p...)
+	return clients, publishers, p.Err()
 }
 
-// checkTokens also refuses flags of tokens without --auth jwt: who sets a secret
+// needsJWT is said of what has a meaning with tokens alone.
+const needsJWT = "needs Config.Mode jwt"
+
+// checkTokens also refuses fields of tokens without ModeJWT: who sets a secret
 // and forgets the mode must not find the door open.
 func (c *Config) checkTokens(p *problems) {
 	sources := set(
-		named{"--auth-jwt-secret-file", c.JWTSecretFile != ""},
-		named{"$SSED_AUTH_JWT_SECRET", c.JWTSecret != ""},
-		named{"--auth-jwt-key-file", c.JWTKeyFile != ""},
-		named{"--auth-jwks-url", c.JWKSURL != ""},
+		named{"JWTSecretFile", c.JWTSecretFile != ""},
+		named{"JWTSecret", c.JWTSecret != ""},
+		named{"JWTKeyFile", c.JWTKeyFile != ""},
+		named{"JWKSURL", c.JWKSURL != ""},
 	)
 	if c.Mode != ModeJWT && c.Mode != ModeForward && c.URL == "" {
-		for _, flag := range set(named{"--auth-require-exp", c.RequireExp}) {
-			p.add(flag, "needs --auth jwt or --auth-url")
-		}
+		p.If(c.RequireExp, "RequireExp", needsJWT+" or Config.URL")
 	}
 	if c.Mode != ModeJWT {
 		rest := set(
-			named{"--auth-jwt-audience", len(c.JWTAudience) > 0},
-			named{"--auth-jwt-issuer", c.JWTIssuer != ""},
-			named{"--auth-cookie", c.Cookie != ""},
-			named{"--auth-query", c.Query != ""},
+			named{"JWTAudience", len(c.JWTAudience) > 0},
+			named{"JWTIssuer", c.JWTIssuer != ""},
+			named{"Cookie", c.Cookie != ""},
+			named{"Query", c.Query != ""},
 		)
-		for _, flag := range append(sources, rest...) {
-			p.add(flag, "needs --auth jwt")
+		for _, field := range append(sources, rest...) {
+			p.Add(field, needsJWT)
 		}
 		return
 	}
 	switch {
 	case len(sources) == 0:
-		p.add("--auth", "jwt needs one of --auth-jwt-secret-file, --auth-jwt-key-file, --auth-jwks-url")
+		p.Add("Mode", "jwt needs one of Config.JWTSecretFile, Config.JWTKeyFile, Config.JWKSURL")
 	case len(sources) > 1:
-		p.add(sources[1], "cannot be combined with %s", sources[0])
+		p.Add(sources[1], "cannot be combined with Config.%s", sources[0])
 	}
 	if c.JWKSURL != "" {
-		p.url("--auth-jwks-url", c.JWKSURL)
+		p.url("JWKSURL", c.JWKSURL)
 	}
 	if slices.Contains(c.JWTAudience, "") {
-		p.add("--auth-jwt-audience", "one is empty")
+		p.Add("JWTAudience", "one is empty")
 	}
 	if strings.ContainsFunc(c.Cookie, notCookieName) {
-		p.add("--auth-cookie", "%q is not the name of a cookie", c.Cookie)
+		p.Add("Cookie", "%q is not the name of a cookie", c.Cookie)
 	}
 	if sseproto.IsParam(c.Query) {
-		p.add("--auth-query", "%q has another meaning", c.Query)
+		p.Add("Query", "%q has another meaning", c.Query)
 	}
 }
 
 func (c *Config) checkForward(p *problems) {
 	switch {
 	case c.Mode == ModeJWT && c.URL != "":
-		p.add("--auth-url", "cannot be combined with --auth jwt")
+		p.Add("URL", "cannot be combined with Config.Mode jwt")
 	case c.Mode == ModeForward && c.URL == "":
-		p.add("--auth", "forward needs --auth-url")
+		p.Add("Mode", "forward needs Config.URL")
 	case c.URL != "":
-		p.url("--auth-url", c.URL)
+		p.url("URL", c.URL)
 	}
 }
 
@@ -212,20 +215,20 @@ func (c *Config) loadKeys(p *problems) *staticKeys {
 	}
 	var keys *staticKeys
 	var err error
-	flag := ""
+	field := ""
 	switch {
 	case c.JWTSecretFile != "":
-		flag = "--auth-jwt-secret-file"
+		field = "JWTSecretFile"
 		keys, err = secretFromFile(c.JWTSecretFile)
 	case c.JWTSecret != "":
-		flag = "$SSED_AUTH_JWT_SECRET"
+		field = "JWTSecret"
 		keys, err = secretKey([]byte(c.JWTSecret))
 	case c.JWTKeyFile != "":
-		flag = "--auth-jwt-key-file"
+		field = "JWTKeyFile"
 		keys, err = publicKeysFromFile(c.JWTKeyFile)
 	}
 	if err != nil {
-		p.add(flag, "%w", err)
+		p.Add(field, "%w", err)
 	}
 	return keys
 }
@@ -239,34 +242,34 @@ func (c *Config) loadPublishers(p *problems) (keys *staticKeys) {
 	var err error
 	if secret != "" {
 		if keys, err = secretFromFile(secret); err != nil {
-			p.add("--publish-jwt-secret-file", "%w", err)
+			p.Add("Publishers.SecretFile", "%w", err)
 		}
 	}
 	if key != "" {
 		if keys, err = publicKeysFromFile(key); err != nil {
-			p.add("--publish-jwt-key-file", "%w", err)
+			p.Add("Publishers.KeyFile", "%w", err)
 		}
 	}
 	switch {
 	case secret != "" && key != "":
-		p.add("--publish-jwt-key-file", "cannot be combined with --publish-jwt-secret-file")
+		p.Add("Publishers.KeyFile", "cannot be combined with Config.Publishers.SecretFile")
 	case secret == "" && key == "" && c.Mode != ModeJWT:
-		p.add("--publish-listen", "needs --publish-jwt-secret-file or --publish-jwt-key-file, or --auth jwt, whose keys serve then")
+		p.Add("Publishers", "needs Config.Publishers.SecretFile or Config.Publishers.KeyFile, or Config.Mode jwt, whose keys serve then")
 	}
 	return keys
 }
 
-// named is a flag and whether it is set.
+// named is a field and whether it is set.
 type named struct {
-	flag  string
+	field string
 	isSet bool
 }
 
-func set(flags ...named) []string {
+func set(fields ...named) []string {
 	var names []string
-	for _, f := range flags {
+	for _, f := range fields {
 		if f.isSet {
-			names = append(names, f.flag)
+			names = append(names, f.field)
 		}
 	}
 	return names
@@ -278,36 +281,30 @@ func notCookieName(r rune) bool {
 }
 
 // problems collects what is wrong.
-type problems []error
+type problems struct{ invalid.Check }
 
-func (p *problems) add(flag, format string, args ...any) {
-	*p = append(*p, fmt.Errorf(flag+": "+format, args...))
+func (p *problems) between(field string, d, least, most time.Duration) {
+	p.If(d < least || d > most, field, "%v is not between %v and %v", d, least, most)
 }
 
-func (p *problems) between(flag string, d, least, most time.Duration) {
-	if d < least || d > most {
-		p.add(flag, "%v is not between %v and %v", d, least, most)
-	}
-}
-
-func (p *problems) globs(flag string, globs []string) {
+func (p *problems) globs(field string, globs []string) {
 	for _, glob := range globs {
 		if glob == "" || len(glob) > maxGlobBytes || strings.IndexByte(glob, 0) >= 0 {
-			p.add(flag, "%q: empty, with NUL, or longer than %d bytes", glob, maxGlobBytes)
+			p.Add(field, "%q: empty, with NUL, or longer than %d bytes", glob, maxGlobBytes)
 		}
 	}
 }
 
 // url does not repeat what it checks, which may have a password in it. Such a one is
-// refused: the flag is in ps.
-func (p *problems) url(flag, text string) {
+// refused: command lines are in ps.
+func (p *problems) url(field, text string) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		p.add(flag, "not an http or https URL")
+		p.Add(field, "not an http or https URL")
 	case u.User != nil:
-		p.add(flag, "has a user name or password in it")
+		p.Add(field, "has a user name or password in it")
 	case u.Fragment != "":
-		p.add(flag, "has a fragment")
+		p.Add(field, "has a fragment")
 	}
 }

@@ -33,11 +33,11 @@ func TestValidateTellsEverythingAtOnceByFlag(t *testing.T) {
 		ChannelsDeny:  []string{"ok", "a\x00b"},
 	}.Validate()
 	require.Error(t, err)
-	for _, flag := range []string{
-		"--auth", "--auth-jwt-secret-file", "--auth-cookie", "--auth-query", "--auth-jwt-audience", "--auth-jwt-issuer",
-		"--auth-jwt-leeway", "--auth-url", "--auth-timeout", "--auth-concurrency", "--auth-cache-ttl", "--channels-allow", "--channels-deny",
+	for _, field := range []string{
+		"Mode", "JWTSecretFile", "Cookie", "Query", "JWTAudience", "JWTIssuer",
+		"JWTLeeway", "URL", "Timeout", "Concurrency", "CacheTTL", "ChannelsAllow", "ChannelsDeny",
 	} {
-		require.Equal(t, 1, strings.Count("\n"+err.Error(), "\n"+flag+": "), "%s in %v", flag, err)
+		require.Equal(t, 1, strings.Count("\n"+err.Error(), "\nauth: "+field+": "), "%s in %v", field, err)
 	}
 }
 
@@ -63,21 +63,21 @@ func TestEachMistakeInAConfigIsNamed(t *testing.T) {
 	f(Config{Mode: ModeForward, URL: "http://127.0.0.1:9000/auth"}, "")
 	f(Config{URL: "http://127.0.0.1:9000/auth"}, "")
 
-	f(Config{Mode: ModeJWT}, "--auth: jwt needs one of")
-	f(Config{Mode: ModeForward}, "--auth: forward needs --auth-url")
-	f(Config{Mode: ModeJWT, JWTKeyFile: public, URL: "http://x/"}, "--auth-url: cannot be combined with --auth jwt")
-	f(Config{Mode: ModeJWT, JWTKeyFile: public, JWTSecret: testSecret}, "--auth-jwt-key-file: cannot be combined with $SSED_AUTH_JWT_SECRET")
-	f(Config{JWTKeyFile: public}, "--auth-jwt-key-file: needs --auth jwt")
-	f(Config{URL: "http://x/", Cookie: "sid"}, "--auth-cookie: needs --auth jwt")
-	f(Config{JWTSecret: testSecret}, "$SSED_AUTH_JWT_SECRET: needs --auth jwt")
-	f(Config{Mode: ModeJWT, JWTSecret: testSecret, Cookie: "a b"}, "--auth-cookie: ")
+	f(Config{Mode: ModeJWT}, "auth: Mode: jwt needs one of")
+	f(Config{Mode: ModeForward}, "auth: Mode: forward needs Config.URL")
+	f(Config{Mode: ModeJWT, JWTKeyFile: public, URL: "http://x/"}, "auth: URL: cannot be combined with Config.Mode jwt")
+	f(Config{Mode: ModeJWT, JWTKeyFile: public, JWTSecret: testSecret}, "auth: JWTKeyFile: cannot be combined with Config.JWTSecret")
+	f(Config{JWTKeyFile: public}, "auth: JWTKeyFile: needs Config.Mode jwt")
+	f(Config{URL: "http://x/", Cookie: "sid"}, "auth: Cookie: needs Config.Mode jwt")
+	f(Config{JWTSecret: testSecret}, "auth: JWTSecret: needs Config.Mode jwt")
+	f(Config{Mode: ModeJWT, JWTSecret: testSecret, Cookie: "a b"}, "auth: Cookie: ")
 	for _, taken := range []string{"channel_id", "channels", "tell", "since", "last"} {
-		f(Config{Mode: ModeJWT, JWTSecret: testSecret, Query: taken}, "--auth-query: ")
+		f(Config{Mode: ModeJWT, JWTSecret: testSecret, Query: taken}, "auth: Query: ")
 	}
-	f(Config{Mode: ModeJWT, JWTSecret: testSecret, JWTAudience: []string{""}}, "--auth-jwt-audience: ")
+	f(Config{Mode: ModeJWT, JWTSecret: testSecret, JWTAudience: []string{""}}, "auth: JWTAudience: ")
 	for _, url := range []string{"x", "//host/", "ftp://host/", "http:///path", "http://a b/", "http://u@host/", "http://host/#f", "unix:/run/x"} {
-		f(Config{URL: url}, "--auth-url: ")
-		f(Config{Mode: ModeJWT, JWKSURL: url}, "--auth-jwks-url: ")
+		f(Config{URL: url}, "auth: URL: ")
+		f(Config{Mode: ModeJWT, JWKSURL: url}, "auth: JWKSURL: ")
 	}
 }
 

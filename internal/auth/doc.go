@@ -3,8 +3,8 @@
 //
 // # Order
 //
-// The lists come first: a channel that matches no --channels-allow glob, or one of
-// --channels-deny, refuses the request (403) before a token is looked at or a
+// The lists come first: a channel that matches none of Config.ChannelsAllow, or one of
+// Config.ChannelsDeny, refuses the request (403) before a token is looked at or a
 // service asked. Then a token or the service decides. All globs are those of Redis
 // (sseproto.MatchGlob).
 //

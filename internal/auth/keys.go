@@ -78,7 +78,7 @@ func secretKey(content []byte) (*staticKeys, error) {
 	case len(secret) < minSecretBytes:
 		return nil, fmt.Errorf("the secret has %d bytes, at least %d are needed", len(secret), minSecretBytes)
 	case bytes.Contains(secret, []byte("-----BEGIN ")):
-		return nil, errors.New("a PEM file is not a secret, see --auth-jwt-key-file")
+		return nil, errors.New("a PEM file is not a secret, see Config.JWTKeyFile")
 	}
 	return &staticKeys{byAlgorithm: map[string][]jwt.VerificationKey{algHS256: {secret}}}, nil
 }

@@ -64,10 +64,10 @@ func TestPublishersMayWhatTheirTokensSay(t *testing.T) {
 }
 
 func TestPublishersNeedKeys(t *testing.T) {
-	require.ErrorContains(t, Config{Publishers: &PublisherKeys{}}.Validate(), "--publish-listen: needs")
-	require.ErrorContains(t, Config{URL: "http://127.0.0.1:1/", Publishers: &PublisherKeys{}}.Validate(), "--publish-listen: needs")
-	require.ErrorContains(t, Config{Publishers: &PublisherKeys{SecretFile: "/nowhere"}}.Validate(), "--publish-jwt-secret-file: ")
-	require.ErrorContains(t, Config{Publishers: &PublisherKeys{KeyFile: "/nowhere"}}.Validate(), "--publish-jwt-key-file: ")
+	require.ErrorContains(t, Config{Publishers: &PublisherKeys{}}.Validate(), "auth: Publishers: needs")
+	require.ErrorContains(t, Config{URL: "http://127.0.0.1:1/", Publishers: &PublisherKeys{}}.Validate(), "auth: Publishers: needs")
+	require.ErrorContains(t, Config{Publishers: &PublisherKeys{SecretFile: "/nowhere"}}.Validate(), "auth: Publishers.SecretFile: ")
+	require.ErrorContains(t, Config{Publishers: &PublisherKeys{KeyFile: "/nowhere"}}.Validate(), "auth: Publishers.KeyFile: ")
 	require.ErrorContains(t, Config{Publishers: &PublisherKeys{SecretFile: "/a", KeyFile: "/b"}}.Validate(), "cannot be combined")
 	pair := edPair()
 	require.NoError(t, Config{Publishers: &PublisherKeys{KeyFile: fileOf(t, pemOf(t, pair.public))}}.Validate())

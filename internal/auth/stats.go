@@ -28,6 +28,7 @@ var reasonNames = [numReasons]string{
 	"channels", "keys", "service", "failure", "queue",
 }
 
+// String is the name of the reason in metrics.
 func (r Reason) String() string { return reasonNames[r] }
 
 // Reasons lists all reasons, in the order of Stats.Refused.

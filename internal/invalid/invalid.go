@@ -16,6 +16,7 @@ type Field struct {
 	Err     error // without the name
 }
 
+// Error implements error: the package, the field, and what is wrong with it.
 func (f *Field) Error() string { return f.Package + ": " + f.Name + ": " + f.Err.Error() }
 
 // Unwrap returns the problem alone.
@@ -24,6 +25,7 @@ func (f *Field) Unwrap() error { return f.Err }
 // Fields collects all problems of a Config. As an error it has a line for each.
 type Fields []*Field
 
+// Error implements error, a line for each field.
 func (list Fields) Error() string {
 	lines := make([]string, len(list))
 	for i, f := range list {
