@@ -5,22 +5,15 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"ssed/internal/child"
-	"ssed/loadtest/neighbour"
-	"ssed/loadtest/report"
 	"ssed/loadtest/swarm"
 	"ssed/loadtest/target"
 )
@@ -39,106 +32,6 @@ const (
 	canaries   = 8
 	canaryRate = 400 // messages a second over all of them
 )
-
-// The bar of every row: what a neighbour may add to the canary's idle p99, and its
-// slowest message.
-const (
-	barAdded = 10 * time.Millisecond
-	barMax   = 50 * time.Millisecond
-)
-
-// besides is one kind of neighbour.
-type besides struct {
-	name, about string
-	kind        neighbour.Kind
-	count       int     // connections at 1×, of the kinds that stand
-	rate        float64 // operations a second at 1×, of the others
-	each        int     // channels of one connection
-	channels    int     // there are so many
-	args        []string
-	history     int // messages on these channels before anything is measured
-	// traffic on the channels while it is measured
-	burst   int     // messages when the neighbour is in place, before it is measured
-	again   int     // messages at once every second
-	perSec  float64 // messages a second
-	body    func(bytes int) []byte
-	bytes   int
-	scaled  bool // perSec grows with the size, count does not
-	resumes bool // needs a server that keeps a history
-}
-
-func plain(bytes int) []byte { return []byte(strings.Repeat("x", bytes)) }
-
-func lineEnds(bytes int) []byte { return []byte(strings.Repeat("\n", bytes)) }
-
-// hostileNeighbours are in the order of the report.
-var hostileNeighbours = []besides{
-	{
-		name: "never reads", about: "Clients with the smallest buffers that never read, on one of two hot channels; 30,000 messages of a byte before, 500 a second meanwhile.",
-		kind: neighbour.NeverReads, count: 50, channels: 2, burst: 30_000, perSec: 500, bytes: 1, body: plain,
-	},
-	{
-		name: "never reads, two channels", about: "The same on both channels: every message is one of two heads.",
-		kind: neighbour.NeverReads, count: 50, channels: 2, each: 2, burst: 30_000, perSec: 500, bytes: 1, body: plain, resumes: true,
-	},
-	{
-		name: "never reads, then silence", about: "The same on both channels, and no message meanwhile.",
-		kind: neighbour.NeverReads, count: 50, channels: 2, each: 2, burst: 30_000, bytes: 1, body: plain, resumes: true,
-	},
-	{
-		name: "reads a byte at a time", about: "Clients with the smallest buffers that read one byte every 100 ms.",
-		kind: neighbour.DripReads, count: 50, channels: 2, perSec: 100, bytes: 1000, body: plain,
-	},
-	{
-		name: "resets at random bytes", about: "Connections that are reset at a random byte of the request or the answer.",
-		kind: neighbour.Resets, rate: 50, channels: 1,
-	},
-	{
-		name: "resumes everything", about: "Clients that come with the oldest ID and read 10,000 messages.",
-		kind: neighbour.Resumes, rate: 2, channels: 1, history: 10_000, bytes: 100, body: plain, resumes: true,
-	},
-	{
-		name: "resumes 32 channels", about: "The same over 32 of 64 channels, which hold 100,000 messages of one byte.",
-		kind: neighbour.Resumes, rate: 1, each: 32, channels: 64, history: 100_000, bytes: 1, body: plain, resumes: true,
-	},
-	{
-		name: "1,024 channels", about: "Streams of 1,024 channels each; every second a burst of 2,048 messages over all of them.",
-		kind: neighbour.Reads, count: 4, each: 1024, channels: 1024, args: []string{"--max-channels-per-connection", "1024"},
-		again: 2048, bytes: 1, body: plain, resumes: true,
-	},
-	{
-		name: "huge messages", about: "Five messages of 1,000,000 bytes a second.",
-		kind: neighbour.Reads, count: 2, channels: 1, perSec: 5, bytes: 1_000_000, body: plain,
-	},
-	{
-		name: "line ends", about: "Messages of 256 KiB of nothing but line ends; one client.",
-		kind: neighbour.Reads, count: 1, channels: 1, perSec: 1, scaled: true, bytes: 256 << 10, body: lineEnds,
-	},
-	{
-		name: "connect storm", about: "Clients that connect, wait for the answer and leave.",
-		kind: neighbour.Connects, rate: 100, channels: 1,
-	},
-	{
-		name: "abandoned resumes", about: "Clients that come with an ID of their own and leave at once.",
-		kind: neighbour.Abandons, rate: 20, channels: 1, resumes: true,
-	},
-	{
-		name: "half-open heads", about: "Connections that send half a request head; those that the server closes come back.",
-		kind: neighbour.HalfHead, count: 200, channels: 1,
-	},
-	{
-		name: "full sockets at the ring's end", about: "Clients that never read while a ring of 4 MiB turns once a second; those that the server closes come back.",
-		kind: neighbour.NeverReads, count: 50, channels: 2, args: []string{"--ring-bytes", "4MiB"}, perSec: 1000, bytes: 4000, body: plain,
-	},
-	{
-		name: "a million channel names", about: "Clients that ask for 1,024 names which nobody had before, and leave.",
-		kind: neighbour.FreshName, rate: 16, each: 1024, args: []string{"--max-channels-per-connection", "1024"}, resumes: true,
-	},
-	{
-		name: "pipelined requests", about: "Connections with 50 requests at once that are no streams.",
-		kind: neighbour.Pipelines, rate: 20, channels: 1,
-	},
-}
 
 func (h *hostile) scenarios() (list []scenario) {
 	for _, b := range hostileNeighbours {
@@ -182,76 +75,6 @@ type hostileRow struct {
 }
 
 func (r *hostileRow) ssedArgs() []string { return r.args }
-
-func (r *hostileRow) describe(*options) report.Scenario {
-	unit := "connections"
-	input := strconv.Itoa(r.count)
-	switch {
-	case r.scaled:
-		unit, input = "messages a second", strconv.FormatFloat(r.perSec, 'g', -1, 64)
-	case r.rate > 0:
-		unit, input = "a second", strconv.FormatFloat(r.rate, 'g', -1, 64)
-	}
-	s := report.Scenario{
-		Name:  hostilePrefix + r.name,
-		About: r.about,
-		Params: []report.Param{
-			param("canary channels", canaries), param("messages a second", canaryRate),
-			param("neighbour at 1×, "+unit, input), param("for", r.duration),
-		},
-		Metrics: []report.Metric{
-			{Key: "p50_alone", Label: "canary alone, p50", Unit: "ms", Better: report.Less},
-			{Key: "p99_alone", Label: "canary alone, p99", Unit: "ms", Better: report.Less},
-			{Key: "max_alone", Label: "canary alone, max", Unit: "ms", Better: report.Less},
-			{Key: "late_alone", Label: "sender late alone, p99", Unit: "ms"},
-			{Key: "cpu_alone", Label: "server CPU alone", Unit: "% of a core", Better: report.Less},
-		},
-	}
-	if r.burst > 0 {
-		s.Params = append(s.Params, param("messages before", r.burst))
-	}
-	for _, n := range r.sizes {
-		key, at := func(what string) string { return what + "_" + strconv.Itoa(n) }, fmt.Sprintf("%d×: ", n)
-		s.Metrics = append(s.Metrics,
-			report.Metric{Key: key("p50"), Label: at + "canary p50", Unit: "ms", Better: report.Less},
-			report.Metric{Key: key("p99"), Label: at + "canary p99", Unit: "ms", Better: report.Less},
-			report.Metric{Key: key("max"), Label: at + "canary max", Unit: "ms", Better: report.Less},
-			report.Metric{Key: key("late"), Label: at + "sender late, p99", Unit: "ms"},
-			report.Metric{Key: key("cpu"), Label: at + "server CPU", Unit: "% of a core", Better: report.Less},
-			report.Metric{Key: key("rss"), Label: at + "server memory beyond that alone", Unit: "MB", Better: report.Less},
-			report.Metric{Key: key("input"), Label: at + "the neighbour did", Unit: r.inputUnit()},
-		)
-	}
-	s.Metrics = append(s.Metrics, hostileVerdict("")...)
-	return s
-}
-
-func (r *hostileRow) inputUnit() string {
-	switch {
-	case r.scaled:
-		return "messages/s"
-	case r.rate > 0:
-		return "1/s"
-	}
-	return "connections"
-}
-
-// hostileVerdict are the figures that the bar is about; those of a neighbour have its
-// name in the summary.
-func hostileVerdict(name string) []report.Metric {
-	label := func(text string) string {
-		if name == "" {
-			return text
-		}
-		return name + ": " + text
-	}
-	return []report.Metric{
-		{Key: name + "added_p99", Label: label("worst p99 beyond that alone"), Unit: "ms", Better: report.Less},
-		{Key: name + "worst_max", Label: label("worst max"), Unit: "ms", Better: report.Less},
-		{Key: name + "cpu_growth", Label: label("CPU per input, largest size to smallest"), Unit: "×", Better: report.Less},
-		{Key: name + "rss_growth", Label: label("memory per input, largest size to smallest"), Unit: "×", Better: report.Less},
-	}
-}
 
 func (r *hostileRow) load(*options) (conns, bytes int) {
 	most := r.sizes[len(r.sizes)-1]
@@ -433,26 +256,6 @@ func (x *hostileRun) canary(ctx context.Context, phase string) (p hostilePoint, 
 	return p, mark(ctx, x.crew, x.feed)
 }
 
-// record notes the figures of the canary and of the server's CPU.
-func (x *hostileRun) record(phase string, p hostilePoint) {
-	at := phase
-	if phase != "alone" {
-		at += "×"
-	}
-	x.stage.set("cpu_"+phase, p.cpu*100)
-	x.stage.set("late_"+phase, ms(p.late))
-	if p.lost > 0 {
-		x.stage.note("%s: %d messages to the canary were lost", at, p.lost)
-	}
-	if !p.arrived {
-		x.stage.note("%s: nothing reached the canary", at)
-		return
-	}
-	for what, d := range map[string]time.Duration{"p50": p.p50, "p99": p.p99, "max": p.max} {
-		x.stage.set(what+"_"+phase, ms(d))
-	}
-}
-
 // beside measures the canary beside n times the neighbour.
 func (x *hostileRun) beside(ctx context.Context, n int) error {
 	s := x.stage
@@ -581,181 +384,4 @@ func (x *hostileRun) traffic(ctx context.Context, n int) error {
 			return err
 		}
 	}
-}
-
-// judge records the figures that the bar is about.
-func (x *hostileRun) judge(alone hostilePoint) {
-	var added, most time.Duration
-	late := alone.late
-	silent := !alone.arrived
-	for _, p := range x.points {
-		silent = silent || !p.arrived
-		late = max(late, p.late)
-		added, most = max(added, p.p99-alone.p99), max(most, p.max)
-	}
-	s := x.stage
-	if !silent {
-		s.set("added_p99", ms(added))
-		s.set("worst_max", ms(most))
-	}
-	if growth, ok := costGrowth(x.points, leastCPU, func(p hostilePoint) float64 { return p.cpu - alone.cpu }); ok {
-		s.set("cpu_growth", growth)
-	}
-	if growth, ok := costGrowth(x.points, leastRSS, func(p hostilePoint) float64 { return float64(p.rss) }); ok {
-		s.set("rss_growth", growth)
-	}
-	if late > lateNote {
-		s.note("messages were sent late by more than %v (p99): the machine is too busy for these latencies to be the server's", lateNote)
-	}
-	if added > barAdded || most > barMax {
-		s.note("above the bar: %.1f ms of p99 added (%v may be), max %.1f ms (%v)", ms(added), barAdded, ms(most), barMax)
-	}
-}
-
-// Costs below which a size is not compared: what the canary alone varies by.
-const (
-	leastCPU = 0.02    // of a core
-	leastRSS = 4 << 20 // bytes
-)
-
-// costGrowth is the cost for each unit of input at the largest size, divided by that at
-// the smallest whose cost can be told from nothing. Above 1 the cost grows faster than
-// the input.
-func costGrowth(points []hostilePoint, least float64, cost func(hostilePoint) float64) (growth float64, ok bool) {
-	last := points[len(points)-1]
-	for _, p := range points[:len(points)-1] {
-		if c := cost(p); c >= least && p.input > 0 && last.input > 0 {
-			return cost(last) / last.input / (c / p.input), true
-		}
-	}
-	return 0, false
-}
-
-// neighbours is a neighbour in a process of its own.
-type neighbours struct {
-	process *child.Process
-	stdin   io.Closer
-	results chan neighbour.Result // closed at the end of its output
-	last    neighbour.Result
-}
-
-// start plays n times the neighbour, and returns when its connections stand.
-func (x *hostileRun) start(ctx context.Context, n int) (*neighbours, error) {
-	spec, err := x.spec(n)
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, "serve-neighbour")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	nb := &neighbours{stdin: stdin, results: make(chan neighbour.Result, 2)}
-	nb.process, err = child.Start(cmd, func() {
-		defer close(nb.results)
-		dec := json.NewDecoder(stdout)
-		for {
-			var r neighbour.Result
-			if dec.Decode(&r) != nil {
-				return
-			}
-			nb.results <- r
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("start a neighbour: %w", err)
-	}
-	if err := json.NewEncoder(stdin).Encode(spec); err != nil {
-		nb.stop()
-		return nil, fmt.Errorf("start a neighbour: %w", err)
-	}
-	select {
-	case r, ok := <-nb.results:
-		if !ok || !r.Ready {
-			return nil, fmt.Errorf("the neighbour did not get in place: %s%s", r.Error, nb.stop().Error)
-		}
-		return nb, nil
-	case <-ctx.Done():
-		nb.stop()
-		return nil, context.Cause(ctx)
-	}
-}
-
-// stop ends it and returns what it did. It may be called again.
-func (nb *neighbours) stop() neighbour.Result {
-	_ = nb.stdin.Close() // it ends with its input
-	for r := range nb.results {
-		nb.last = r
-	}
-	<-nb.process.Done()
-	return nb.last
-}
-
-func (x *hostileRun) spec(n int) (spec neighbour.Spec, err error) {
-	t := &x.stage.target
-	spec = neighbour.Spec{
-		Kind: x.kind, Channels: x.names, Each: x.each, Count: x.count, Rate: x.rate * float64(n),
-		LastID: x.lastID, Until: until,
-	}
-	if !x.scaled {
-		spec.Count *= n
-	}
-	if spec.Addr, err = t.Addr(); err != nil {
-		return spec, err
-	}
-	if spec.Request, err = t.Request(); err != nil {
-		return spec, err
-	}
-	spec.Key = spec.Request[0][strings.LastIndexAny(spec.Request[0], "?&")+1:]
-	if strings.HasPrefix(spec.Key, "GET ") {
-		return spec, fmt.Errorf("target %s: the channel is no parameter of the query", t.Name)
-	}
-	spec.Key = "&" + spec.Key
-	spec.Sources = x.stage.sources(spec.Addr.Addr(), 20*connsPerSource)
-	return spec, nil
-}
-
-// summariseHostile puts the figures that the bar is about of all neighbours into one
-// scenario, before theirs.
-func summariseHostile(out *report.Report) {
-	first := slices.IndexFunc(out.Scenarios, func(s report.Scenario) bool { return strings.HasPrefix(s.Name, hostilePrefix) })
-	if first < 0 {
-		return
-	}
-	rows := out.Scenarios[first:]
-	sum := report.Scenario{
-		Name:    "hostile",
-		About:   "The canary beside each neighbour, the worst of its sizes. The figures of each follow.",
-		Params:  []report.Param{param("bar, p99 added", barAdded), param("bar, max", barMax), param("bar, cost per input", "1×")},
-		Targets: rows[0].Targets, References: rows[0].References,
-	}
-	runs := map[string]*report.Run{}
-	for _, row := range rows {
-		name := strings.TrimPrefix(row.Name, hostilePrefix)
-		sum.Metrics = append(sum.Metrics, hostileVerdict(name)...)
-		for _, r := range row.Runs {
-			key := fmt.Sprint(r.Target, r.Round)
-			if runs[key] == nil {
-				runs[key] = &report.Run{Target: r.Target, Round: r.Round, Values: map[string]float64{}}
-			}
-			for _, m := range hostileVerdict("") {
-				if v, ok := r.Values[m.Key]; ok {
-					runs[key].Values[name+m.Key] = v
-				}
-			}
-		}
-	}
-	for _, round := range rows[0].Runs {
-		sum.Runs = append(sum.Runs, *runs[fmt.Sprint(round.Target, round.Round)])
-	}
-	out.Scenarios = slices.Insert(out.Scenarios, first, sum)
 }
