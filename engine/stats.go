@@ -24,6 +24,7 @@ const (
 
 var closeReasonNames = [numCloseReasons]string{"client", "error", "slow", "history", "drain", "expired", "abuse", "no-memory", "admin"}
 
+// String is the name of the reason in metrics.
 func (r CloseReason) String() string { return closeReasonNames[r] }
 
 // CloseReasons lists all reasons, in the order of Stats.Closed.

@@ -1,7 +1,8 @@
 // Package sseproto turns bytes into values and values into bytes: HTTP/1.1 request
-// heads, the query of the stream path, answers, event stream frames, event IDs, the
-// envelopes of typed events, and the glob patterns of Redis. It has no sockets, clocks, goroutines or locks, and
-// keeps no state between calls but what a caller holds (HeadScan, Decoder).
+// heads, the query of the stream path and the body in its place, answers, event stream
+// frames, event IDs, the envelopes of typed events, and the glob patterns of Redis. It has
+// no sockets, clocks, goroutines or locks, and keeps no state between calls but what a
+// caller holds (HeadScan, BodyScan, Decoder).
 //
 // What it promises:
 //
@@ -16,7 +17,8 @@
 //     turned into LF and ill-formed UTF-8 into U+FFFD; Lossless tells when neither
 //     was there.
 //   - Encoding and parsing allocate nothing beyond the growth of dst. ChannelIDs
-//     makes one string for each channel, ParseEnvelope one for each that has escapes.
+//     makes one string for each channel, ParseEnvelope one for each that has escapes,
+//     ReadBody the parameters.
 //
 // Who owns the bytes: AppendX extends dst and borrows its other arguments for the
 // call. ParseRequest returns slices of its input, valid as long as the input is.

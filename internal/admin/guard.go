@@ -24,6 +24,7 @@ const (
 	denyReasons
 )
 
+// String is the name of the reason in metrics.
 func (d DenyReason) String() string {
 	return [...]string{"missing", "token", "role", "host", "origin", "exposed"}[d]
 }

@@ -36,6 +36,7 @@ type Denial struct {
 	Fields []sseproto.Field
 }
 
+// Error implements error.
 func (d *Denial) Error() string { return "admin: denied: " + http.StatusText(d.Status) }
 
 // NewPublisher makes the handler of the listener for backends: POST /publish, /api/send

@@ -25,6 +25,7 @@ type Mismatch struct {
 	Theirs   string
 }
 
+// String tells the difference as an operator reads it.
 func (m Mismatch) String() string {
 	return fmt.Sprintf("%s is %s here and %s on %s", m.Name, orOff(m.Value), orOff(m.Theirs), m.Instance)
 }

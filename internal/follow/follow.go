@@ -50,6 +50,7 @@ type Refused struct {
 	Text   string // the begin of the body
 }
 
+// Error implements error.
 func (e *Refused) Error() string {
 	if e.Text == "" {
 		return "the answer is " + e.Status

@@ -17,6 +17,7 @@ const doTimeout = 10 * time.Second
 // Error is an error reply of the server.
 type Error string
 
+// Error implements error.
 func (e Error) Error() string { return "redistest: " + string(e) }
 
 // Do sends one command on a connection of its own and returns the reply: string,

@@ -36,6 +36,7 @@ type Denial struct {
 	Fields []sseproto.Field // WWW-Authenticate and the like
 }
 
+// Error implements error. The text is for logs; clients get Body.
 func (d *Denial) Error() string { return "engine: denied: " + d.Body }
 
 // Authorizer decides who may open a stream. Authorize is called on a goroutine

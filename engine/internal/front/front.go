@@ -337,6 +337,7 @@ var refuseReasonNames = [numRefuseReasons]string{
 	"address", "rate", "flood", "proxy", "denied", "undecided", "subject", "revoked", "memory",
 }
 
+// String is the name of the reason in metrics.
 func (r RefuseReason) String() string { return refuseReasonNames[r] }
 
 // RefuseReasons lists all reasons, in the order of Stats.Refused.
