@@ -22,9 +22,7 @@ func (w *world) connections() int {
 // Each connection has two goroutines. They are made when they are first needed, so a process
 // has more of both after some resumes than at its start; but not more and more.
 func TestReadsOfTheHistoryShareFourConnections(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	log.commit(w.id(2, 0), w.burst(1, 100, 50)...)
 	cfg := w.config("a")
 	cfg.Client.ClientName, cfg.Client.PipelineMultiplex = "store", 2 // four, as with four processors or more

@@ -20,11 +20,7 @@ func (w *world) rangeOf(s *Store, channel string, after sseproto.ID) (data strin
 // TestDeleteIsToldToThoseWhoMissSomething: whoever had everything is not, also when
 // messages came since.
 func TestDeleteIsToldToThoseWhoMissSomething(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	log.commit(w.id(3, 0), message{w.id(1, 1), "a", "a1"}, message{w.id(2, 1), "a", "a2"}, message{w.id(2, 2), "b", "b1"})
 	w.waitMark(s, w.id(3, 0))
 
@@ -59,13 +55,7 @@ func TestDeleteIsToldToThoseWhoMissSomething(t *testing.T) {
 
 // TestTrimmingAfterADeleteIsTold: the count that tells of it begins anew.
 func TestTrimmingAfterADeleteIsTold(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	cfg := w.config("a")
-	cfg.MaxLen = 10
-	s := w.store(cfg, log)
-	w.start(s)
+	w, log, s := startWriter(t, func(cfg *Config) { cfg.MaxLen = 10 })
 	log.commit(w.id(3, 0), message{w.id(1, 1), "ch0", "old"})
 	w.waitMark(s, w.id(3, 0))
 	require.NoError(t, s.Delete(t.Context(), "ch0"))

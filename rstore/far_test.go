@@ -25,9 +25,7 @@ func (c farConn) Write(b []byte) (int, error) {
 // near Redis gets them, sixteen ticks' time would pass for every tick.
 func TestFarRedisGetsATickInOneRoundTrip(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	cfg := w.config("a")
 	cfg.FlushInterval = 10 * time.Millisecond
 	cfg.LeaseTTL = time.Minute

@@ -188,6 +188,27 @@ func newWorld(t *testing.T, args ...string) *world {
 	return w
 }
 
+// newWorldAndLog is a world whose clock has begun, and a log that covers all from there on.
+func newWorldAndLog(t *testing.T, args ...string) (*world, *testLog) {
+	t.Helper()
+	w := newWorld(t, args...)
+	w.clock("e1")
+	return w, newTestLog(w.id(0, 0))
+}
+
+// startWriter runs the store of an instance on both. Change is nil for the usual settings.
+func startWriter(t *testing.T, change func(*Config)) (*world, *testLog, *Store) {
+	t.Helper()
+	w, log := newWorldAndLog(t)
+	cfg := w.config("a")
+	if change != nil {
+		change(&cfg)
+	}
+	s := w.store(cfg, log)
+	w.start(s)
+	return w, log, s
+}
+
 func (w *world) ctx() context.Context { return w.t.Context() }
 
 func (w *world) do(args ...string) rueidis.RedisResult {

@@ -55,9 +55,7 @@ func (w *world) clockField(name string) string {
 
 // A wrote with a short TTL, B starts with a long one: what A wrote expired all the same.
 func TestRaisedTTLDoesNotHideWhatExpired(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	short, long := w.config("a"), w.config("b")
 	short.TTL = 100 * time.Millisecond
 	a := &writer{Store: w.store(short, log)}
@@ -86,9 +84,7 @@ func TestRaisedTTLDoesNotHideWhatExpired(t *testing.T) {
 // A lowered TTL deletes nothing that is written: who has a message of the stream misses
 // nothing.
 func TestLoweredTTLKeepsWhatIsWritten(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	short, long := w.config("b"), w.config("a")
 	short.TTL = time.Minute
 	a := &writer{Store: w.store(long, log)}
@@ -340,9 +336,7 @@ func TestWindowKeepsWhatIsYoung(t *testing.T) {
 }
 
 func TestCapBoundsTheWindow(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	cfg := w.config("a")
 	cfg.MaxLen, cfg.Window, cfg.Cap = 50, time.Hour, 400
 	wr := &writer{Store: w.store(cfg, log)}

@@ -12,9 +12,7 @@ import (
 // back is told as those were who were there. Versions that do not know such an entry pass
 // it over, as it has no data.
 func TestPlacesOfMessagesThatAreTooLargeAreKept(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	place := w.id(1, 2)
 	log.typed = map[sseproto.ID]sseproto.Message{place: sseproto.Oversize("a")}
 	s := w.store(w.config("a"), log)

@@ -98,9 +98,7 @@ func TestExpiryIsJudgedByThePolicyOfTheChannel(t *testing.T) {
 }
 
 func TestNothingIsWrittenOfAChannelWithoutHistory(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	wr := w.with(log, nil, func(c *Config) {
 		c.BatchSize = 10
 		c.Policies = []Policy{{Match: "live:*", Off: true}}
@@ -178,9 +176,7 @@ func TestChangedPoliciesHideNothingAndTellNothingFalse(t *testing.T) {
 
 // A stream that is there does not hide what was not kept in its middle.
 func TestHistoryThatWasOffForAWhile(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	on := w.with(log, nil, policiesOf())
 	log.commit(w.id(10, 0), message{w.id(1, 1), "c", "1"})
 	w.settle(on)
@@ -199,9 +195,7 @@ func TestHistoryThatWasOffForAWhile(t *testing.T) {
 
 // An instance of a version without policies writes for a while, in both directions.
 func TestWriterWithoutPoliciesBetween(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	wr := w.with(log, nil, policiesOf(Policy{Match: "long:*", TTL: 2 * time.Hour}, Policy{Match: "live:*", Off: true}))
 	log.commit(w.id(10, 0), message{w.id(1, 1), "c", "x"})
 	w.settle(wr)

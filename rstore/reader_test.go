@@ -158,11 +158,7 @@ func TestReallyExpiredKey(t *testing.T) {
 }
 
 func TestMarkerIsToldToThoseItConcerns(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	log.commit(w.id(10, 0), message{w.id(9, 1), "a", "before"})
 	log.hole(w.id(20, 0))
 	log.commit(w.id(30, 0), message{w.id(20, 1), "a", "behind"})

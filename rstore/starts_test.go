@@ -113,9 +113,7 @@ func TestWhatIsGoneBeforeAStartIsNotMissing(t *testing.T) {
 
 // TestHoleBehindAStartIsTold: what is missing between two messages is.
 func TestHoleBehindAStartIsTold(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	wr := &writer{Store: w.store(w.config("a"), log)}
 	log.commit(w.id(200, 0), w.burst(100, 2, 2)...)
 	w.settle(wr)

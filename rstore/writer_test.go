@@ -26,11 +26,7 @@ func TestConfigReportsEveryProblemAtOnce(t *testing.T) {
 }
 
 func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	var all []message
 	for tick := 1; tick <= 20; tick++ {
 		m := w.burst(tick, 90, 20)
@@ -48,11 +44,7 @@ func TestHistoryHoldsEveryMessageOnceInOrder(t *testing.T) {
 }
 
 func TestPayloadIsStoredByteForByte(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	var messages []message
 	for i, data := range []string{"", "\x00\xff\xfe", "a\r\nb\rc\n", strings.Repeat("x", 3<<20), "{\"text\": \"☃\"}"} {
 		messages = append(messages, message{w.id(0, i+1), "bytes", data})
@@ -66,13 +58,7 @@ func TestPayloadIsStoredByteForByte(t *testing.T) {
 }
 
 func TestLongStreamsAreTrimmed(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	cfg := w.config("a")
-	cfg.MaxLen = 50
-	s := w.store(cfg, log)
-	w.start(s)
+	w, log, s := startWriter(t, func(cfg *Config) { cfg.MaxLen = 50 })
 	log.commit(w.id(1, 0), w.burst(0, 1000, 1)...)
 	w.waitMark(s, w.id(1, 0))
 	got := w.history("ch0")
@@ -91,9 +77,7 @@ func sum(counts []uint64) (n uint64) {
 // 5,000 messages are 50 batches of 100, whatever the number of channels: a writer
 // that is behind does not write in small steps.
 func TestBatchesOfAWriterThatIsBehindAreFull(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	log.commit(w.id(1, 0), w.burst(0, 5000, 300)...)
 	cfg := w.config("a")
 	cfg.FlushInterval = 200 * time.Millisecond // a round trip is shorter: Redis is near
@@ -125,11 +109,7 @@ func TestBatchesOfAWriterThatIsBehindAreFull(t *testing.T) {
 
 // While a batch is written nobody else gets an answer from Redis.
 func TestWhatATickCommitsIsWrittenInSmallSteps(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	w.waitMark(s, w.id(0, 0))
 	all := w.burst(1, 30*steps, 50)
 	log.commit(w.id(2, 0), all...)
@@ -147,9 +127,7 @@ func TestWhatATickCommitsIsWrittenInSmallSteps(t *testing.T) {
 
 // What waits for its turn was read in an epoch that Redis has lost meanwhile.
 func TestStepsOfALostEpochAreReadAgain(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	wr := &writer{Store: w.store(w.config("a"), log)}
 	w.settle(wr)
 	all := w.burst(1, 4*smallBatch, 3)
@@ -171,11 +149,7 @@ func TestStepsOfALostEpochAreReadAgain(t *testing.T) {
 }
 
 func TestQuietTimeAdvancesTheWatermark(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	for tick := 1; tick <= 5; tick++ {
 		log.commit(w.id(tick, 0))
 		w.waitMark(s, w.id(tick, 0))
@@ -186,9 +160,7 @@ func TestQuietTimeAdvancesTheWatermark(t *testing.T) {
 
 // Two writers that both believe to hold the lease, all the time.
 func TestTwoForcedWritersWriteOnce(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	const ticks = 40
 	var all []message
 	for tick := range ticks {
@@ -223,9 +195,7 @@ func TestTwoForcedWritersWriteOnce(t *testing.T) {
 
 // The zombie has collected a batch, is stopped, loses the lease, and sends it later.
 func TestZombieWriterChangesNothing(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	zombie := &writer{Store: w.store(w.config("zombie"), log)}
 	w.settle(zombie)
 	require.Equal(t, writing, zombie.state)
@@ -259,11 +229,7 @@ func (w *world) settle(wr *writer) {
 }
 
 func TestFlushallHealsFromTheLog(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	first := w.burst(1, 250, 5)
 	log.commit(w.id(2, 0), first...)
 	w.waitMark(s, w.id(2, 0))
@@ -281,11 +247,7 @@ func TestFlushallHealsFromTheLog(t *testing.T) {
 }
 
 func TestScriptFlushIsNotNoticed(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	var all []message
 	for tick := 1; tick <= 20; tick++ {
 		require.NoError(t, w.do("SCRIPT", "FLUSH").Error())
@@ -299,11 +261,7 @@ func TestScriptFlushIsNotNoticed(t *testing.T) {
 }
 
 func TestRestartWithoutDataHealsFromTheLog(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	all := w.burst(1, 300, 5)
 	log.commit(w.id(2, 0), all...)
 	w.waitMark(s, w.id(2, 0))
@@ -342,13 +300,7 @@ func TestRedisMayBeAbsentAtStart(t *testing.T) {
 // Connections are cut while batches are in flight: each may have run or not.
 func TestCutConnectionsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	cfg := w.config("a")
-	cfg.MaxLen, cfg.BatchSize = 10_000, 20
-	s := w.store(cfg, log)
-	w.start(s)
+	w, log, s := startWriter(t, func(cfg *Config) { cfg.MaxLen, cfg.BatchSize = 10_000, 20 })
 	var all []message
 	kills := int64(0)
 	for tick := 1; tick <= 60; tick++ {
@@ -366,13 +318,9 @@ func TestCutConnectionsLoseAndRepeatNothing(t *testing.T) {
 }
 
 func TestFrozenRedisIsCaughtUp(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	cfg := w.config("a")
-	cfg.Client.Dialer.KeepAlive, cfg.Client.ConnWriteTimeout = 50*time.Millisecond, 100*time.Millisecond
-	s := w.store(cfg, log)
-	w.start(s)
+	w, log, s := startWriter(t, func(cfg *Config) {
+		cfg.Client.Dialer.KeepAlive, cfg.Client.ConnWriteTimeout = 50*time.Millisecond, 100*time.Millisecond
+	})
 	all := w.burst(1, 300, 5)
 	log.commit(w.id(2, 0), all...)
 	w.waitMark(s, w.id(2, 0))
@@ -387,9 +335,7 @@ func TestFrozenRedisIsCaughtUp(t *testing.T) {
 
 // What fell off the log before it could be written is marked and said.
 func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	wr := &writer{Store: w.store(w.config("a"), log)}
 	kept := w.burst(1, 10, 2)
 	log.commit(w.id(2, 0), kept...)
@@ -412,9 +358,7 @@ func TestWriterThatFallsOffTheLogLeavesAMarker(t *testing.T) {
 
 // With memory full nothing of a batch is written; afterwards all of it is.
 func TestFullMemoryRefusesWholeBatches(t *testing.T) {
-	w := newWorld(t, "--maxmemory-policy", "noeviction")
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t, "--maxmemory-policy", "noeviction")
 	s := w.store(w.config("a"), log)
 	w.start(s)
 	all := w.burst(1, 150, 3)
@@ -483,9 +427,7 @@ func TestErrorInTheMiddleLeavesAPrefix(t *testing.T) {
 }
 
 func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	cfg := w.config("a")
 	cfg.LeaseTTL = time.Hour
 	a := &writer{Store: w.store(cfg, log)}
@@ -515,9 +457,7 @@ func TestTakeOverAfterSilenceIsOneStep(t *testing.T) {
 }
 
 func TestStoppedWriterFlushesAndHandsOver(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	cfg := w.config("a")
 	cfg.LeaseTTL = time.Hour // nobody gets in by waiting
 	a := w.store(cfg, log)
@@ -731,11 +671,7 @@ func TestInstanceThatStandsStillNeitherTakesNorKeepsTheLease(t *testing.T) {
 }
 
 func TestDemotedNodeIsLeftAndRetried(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	all := w.burst(1, 20, 2)
 	log.commit(w.id(2, 0), all...)
 	w.waitMark(s, w.id(2, 0))
@@ -762,11 +698,7 @@ func TestOldMarkersAreMerged(t *testing.T) {
 }
 
 func TestInvalidatedStretchIsRecordedOnceAndTold(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
-	s := w.store(w.config("a"), log)
-	w.start(s)
+	w, log, s := startWriter(t, nil)
 	all := w.burst(1, 5, 1)
 	log.commit(w.id(2, 0), all...)
 	w.waitMark(s, w.id(2, 0))
@@ -829,9 +761,7 @@ func TestLastOneWritesWhatNobodyElseWould(t *testing.T) {
 
 func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	cfg := w.config("a")
 	cfg.LeaseTTL = time.Hour
 	a := w.store(cfg, log)
@@ -856,9 +786,7 @@ func TestStoppedInstanceLeavesTheHistoryToOneThatWrites(t *testing.T) {
 // TestNobodyWaitsForWhoHasLeft: the history goes on with the first tick of the next
 // instance, though that one does not know where it ended.
 func TestNobodyWaitsForWhoHasLeft(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	a := w.store(w.config("a"), log)
 	idle := w.store(w.config("idle"), newTestLog(w.id(0, 0)))
 	stopA, stopIdle := w.start(a), w.start(idle)
@@ -888,9 +816,7 @@ func TestNobodyWaitsForWhoHasLeft(t *testing.T) {
 // TestStoppedInstanceWritesWhatTheOtherDoesNot: who has the lease moves the watermark
 // once more, and is gone before it has written what the stopped instance has.
 func TestStoppedInstanceWritesWhatTheOtherDoesNot(t *testing.T) {
-	w := newWorld(t)
-	w.clock("e1")
-	log := newTestLog(w.id(0, 0))
+	w, log := newWorldAndLog(t)
 	all := w.burst(1, 600, 3)
 	log.commit(w.id(2, 0), all...)
 	b := w.store(w.config("b"), log)
