@@ -589,11 +589,17 @@ func TestDrainFlushesTheHistory(t *testing.T) {
 	s := connect(t, in, "", "a")
 	p.numbers("a", 0, 500)
 	s.wantNumbers(0, 500)
+	in.endKeeping(t, r, 500)
+}
+
+// endKeeping ends the instance in order, and finds so many messages of the channel a in the history.
+func (in *instance) endKeeping(t *testing.T, r *redistest.Server, messages int) {
+	t.Helper()
 	in.Signal(syscall.SIGTERM)
 	require.Equal(t, exitOK, in.wait())
 	length, err := r.Do("XLEN", "sse:stream:a")
 	require.NoError(t, err)
-	require.EqualValues(t, 500, length)
+	require.EqualValues(t, messages, length)
 }
 
 // TestStopRightAfterABurstKeepsIt: nobody has committed it, and nobody else will write it.
@@ -602,11 +608,7 @@ func TestStopRightAfterABurstKeepsIt(t *testing.T) {
 	r := redistest.Start(t)
 	in := startRedis(t, r, "--tick-interval", "5s", "--probe-timeout", "20s", "--history-max", "1000", "--drain", "1ms")
 	newPublisher(t, r).numbers("a", 0, 500)
-	in.Signal(syscall.SIGTERM)
-	require.Equal(t, exitOK, in.wait())
-	length, err := r.Do("XLEN", "sse:stream:a")
-	require.NoError(t, err)
-	require.EqualValues(t, 500, length)
+	in.endKeeping(t, r, 500)
 }
 
 func TestDrainEndsInTimeWithRedisFrozen(t *testing.T) {
