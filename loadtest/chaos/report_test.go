@@ -21,6 +21,16 @@ func TestPromisesThatWereNotKeptFailARun(t *testing.T) {
 	require.Equal(t, 1, rep.wrong())
 }
 
+// TestTableNamesWhatWentWrong, each kind by its name.
+func TestTableNamesWhatWentWrong(t *testing.T) {
+	require.Equal(t, "nothing", goodVerdict().wentWrong())
+	v := goodVerdict()
+	v.SilentlyMissing, v.ClientsSilent, v.SharedIDs, v.HistoryMissing = 3, 1, 2, 4
+	require.Equal(t, "**1 clients with a silent loss**, **3 silently missing**, **2 with different IDs**, **4 missing in the history**", v.wentWrong())
+	v = &verdict{Duplicated: 5, OutOfOrder: 6, DifferentIDs: 7, HistoryTwice: 8, HistoryDisorder: 9}
+	require.Equal(t, "**5 twice**, **6 out of order**, **7 with different IDs**, **8 twice in the history**, **9 out of order in the history**", v.wentWrong())
+}
+
 // TestScenarioThatShowsNothingFails: silence is no proof.
 func TestScenarioThatShowsNothingFails(t *testing.T) {
 	f := func(want int, change func(v *verdict)) {
