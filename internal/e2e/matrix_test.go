@@ -52,20 +52,42 @@ func (m *matrix) complete() bool {
 	return len(m.cells) == len(m.rows)*len(m.columns)
 }
 
-// text is the table in Markdown.
+// text is the table in Markdown. What is the same in all rows stands above it.
 func (m *matrix) text() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var same, columns []string
+	for _, column := range m.columns {
+		first := m.cells[[2]string{m.rows[0], column}]
+		if slices.ContainsFunc(m.rows, func(row string) bool { return m.cells[[2]string{row, column}] != first }) {
+			columns = append(columns, column)
+		} else {
+			same = append(same, "* "+column+": "+first+"\n")
+		}
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(m.columns, " | "), strings.Repeat("---|", len(m.columns)))
+	if same != nil {
+		fmt.Fprintf(&b, "All of them alike:\n\n%s\n", strings.Join(same, ""))
+	}
+	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 	for _, row := range m.rows {
 		fmt.Fprintf(&b, "| %s |", row)
-		for _, column := range m.columns {
+		for _, column := range columns {
 			fmt.Fprintf(&b, " %s |", m.cells[[2]string{row, column}])
 		}
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+func TestMatrixTellsOnceWhatIsTheSameForAll(t *testing.T) {
+	m := newMatrix("", "", []string{"one", "two"}, "lives", "sleeps", "speaks")
+	for _, row := range m.rows {
+		m.set(t, row, "lives", yes)
+		m.set(t, row, "sleeps", "as "+row)
+		m.set(t, row, "speaks", "no")
+	}
+	require.Equal(t, "All of them alike:\n\n* lives: yes\n* speaks: no\n\n| | sleeps |\n|---|---|\n| one | as one |\n| two | as two |\n", m.text())
 }
 
 // publish prints the table, and compares it with the document if it is whole.
