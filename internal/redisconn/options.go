@@ -70,6 +70,10 @@ func Options(o rueidis.ClientOption) rueidis.ClientOption {
 	o.ConnWriteTimeout = cmp.Or(o.ConnWriteTimeout, connTimeout)
 	if o.Sentinel.MasterSet != "" {
 		o.Sentinel.TopologyRefreshInterval = cmp.Or(o.Sentinel.TopologyRefreshInterval, topologyInterval)
+		// Or one that is out of reach would take 5 s, the library's default, before the next
+		// one is asked: with the network divided that was longer than the failover.
+		o.Sentinel.Dialer.Timeout = cmp.Or(o.Sentinel.Dialer.Timeout, o.Dialer.Timeout)
+		o.Sentinel.Dialer.KeepAlive = cmp.Or(o.Sentinel.Dialer.KeepAlive, o.Dialer.KeepAlive)
 	}
 	return o
 }

@@ -2,7 +2,9 @@ package redisconn
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +51,26 @@ func TestSentinelsAreAskedAgain(t *testing.T) {
 	require.Zero(t, Options(o).Sentinel.TopologyRefreshInterval)
 	o.Sentinel.MasterSet = "m"
 	require.Equal(t, 5*time.Second, Options(o).Sentinel.TopologyRefreshInterval)
+}
+
+// TestSilentSentinelIsGivenUpAsSoonAsAServer: the network is divided, and the first one in the
+// list is on the other side.
+func TestSilentSentinelIsGivenUpAsSoonAsAServer(t *testing.T) {
+	dialled := make(map[string]time.Duration)
+	var o rueidis.ClientOption
+	o.Sentinel.MasterSet = "m"
+	o.InitAddress = []string{"127.0.0.1:1", "127.0.0.1:2"}
+	o.DialCtxFn = func(_ context.Context, addr string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+		dialled[addr] = d.Timeout
+		return nil, errors.New("out of reach")
+	}
+	o = Options(o)
+	_, err := rueidis.NewClient(o)
+	require.Error(t, err)
+	require.Equal(t, map[string]time.Duration{"127.0.0.1:1": connTimeout, "127.0.0.1:2": connTimeout}, dialled)
+	require.Equal(t, o.Dialer.KeepAlive, o.Sentinel.Dialer.KeepAlive)
+	o.Sentinel.Dialer.Timeout, o.Sentinel.Dialer.KeepAlive = 5, 6
+	require.Equal(t, o.Sentinel.Dialer, Options(o).Sentinel.Dialer, "what the caller sets stays")
 }
 
 func TestErrorCodeIsTheFirstWordOfTheAnswer(t *testing.T) {
