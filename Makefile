@@ -104,6 +104,7 @@ rename-module: need-go ## Give the module another name (MODULE=host/owner/ssed)
 	@old=$$(go list -m); quoted=$${old//./\\.}; echo "$$old becomes $(MODULE)"; \
 	git ls-files -z '*.go' | xargs -0 sed -i -E "s,^(import |[[:space:]]+)([A-Za-z0-9_.]+ )?\"$$quoted(/[^\"]*)?\"$$,\1\2\"$(MODULE)\3\","; \
 	sed -i "s,^pkg: $$quoted\b,pkg: $(MODULE)," bench/baseline.txt; \
+	sed -i -E "s,^([[:space:]]+)\"$$quoted\"$$,\1\"$(MODULE)\",; s,(-require|-replace) $$quoted([@=]),\1 $(MODULE)\2,g" docs/EMBEDDING.md; \
 	go mod edit -module $(MODULE); \
 	cd internal/e2e; \
 	version=$$(go list -m -f '{{.Version}}' "$$old"); \

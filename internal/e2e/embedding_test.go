@@ -22,10 +22,13 @@ func TestProgramThatIsTheGateway(t *testing.T) {
 	require.NoError(t, err)
 	shown := excerpt(t, filepath.Join(tree, "docs/EMBEDDING.md"), "clock")
 	program := strings.TrimSuffix(strings.TrimPrefix(shown, "```go\n"), "```\n")
+	module, err := exec.Command("go", "list", "-m").Output()
+	require.NoError(t, err)
+	name := strings.TrimSuffix(strings.TrimSpace(string(module)), "/internal/e2e")
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o644))
 	for _, args := range []string{
-		"mod init example.org/clock", "mod edit -require ssed@v0.0.0 -replace ssed=" + tree, "mod tidy", "build -o clock .",
+		"mod init example.org/clock", "mod edit -require " + name + "@v0.0.0 -replace " + name + "=" + tree, "mod tidy", "build -o clock .",
 	} {
 		cmd := exec.Command("go", strings.Fields(args)...)
 		cmd.Dir = dir
