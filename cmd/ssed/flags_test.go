@@ -147,6 +147,32 @@ func TestEveryFlagHasAnEnvironmentTwin(t *testing.T) {
 	require.NotContains(t, stderr, "--retry", "an empty variable is none")
 }
 
+// TestTextsOfFlagsHaveNoVariables: nothing would be put in their place, see newParser.
+func TestTextsOfFlagsHaveNoVariables(t *testing.T) {
+	var c commandLine
+	parser, err := newParser(&c, io.Discard)
+	require.NoError(t, err)
+	texts := 0
+	require.NoError(t, kong.Visit(parser.Model, func(v kong.Visitable, next kong.Next) error {
+		list := []string{}
+		switch v := v.(type) {
+		case *kong.Node:
+			list = append(list, v.Help, v.Detail)
+		case *kong.Flag:
+			list = append(list, v.PlaceHolder)
+		case *kong.Value:
+			list = append(list, v.Help, v.Default, v.Enum)
+		}
+		for _, text := range list {
+			require.NotContains(t, text, "${")
+			require.NotContains(t, text, "$$")
+			texts++
+		}
+		return next(nil)
+	}))
+	require.Greater(t, texts, 1000)
+}
+
 func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
 	code, _, stderr := readFlags(t, []string{"SSED_DRAIN=bad"}, "--drain=5s", "--log-level=bad")
 	require.Equal(t, exitUsage, code)
