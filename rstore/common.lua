@@ -9,21 +9,22 @@ end
 -- Whether what a server numbered behind a position, up to another one, belongs into this history.
 -- That of a server that was replaced does up to the first tick of the next one, see tick.lua of
 -- rsub: it may live on, and an instance that hangs on it takes for complete what lacks all that is
--- published on its successor. One that came back has several terms: the last one that began
--- before counts. What lies beyond the last tick here is of a server that has replaced this one.
--- Who does not tell the server is of an earlier version.
+-- published on its successor. One that came back has several terms, the present one too: the
+-- last one that began before counts. The present one may have begun sooner than it is noted, as
+-- soon as the one before it, by ticks of an earlier version. What lies beyond the last tick here
+-- is of a server that has replaced this one. Who does not tell the server is of an earlier version.
 local function belongs(servers, t, server, after, through)
   if server == '' or servers == '' then return true end
-  local newest, newest_from = string.match(servers, '(%x+):(%d+)$')
-  if newest == server then return true end
-  local in_term, next_from
+  local in_term, next_from, newest, newest_from, before_from
   for name, from in string.gmatch(servers, '(%x+):(%d+)') do
+    newest, newest_from, before_from = name, from, newest_from or '0'
     if name ~= server then
       if in_term then in_term, next_from = false, from end
     elseif in_term == nil or not less(after, from .. '-0') then
       in_term, next_from = true, nil
     end
   end
+  if in_term or newest == server and not less(after, before_from .. '-0') then return true end
   if not next_from and newest_from ~= '0' then next_from = newest_from end -- forgotten: long ago
   if next_from then return less(through, next_from .. '-0') end
   return not less(t .. '-0', through)

@@ -97,6 +97,9 @@ func TestWhatAServerNumberedInALaterTermBelongs(t *testing.T) {
 	f("beyond the end of the later term", "a1:0,b1:20,a1:50,b1:100", false)
 	f("before it came back", "a1:0,b1:20,a1:101,b1:120", false)
 	f("another one came between", "a1:0,b1:20,a1:50,c1:101", true)
+	f("it is the present one again, before that", "a1:0,b1:101,a1:120", true)
+	f("it is the present one again, beyond the end of the term before", "a1:0,b1:80,a1:120", false)
+	f("it came back sooner than that was noted", "a1:0,b1:50,a1:80", true)
 }
 
 // Of a successor of this server: it lies beyond the last tick here.
