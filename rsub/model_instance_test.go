@@ -88,7 +88,7 @@ func (in *modelInstance) connect(c *modelConn) {
 	case <-l.disconnects:
 	default:
 	}
-	l.node, l.confirmed, l.ready = c.node.id, 0, make(chan struct{})
+	l.node, l.term, l.confirmed, l.ready = c.node.id, c.node.termText(), 0, make(chan struct{})
 	l.wanted.Store(0)
 	l.onSubscription(rueidis.PubSubSubscription{Kind: "subscribe"})
 	l.onSubscription(rueidis.PubSubSubscription{Kind: "psubscribe"})
@@ -114,7 +114,7 @@ func (in *modelInstance) cutLink(c *modelConn, cause Cause) {
 	c.subscription.tickT.Store(0)
 }
 
-// heldNode returns the node of the span that is lost and not closed yet.
+// heldNode returns the node, and its term, of the span that is lost and not closed yet.
 func (in *modelInstance) heldNode() (node string, held bool) {
 	if m := in.feed.merger; m != nil {
 		return m.node, m.undecided
@@ -162,6 +162,9 @@ func (in *modelInstance) readTick(l *subscription, e redisEvent) {
 	case anyNode:
 		t, _ := parseTick(e.payload)
 		l.seq.node = t.node
+	case anyTerm:
+		t, _ := parseTick(e.payload)
+		l.seq.term = t.term
 	}
 	count := l.seq.last.Seq
 	l.onMessage(pubsub("", in.feed.keys.Control, e.payload))

@@ -56,16 +56,22 @@ func (w *modelWorld) hop(r *modelReader, to *modelInstance) (gone bool) {
 	return true
 }
 
-// astray reports whether messages may have come from a demoted primary: a connection
-// stands to it, or has ended and its span is not judged yet.
+// astray reports whether messages may have come from a demoted primary, or from a former one
+// beyond its room: a connection stands to it, or has ended and its span is not judged yet.
 func (in *modelInstance) astray() bool {
+	r := in.w.redis
 	for _, c := range in.conns {
-		if c.node != nil && c.node != in.w.redis.primary() && (in.w.redis.rival == nil || c.node != in.w.redis.rival.primary()) {
+		switch {
+		case c.node == nil:
+		case c.node.termText() != c.subscription.term: // it was demoted, and promoted again since
+			return true
+		case c.node == r.primary():
+		case r.rival == nil || c.node != r.rival.primary() || r.isBeyondRoom(sseproto.ID{Ms: in.high.Ms + 1}):
 			return true
 		}
 	}
 	node, held := in.heldNode()
-	return held && node != in.w.redis.primary().id
+	return held && node != r.primary().run()
 }
 
 func (r *modelReader) take(m message) {
@@ -195,8 +201,10 @@ func (w *modelWorld) distrust(in *modelInstance, through sseproto.ID) {
 
 // tell gives the gap events of a span that was cut back to those who got more of it, one
 // for each channel, when the marker over the stretch is there. Some are cut off between two
-// of them and go to another instance.
+// of them and go to another instance; not where a former primary has the marker, or where their
+// positions may be of one that went on beyond its room.
 func (w *modelWorld) tell(in *modelInstance, lost stretch) {
+	mayLeave := in.redis == w.redis && w.redis.overstay == 0
 	for _, r := range w.readers {
 		if r.at != in || !r.doubtful {
 			continue
@@ -208,7 +216,7 @@ func (w *modelWorld) tell(in *modelInstance, lost stretch) {
 			if w.plant == movingGaps {
 				r.eventID = earlier(r.eventID, lost.from)
 			}
-			if k+1 < len(r.channels) && w.rng.IntN(2) == 0 && w.hop(r, pick(w.rng, w.instances)) {
+			if k+1 < len(r.channels) && mayLeave && w.rng.IntN(2) == 0 && w.hop(r, pick(w.rng, w.instances)) {
 				r.partly = true
 				break
 			}

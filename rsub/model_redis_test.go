@@ -22,15 +22,23 @@ type redisEvent struct {
 
 // redisNode is a server with its one order of messages.
 type redisNode struct {
-	id      string
-	events  []redisEvent
-	evicted int // keys, as INFO counts them
+	id        string
+	term      int  // how often it was promoted
+	hasTicked bool // since then
+	events    []redisEvent
+	evicted   int // keys, as INFO counts them
 }
 
 // hasTick reports whether a good tick was published since.
 func (n *redisNode) hasTick(since int) bool {
 	return slices.ContainsFunc(n.events[since:], func(e redisEvent) bool { return e.channel == "" && !e.echo })
 }
+
+// termText is its term as INFO and ticks have it.
+func (n *redisNode) termText() string { return fmt.Sprint(n.term) }
+
+// run is a run of it in one term, as the feed names it.
+func (n *redisNode) run() string { return n.id + ":" + n.termText() }
 
 // stored is a message in a stream.
 type stored struct {
@@ -93,7 +101,9 @@ type modelRedis struct {
 	rival     *modelRedis // the former primary, which lives on; nil: there is none
 	isUntimed bool        // no tick has come since it was split off
 	tookOver  uint64      // t of that tick
+	overstay  uint64      // how far the rival may go on behind it
 	took      func(before sseproto.ID)
+	refuses   func(b batch) // is told what does not belong into the history
 
 	// The clock hash.
 	t      uint64
@@ -251,6 +261,9 @@ type modelOrder struct {
 	from uint64
 }
 
+// maxOrders is how many the clock has of them.
+const maxOrders = 4
+
 // told is what the clock has of them.
 func (r *modelRedis) told() string {
 	var list []string
@@ -260,21 +273,29 @@ func (r *modelRedis) told() string {
 	return strings.Join(list, ",")
 }
 
-// belongs is that of common.lua.
-func (r *modelRedis) belongs(server string, through sseproto.ID) bool {
+// belongs is that of common.lua: TestModelJudgesServersAsTheScriptDoes compares them.
+func (r *modelRedis) belongs(server string, after, through sseproto.ID) bool {
 	if server == "" || len(r.orders) == 0 || !r.noted || r.plant == trustedServer {
 		return true
 	}
-	newest := r.orders[len(r.orders)-1]
-	if newest.node == server {
+	inTerm, isKnown, next := false, false, uint64(0)
+	for _, o := range r.orders {
+		switch {
+		case o.node != server && inTerm:
+			inTerm, next = false, o.from
+		case o.node == server && !isKnown, o.node == server && o.from <= after.Ms && r.plant != firstTerm:
+			inTerm, isKnown, next = true, true, 0
+		}
+	}
+	before, newest := modelOrder{}, r.orders[len(r.orders)-1]
+	if n := len(r.orders); n > 1 {
+		before = r.orders[n-2]
+	}
+	if inTerm || newest.node == server && before.from <= after.Ms {
 		return true
 	}
-	next := newest.from
-	for i, o := range r.orders[:len(r.orders)-1] {
-		if o.node == server {
-			next = r.orders[i+1].from
-			break
-		}
+	if next == 0 {
+		next = newest.from
 	}
 	if next > 0 {
 		return through.Less(sseproto.ID{Ms: next})
@@ -310,6 +331,7 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	}
 	if tookOver {
 		r.orders = append(r.orders, modelOrder{node, r.t})
+		r.orders = r.orders[max(0, len(r.orders)-maxOrders):]
 	}
 	if r.isUntimed {
 		r.isUntimed, r.tookOver = false, r.t
@@ -328,9 +350,9 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 	if !by.old {
 		r.lookForEvictions()
 	}
-	r.at = sseproto.ID{Ms: r.t}
+	r.at, r.primary().hasTicked = sseproto.ID{Ms: r.t}, true
 	r.publish(redisEvent{payload: strings.Join([]string{
-		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller, "", "", "", "", r.told(),
+		wordTick, fmt.Sprint(r.t), r.epoch, r.mark.String(), fingerprint, node, check, caller, "", r.primary().termText(), "", "", r.told(),
 	}, " ")})
 	answer := []string{wordTick, fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, "", r.told()}
 	if r.leader != caller {
@@ -399,11 +421,16 @@ func (r *modelRedis) echo(conns []*modelConn) {
 	}
 }
 
-// failover makes another node the primary. It has all data; who stays on the old
-// one gets what is replicated, with holes.
-func (r *modelRedis) failover() {
-	r.servers++
-	r.nodes = append(r.nodes, &redisNode{id: fmt.Sprint("n", r.servers)})
+// failover makes another node the primary: a replica, which may have been the primary before, or
+// a new one for nil. It has all data; who stays on the old one gets what is replicated, with holes.
+func (r *modelRedis) failover(node *redisNode) {
+	if node == nil {
+		r.servers++
+		node = &redisNode{id: fmt.Sprint("n", r.servers)}
+	}
+	r.nodes = append(slices.DeleteFunc(r.nodes, func(n *redisNode) bool { return n == node }), node)
+	node.term++
+	node.hasTicked = false
 }
 
 // flush is FLUSHALL. Ticks are not ahead of the time then: see model_test.go.
@@ -451,7 +478,7 @@ func (r *modelRedis) take(instance, epoch string, mark sseproto.ID, server strin
 		a.status = "held"
 	case r.mark != mark:
 		a.status = "stale"
-	case !r.belongs(server, mark):
+	case !r.belongs(server, mark, mark):
 		a.status = "server"
 	default:
 		r.grant(instance)
@@ -480,8 +507,9 @@ func (r *modelRedis) append(instance string, by writerKind, b batch, crash bool)
 		a.status = "stale"
 		return a
 	}
-	if !r.belongs(b.server, b.through) {
+	if !r.belongs(b.server, b.after, b.through) {
 		r.free(instance)
+		r.refuses(b)
 		a = r.answer("server")
 		return a
 	}
@@ -514,7 +542,7 @@ func (r *modelRedis) skip(instance string, by writerKind, epoch string, mark, lo
 	case r.mark != mark && r.plant != blindSkip:
 		a.status = "stale"
 		return a
-	case !r.belongs(server, low):
+	case !r.belongs(server, low, low):
 		a.status = "server"
 		return a
 	}

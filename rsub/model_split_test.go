@@ -3,6 +3,8 @@ package rsub
 import (
 	"maps"
 	"slices"
+
+	"ssed/sseproto"
 )
 
 // Two primaries in the model. One is replaced and lives on: it has a copy of all data, its own
@@ -11,31 +13,32 @@ import (
 // there is promised to nobody. But no other message may have its ID, and who has one of these
 // IDs must not miss anything of the new primary in silence.
 //
-// The former primary is gone before its clock has used up the room that its successor has left
-// it: see takeOverRoom. An instance that has seen the successor does not go back, nor has the
-// fleet a version that leaves no room.
+// The former primary may go on beyond the room that its successor has left it, see takeOverRoom.
+// Then the history of the successor refuses what comes from there. Only clients that leave an
+// instance before it has changed over may miss something: they stay. An instance that has seen
+// the successor does not go back, nor has the fleet a version that leaves no room.
 
 // split replaces the primary, which lives on.
 func (w *modelWorld) split() {
 	ticks := len(w.redis.orders)
 	hasTicked := ticks > 0 && w.redis.orders[ticks-1].node == w.redis.primary().id
-	if !hasTicked || slices.ContainsFunc(w.instances, func(in *modelInstance) bool { return in.kind.old }) {
+	if !hasTicked || w.hasOld() {
 		return
 	}
-	w.redis.split()
+	w.redis.split(w.successor(), pick(w.rng, []uint64{0, 0, modelRoom}))
 	for _, in := range w.instances {
 		in.redis = w.redis.rival
 	}
 }
 
-// reunite ends the former primary.
+// reunite makes a replica of the former primary.
 func (w *modelWorld) reunite() {
 	r := w.redis
 	if r.rival == nil {
 		return
 	}
 	former := r.rival.primary()
-	r.rival = nil
+	r.rival, r.nodes = nil, slices.Insert(r.nodes, 0, former)
 	for _, in := range w.instances {
 		in.redis = r
 		for _, c := range in.conns {
@@ -46,22 +49,28 @@ func (w *modelWorld) reunite() {
 	}
 }
 
-// isSplitLong reports whether a split has to end before its room is used up. Its time goes on.
+// isBeyondRoom reports whether a position of the former primary lies beyond its room, where it may.
+func (r *modelRedis) isBeyondRoom(id sseproto.ID) bool {
+	return r.overstay > 0 && !r.isUntimed && id.Ms >= r.tookOver
+}
+
+// isSplitLong reports whether a split has to end. Its time goes on.
 func (r *modelRedis) isSplitLong() bool {
 	if r.rival == nil {
 		return false
 	}
 	r.rival.now = max(r.rival.now, r.now)
 	at := r.rival.t
-	if r.plant != "" { // it may be pushed
+	if r.plant == pushedClock {
 		at = r.rival.now
 	}
-	return !r.isUntimed && at+3 >= r.tookOver
+	return !r.isUntimed && at+3 >= r.tookOver+r.overstay
 }
 
-func (r *modelRedis) split() {
+func (r *modelRedis) split(successor *redisNode, overstay uint64) {
 	former := *r
 	former.isUntimed, former.orders = false, slices.Clone(r.orders)
+	former.refuses = func(batch) {}
 	former.nodes, former.rival, former.offer = []*redisNode{r.primary()}, nil, nil
 	former.inbox, former.notes, former.gone = nil, nil, map[int]bool{}
 	former.gaps = slices.Clone(r.gaps)
@@ -69,7 +78,7 @@ func (r *modelRedis) split() {
 	for ch, s := range former.streams {
 		former.streams[ch] = &stream{slices.Clone(s.entries), s.expires}
 	}
-	r.failover()
+	r.failover(successor)
 	r.nodes = r.nodes[len(r.nodes)-1:] // nothing is replicated to the former one
-	r.rival, r.isUntimed = &former, true
+	r.rival, r.isUntimed, r.overstay = &former, true, overstay
 }
