@@ -32,6 +32,7 @@ func batchOf(texts ...string) string {
 // TestBatchesAreNumberedMessageByMessage: on every instance alike, with plain messages in
 // between, whatever the patterns see of the batch itself.
 func TestBatchesAreNumberedMessageByMessage(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]option{
 		"one feed":             {withBatches},
 		"two feeds":            {withBatches, withFeeds(2)},
@@ -43,7 +44,7 @@ func TestBatchesAreNumberedMessageByMessage(t *testing.T) {
 			for _, in := range []*instance{a, b} {
 				eventually(t, func() bool { return in.Stats().SubscriptionsSynced == in.cfg.Feeds }, "not all feeds of %s are synced", in.cfg.Instance)
 			}
-			stop := background(t, func(i int) { publish(t, s, 2, 20, fmt.Sprint("noise", i)) })
+			stop := noise(t, s, 2, 20, "noise")
 			for i := range 50 {
 				var texts []string
 				for k := range 20 {
@@ -82,6 +83,7 @@ func TestBatchesAreNumberedMessageByMessage(t *testing.T) {
 // TestWhatABatchMayNotHaveKeepsItsNumber: what follows is numbered as if it had been
 // delivered, and an end that cannot be read has no number.
 func TestWhatABatchMayNotHaveKeepsItsNumber(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	wide := start(t, s.URL(), "wide", withBatches, withPatterns("ch:*", "flush"), func(c *Config) { c.MaxMessageBytes = 100 })
 	waitSynced(t, wide)
@@ -137,6 +139,7 @@ func calls(t testing.TB, s *redistest.Server) (n int) {
 
 // TestBatchesTakeFewCommands: less than one for twenty messages, whoever publishes them.
 func TestBatchesTakeFewCommands(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	rare := func(c *Config) { c.TickInterval, c.ProbeTimeout = 10*time.Second, time.Minute }
 	in := start(t, s.URL(), "a", withBatches, rare)
@@ -176,6 +179,7 @@ func TestBatchesTakeFewCommands(t *testing.T) {
 // TestPublishBatchSendsTheRestAsItIs: what no pattern matches may have subscribers who
 // read no batches, and what is too large for a batch goes alone. The order stays.
 func TestPublishBatchSendsTheRestAsItIs(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", withBatches, withPatterns("ch:*"))
 	waitSynced(t, in)
@@ -203,6 +207,7 @@ func TestPublishBatchSendsTheRestAsItIs(t *testing.T) {
 // TestNobodyPublishesOnTheBatchChannelThroughSsed: who may publish on some channels would
 // publish on all.
 func TestNobodyPublishesOnTheBatchChannelThroughSsed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g", withBatches)
 	waitWritten(t, g)
@@ -216,6 +221,7 @@ func TestNobodyPublishesOnTheBatchChannelThroughSsed(t *testing.T) {
 // TestInboxMovesEntriesInBatches: their numbers are those that the note tells, for the
 // history has each under its own. Without the right to the channel they go one by one.
 func TestInboxMovesEntriesInBatches(t *testing.T) {
+	t.Parallel()
 	for name, limited := range map[string]bool{"batches": false, "no right to the channel": true} {
 		t.Run(name, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -250,6 +256,7 @@ func TestInboxMovesEntriesInBatches(t *testing.T) {
 // TestFleetsWithOtherBatchesStayAmongThemselves: without the channel the messages of a
 // batch would have no number.
 func TestFleetsWithOtherBatchesStayAmongThemselves(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", withBatches)
 	waitSynced(t, in)
@@ -273,6 +280,7 @@ func TestBatchChannelIsChecked(t *testing.T) {
 // TestShardChannelCarriesBatches as it carries any message, from backends, the publish API
 // and the inbox.
 func TestShardChannelCarriesBatches(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", withSharded, withBatches, withPatterns("ch:*", "flush"))
 	g := startGateway(t, s, "g", withSharded, withBatches, withPatterns("ch:*", "flush"))
@@ -298,12 +306,14 @@ func TestShardChannelCarriesBatches(t *testing.T) {
 // TestBatchesOverKilledSubscriptionsHaveOneNumbering: what an instance has between two
 // losses is exactly what the one that lost nothing has, broken ends and all.
 func TestBatchesOverKilledSubscriptionsHaveOneNumbering(t *testing.T) {
+	t.Parallel()
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
 			witness := start(t, s.URL(), "witness", withBatches)
 			victim := start(t, s.URL(), "victim", withBatches, withFeeds(feeds), func(c *Config) { c.Client.ClientName = "victim" })
 			waitSynced(t, witness, victim)
+			client := dial(t, s)
 			stop := background(t, func(i int) {
 				var texts []string
 				for k := range 1 + i%50 {
@@ -313,11 +323,11 @@ func TestBatchesOverKilledSubscriptionsHaveOneNumbering(t *testing.T) {
 				if i%7 == 0 {
 					batch = batch[:len(batch)-1]
 				}
-				do(t, s, "PUBLISH", testBatches, batch)
-				do(t, s, "PUBLISH", "ch:0", fmt.Sprint(i, " alone"))
+				publishOne(client, testBatches, batch)
+				publishOne(client, "ch:0", fmt.Sprint(i, " alone"))
 			})
 			isBack := func() bool { return len(subscribers(t, s, "victim")) == feeds && victim.isSynced() }
-			for i := range 20 {
+			for i := range 8 { // the pauses between attempts grow
 				eventually(t, isBack, "not subscribed again")
 				killOnePubSub(t, s, "victim", i)
 			}

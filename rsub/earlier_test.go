@@ -162,7 +162,7 @@ func TestFleetOfTwoVersionsNumbersAlike(t *testing.T) {
 			url := s.URL() + db
 			neighbour := start(t, s.URL()+"/7", "neighbour")
 			first := startEarlier(t, url, "first")
-			stop := background(t, func(i int) { publish(t, s, 2, 20, fmt.Sprint("m", i)) })
+			stop := noise(t, s, 2, 20, "m")
 			new1 := start(t, url, "new1")
 			waitSynced(t, new1)
 			second := startEarlier(t, url, "second")

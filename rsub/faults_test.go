@@ -1,12 +1,14 @@
 package rsub
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -39,6 +41,9 @@ func (w *watermarks) has(id sseproto.ID) bool {
 	return slices.Contains(w.list, id)
 }
 
+// pause is the pace of work in the background: without one it took most of what the machine has.
+const pause = 2 * time.Millisecond
+
 // background repeats work until the returned function is called.
 func background(t *testing.T, work func(i int)) (stop func()) {
 	t.Helper()
@@ -49,7 +54,7 @@ func background(t *testing.T, work func(i int)) (stop func()) {
 			select {
 			case <-quit:
 				return
-			default:
+			case <-time.After(pause):
 				work(i)
 			}
 		}
@@ -57,6 +62,13 @@ func background(t *testing.T, work func(i int)) (stop func()) {
 	stop = sync.OnceFunc(func() { close(quit); <-done })
 	t.Cleanup(stop)
 	return stop
+}
+
+// noise publishes until the returned function is called, and breaks off no message.
+func noise(t *testing.T, s *redistest.Server, publishers, count int, tag string) (stop func()) {
+	t.Helper()
+	client := dial(t, s)
+	return background(t, func(i int) { publish(client, publishers, count, fmt.Sprint(tag, i)) })
 }
 
 // subscribers returns the ids of the subscribed connections with the name.

@@ -94,9 +94,11 @@ func add(t testing.TB, s *redistest.Server, fields ...string) string {
 // addMany puts entries from, from+1, …, to-1 into the inbox, in one pipeline.
 func addMany(t testing.TB, s *redistest.Server, channel, tag string, from, to int) {
 	t.Helper()
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr()}, ForceSingleClient: true, DisableCache: true, PipelineMultiplex: -1})
-	require.NoError(t, err)
-	defer client.Close()
+	addManyBy(t, dial(t, s), channel, tag, from, to)
+}
+
+func addManyBy(t testing.TB, client rueidis.Client, channel, tag string, from, to int) {
+	t.Helper()
 	var cmds rueidis.Commands
 	for i := from; i < to; i++ {
 		cmds = append(cmds, client.B().Xadd().Key(testInbox).Id("*").FieldValue().
@@ -245,6 +247,7 @@ func TestUndeliverableEntriesAreSetAside(t *testing.T) {
 // TestTypedEntriesBecomeEnvelopes: what the fields say arrives as it is, also data
 // that looks like an envelope itself.
 func TestTypedEntriesBecomeEnvelopes(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox, func(c *Config) { c.Envelope = true })
 	waitSynced(t, in)
@@ -344,6 +347,7 @@ func TestMissingRightsToTheInboxDoNotStopTicks(t *testing.T) {
 }
 
 func TestInboxIsMovedWhenMemoryIsFull(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)
 	waitSynced(t, in)
@@ -381,6 +385,7 @@ func (f *Feed) tickByHand(t *testing.T, mode string, takeAnswer bool) {
 // TestNothingIsMovedTwice: answers are lost, calls are repeated, several instances
 // believe that they lead, each with verdicts that are old by then.
 func TestNothingIsMovedTwice(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
 	waitSynced(t, sub)
@@ -417,6 +422,7 @@ func TestNothingIsMovedTwice(t *testing.T) {
 }
 
 func TestNothingIsMovedWhileNobodyIsSubscribed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	f := manual(t, s, "f")
 	addMany(t, s, "a", "", 0, 3)
@@ -433,6 +439,7 @@ func TestNothingIsMovedWhileNobodyIsSubscribed(t *testing.T) {
 // TestOnlySoMuchIsUnderWay: without a history nothing is acknowledged, and what is
 // moved without that is bounded, in messages and in bytes.
 func TestOnlySoMuchIsUnderWay(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)
 	waitSynced(t, in)
@@ -448,6 +455,7 @@ func TestOnlySoMuchIsUnderWay(t *testing.T) {
 
 // TestBatchIsBoundedInBytes: an entry of any size goes by itself.
 func TestBatchIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	const others = len("channel") + len("a") + len("data")
 	sizes := []int{inboxBatchBytes/2 - others, inboxBatchBytes/2 - others, 3 * inboxBatchBytes, 1, inboxBatchBytes}
@@ -468,6 +476,7 @@ func TestBatchIsBoundedInBytes(t *testing.T) {
 
 // TestFieldsThatAreIgnoredCountToo: they have to be read.
 func TestFieldsThatAreIgnoredCountToo(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	f := manual(t, s, "f")
 	for range 4 {
@@ -480,6 +489,7 @@ func TestFieldsThatAreIgnoredCountToo(t *testing.T) {
 // TestNothingIsReadWhileNothingMayBeMoved: the verdicts hold, and so does what was told
 // of the oldest entry.
 func TestNothingIsReadWhileNothingMayBeMoved(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in", withInbox)
 	waitSynced(t, in)
@@ -574,7 +584,8 @@ func TestFlushAllTakesTheInboxWithIt(t *testing.T) {
 	s := redistest.Start(t)
 	g := startGateway(t, s, "g")
 	eventually(t, func() bool { return g.Stats().Leading }, "does not lead")
-	stop := background(t, func(i int) { addMany(t, s, "a", "", 100*i, 100*i+100) })
+	client := dial(t, s)
+	stop := background(t, func(i int) { addManyBy(t, client, "a", "", 100*i, 100*i+100) })
 	for range 3 {
 		moved := g.Stats().Inbox.Moved
 		eventually(t, func() bool { return g.Stats().Inbox.Moved > moved+500 }, "not moved")
@@ -607,8 +618,9 @@ func TestInboxUnderFaults(t *testing.T) {
 	sent := make([]int, publishers)
 	var stops []func()
 	for p := range publishers {
+		client := dial(t, s)
 		stops = append(stops, background(t, func(i int) {
-			addMany(t, s, fmt.Sprint("ch", p), "", 40*i, 40*i+40)
+			addManyBy(t, client, fmt.Sprint("ch", p), "", 40*i, 40*i+40)
 			sent[p] = 40*i + 40
 		}))
 	}
@@ -734,6 +746,7 @@ func inMs(ms int64) string { return strconv.FormatInt(time.Now().UnixMilli()+ms,
 // TestHistoryDecidesWhatAReclaimBecomes: what the history has is deleted, what it will not
 // get is published again, and what it may still get is noted and waited for.
 func TestHistoryDecidesWhatAReclaimBecomes(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	sub := start(t, s.URL(), "sub", func(c *Config) { c.TickInterval = time.Minute; c.ProbeTimeout = time.Hour })
 	waitSynced(t, sub)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"testing"
@@ -120,19 +122,38 @@ func (r *recorder) CloseSpan(through sseproto.ID) {
 	s.open, s.through = false, through
 }
 
+// kept are the messages of a span, without those that its close took back.
+func (s *span) kept() []message {
+	if s.open {
+		return s.messages
+	}
+	n := sort.Search(len(s.messages), func(i int) bool { return s.through.Less(s.messages[i].id) })
+	return s.messages[:n]
+}
+
 // all returns the messages of all spans, without those that a close took back.
 func (r *recorder) all() []message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []message
 	for _, s := range r.spans {
-		for _, m := range s.messages {
-			if s.open || !s.through.Less(m.id) {
-				list = append(list, m)
+		list = append(list, s.kept()...)
+	}
+	return list
+}
+
+// has looks from the end: what is waited for comes last.
+func (r *recorder) has(payload string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range slices.Backward(r.spans) {
+		for _, m := range slices.Backward(s.kept()) {
+			if m.payload == payload {
+				return true
 			}
 		}
 	}
-	return list
+	return false
 }
 
 func (r *recorder) counts() (spans, messages, commits int) {
@@ -201,9 +222,15 @@ func start(t testing.TB, url, name string, options ...option) *instance {
 	return in
 }
 
+// eventually looks until the condition holds, less and less often: a look is a command to
+// Redis, or takes a lock of what is looked at.
 func eventually(t testing.TB, condition func() bool, format string, args ...any) {
 	t.Helper()
-	require.Eventually(t, condition, patience, 2*time.Millisecond, "%s", fmt.Sprintf(format, args...))
+	end := time.Now().Add(patience)
+	for wait := time.Millisecond; !condition(); wait = min(wait*3/2, 20*time.Millisecond) {
+		require.True(t, time.Now().Before(end), "%s", fmt.Sprintf(format, args...))
+		time.Sleep(wait)
+	}
 }
 
 func (in *instance) isSynced() bool { ok, _ := in.State(); return ok }
@@ -217,12 +244,7 @@ func waitSynced(t testing.TB, list ...*instance) {
 
 // has reports whether a message with the payload arrived.
 func (in *instance) has(payload string) bool {
-	for _, m := range in.sink.all() {
-		if m.payload == payload {
-			return true
-		}
-	}
-	return false
+	return in.sink.has(payload)
 }
 
 // flush publishes a last message and waits until all have it.
@@ -241,22 +263,31 @@ func do(t testing.TB, s *redistest.Server, args ...string) any {
 	return reply
 }
 
-// publish sends count messages from each of the publishers at once.
-func publish(t testing.TB, s *redistest.Server, publishers, count int, tag string) {
+// dial connects to a server until the test ends.
+func dial(t testing.TB, s *redistest.Server) rueidis.Client {
 	t.Helper()
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr()}, ForceSingleClient: true, DisableCache: true})
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Addr()}, ForceSingleClient: true, DisableCache: true, PipelineMultiplex: -1})
 	require.NoError(t, err)
-	defer client.Close()
+	t.Cleanup(client.Close)
+	return client
+}
+
+// publish sends count messages from each of the publishers at once.
+func publish(client rueidis.Client, publishers, count int, tag string) {
 	var wg sync.WaitGroup
 	for p := range publishers {
 		wg.Go(func() {
 			for i := range count {
 				channel, payload := fmt.Sprintf("ch:%d", i%7), fmt.Sprintf("%s-%d-%d", tag, p, i)
-				_ = client.Do(context.Background(), client.B().Publish().Channel(channel).Message(payload).Build()).Error()
+				publishOne(client, channel, payload)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+func publishOne(client rueidis.Client, channel, payload string) {
+	_ = client.Do(context.Background(), client.B().Publish().Channel(channel).Message(payload).Build()).Error()
 }
 
 // tail returns the messages after the position.

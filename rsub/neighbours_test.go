@@ -2,7 +2,6 @@ package rsub
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ func withPrefix(prefix string) option { return func(c *Config) { c.Prefix = pref
 
 // TestDatabasesOfOneRedisDoNotShareTicks: Pub/Sub knows no databases.
 func TestDatabasesOfOneRedisDoNotShareTicks(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	var all []*instance
 	for _, db := range []string{"/0", "/1", "/2"} {
@@ -25,9 +25,7 @@ func TestDatabasesOfOneRedisDoNotShareTicks(t *testing.T) {
 		}
 	}
 	waitSynced(t, all...)
-	for i := range 50 {
-		publish(t, s, 2, 20, fmt.Sprint("m", i))
-	}
+	publish(dial(t, s), 2, 1000, "m")
 	flush(t, s, "end", all...)
 	for i, in := range all {
 		spans, _, _ := in.sink.counts()
@@ -42,6 +40,7 @@ func TestDatabasesOfOneRedisDoNotShareTicks(t *testing.T) {
 
 // TestUserWithoutTheEarlierControlChannelIsSynced: only instances of earlier versions need it.
 func TestUserWithoutTheEarlierControlChannelIsSynced(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "ACL", "SETUSER", "u", "on", ">x", "~*", "+@all")
 	do(t, s, "ACL", "SETUSER", "u", "resetchannels", "&__ssed:{"+testPrefix+"}:db1", "&c")

@@ -74,7 +74,7 @@ func homesIn(t testing.TB, c *redistest.Cluster, of int) []home {
 	t.Helper()
 	list := homesOf(nil, of)
 	for q := range list {
-		s, err := c.Primary(list[q].keys.Slot)
+		s, err := c.AwaitPrimary(list[q].keys.Slot)
 		require.NoError(t, err)
 		list[q].server = s
 	}
@@ -132,12 +132,14 @@ func (in *instance) payloads() (list []string) {
 }
 
 func TestPartitionsOnOneServer(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	testPartitions(t, s.URL(), homesOf(s, 3))
 }
 
 func TestPartitionsInACluster(t *testing.T) {
-	c := redistest.StartCluster(t, 3, 0)
+	t.Parallel()
+	c := startSteadyCluster(t, 3, 0)
 	homes := homesIn(t, c, 3)
 	testPartitions(t, c.URL(), homes)
 	nodes := map[string]bool{}
@@ -198,6 +200,7 @@ func testPartitions(t *testing.T, url string, homes []home) {
 // TestMessageOfAnotherPartition has a number on all instances alike, is counted, told once
 // and left out, alone and in a batch.
 func TestMessageOfAnotherPartition(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	log := &lockedBuffer{}
 	told := func(c *Config) { c.BatchChannel, c.Logger = "batches", slog.New(slog.NewTextHandler(log, nil)) }
@@ -233,7 +236,8 @@ func TestMessageOfAnotherPartition(t *testing.T) {
 
 // TestNumberOfPartitionsIsCompared where the slots of two of them are the same, and named.
 func TestNumberOfPartitionsIsCompared(t *testing.T) {
-	c := redistest.StartCluster(t, 1, 0)
+	t.Parallel()
+	c := startSteadyCluster(t, 1, 0)
 	waitSynced(t, start(t, c.URL()+"?addr="+c.Nodes[0].Addr(), "whole", withSharded)) // in the slot of the middle one of three
 	of3 := func(c *Config) { c.Sharded, c.Partition = true, redisconn.Partition{Number: 1, Of: 3} }
 	in, err := New(testConfig(t, c.URL()+"?addr="+c.Nodes[0].Addr(), "b", of3), discard{})
@@ -265,6 +269,7 @@ func TestPartitionMustExistAndBeSharded(t *testing.T) {
 // TestKilledLinksOfPartitions: while all connections of instances are killed again and
 // again, each partition goes on by itself, and no two instances number differently.
 func TestKilledLinksOfPartitions(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	homes := homesOf(s, 3)
 	a, b := startPartitions(t, s.URL(), "a", 3), startPartitions(t, s.URL(), "b", 3)
@@ -289,6 +294,7 @@ func TestKilledLinksOfPartitions(t *testing.T) {
 
 // TestFailoverOfOnePartition: those on other nodes have no discontinuity.
 func TestFailoverOfOnePartition(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, 3, 1)
 	a, b := startPartitions(t, c.URL(), "a", 3), startPartitions(t, c.URL(), "b", 3, withFeeds(2))
 	waitSynced(t, append(slices.Clone(a), b...)...)
@@ -301,7 +307,7 @@ func TestFailoverOfOnePartition(t *testing.T) {
 	flushPartitions(t, homes, "failed over", a, b)
 
 	replica.Kill() // its old primary takes over
-	eventually(t, func() bool { _, err := c.Primary(homes[1].keys.Slot); return err == nil }, "nobody takes over")
+	eventually(t, func() bool { s, err := c.Primary(homes[1].keys.Slot); return err == nil && s != replica }, "nobody takes over")
 	waitMoved(t, homesIn(t, c, 3)[1].server, a[1], b[1])
 	flushPartitions(t, homesIn(t, c, 3), "killed", a, b)
 	for q := range homes {
@@ -320,6 +326,7 @@ func TestFailoverOfOnePartition(t *testing.T) {
 // TestLeadOfTheClocksIsSpread: who leads many leaves a clock that is given up to others, and
 // who stops leaves all of them.
 func TestLeadOfTheClocksIsSpread(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a := startPartitions(t, s.URL(), "a", 4)
 	waitSynced(t, a...)
@@ -349,6 +356,7 @@ func TestLeadOfTheClocksIsSpread(t *testing.T) {
 
 // TestInboxOfAPartition takes what belongs to the partition, and sets the rest aside.
 func TestInboxOfAPartition(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	var parts []*gateway
 	for q := range 2 {
@@ -380,6 +388,7 @@ func TestInboxOfAPartition(t *testing.T) {
 
 // TestSumsOfFeeds have each count of both.
 func TestSumsOfFeeds(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a := startPartitions(t, s.URL(), "a", 2)
 	waitSynced(t, a...)

@@ -41,13 +41,14 @@ func (p *published) requireRight(t *testing.T, witness *instance) (none int) {
 		seen[m.payload] = m.id
 	}
 	for payload, r := range p.list {
+		id, ok := seen[payload]
+		require.True(t, ok, payload)
 		require.Positive(t, r.Receivers, payload)
-		require.Contains(t, seen, payload)
 		if r.ID == (sseproto.ID{}) {
 			none++
 			continue
 		}
-		require.Equal(t, seen[payload], r.ID, payload)
+		require.Equal(t, id, r.ID, payload)
 	}
 	return none
 }
@@ -91,7 +92,7 @@ func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
 			eventually(t, func() bool {
 				return a.Stats().SubscriptionsSynced == a.cfg.Feeds && b.Stats().SubscriptionsSynced == b.cfg.Feeds
 			}, "not subscribedTo")
-			stop := background(t, func(i int) { publish(t, s, 3, 50, fmt.Sprint("noise", i)) })
+			stop := noise(t, s, 3, 50, "noise")
 			var p published
 			var wg sync.WaitGroup
 			for _, in := range []*instance{a, b} {
@@ -112,10 +113,11 @@ func TestPublishTellsTheIDThatEverybodySees(t *testing.T) {
 }
 
 func TestPublishBatchKeepsTheOrderAndTellsEachID(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", withPatterns("ch:*"), func(c *Config) { c.MaxMessageBytes = 1 << 20 })
 	waitSynced(t, in)
-	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
+	stop := noise(t, s, 2, 50, "noise")
 	var out []OutMessage
 	for i := range 3*maxCallCommands + 5 {
 		out = append(out, OutMessage{fmt.Sprint("ch:", i%2), fmt.Sprint("m", i)})
@@ -164,7 +166,7 @@ func TestPublishOverKilledSubscriptionsTellsTheRightIDOrNone(t *testing.T) {
 			})
 			witness := start(t, s.URL(), "witness")
 			waitSynced(t, victim, witness)
-			stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("noise", i)) })
+			stop := noise(t, s, 2, 50, "noise")
 			var p published
 			done := make(chan struct{})
 			go func() { defer close(done); p.publishers(t, victim, 4, 100) }()
@@ -192,6 +194,7 @@ func TestPublishOverKilledSubscriptionsTellsTheRightIDOrNone(t *testing.T) {
 }
 
 func TestPublishRefusesWhatWouldNotBeDelivered(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", func(c *Config) { c.MaxMessageBytes = 5 })
 	waitSynced(t, in)
@@ -206,6 +209,7 @@ func TestPublishRefusesWhatWouldNotBeDelivered(t *testing.T) {
 }
 
 func TestPublishWithoutANumberingFeedTellsNoID(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", func(c *Config) { c.NumberWait = time.Hour })
 	waitSynced(t, in)
@@ -244,6 +248,7 @@ func TestPublishGivesUpWithItsContext(t *testing.T) {
 }
 
 func TestReplicaPublishesNothing(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t)
 	replica := redistest.Start(t, "--replicaof", strings.Replace(primary.Addr(), ":", " ", 1))
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{replica.Addr()}, ForceSingleClient: true, DisableCache: true})
@@ -416,6 +421,7 @@ func TestAwaitedResultsAreBounded(t *testing.T) {
 }
 
 func TestNotifyReachesAllInstances(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	got := make(chan string, 16)
 	hear := func(c *Config) {

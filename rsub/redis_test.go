@@ -24,7 +24,7 @@ func TestAllInstancesGetTheSameSequence(t *testing.T) {
 	waitSynced(t, list...)
 	var late *instance
 	var wg sync.WaitGroup
-	wg.Go(func() { publish(t, s, 4, 2500, "m") })
+	wg.Go(func() { publish(dial(t, s), 4, 2500, "m") })
 	eventually(t, func() bool { _, n, _ := list[0].sink.counts(); return n > 1000 }, "no messages")
 	late = start(t, s.URL(), "late") // joins under load
 	wg.Wait()
@@ -52,6 +52,7 @@ func TestAllInstancesGetTheSameSequence(t *testing.T) {
 }
 
 func TestWatermarkOfTheClockComesWithTheCommits(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	sink := &watermarks{}
 	f, err := New(testConfig(t, s.URL(), "a"), sink)
@@ -69,6 +70,7 @@ func TestWatermarkOfTheClockComesWithTheCommits(t *testing.T) {
 }
 
 func TestOverlappingPatternsDeliverOnce(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a", withPatterns("sse:*", "*", "s?e:*", "sse:*", "other:*"))
 	waitSynced(t, in)
@@ -88,6 +90,7 @@ func TestOverlappingPatternsDeliverOnce(t *testing.T) {
 }
 
 func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	small := start(t, s.URL(), "small", func(c *Config) { c.MaxMessageBytes = 10 })
 	large := start(t, s.URL(), "large")
@@ -113,6 +116,7 @@ func TestOversizeMessageTakesItsNumberAndIsLeftOut(t *testing.T) {
 // TestChannelNobodyCanAskForTakesItsNumberAndIsLeftOut: no client can name it, so nothing
 // is to be kept of it.
 func TestChannelNobodyCanAskForTakesItsNumberAndIsLeftOut(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "in")
 	waitSynced(t, in)
@@ -149,11 +153,12 @@ func TestDeliveredNeverGoesBack(t *testing.T) {
 }
 
 func TestKilledSubscriptionResyncsAndOthersAreUnaffected(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	named := func(c *Config) { c.Client.ClientName = "victim" }
 	victim, other := start(t, s.URL(), "victim", named), start(t, s.URL(), "other")
 	waitSynced(t, victim, other)
-	stop := background(t, func(i int) { publish(t, s, 1, 50, fmt.Sprint("m", i)) })
+	stop := noise(t, s, 1, 50, "m")
 	for round := range 5 {
 		eventually(t, func() bool { return victim.Stats().SubscriptionsSynced == 1 }, "not subscribedTo")
 		killPubSub(t, s, "victim")
@@ -183,6 +188,7 @@ func TestKilledCommandConnectionsDoNotTouchTheSpan(t *testing.T) {
 }
 
 func TestClusterIsRefusedByName(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--cluster-enabled", "yes")
 	do(t, s, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 	in := start(t, s.URL(), "a")
@@ -196,7 +202,7 @@ func TestFlushAllContinuesTheOrder(t *testing.T) {
 	s := redistest.Start(t)
 	a, b := start(t, s.URL(), "a"), start(t, s.URL(), "b")
 	waitSynced(t, a, b)
-	stop := background(t, func(i int) { publish(t, s, 2, 20, fmt.Sprint("m", i)) })
+	stop := noise(t, s, 2, 20, "m")
 	for round := range uint64(3) {
 		do(t, s, "FLUSHALL")
 		eventually(t, func() bool { return a.Stats().EpochChanges > round && b.Stats().EpochChanges > round }, "no new epoch")
@@ -212,6 +218,7 @@ func TestFlushAllContinuesTheOrder(t *testing.T) {
 }
 
 func TestClockSetBackNeverMovesPositionsBack(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	ahead := start(t, s.URL(), "ahead", func(c *Config) { c.ClockOffset = time.Hour })
 	waitSynced(t, ahead)
@@ -231,6 +238,7 @@ func TestClockSetBackNeverMovesPositionsBack(t *testing.T) {
 }
 
 func TestTickBehindTheLastOneResyncs(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	in := start(t, s.URL(), "a")
 	waitSynced(t, in)
@@ -244,6 +252,7 @@ func TestTickBehindTheLastOneResyncs(t *testing.T) {
 }
 
 func TestRedisRestartResyncs(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{nil, {"--appendonly", "yes"}} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			s := redistest.Start(t, args...)
@@ -262,6 +271,7 @@ func TestRedisRestartResyncs(t *testing.T) {
 }
 
 func TestRedisAbsentAtStart(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Stop()
 	in := start(t, s.URL(), "a")
@@ -385,6 +395,7 @@ func TestDeadLeaderIsReplaced(t *testing.T) {
 }
 
 func TestFeedOnAReplicaIsNeverSyncedUntilItIsPromoted(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t)
 	replica := redistest.Start(t, "--replicaof", strings.Replace(primary.Addr(), ":", " ", 1))
 	good := start(t, primary.URL(), "good")
@@ -400,6 +411,7 @@ func TestFeedOnAReplicaIsNeverSyncedUntilItIsPromoted(t *testing.T) {
 }
 
 func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
+	t.Parallel()
 	old, promoted := redistest.Start(t), redistest.Start(t)
 	in := start(t, old.URL(), "in")
 	waitSynced(t, in)
@@ -425,6 +437,7 @@ func TestDemotedPrimaryRollsBackToTheLastGoodTick(t *testing.T) {
 // TestServerThatWasDemotedMeanwhileBeginsANewSpan: it is a primary again, the same process,
 // before a tick of another one could come.
 func TestServerThatWasDemotedMeanwhileBeginsANewSpan(t *testing.T) {
+	t.Parallel()
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -445,6 +458,7 @@ func TestServerThatWasDemotedMeanwhileBeginsANewSpan(t *testing.T) {
 // TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode: what came after the last
 // tick may have come from another node by replication, whose tick was still to be read.
 func TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.T) {
+	t.Parallel()
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			first, second := redistest.Start(t), redistest.Start(t)
@@ -480,6 +494,7 @@ func TestLostSubscriptionCountsWholeOnlyWhenItComesBackToTheSameNode(t *testing.
 // TestSubscriptionFollowsTheCommandsToAnotherNode: after a failover the commands reach the
 // new primary while the subscription stands to the old one, which is well and says nothing.
 func TestSubscriptionFollowsTheCommandsToAnotherNode(t *testing.T) {
+	t.Parallel()
 	old, promoted := redistest.Start(t), redistest.Start(t)
 	p := startProxy(t, old.Addr())
 	in := start(t, "redis://"+p.addr(), "in", func(c *Config) {
@@ -511,6 +526,7 @@ func TestSilentSubscriptionIsCutAndMadeAgain(t *testing.T) {
 }
 
 func TestReleasedLeaseIsTold(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	freed := make(chan struct{}, 1)
 	in := start(t, s.URL(), "a", func(c *Config) { c.OnLeaseReleased = func() { freed <- struct{}{} } })
@@ -557,6 +573,7 @@ func TestSpoiledClockIsRepaired(t *testing.T) {
 
 // TestClockOfAnotherTypeIsNamed in the reason why the feed is not synced.
 func TestClockOfAnotherTypeIsNamed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "SET", "{"+testPrefix+"}:clock", "not a hash")
 	in := start(t, s.URL(), "in")
@@ -591,7 +608,7 @@ func TestTwoFeedsLoseNothingWhenOneIsKilled(t *testing.T) {
 	waitSynced(t, in, witness)
 	both := func() bool { return in.Stats().SubscriptionsSynced == 2 }
 	eventually(t, both, "one feed only")
-	stop := background(t, func(i int) { publish(t, s, 2, 50, fmt.Sprint("m", i)) })
+	stop := noise(t, s, 2, 50, "m")
 	for round := range uint64(8) {
 		// Both are in the span once they have read a tick that lies behind both joins.
 		_, _, n := in.sink.counts()
@@ -634,6 +651,7 @@ func TestStopEndsAtOnceWhateverRedisDoes(t *testing.T) {
 }
 
 func TestCommitNowCommitsWhatWasPublished(t *testing.T) {
+	t.Parallel()
 	for feeds := 1; feeds <= 2; feeds++ {
 		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -684,6 +702,7 @@ func TestTicksTellUpToWhereKeysWereEvicted(t *testing.T) {
 
 // Another server does not count what the one before it has evicted.
 func TestAnotherServerMayHaveEvicted(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--appendonly", "yes")
 	do(t, s, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
 	do(t, s, "CONFIG", "SET", "maxmemory", "1gb")

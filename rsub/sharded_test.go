@@ -53,6 +53,7 @@ func flushSharded(t testing.TB, s *redistest.Server, mark string, list ...*insta
 
 // TestShardChannelCarriesAllMessages on a single server: several patterns bring no copies.
 func TestShardChannelCarriesAllMessages(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	both := withPatterns("flush", "user:*", "*:1")
 	a := start(t, s.URL(), "a", withSharded, both)
@@ -76,6 +77,7 @@ func TestShardChannelCarriesAllMessages(t *testing.T) {
 
 // TestWhatIsNoMessageTakesItsNumber on all instances alike, and is counted.
 func TestWhatIsNoMessageTakesItsNumber(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	log := &lockedBuffer{}
 	a := start(t, s.URL(), "a", withSharded, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
@@ -96,6 +98,7 @@ func TestWhatIsNoMessageTakesItsNumber(t *testing.T) {
 
 // TestFeedsOfAnotherKindAreRefused: they would number other messages.
 func TestFeedsOfAnotherKindAreRefused(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	waitSynced(t, start(t, s.URL(), "a", withSharded))
 	in, err := New(testConfig(t, s.URL(), "b"), discard{})
@@ -105,6 +108,7 @@ func TestFeedsOfAnotherKindAreRefused(t *testing.T) {
 
 // TestPublishAndInboxUseTheShardChannel, and every message has the same ID on all instances.
 func TestPublishAndInboxUseTheShardChannel(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	testPublishing(t, s, s.URL(), testInbox)
 }

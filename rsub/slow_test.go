@@ -29,6 +29,7 @@ func slowLink(t *testing.T, s *redistest.Server, kilobytes int) string {
 // TestSlowLinkThatMovesIsNotCut: a burst takes longer than any answer may on a quick link,
 // and one message longer than the probe timeout.
 func TestSlowLinkThatMovesIsNotCut(t *testing.T) {
+	t.Parallel()
 	f := func(name string, messages, size, feeds int) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -51,6 +51,7 @@ func TestOnlyMessagesForUsKeepALateSubscription(t *testing.T) {
 // TestAnswerOfAnOldClientCutsNoNewSubscription: the answer of a replica to a call that was under
 // way while the subscription went over to the new primary says nothing about that one.
 func TestAnswerOfAnOldClientCutsNoNewSubscription(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	feed, err := New(testConfig(t, s.URL(), "me", withFeeds(2)), discard{})
 	require.NoError(t, err)
@@ -90,6 +91,7 @@ func (s *stuckLog) Write(line []byte) (int, error) {
 
 // TestStuckLogHoldsUpNoMessages: only the one who writes a line waits for it to be read.
 func TestStuckLogHoldsUpNoMessages(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	log := &stuckLog{make(chan string, 1), make(chan struct{})}
 	in := start(t, s.URL(), "a", func(c *Config) {
