@@ -106,7 +106,7 @@ func (g *Gateway) EventID(channel string, id ID) string {
 // and of a partition in order, and returns one result for each. Those that are refused do not stop the others.
 func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []PublishResult {
 	results := make([]PublishResult, len(messages))
-	outs := make([]outgoing, max(len(g.feeds), 1))
+	parts := make([]part, max(len(g.feeds), 1))
 	for i, m := range messages {
 		payload, err := g.payload(m)
 		switch {
@@ -115,20 +115,20 @@ func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []Pub
 		case g.feeds == nil:
 			results[i].ID = g.engine.Log().Publish(m.Channel, m.Message)
 		default:
-			out := &outs[g.partitionOf(m.Channel)]
-			out.messages, out.places = append(out.messages, rsub.OutMessage{Channel: m.Channel, Payload: payload}), append(out.places, i)
+			p := &parts[g.partitionOf(m.Channel)]
+			p.messages, p.places = append(p.messages, rsub.OutMessage{Channel: m.Channel, Payload: payload}), append(p.places, i)
 		}
 	}
 	var sending sync.WaitGroup // the last one in this goroutine: with one partition there is no other
 	var last func()
-	for q, out := range outs {
-		if len(out.messages) == 0 {
+	for q, p := range parts {
+		if len(p.messages) == 0 {
 			continue
 		}
 		if last != nil {
 			sending.Go(last)
 		}
-		last = func() { g.send(ctx, q, out, results) }
+		last = func() { g.send(ctx, q, p, results) }
 	}
 	if last != nil {
 		last()
@@ -137,16 +137,16 @@ func (g *Gateway) PublishBatch(ctx context.Context, messages []OutMessage) []Pub
 	return results
 }
 
-// outgoing are the messages of a call that belong to one partition, and their places in it.
-type outgoing struct {
+// part is what belongs to one partition of the messages of a call, and their places in it.
+type part struct {
 	messages []rsub.OutMessage
 	places   []int
 }
 
 // send publishes messages of one partition and writes their results.
-func (g *Gateway) send(ctx context.Context, q int, out outgoing, results []PublishResult) {
-	sent, err := g.feeds[q].PublishBatch(ctx, out.messages)
-	for k, i := range out.places {
+func (g *Gateway) send(ctx context.Context, q int, p part, results []PublishResult) {
+	sent, err := g.feeds[q].PublishBatch(ctx, p.messages)
+	for k, i := range p.places {
 		if k < len(sent) {
 			results[i] = PublishResult{ID: sent[k].ID, Receivers: sent[k].Receivers}
 		} else { // it may have been sent although the answer was lost

@@ -135,7 +135,7 @@ func (s *shard) writeWhole(i uint32, c *slot, b []byte, then resumePoint) (ok bo
 	return true
 }
 
-// appendStart settles where a new slot starts, and extends dst with a gap event where
+// appendStart decides where a new slot starts, and extends dst with a gap event where
 // that is not where its client left off, or with the position of a client that wants it.
 func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte {
 	switch {
@@ -153,8 +153,8 @@ func (s *shard) appendStart(dst []byte, v *view, c *slot, a *attachment) []byte 
 	case !a.TakesID:
 		return dst
 	}
-	id, settled := s.log.startAt(a.Since)
-	if !settled {
+	id, covered := s.log.startAt(a.Since)
+	if !covered {
 		a.resume = resumePoint{kind: resumeID, id: id, begins: true}
 	}
 	return s.appendStartID(dst, c, a, id)

@@ -7,7 +7,7 @@ import (
 	"ssed/sseproto"
 )
 
-// appendJoin is appendStart in a log of several partitions: it settles where a new slot
+// appendJoin is appendStart in a log of several partitions: it decides where a new slot
 // starts, and whether it has to join.
 func (s *shard) appendJoin(dst []byte, i uint32, c *slot, a *attachment) []byte {
 	j := s.newJoining(c)

@@ -8,12 +8,12 @@ import (
 )
 
 // startAt returns an ID behind which a stream gets everything that lies behind pos: to
-// come back with it is to miss nothing. Not settled: a discontinuity is being backfilled,
+// come back with it is to miss nothing. Not covered: a discontinuity is being backfilled,
 // or no span is open. What comes of that belongs to those who were there before, and to
 // name a position in front of it would promise it. Then the ID is the last tick before the
 // request, up to which all instances number alike, and the stream starts there once the
 // ring has it. Zero: no span has begun. O(log of the remembered positions).
-func (ln *Lineage) startAt(since front.Standing) (id sseproto.ID, settled bool) {
+func (ln *Lineage) startAt(since front.Standing) (id sseproto.ID, covered bool) {
 	ln.log.mu.Lock()
 	defer ln.log.mu.Unlock()
 	pos, cov, s := since.Position, ln.cover.Load(), ln.spans.current()

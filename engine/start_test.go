@@ -215,7 +215,7 @@ func TestStartBetweenMessagesIsTheIDOfTheOneBefore(t *testing.T) {
 	since := h.log.standing()
 	h.f.publish("a", "two")
 	h.f.publish("a", "three")
-	id, settled := h.log.startAt(since)
-	require.True(t, settled)
+	id, covered := h.log.startAt(since)
+	require.True(t, covered)
 	require.Equal(t, first, id)
 }

@@ -111,8 +111,8 @@ func (s *shard) namePlace(i uint32, c *slot) (ok bool) {
 	if s.log.isDivided() {
 		return true // it was named when it joined
 	}
-	id, settled := s.log.startAt(front.Standing{Position: c.pos})
-	if !settled || id.IsZero() {
+	id, covered := s.log.startAt(front.Standing{Position: c.pos})
+	if !covered || id.IsZero() {
 		return true
 	}
 	c.flags &^= slotNoID

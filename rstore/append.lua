@@ -118,7 +118,7 @@ end
 
 -- What is left to do for each stream that got something.
 local touched = {}
-local function settle()
+local function expire_and_trim()
   for key, p in pairs(touched) do
     local e = redis.pcall('PEXPIRE', key, p.ttl)
     if type(e) == 'table' then failure = e.err end
@@ -148,12 +148,12 @@ for k = 5, #KEYS do
     reject(KEYS[1], KEYS[3], key, mark, id)
   else
     redis.call('HSET', KEYS[1], 'watermark', good, unpack(retention(KEYS[1], through, good, ARGV[12], ARGV[13])))
-    settle()
+    expire_and_trim()
     return {'failed', epoch, good, holder, writer, added, refused, r.err, capped}
   end
   good = id
 end
-settle()
+expire_and_trim()
 
 if refused > 0 and redis.call('HLEN', KEYS[3]) > tonumber(ARGV[8]) then
   add_marker(KEYS[1], KEYS[4], '0-0', through, 'unavailable', instance, tonumber(ARGV[9]))

@@ -27,7 +27,7 @@ type streamState struct {
 
 func parseState(r rueidis.RedisResult) (st streamState, err error) {
 	f, err := r.AsMap()
-	if redisconn.Code(err) == "ERR" {
+	if redisconn.Code(err) == redisconn.CodeGeneric {
 		return streamState{}, nil // no such key
 	}
 	if err != nil {

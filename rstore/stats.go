@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ssed/internal/redisconn"
 	"ssed/sseproto"
 )
 
@@ -206,9 +207,9 @@ func (c *counters) failed(code string) {
 	switch code {
 	case "":
 		c.errLink.Add(1)
-	case "OOM":
+	case redisconn.CodeOOM:
 		c.errMemory.Add(1)
-	case "READONLY":
+	case redisconn.CodeReadOnly:
 		c.errReadOnly.Add(1)
 	default:
 		c.errOther.Add(1)

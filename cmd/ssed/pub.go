@@ -59,9 +59,9 @@ func (pubCommand) Help() string {
 	return `Prints the ID of each message on a line. Redis does not know the ID: with a Redis URL it prints how many subscriptions got the message. If none got it, the message is lost, and the exit code is 1.`
 }
 
-// outgoing takes messages and returns what to print for each. With an error these are the
+// publishFunc takes messages and returns what to print for each. With an error these are the
 // ones before it; those behind it may have been published or not.
-type outgoing func(ctx context.Context, messages []sseproto.Message) (results []string, err error)
+type publishFunc func(ctx context.Context, messages []sseproto.Message) (results []string, err error)
 
 var errNobody = errors.New("nobody received it, the message is lost: no instance is linked to this Redis, or --feed, --partitions or --stream-prefix are not those of the instances")
 
@@ -185,7 +185,7 @@ func withoutLineEnd(text string) string {
 }
 
 // sender checks everything and chooses the way.
-func (c *pubCommand) sender(inv *invocation) (send outgoing, closeSender func(), err error) {
+func (c *pubCommand) sender(inv *invocation) (send publishFunc, closeSender func(), err error) {
 	var p problems
 	if err := inv.complete(c.ConfigFile); err != nil {
 		p = append(p, err)
@@ -248,7 +248,7 @@ func (c *pubCommand) check(p *problems) {
 const pubTimeout = 10 * time.Second
 
 // byRedis connects at the first message.
-func (c *pubCommand) byRedis(option rueidis.ClientOption) (send outgoing, closeSender func()) {
+func (c *pubCommand) byRedis(option rueidis.ClientOption) (send publishFunc, closeSender func()) {
 	lazy := redisconn.New(redisconn.Options(option), c.keys.Slot)
 	publish := func(ctx context.Context, channel, payload string) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, pubTimeout)
@@ -322,7 +322,7 @@ func (c *pubCommand) command(messages []sseproto.Message) (channel, payload stri
 func receivers(n int64) string { return fmt.Sprintf("receivers: %d", n) }
 
 // byAdmin uses POST /publish, and for many messages POST /api/batch.
-func (c *pubCommand) byAdmin(base *url.URL, token string) (send outgoing, closeSender func()) {
+func (c *pubCommand) byAdmin(base *url.URL, token string) (send publishFunc, closeSender func()) {
 	client := &http.Client{Timeout: pubTimeout, Transport: outbound.Transport(pubTimeout)}
 	if !c.Redirects { // a redirect would carry the message to whom the answer names
 		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -11,7 +11,7 @@
 // # Tokens
 //
 // A token comes from Authorization: Bearer, else from the cookie, else from the query
-// parameter; the latter two only when named in Config. The key settles the algorithm:
+// parameter; the latter two only when named in Config. The key decides the algorithm:
 // a secret is HS256, an RSA key RS256, one on P-256 ES256, an Ed25519 key EdDSA.
 // Whatever the token says, no key is ever used with another algorithm, and "none" is
 // not one. A header with "crit" is refused (RFC 7515 §4.1.11).

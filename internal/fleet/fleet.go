@@ -227,7 +227,7 @@ func (f *Fleet) clear(err error) {
 // of the ticks among them.
 func takesNoWrites(code string) bool {
 	switch code {
-	case redisconn.CodeReadOnly, "MASTERDOWN", "LOADING", "MISCONF", "NOREPLICAS", "BUSY":
+	case redisconn.CodeReadOnly, redisconn.CodeMasterDown, redisconn.CodeLoading, redisconn.CodeMisconf, redisconn.CodeNoReplicas, redisconn.CodeBusy:
 		return true
 	}
 	return false

@@ -172,7 +172,7 @@ func (f *finder) ask(ctx context.Context, addr string, sights chan<- sight) {
 			text, s.err = client.Do(ctx, client.B().ClusterNodes().Build()).ToString()
 			s.nodes = clusternodes.Parse(text)
 		}
-		if Code(s.err) == "ERR" {
+		if Code(s.err) == CodeGeneric {
 			s.err = fmt.Errorf("%w: %s", errNoCluster, addr)
 		} else if s.err != nil {
 			s.err = fmt.Errorf("%s: %w", addr, s.err)

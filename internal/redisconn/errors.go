@@ -8,11 +8,20 @@ import (
 
 // Codes of error answers that callers branch on.
 const (
-	CodeNoScript  = "NOSCRIPT"  // the script is not in the cache of the server
-	CodeNoPerm    = "NOPERM"    // the user lacks a right
-	CodeReadOnly  = "READONLY"  // a replica
-	CodeWrongType = "WRONGTYPE" // the key holds another type
-	CodeTryAgain  = "TRYAGAIN"  // the slot of the keys is on the move, and some are not here
+	CodeGeneric     = "ERR"         // none of its own
+	CodeNoScript    = "NOSCRIPT"    // the script is not in the cache of the server
+	CodeNoPerm      = "NOPERM"      // the user lacks a right
+	CodeReadOnly    = "READONLY"    // a replica
+	CodeWrongType   = "WRONGTYPE"   // the key holds another type
+	CodeTryAgain    = "TRYAGAIN"    // the slot of the keys is on the move, and some are not here
+	CodeMoved       = "MOVED"       // another node has the slot of the keys
+	CodeClusterDown = "CLUSTERDOWN" // the node sees too few others, or nobody has the slot
+	CodeMasterDown  = "MASTERDOWN"  // a replica without its primary
+	CodeLoading     = "LOADING"     // the server reads its data
+	CodeMisconf     = "MISCONF"     // it cannot save, and takes no writes
+	CodeNoReplicas  = "NOREPLICAS"  // too few replicas are near (min-replicas-to-write)
+	CodeBusy        = "BUSY"        // a script runs for too long
+	CodeOOM         = "OOM"         // memory is full
 )
 
 // IsMoved tells of an error answer that another node of the cluster may be the primary.
@@ -20,7 +29,7 @@ const (
 // has moved, and nobody else sees what is published elsewhere meanwhile.
 func IsMoved(err error) bool {
 	switch Code(err) {
-	case "MOVED", "CLUSTERDOWN", "MASTERDOWN", CodeReadOnly:
+	case CodeMoved, CodeClusterDown, CodeMasterDown, CodeReadOnly:
 		return true
 	}
 	return false
@@ -36,12 +45,12 @@ func Code(err error) string {
 }
 
 // CodeOf returns the code in front of the text of an error answer. The client
-// takes the generic "ERR" away: text that begins with another word has that one.
+// takes CodeGeneric away: text that begins with another word has that one.
 func CodeOf(text string) string {
 	code, _, _ := strings.Cut(text, " ")
 	for _, c := range []byte(code) {
 		if c < 'A' || c > 'Z' {
-			return "ERR"
+			return CodeGeneric
 		}
 	}
 	return code
