@@ -321,6 +321,9 @@ func (r *modelRedis) tick(join bool, caller string, by writerKind, lastT uint64,
 		return []string{"led", fmt.Sprint(r.t), fmt.Sprint(r.now), r.leader, node, "", r.epoch, "", r.told()}
 	}
 	tookOver := before != "" && before != node && !by.old
+	if lastNode != node && !by.old {
+		check = noInterval
+	}
 	r.t = max(r.now, r.t+1, lastT+1, r.mark.Ms+1)
 	if tookOver && r.plant != noRoom {
 		r.t = max(r.t-1, r.now) + modelRoom

@@ -143,6 +143,31 @@ func TestServerThatLivesOnBeyondItsRoom(t *testing.T) {
 	}
 }
 
+// TestChecksumOfAFormerPrimarySaysNothing: beyond its room two primaries tick with the same t, and
+// what comes behind that on one of them is not what comes on the other.
+func TestChecksumOfAFormerPrimarySaysNothing(t *testing.T) {
+	t.Parallel()
+	old, p, a := startBehindProxy(t)
+	promoted := promoteACopy(t, old, a.keys.Clock)
+	b := start(t, promoted.URL(), "b")
+	waitSynced(t, b)
+	took := b.sink.spans[0].low
+	do(t, old, "HSET", a.keys.Clock, "t", strconv.FormatUint(took.Ms, 10))
+	for range 3 {
+		require.NoError(t, a.CommitNow(context.Background()))
+	}
+	for clockOf(t, promoted, a.keys.Clock) < clockOf(t, old, a.keys.Clock)+10 {
+		do(t, promoted, "PUBLISH", "c", "new")
+		require.NoError(t, b.CommitNow(context.Background()))
+	}
+	p.lead(promoted.Addr())
+	p.cut()
+	eventually(t, func() bool { spans, _, _ := a.sink.counts(); return spans == 2 && a.isSynced() }, "it does not go over")
+	flush(t, promoted, "both", a, b)
+	require.Zero(t, a.Stats().ChecksumMismatches)
+	require.Zero(t, b.Stats().ChecksumMismatches)
+}
+
 // TestFormerPrimaryWithoutReplicasTakesNoTicks when it is told to have some: however long it lives
 // on, it gives out no ID of its successor.
 func TestFormerPrimaryWithoutReplicasTakesNoTicks(t *testing.T) {

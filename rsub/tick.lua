@@ -6,7 +6,7 @@
 --        publishes always, "leave" gives the lead up
 --      2 caller  3 length of the lead, ms  4 greatest t that the caller saw
 --      5 epoch, for a clock without one  6 fingerprint  7 its readable form
---      8 check  9 control channel  10 added to TIME, ms (fault injection)
+--      8 check, - for none  9 control channel  10 added to TIME, ms (fault injection)
 --      11 how long after the end of the lead a fingerprint still counts, ms
 --      12 control channel of earlier versions, if it is another one, else ""
 --      13 index of the instances  14 what their owner keys begin with
@@ -227,7 +227,10 @@ if inbox and leader == caller then
   if inbox.failure then report.failure = text_of(inbox.failure) end
 end
 
-local words = {'tick', t, epoch, watermark, ARGV[6], node, ARGV[8], caller, #batch > 0 and report.ids or '', term or ''}
+-- What the caller saw on another server says nothing about the order of this one. One that lives
+-- on beyond its room has made ticks with the same t.
+local check = ARGV[17] == node and ARGV[8] or '-'
+local words = {'tick', t, epoch, watermark, ARGV[6], node, check, caller, #batch > 0 and report.ids or '', term or ''}
 if ARGV[16] ~= '' then
   words[11], words[12] = links or '', string.match(info, 'master_replid:(%x+)')
 end
