@@ -81,14 +81,15 @@ func (s *shard) isOf(c *slot, part uint8) bool {
 }
 
 // disconnect closes a stream that is to go on somewhere else, or later, and tells its
-// client when to come back, unless it is in the middle of something. A client without
+// client when to come back, unless it is in the middle of something. A stream that joins is not,
+// while it waits: beside a partition that is shut it may do so for long. A client without
 // an ID yet is told from where too: it would start at "now" and miss what comes
 // meanwhile. Some clients show that as an empty event, so of the others only those get
 // it that do not: the ID of a quiet channel may be so old that nothing proves any more
 // what came since.
 func (s *shard) disconnect(i uint32, c *slot, reason CloseReason) {
 	var last []byte
-	if c.phase == phaseLive {
+	if c.phase == phaseLive || c.phase == phaseJoining {
 		last = sseproto.AppendRetry(last, s.retryDelay())
 		if c.has(slotNoID | slotTakesID) {
 			last = s.appendPlace(last, i)
@@ -135,7 +136,7 @@ func (s *shard) appendPlace(dst []byte, i uint32) []byte {
 // appendPlaceOfAll is appendPlace in a log of several partitions.
 func (s *shard) appendPlaceOfAll(dst []byte, i uint32, pos uint64) []byte {
 	if j := s.joins[i]; j != nil {
-		if !j.isPlaced() {
+		if !j.canResume() {
 			return dst
 		}
 		return appendPlaces(dst, j.places)

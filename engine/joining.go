@@ -97,6 +97,18 @@ func (j *joining) isPlaced() bool {
 	return true
 }
 
+// canResume reports whether a client that is sent away may come back with its places. Who asks
+// for a start, and has not got to the end of it, asks for it again: the places lie before
+// some of what it did not ask for.
+func (j *joining) canResume() bool {
+	for k := range j.parts {
+		if p := &j.parts[k]; p.isLost || p.from != "" {
+			return false
+		}
+	}
+	return j.isPlaced()
+}
+
 // isShut: the partition was never open, is being backfilled, or its last span ended before
 // its last message. Nobody resumes in it now.
 func (p *joinPart) isShut() bool { return p.cov.from == sseproto.MaxID || p.cov.backfilling }
