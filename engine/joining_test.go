@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,4 +53,41 @@ func TestStreamThatJoinsIsToldWhereToGoOnWhenItIsSentAway(t *testing.T) {
 	f(0, func(j *joining) { j.places[1] = sseproto.ID{} }, false)
 	f(0, func(j *joining) { j.parts[0].from = makeStartIDs([]sseproto.ID{{Ms: 2000}}) }, false)
 	f(0, func(j *joining) { j.parts[0].isLost = true }, false)
+}
+
+// TestLossesForSeveralReasonsAreAllToldHoweverManyChannelsTheyName: each gap event is larger than
+// what is put together for one write, and the socket takes a part of it.
+func TestLossesForSeveralReasonsAreAllToldHoweverManyChannelsTheyName(t *testing.T) {
+	t.Parallel()
+	reasons := []string{sseproto.ReasonTrimmed, sseproto.ReasonExpired}
+	history := newMemoryHistory()
+	e := startTuned(t, func(cfg *Config) {
+		cfg.Partitions, cfg.Histories, cfg.Shards = 2, []History{history, newMemoryHistory()}, 1
+	}, func(e *Engine) { e.shards[0].send = takingAtMost(ownBytes / 2) })
+	var channels []string
+	for n := range 600 {
+		name := channelOfPart(fmt.Sprint(strings.Repeat("x", 240), n, "-"), 0, 2)
+		channels = append(channels, name)
+		history.lost[name] = reasons[n%len(reasons)]
+	}
+	low := sseproto.ID{Ms: 1000}
+	feed := &partFeed{line: e.log.Partition(0), channel: channels[0], t: low.Ms}
+	for p := range 2 {
+		e.log.Partition(p).OpenSpan(low)
+	}
+	feed.tick()
+	feed.publish("live")
+	c := comeBack(t, e, vector(0, sseproto.ID{Ms: 800}, low), channels...)
+	var told []string
+	for len(c.got) == 0 || c.got[0].kind == "gap" {
+		var gap struct{ Reason string }
+		got := c.next(1)[0]
+		require.NoError(t, json.Unmarshal([]byte(got.data), &gap), got.data)
+		told = append(told, gap.Reason)
+		for len(c.got) == 0 {
+			require.NoError(t, c.read())
+		}
+	}
+	require.Equal(t, "live", c.got[0].data)
+	require.ElementsMatch(t, reasons, told)
 }

@@ -88,8 +88,11 @@ func (s *shard) writeOwnPage(i uint32, c *slot, j *joining, p *joinPart, l *comm
 	whole = true
 	for bytes := 0; whole && l.done < len(frames) && bytes < s.pageTurn; {
 		b.begin(c.form(), j)
-		for k := l.done; k < len(frames) && !b.isFull() && bytes+len(b.buf) < s.pageTurn; k++ {
+		for k := l.done; k < len(frames); k++ {
 			f := &frames[k]
+			if !f.gap && (b.isFull() || bytes+len(b.buf) >= s.pageTurn) { // gap events, which come first, go together
+				break
+			}
 			b.add(p.line.part, f.id, r.page.buf[f.off:f.end], r.page.channels[f.channel], f.gap)
 		}
 		var n int
