@@ -59,19 +59,32 @@ type joinChannel struct {
 // joiningPos is the pos of a slot that is joining, which stands at no position.
 const joiningPos = 1 << 62
 
-// newJoining makes the state of a slot, with no place yet.
+// newJoining makes the state of a slot, with no place yet. O(channels + partitions): it counts
+// the channels of each partition first, so that no list has to grow. With lists that grew, and a
+// search for the partition of each channel, 1,024 channels of 64 partitions took 115 µs in place
+// of 42 (EPYC, virtual), and 351 allocations in place of 4.
 func (s *shard) newJoining(c *slot) *joining {
-	j := &joining{places: make([]sseproto.ID, len(s.log.lines))}
+	partitions := len(s.log.lines)
+	var counts [sseproto.MaxPartitions]int // channels of each partition that has no place in j.parts yet
+	all := 0
 	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
-		s.budget.looks++
-		index := s.subs.at(n).ch
-		line := s.log.lines[s.log.dir.at(index).part]
-		p := j.partOf(line.part)
-		if p == nil {
-			j.parts = append(j.parts, joinPart{line: line})
-			p = &j.parts[len(j.parts)-1]
+		counts[s.log.dir.at(s.subs.at(n).ch).part]++
+		all++
+	}
+	s.budget.looks += int64(2*all + partitions)
+	j := &joining{places: make([]sseproto.ID, partitions), parts: make([]joinPart, 0, min(all, partitions))}
+	left := make([]joinChannel, all)
+	var number [sseproto.MaxPartitions]uint8 // of each partition in j.parts
+	for n := c.sub; n != 0; n = s.subs.at(n).sibling {
+		ch := s.subs.at(n).ch
+		part := s.log.dir.at(ch).part
+		if count := counts[part]; count > 0 {
+			number[part], counts[part] = uint8(len(j.parts)), 0
+			j.parts = append(j.parts, joinPart{line: s.log.lines[part], channels: left[:0:count]})
+			left = left[count:]
 		}
-		p.channels = append(p.channels, joinChannel{index: index})
+		p := &j.parts[number[part]]
+		p.channels = append(p.channels, joinChannel{index: ch})
 	}
 	j.own = int(j.parts[0].line.part)
 	return j
@@ -114,8 +127,10 @@ func (j *joining) canResume() bool {
 func (p *joinPart) isShut() bool { return p.cov.from == sseproto.MaxID || p.cov.backfilling }
 
 // lookAt takes in how the partitions of a stream are, at one moment, and returns the head of
-// the ring at that moment.
-func (l *Log) lookAt(j *joining) (head uint64) {
+// the ring at that moment. O(its partitions): with it count the other looks of a turn at each.
+func (s *shard) lookAt(j *joining) (head uint64) {
+	s.budget.looks += partLooks * int64(len(j.parts))
+	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for k := range j.parts {
@@ -125,11 +140,15 @@ func (l *Log) lookAt(j *joining) (head uint64) {
 	return l.head.Load()
 }
 
+// partLooks is what a turn of a stream takes for each of its partitions, beside their channels:
+// two cores (EPYC, virtual) took 31 to 37 ns.
+const partLooks = 2
+
 // join gives a slot that is joining a turn. Then it has joined, or is queued, or waits, or is
 // blocked or closed.
 func (s *shard) join(v *view, i uint32, c *slot) {
 	j := s.joins[i]
-	head := s.log.lookAt(j)
+	head := s.lookAt(j)
 	v.refresh()
 	if !s.placeParts(v, i, c, j) {
 		s.awaitTurn(i, c, j)
@@ -282,7 +301,7 @@ func (s *shard) rejoin(v *view, i uint32, c *slot) {
 		s.join(v, i, c)
 		return
 	}
-	s.log.lookAt(j)
+	s.lookAt(j)
 	for k := range j.parts {
 		p := &j.parts[k]
 		j.places[p.line.part] = later(*p.line.ticked.Load(), sseproto.ID{Ms: 1})

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,4 +92,61 @@ func TestLossesForSeveralReasonsAreAllToldHoweverManyChannelsTheyName(t *testing
 	}
 	require.Equal(t, "live", c.got[0].data)
 	require.ElementsMatch(t, reasons, told)
+}
+
+// TestStateOfAStreamThatComesCostsByItsChannelsAndThePartitions: the lists are made at once.
+func TestStateOfAStreamThatComesCostsByItsChannelsAndThePartitions(t *testing.T) {
+	for _, partitions := range []int{2, 64} {
+		for _, channels := range []int{1, 32, 1024} {
+			s, slot := shardOfChannels(t, channels, partitions)
+			var j *joining
+			w := s.counting(func() { j = s.newJoining(s.slots.at(slot)) })
+			require.LessOrEqual(t, w.looks, int64(2*channels+partitions))
+			require.GreaterOrEqual(t, w.looks, int64(channels))
+			n := mallocs(func() { j = s.newJoining(s.slots.at(slot)) })
+			t.Logf("%d channels, %d partitions: %d looks, %d allocations", channels, partitions, w.looks, n)
+			require.LessOrEqual(t, n, uint64(4))
+			var got, want []string
+			for k := range j.parts {
+				for _, ch := range j.parts[k].channels {
+					channel := s.log.dir.at(ch.index)
+					require.Equal(t, j.parts[k].line.part, channel.part)
+					got = append(got, channel.name)
+				}
+			}
+			for n := s.slots.at(slot).sub; n != 0; n = s.subs.at(n).sibling {
+				want = append(want, s.log.dir.at(s.subs.at(n).ch).name)
+			}
+			slices.SortStableFunc(want, func(a, b string) int {
+				return cmp.Compare(s.partOrder(j, a), s.partOrder(j, b))
+			})
+			require.Equal(t, want, got, "in the order of the subscriptions, as the history is asked for them")
+		}
+	}
+}
+
+// partOrder is the place of a channel's partition among those of a stream.
+func (s *nullShard) partOrder(j *joining, channel string) int {
+	return slices.IndexFunc(j.parts, func(p joinPart) bool { return p.line.part == s.log.dir.partOf(channel) })
+}
+
+// TestTurnsOfStreamsThatWaitCountByTheirPartitions: a pass has as many as its share allows.
+func TestTurnsOfStreamsThatWaitCountByTheirPartitions(t *testing.T) {
+	t.Parallel()
+	const streams = 300
+	for _, partitions := range []int{2, 16, 64} {
+		s := newWaitingJoins(t, streams, partitions)
+		require.Equal(t, streams, s.timedJoins.len())
+		s.timedOwed, s.timedAt = streams, s.began
+		most := 0
+		for s.timedOwed > 0 {
+			before := s.timedOwed
+			s.shard.pass(s.began)
+			most = max(most, before-s.timedOwed)
+		}
+		t.Logf("%d partitions: at most %d turns in a pass", partitions, most)
+		atEach := lookCost * cost(partLooks*partitions)
+		require.LessOrEqual(t, most, int(s.shares.ahead/atEach)+1)
+		require.Equal(t, streams, s.timedJoins.len(), "they wait again")
+	}
 }

@@ -12,7 +12,7 @@ import (
 func (s *shard) appendJoin(dst []byte, i uint32, c *slot, a *attachment) []byte {
 	j := s.newJoining(c)
 	j.client, j.sent = a.Client, a.LastEventID
-	s.log.lookAt(j)
+	s.lookAt(j)
 	switch a.resume.kind {
 	case resumeID:
 		copy(j.places, a.places)

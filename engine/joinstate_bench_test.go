@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"ssed/sseproto"
 )
@@ -53,5 +54,54 @@ func BenchmarkSubscribe(b *testing.B) {
 			}
 			b.ReportMetric(float64((cpuTime()-used).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
+	}
+}
+
+// BenchmarkJoiningTurn is a turn of a stream that waits: its places lie ahead in all partitions.
+func BenchmarkJoiningTurn(b *testing.B) {
+	for _, partitions := range []int{2, 16, 64} {
+		b.Run(fmt.Sprintf("partitions=%d", partitions), func(b *testing.B) {
+			s := newWaitingJoins(b, 100, partitions)
+			b.ReportAllocs()
+			used := cpuTime()
+			for b.Loop() {
+				s.lookAtAll()
+			}
+			b.ReportMetric(float64((cpuTime()-used).Nanoseconds())/float64(b.N*100), "cpu-ns/turn")
+		})
+	}
+}
+
+// newWaitingJoins is a shard of so many partitions with streams that wait for the log, each with a
+// channel of each partition.
+func newWaitingJoins(t testing.TB, streams, partitions int) *nullShard {
+	s := newNullShardWith(t, Config{Partitions: partitions, HistoryWait: 24 * time.Hour})
+	low, ahead := sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 1001}
+	all, places := make([]string, partitions), make([]sseproto.ID, partitions)
+	for p := range partitions {
+		s.log.Partition(p).OpenSpan(low)
+		all[p], places[p] = channelOfPart("c", p, partitions), ahead
+	}
+	s.began = time.Now()
+	s.fillWith(streams, all...)
+	for i := range s.slots.used {
+		if c := s.slots.at(i); c.phase == phaseLive {
+			j := s.newJoining(c)
+			copy(j.places, places)
+			s.joins[i], c.pos = j, joiningPos
+			s.later(i)
+		}
+	}
+	s.settle()
+	return s
+}
+
+// lookAtAll gives all that wait a turn.
+func (s *nullShard) lookAtAll() {
+	v := s.reader.open()
+	defer v.close()
+	for s.timedOwed = s.timedJoins.len(); s.timedOwed > 0; {
+		s.timedOwed--
+		s.lookAtJoin(&v, s.timedJoins.pop(), func(j *joining) { j.timed = false })
 	}
 }
