@@ -21,7 +21,10 @@ import (
 	"ssed/sseproto"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// It closes connections to nodes that left a cluster, 5 s later.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
+}
 
 const testPrefix = "sse:stream:"
 

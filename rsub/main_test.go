@@ -20,8 +20,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The pollers of netpoll, which the engine of the model test uses, never end.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"))
+	goleak.VerifyTestMain(
+		m,
+		goleak.IgnoreAnyFunction("github.com/cloudwego/netpoll.(*defaultPoll).Wait"),         // of the engine in the model test, never ends
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"), // closes connections to nodes that left, 5 s later
+	)
 }
 
 // patience bounds every wait for something that must happen.

@@ -93,7 +93,7 @@ func TestPartitionsOfACluster(t *testing.T) {
 	var sent []string
 	for q, name := range names {
 		keys := redisconn.MakePartitionKeys("sse:stream:", redisconn.Partition{Number: q, Of: 3})
-		primary, err := c.Primary(keys.Slot)
+		primary, err := c.AwaitPrimary(keys.Slot)
 		require.NoError(t, err)
 		a, b := connect(t, one, "", name), connect(t, two, "", name)
 		want := func(text string) (id string) {

@@ -11,7 +11,10 @@ import (
 	"ssed/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// It closes connections to nodes that left a cluster, 5 s later.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
+}
 
 // connect returns a client of the server, as this user.
 func connect(t *testing.T, s *redistest.Server, user string) rueidis.Client {
