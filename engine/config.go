@@ -48,7 +48,8 @@ type History interface {
 
 // Config sets up an Engine. The zero value of a field means its default. The settings of
 // streams have the names of ssed.StreamConfig, whose comments hold here: they are said once,
-// where those look who set them.
+// where those look who set them. The fields stand twice, because an alias in package ssed
+// would hide them from its documentation; a test there sees to it that none is left out.
 type Config struct {
 	// Listen is that of ssed.Config. Default ":8080".
 	Listen []string

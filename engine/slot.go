@@ -50,8 +50,8 @@ const (
 	slotNoID                          // its client got no event yet and came without an ID
 	slotTakesID                       // its client takes an id without data
 	slotStarved                       // blocked, but the kernel had no memory: no edge may follow
-	slotChunked                       // its form, which never changes
-	slotTold
+	slotChunked                       // its form, with slotTold: see slot.form. It never changes
+	slotTold                          // its client is told the channels
 )
 
 // slot is one parked connection. It owns its descriptor, no buffer and no goroutine.

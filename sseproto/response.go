@@ -16,11 +16,8 @@ const streamHead = "HTTP/1.1 200 OK\r\n" +
 	"X-Accel-Buffering: no\r\n" +
 	"Connection: close\r\n"
 
-// Content types of plain answers.
-const (
-	TypeText = "text/plain; charset=utf-8"
-	TypeJSON = "application/json"
-)
+// TypeText is the content type of plain answers.
+const TypeText = "text/plain; charset=utf-8"
 
 // Field is one header field of an answer.
 type Field struct{ Name, Value string }

@@ -77,8 +77,8 @@ func TestAnswers(t *testing.T) {
 	f(Response{Status: 405, Allow: "GET, HEAD", Close: true}, "PUT", "", map[string]string{
 		"Content-Length": "0", "Cache-Control": "no-store", "Allow": "GET, HEAD",
 	})
-	f(Response{Status: 503, Body: "{}", ContentType: TypeJSON, RetryAfter: 1500 * time.Millisecond, Date: testDate}, "GET", "{}", map[string]string{
-		"Content-Type": TypeJSON, "Content-Length": "2", "Cache-Control": "no-store", "Connection": "keep-alive",
+	f(Response{Status: 503, Body: "{}", ContentType: "application/json", RetryAfter: 1500 * time.Millisecond, Date: testDate}, "GET", "{}", map[string]string{
+		"Content-Type": "application/json", "Content-Length": "2", "Cache-Control": "no-store", "Connection": "keep-alive",
 		"Retry-After": "2", "Date": "Mon, 09 Nov 2026 00:01:02 GMT",
 	})
 	f(Response{Status: 204, Body: "never sent", CORS: CORS{

@@ -561,8 +561,6 @@ func (p *problems) completeURL(flag, text string) {
 	}
 }
 
-func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
-
 // notEmpty is for a text whose empty value would be the default of the package.
 func (p *problems) notEmpty(flag, text string) string {
 	if text == "" {

@@ -143,6 +143,8 @@ func (p *problems) clientToken(flag, path string) string {
 	return token
 }
 
+func isNotPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
+
 // failed tells why a command could not do its work.
 func failed(stderr io.Writer, err error) int {
 	fmt.Fprintln(stderr, "ssed:", visible(err.Error())) // which may have what a server said

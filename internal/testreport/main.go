@@ -27,12 +27,11 @@ func main() {
 
 // event is a line of go test -json; see "go doc test2json" and "go help buildjson".
 type event struct {
-	Action     string
-	Package    string
-	ImportPath string // of build events
-	Test       string
-	Elapsed    float64
-	Output     string
+	Action  string
+	Package string
+	Test    string
+	Elapsed float64
+	Output  string
 }
 
 type report struct {

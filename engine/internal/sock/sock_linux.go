@@ -141,6 +141,7 @@ func Peek(fd int, b []byte) (int, Result) {
 	return int(n), OK
 }
 
+// AddrOf is the address of a TCP socket, without the form of IPv4 in IPv6; none of another one.
 func AddrOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:

@@ -8,6 +8,7 @@ import "net/netip"
 // Result is the outcome of one non-blocking system call.
 type Result uint8
 
+// As on Linux.
 const (
 	OK Result = iota
 	Again
@@ -23,6 +24,8 @@ type Iovec struct {
 
 // MaxIovecs is that of Linux.
 const MaxIovecs = 1024
+
+// The calls below are explained in sock_linux.go. Here they do nothing.
 
 func Piece([]byte) Iovec              { return Iovec{} }
 func Extend(*Iovec, []byte) bool      { return false }
