@@ -65,7 +65,7 @@ func TestIngestTablesFollowFromTheFigures(t *testing.T) {
 		}})
 	}
 	tables := g.tables(&s)
-	require.Contains(t, tables.figures, "| cluster of 3 | 16 | off | 0.67 µs | 0.067 µs | 0.80 µs | 0.35 µs | 0.2 % | 0.1 % |\n")
+	require.Contains(t, tables.figures, "| cluster of 3 | 16 | off | 0.67 | 0.067 | 0.80 | 0.35 | 0.2 | 0.1 |\n")
 	require.Contains(t, tables.figures, "| 16 | on | 1.00 | 1.00 | 1.00 | 1.00 |\n")
 	require.Contains(t, tables.reach, "| 1 | 2 million/s | 20 million/s | 3.4 million/s | 1 | 1 | 1 | 1 / the measured time |\n")
 	// 10.4 µs; 1.04 µs; 1.28 µs.

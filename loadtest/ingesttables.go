@@ -35,7 +35,7 @@ func (g *ingest) tables(s *report.Scenario) ingestTables {
 // figures has a row for each fleet.
 func (g *ingest) figures(r ingestResult) string {
 	var b strings.Builder
-	b.WriteString("| Redis | instances | history | busiest Redis: alone | in batches | each ssed: alone | in batches | idle: busiest Redis | each ssed |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| Redis | instances | history | busiest Redis, µs: alone | in batches | each ssed, µs: alone | in batches | idle, %: busiest Redis | each ssed |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range g.cases() {
 		cell := func(key, format string) string {
 			if v, ok := r.of(c.redis, c.instances, c.history, key); ok {
@@ -44,8 +44,8 @@ func (g *ingest) figures(r ingestResult) string {
 			return "–"
 		}
 		fmt.Fprintf(&b, "| %v | %d | %s | %s | %s | %s | %s | %s | %s |\n", c.redis, c.instances, onOff(c.history),
-			cell(redisKey(alone), "%.2f µs"), cell(redisKey(batched), "%.3f µs"), cell(ssedKey(alone), "%.2f µs"), cell(ssedKey(batched), "%.2f µs"),
-			cell("redis_idle", "%.1f %%"), cell("ssed_idle", "%.1f %%"))
+			cell(redisKey(alone), "%.2f"), cell(redisKey(batched), "%.3f"), cell(ssedKey(alone), "%.2f"), cell(ssedKey(batched), "%.2f"),
+			cell("redis_idle", "%.1f"), cell("ssed_idle", "%.1f"))
 	}
 	return b.String()
 }
