@@ -87,6 +87,7 @@ func (r *replayer) findInHistory(q *replayRequest, f *foundStarts) (low sseproto
 		return f.cov.from, nil
 	}
 	ids, written, err := q.history.Starts(ctx, channels, q.key.start, counts, f.cov.from)
+	r.noteAnswer(q, err)
 	if err != nil {
 		return low, err
 	}

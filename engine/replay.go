@@ -125,6 +125,7 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 		return nil, upTo, err
 	}
 	through, err := q.history.Merge(ctx, q.channels, from, q.key.id, upTo, r.limit, p)
+	r.noteAnswer(q, err)
 	r.bytes.Add(int64(len(p.buf)))
 	return p, through, err
 }
@@ -165,6 +166,7 @@ func (r *replayer) fromNewest(ctx context.Context, q *replayRequest, upTo ssepro
 		return from, nil
 	}
 	newest, _, err := q.history.Starts(ctx, names, sseproto.StartPoint{Kind: sseproto.FromLast, Count: 1}, counts, upTo)
+	r.noteAnswer(q, err)
 	if err != nil {
 		return nil, err
 	}

@@ -76,12 +76,14 @@ type replayRequest struct {
 }
 
 // replayPart is the requests of a partition. With several of them each has its share of the
-// readers: those of a partition whose history does not answer hold up no others.
+// readers: those of a partition whose history does not answer hold up no others. With more
+// partitions than readers those that do not answer have a share together.
 type replayPart struct {
-	line    *Lineage
-	queue   fairQueue
-	waits   logWaits
-	reading int // requests that were popped and are not done
+	line     *Lineage
+	queue    fairQueue
+	waits    logWaits
+	reading  int  // requests that were popped and are not done
+	isSilent bool // the last read of its history has failed, by its time as a rule
 }
 
 // replayWaiter is a slot that waits for a read.
@@ -160,13 +162,39 @@ func (r *replayer) next() (q *replayRequest, client uint64) {
 // readersOfPart is how many readers one partition may have.
 func (r *replayer) readersOfPart() int { return max(1, r.readers/len(r.parts)) }
 
+// maySilentReadLocked reports whether one more reader may ask a history that did not answer.
+// With as many readers as partitions there is one left for each of the others anyway.
+func (r *replayer) maySilentReadLocked() bool {
+	if len(r.parts) <= r.readers {
+		return true
+	}
+	reading := 0
+	for k := range r.parts {
+		if p := &r.parts[k]; p.isSilent {
+			reading += p.reading
+		}
+	}
+	return reading < max(1, r.readers/readerShares)
+}
+
+// noteAnswer notes whether the history has answered, when it was asked for a request.
+func (r *replayer) noteAnswer(q *replayRequest, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := &r.parts[q.key.part]
+	wasSilent := p.isSilent
+	if p.isSilent = err != nil; wasSilent && !p.isSilent {
+		r.some.Broadcast() // others that wait for it may have readers again
+	}
+}
+
 // popLocked takes the request whose turn it is. Partitions take turns.
 func (r *replayer) popLocked() (q *replayRequest, client uint64) {
-	share := r.readersOfPart()
+	share, maySilentRead := r.readersOfPart(), r.maySilentReadLocked()
 	for range r.parts {
 		p := &r.parts[r.turn]
 		r.turn = (r.turn + 1) % len(r.parts)
-		if p.reading >= share {
+		if p.reading >= share || p.isSilent && !maySilentRead {
 			continue
 		}
 		if q, client = p.queue.pop(); q != nil {

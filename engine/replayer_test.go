@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -423,6 +424,64 @@ func TestAddressHasAShareOfTheReadersOverAllPartitions(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return all() == readers }, waitLong, pollEvery)
 	require.Equal(t, readers/readerShares, readersOf(greedy))
+}
+
+// silentHistory fails once, and then never answers.
+type silentHistory struct {
+	*memoryHistory
+	asked atomic.Int32
+}
+
+func (h *silentHistory) Merge(ctx context.Context, _ []string, _ []sseproto.ID, after, _ sseproto.ID, _ int64, _ sseproto.Replay) (sseproto.ID, error) {
+	if h.asked.Add(1) > 1 {
+		<-ctx.Done()
+	}
+	return after, context.DeadlineExceeded
+}
+
+// There are more partitions than readers, and most do not answer. Their clients ask again and again.
+// The others are served: those have a share of the readers together.
+func TestPartitionsThatDoNotAnswerLeaveReadersToOthers(t *testing.T) {
+	const partitions, readers = 12, 8
+	var silent []*silentHistory
+	e, f := startParts(t, partitions, func(cfg *Config) {
+		cfg.HistoryReaders, cfg.HistoryWait = readers, time.Hour
+		for k := 1; k < partitions; k++ {
+			h := &silentHistory{memoryHistory: newMemoryHistory()}
+			silent, cfg.Histories[k] = append(silent, h), h
+		}
+	})
+	for _, part := range f {
+		part.tick()
+	}
+	f[0].h.add(sseproto.ID{Ms: 900, Seq: 1}, f[0].channel, "kept")
+	ask := func(client uint64, part int) *testClient {
+		places := slices.Repeat([]sseproto.ID{{Ms: 1000}}, partitions)
+		places[part] = sseproto.ID{Ms: 500 + client}
+		return resumeAs(t, e, client, vector(part, places...), f[part].channel)
+	}
+	asked := func() (n int) {
+		for _, h := range silent {
+			n += int(h.asked.Load())
+		}
+		return n
+	}
+	for k := range silent {
+		ask(uint64(10+k), 1+k)
+	}
+	require.Eventually(t, func() bool {
+		e.replayer.mu.Lock()
+		defer e.replayer.mu.Unlock()
+		return !slices.ContainsFunc(e.replayer.parts[1:], func(p replayPart) bool { return !p.isSilent || p.reading > 0 })
+	}, waitLong, pollEvery)
+	for k := range silent {
+		ask(uint64(30+k), 1+k)
+	}
+	require.Eventually(t, func() bool { return asked() == len(silent)+readers/readerShares }, waitLong, pollEvery)
+	for client := range uint64(3) {
+		require.Equal(t, "kept", ask(client, 0).next(1)[0].data)
+	}
+	require.Equal(t, len(silent)+readers/readerShares, asked())
 }
 
 // lossyHistory tells the same loss at each page as the real one does: until the client
