@@ -276,6 +276,7 @@ func (in *modelInstance) CloseSpan(through sseproto.ID) {
 		in.w.distrust(in, through)
 		in.cut, in.high = through, through
 		in.ring = slices.DeleteFunc(in.ring, func(m message) bool { return through.Less(m.id) })
+		in.settled = min(in.settled, len(in.ring))
 	}
 	in.log.CloseSpan(through)
 }
