@@ -39,18 +39,28 @@ func StartCluster(t testing.TB, primaries, replicas int, args ...string) *Cluste
 // that is promoted serves at once. So each primary starts as the replica of a node that does
 // not exist. It takes the slots of that node, and all forget that node.
 func RunCluster(dir string, primaries, replicas int, args ...string) (*Cluster, error) {
+	return RunClusterBehind(dir, primaries, replicas, nil, args...)
+}
+
+// Front puts something in front of a node that is about to start, which has these ports for
+// clients and for the bus. It returns the ports that the node announces in their place.
+type Front func(port, bus int) (announced, announcedBus int, err error)
+
+// RunClusterBehind is RunCluster with something in front of each node: clients and the other
+// nodes go through it. A nil front is none.
+func RunClusterBehind(dir string, primaries, replicas int, front Front, args ...string) (*Cluster, error) {
 	c := &Cluster{}
-	if err := c.run(dir, primaries, replicas, args); err != nil {
+	if err := c.run(dir, primaries, replicas, front, args); err != nil {
 		c.Kill()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Cluster) run(dir string, primaries, replicas int, args []string) (err error) {
+func (c *Cluster) run(dir string, primaries, replicas int, front Front, args []string) (err error) {
 	for range 5 { // another process may take a port between the look and the bind
 		var p *plan
-		if p, err = newPlan(dir, primaries, replicas, args); err != nil {
+		if p, err = newPlan(dir, primaries, replicas, front, args); err != nil {
 			return err
 		}
 		c.Nodes = p.servers
@@ -267,7 +277,7 @@ func (c *Cluster) Move(slot int, to *Server, halfway func()) error {
 		if len(keys) == 0 {
 			break
 		}
-		args := []string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}
+		args := []string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.announced), "", "0", "5000", "KEYS"}
 		for _, key := range keys {
 			args = append(args, fmt.Sprint(key))
 		}
@@ -291,15 +301,15 @@ func (c *Cluster) Move(slot int, to *Server, halfway func()) error {
 	return nil
 }
 
-// URL names all nodes.
+// URL names all nodes, as clients find them.
 func (c *Cluster) URL() string {
-	url := c.Nodes[0].URL()
+	url := "redis://" + c.Nodes[0].AnnouncedAddr()
 	for i, s := range c.Nodes[1:] {
 		sign := "&"
 		if i == 0 {
 			sign = "?"
 		}
-		url += sign + "addr=" + s.Addr()
+		url += sign + "addr=" + s.AnnouncedAddr()
 	}
 	return url
 }

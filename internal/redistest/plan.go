@@ -20,7 +20,7 @@ type plan struct {
 }
 
 // newPlan gives ports to the nodes and writes their files.
-func newPlan(dir string, primaries, replicas int, args []string) (*plan, error) {
+func newPlan(dir string, primaries, replicas int, front Front, args []string) (*plan, error) {
 	p := &plan{primaries: primaries}
 	for k := range primaries * (1 + replicas) {
 		port, err := FreePort()
@@ -33,7 +33,14 @@ func newPlan(dir string, primaries, replicas int, args []string) (*plan, error) 
 		if err != nil {
 			return nil, err
 		}
-		p.servers = append(p.servers, &Server{bin: Program(), dir: dir, port: port, bus: bus, args: append([]string{
+		announced, announcedBus := port, bus
+		if front != nil {
+			if announced, announcedBus, err = front(port, bus); err != nil {
+				return nil, err
+			}
+		}
+		p.servers = append(p.servers, &Server{bin: Program(), dir: dir, port: port, announced: announced, announcedBus: announcedBus, args: append([]string{
+			"--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", strconv.Itoa(announced), "--cluster-announce-bus-port", strconv.Itoa(announcedBus),
 			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-config-file", nodesFile(port),
 			"--cluster-node-timeout", "1000", "--dbfilename", strconv.Itoa(port) + ".rdb", "--appenddirname", strconv.Itoa(port) + ".aof",
 		}, args...)})
@@ -60,7 +67,7 @@ func nodeID() string {
 // file is what node k knows when it starts. The lines are those of CLUSTER NODES.
 func (p *plan) file(k int) (text []byte) {
 	line := func(j int, id, ip, flags, primary string, epoch int, slots string) {
-		text = fmt.Appendf(text, "%s %s:%d@%d %s %s 0 0 %d connected %s\n", id, ip, p.servers[j].port, p.servers[j].bus, flags, primary, epoch, slots)
+		text = fmt.Appendf(text, "%s %s:%d@%d %s %s 0 0 %d connected %s\n", id, ip, p.servers[j].announced, p.servers[j].announcedBus, flags, primary, epoch, slots)
 	}
 	for j, id := range p.ids {
 		replica, slots := "slave", p.slots(j%p.primaries)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,8 +46,11 @@ type Server struct {
 	bin  string
 	dir  string
 	port int
-	bus  int // of a node of a cluster
 	args []string
+	// Of a node of a cluster: where clients and other nodes find it.
+	announced, announcedBus int
+
+	pid atomic.Int64 // 0 while stopped
 
 	mu   sync.Mutex
 	proc *child.Process // nil while stopped
@@ -123,6 +127,12 @@ func FreePort() (int, error) {
 // Addr returns "127.0.0.1:port".
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
+// AnnouncedAddr returns where a node of a cluster says that it is found: Addr, unless it is
+// behind a Front.
+func (s *Server) AnnouncedAddr() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(cmp.Or(s.announced, s.port)))
+}
+
 // URL returns "redis://127.0.0.1:port".
 func (s *Server) URL() string { return "redis://" + s.Addr() }
 
@@ -132,15 +142,9 @@ func (s *Server) Port() int { return s.port }
 // Dir returns the directory of the server's files.
 func (s *Server) Dir() string { return s.dir }
 
-// Pid returns the process id, or 0 while the server is stopped.
-func (s *Server) Pid() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.proc == nil {
-		return 0
-	}
-	return s.proc.Cmd.Process.Pid
-}
+// Pid returns the process id, or 0 while the server is stopped. It waits for nobody, also
+// while the server starts.
+func (s *Server) Pid() int { return int(s.pid.Load()) }
 
 // Restart stops the server if it runs and starts it on the same port. The data
 // are kept when the args enable persistence, else gone.
@@ -194,6 +198,7 @@ func (s *Server) stopLocked(sig syscall.Signal) {
 		return
 	}
 	s.proc = nil
+	s.pid.Store(0)
 	_ = p.Stop(sig, stopTimeout) // it has ended, one way or the other
 }
 
@@ -213,6 +218,7 @@ func (s *Server) launch() (*child.Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redistest: start %s: %w", path, err)
 	}
+	s.pid.Store(int64(p.Cmd.Process.Pid))
 	return p, nil
 }
 
