@@ -219,6 +219,60 @@ func TestLinksThatCannotBeSeen(t *testing.T) {
 	waitSynced(t, start(t, c.URL(), "b", as, withSharded))
 }
 
+// TestFormerPrimaryThatWakesUpGivesNothingASecondNumber: what it is asked while it is frozen it
+// publishes when it wakes up, before it hears that it was replaced. The bus brings that to its
+// successor.
+func TestFormerPrimaryThatWakesUpGivesNothingASecondNumber(t *testing.T) {
+	for feeds := 1; feeds <= 2; feeds++ {
+		c := redistest.StartCluster(t, 3, 1)
+		a, b := start(t, c.URL(), "a", withSharded, withFeeds(feeds)), start(t, c.URL(), "b", withSharded)
+		waitSynced(t, a, b)
+		old := clusterPrimary(t, c)
+		conn, err := redistest.Dial(old.Addr(), time.Minute)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.Do("PING") // it is accepted
+		require.NoError(t, err)
+		require.NoError(t, old.Pause())
+		asked := make(chan error, 1)
+		go func() {
+			_, err := conn.Do("SPUBLISH", clusterKeys.Messages, "late\nlate")
+			asked <- err
+		}()
+		promoted := c.Nodes[slices.Index(c.Nodes, old)+3]
+		waitMoved(t, promoted, a, b)
+		flushShardedAgain(t, promoted, a, b)
+		require.NoError(t, old.Resume())
+		require.NoError(t, <-asked, "it knew: that shows nothing")
+		for _, in := range []*instance{a, b} {
+			eventually(t, func() bool { return in.Stats().Resyncs["bus"] > 0 }, "%s: it is not noticed", in.cfg.Instance)
+		}
+		require.NoError(t, c.AwaitHealth())
+		waitSynced(t, a, b)
+		flushShardedAgain(t, promoted, a, b)
+		for _, in := range []*instance{a, b} {
+			require.False(t, slices.ContainsFunc(in.sink.all(), func(m message) bool { return m.payload == "late" }), in.cfg.Instance)
+			require.LessOrEqual(t, in.Stats().Resyncs["bus"], uint64(2*in.cfg.Feeds), "once, not with each tick")
+		}
+		require.Equal(t, common(a, b), common(b, a))
+	}
+}
+
+// TestPublishedOnAReplica comes by the bus, too, and has its number: no primary is away.
+func TestPublishedOnAReplica(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 1)
+	a := start(t, c.URL(), "a", withSharded)
+	waitSynced(t, a)
+	replica := c.Nodes[slices.Index(c.Nodes, clusterPrimary(t, c))+3]
+	for i := range 20 {
+		spublish(t, replica, "c", fmt.Sprint(i))
+		require.NoError(t, a.CommitNow(t.Context()))
+	}
+	eventually(t, func() bool { return a.has("19") }, "not all has come")
+	require.Len(t, a.sink.all(), 20)
+	require.Zero(t, a.Stats().Resyncs["bus"])
+}
+
 // TestTicksGoOnWhileASlotMoves until the key of the clock is at the other node: the keys of
 // an inbox that is empty may be anywhere.
 func TestTicksGoOnWhileASlotMoves(t *testing.T) {

@@ -100,7 +100,11 @@ func (f *Feed) tell() {
 		})
 	}
 	if t, dropped, ok := f.found.bus.take(); ok {
-		log.Warn("redis: two nodes of the cluster lost their link: messages may be missing, and clients get a gap", "after", t, "dropped", dropped)
+		text := "redis: two nodes of the cluster lost their link: messages may be missing, and clients get a gap"
+		if f.cfg.Sharded {
+			text = "redis: a former primary has sent late what was published on it: that does not count a second time, and clients get a gap"
+		}
+		log.Warn(text, "after", t, "dropped", dropped)
 	}
 	if b, dropped, ok := f.found.broken.take(); ok {
 		log.Warn("redis: the end of a batch cannot be read: the messages in it are lost", "channel", f.cfg.BatchChannel,

@@ -47,6 +47,7 @@ type sequencer struct {
 	term   string      // of that server, see tick; "" when not known
 	epoch  string      // of the last tick
 	links  string      // of the last tick that did not hold; linksMissing after one that did
+	strays strays      // of the last tick
 	last   sseproto.ID // position reached; its Ms is the last good tick
 	now    interval    // since the last good tick
 	past   history
@@ -106,6 +107,12 @@ func (s *sequencer) tick(t tick) step {
 		st := s.stop(CauseBus, true)
 		s.state = unsynced
 		return st
+	case s.state == synced && t.strays.came(s.strays) && t.t > s.last.Ms:
+		// Since the last tick messages came that a former primary had numbered before. From this
+		// tick on none did, so it opens a span.
+		st := s.stop(CauseBus, true)
+		s.state = unsynced
+		return st
 	case t.t <= s.last.Ms:
 		// The clock key was tampered with, or is new and its maker had not seen
 		// what we have: number on from here and IDs would repeat. Whoever resyncs
@@ -123,7 +130,7 @@ func (s *sequencer) tick(t tick) step {
 		s.past.put(s.now)
 		st.own, st.differs = s.compare(t.checksum)
 	}
-	s.epoch, s.links = t.epoch, t.links
+	s.epoch, s.links, s.strays = t.epoch, t.links, t.strays
 	s.last = sseproto.ID{Ms: t.t}
 	s.now = interval{start: t.t}
 	st.id = s.last

@@ -200,11 +200,11 @@ func TestIntervalAndTickTextRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, iv, got)
 	}
-	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links line n1:0,n2:5 more")
+	got, err := parseTick("tick 12 e 5-6 fp node 3:2:a caller 7-0,7-1 and links line n1:0,n2:5 !7 more")
 	require.NoError(t, err)
 	require.Equal(t, tick{
 		t: 12, epoch: "e", watermark: id(5, 6), fingerprint: "fp", node: "node", checksum: interval{3, 2, 10},
-		caller: "caller", batch: "7-0,7-1", term: "and", links: "links", line: "line", servers: "n1:0,n2:5",
+		caller: "caller", batch: "7-0,7-1", term: "and", links: "links", line: "line", servers: "n1:0,n2:5", strays: "!7",
 	}, got)
 	got, err = parseTick("tick 12 e 5-6 fp node - caller  term")
 	require.NoError(t, err)
@@ -351,6 +351,43 @@ func TestLinksOfAClusterEndTheSpan(t *testing.T) {
 	require.Equal(t, step{action: end, id: id(50, 0), cause: CauseBus}, tick(60, "b"))
 	require.Equal(t, step{action: open, id: id(60, 0)}, tick(60, "b"))
 	require.Equal(t, step{action: commit, id: id(70, 0)}, tick(70, "b"))
+}
+
+// TestStraysOfAFormerPrimaryEndTheSpan: they count while one is away, and in the interval in which
+// it has come back. At other times they are published on replicas. A tick of an earlier version
+// tells of none.
+func TestStraysOfAFormerPrimaryEndTheSpan(t *testing.T) {
+	s := sequencer{fingerprint: "f"}
+	s.subscribe("n1", "")
+	at := uint64(0)
+	f := func(strays strays, want action) {
+		t.Helper()
+		at += 10
+		next := tickAt(at)
+		next.strays = strays
+		s.message("c", "p")
+		st := s.tick(next)
+		require.Equal(t, want, st.action)
+		if want == end {
+			require.Equal(t, id(at-10, 0), st.id)
+			require.Equal(t, CauseBus, st.cause)
+			require.Equal(t, open, s.tick(next).action)
+		}
+	}
+	f("5", open)
+	f("6", commit)
+	f("!6", commit)
+	f("!7", end)
+	f("!7", commit)
+	f("8", end)
+	f("9", commit)
+	f("!9", commit)
+	f("9", commit)
+	f("!12", end)
+	f("", commit)
+	f("!13", commit)
+	f("", commit)
+	f("", commit)
 }
 
 // TestTickOfThePredecessorIsNoProof: in a cluster the bus brings what a node publishes that

@@ -26,7 +26,8 @@ const (
 	// CauseMalformed: a tick that cannot be read.
 	CauseMalformed
 	// CauseBus: between two ticks a node of the cluster lost its link to the one that the
-	// connection hangs on, and with it perhaps messages.
+	// connection hangs on, and with it perhaps messages. Or, on the shard channel, a former
+	// primary has sent late what it had to send.
 	CauseBus
 	// CauseShutdown: Run is ending.
 	CauseShutdown

@@ -39,6 +39,20 @@ type tick struct {
 	line        string // master_replid of a node of a cluster: the term of who is promoted in its place. "" elsewhere
 	term        string // master_replid2 of the server: another one with each promotion. "" from earlier versions
 	servers     servers
+	strays      strays // "" where nothing can come late by the bus
+}
+
+// strays is how many messages of shard channels have come to a node by the bus of the cluster,
+// with "!" in front while a primary that was replaced may send some late: it was frozen, or the
+// network divided. They would be numbered anew.
+type strays string
+
+// came tells whether some may have come since an earlier count. Where backends publish on replicas
+// all come by the bus, and count only while such a primary is away.
+func (s strays) came(since strays) bool {
+	count, isNow := strings.CutPrefix(string(s), "!")
+	before, wasThen := strings.CutPrefix(string(since), "!")
+	return count != "" && before != "" && count != before && (isNow || wasThen)
 }
 
 // entries returns how many messages right behind the tick are of the inbox.
@@ -51,7 +65,7 @@ func (t *tick) entries() uint64 {
 
 // parseTick reads the text of a control message:
 //
-//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term> [<links> <line> [<servers>]]]]
+//	tick <t> <epoch> <watermark> <fingerprint> <node> <checksum> <caller> [<batch> [<term> [<links> <line> [<servers> [<strays>]]]]]
 //
 // A word that is not told is empty, between two spaces, where others follow. Further words are left for later versions.
 func parseTick(s string) (tick, error) {
@@ -65,9 +79,9 @@ func parseTick(s string) (tick, error) {
 	if err != nil || err2 != nil || err3 != nil || t == 0 {
 		return tick{}, errTick
 	}
-	w = append(w, "", "", "", "", "")
+	w = append(w, "", "", "", "", "", "")
 	return tick{
 		t: t, epoch: w[2], watermark: watermark, fingerprint: w[4], node: w[5], checksum: checksum,
-		caller: w[7], batch: w[8], term: w[9], links: w[10], line: w[11], servers: servers(w[12]),
+		caller: w[7], batch: w[8], term: w[9], links: w[10], line: w[11], servers: servers(w[12]), strays: strays(w[13]),
 	}, nil
 }

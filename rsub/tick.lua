@@ -32,7 +32,8 @@
 -- has data, event_type, id, retry
 local caller, lead = ARGV[2], tonumber(ARGV[3])
 local f = redis.call('HMGET', KEYS[1], 't', 'epoch', 'watermark', 'fingerprint', 'fingerprint_text', 'leader', 'leader_until',
-  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node', 'inbox_leader', 'told_t', 'earlier_until', 'servers')
+  'inbox_node', 'inbox_base', 'inbox_since', 'evicted', 'evicted_node', 'inbox_leader', 'told_t', 'earlier_until', 'servers',
+  'stray_until')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[10])
 local function text(n) return string.format('%.0f', n) end
@@ -168,6 +169,27 @@ if string.sub(ARGV[16], 1, 1) == '1' then
   if links == '-' and inbox then inbox.may_move = false end -- its entries would not get the numbers of this tick
 end
 
+-- On the shard channel nothing comes by the bus, where backends publish to the primary. A primary
+-- that was frozen, or cut off, and is replaced sends its replicas late what was published on it
+-- before: to this node too. That would be numbered anew. Returns how many messages of any shard channel
+-- have come by the bus, with "!" in front while such a node may be about to: it was seen within the last
+-- minute, a primary that has failed and has no slots.
+local function strays()
+  local info, nodes = redis.pcall('CLUSTER', 'INFO'), redis.pcall('CLUSTER', 'NODES')
+  if type(info) == 'table' or type(nodes) == 'table' then return '' end -- no right to
+  local until_ms = tonumber(f[17]) or 0
+  if until_ms > now + 60000 then until_ms = 0 end -- the clock was set back
+  for flags, slots in string.gmatch(nodes, '%x+ %S+ (%S+) %S+ %d+ %d+ %d+ %S+([^\n]*)') do
+    if string.find(flags, 'master', 1, true) and string.find(flags, 'fail', 1, true) and not string.find(slots, '%d') then
+      until_ms = now + 60000
+      redis.call('HSET', KEYS[1], 'stray_until', text(until_ms))
+      break
+    end
+  end
+  local count = string.match(info, 'messages_publishshard_received:(%d+)') or '0'
+  return (now < until_ms and '!' or '') .. count
+end
+
 local watermark = f[3] or '0-0'
 local written = tonumber(string.match(watermark, '^%d+')) or 0
 local t = math.max(now, stored + 1, seen + 1, written + 1)
@@ -236,6 +258,9 @@ if ARGV[16] ~= '' then
 end
 if string.find(servers, ',', 1, true) then
   words[11], words[12], words[13] = words[11] or '', words[12] or '', servers
+end
+if string.sub(ARGV[16], 1, 1) == '0' then
+  words[13], words[14] = words[13] or '', strays()
 end
 local failed = redis.pcall('PUBLISH', ARGV[9], table.concat(words, ' '))
 if type(failed) == 'table' then

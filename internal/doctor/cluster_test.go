@@ -57,6 +57,7 @@ func TestClusterIsFineForTheUserOfTheDocs(t *testing.T) {
 	}
 	f(true, "-ssubscribe", "redis rights", "+ssubscribe")
 	f(true, "-spublish", "redis rights", "+spublish")
+	f(true, "-cluster|info", "redis rights", "+cluster|info")
 	f(true, "resetchannels &other", "redis rights", "&sse:{8209}")
 	f(false, "-cluster|links", "redis service", "--feed=sharded")
 	f(false, "-cluster|links", "redis rights", "+cluster|links")

@@ -103,7 +103,9 @@ func (d *redisDoctor) trials(nonce string) []trial {
 	}
 	if d.isCluster() {
 		trials = append(trials, trial{"+cluster|nodes", []string{"CLUSTER", "NODES"}})
-		if !d.Sharded {
+		if d.Sharded {
+			trials = append(trials, trial{"+cluster|info", []string{"CLUSTER", "INFO"}})
+		} else {
 			trials = append(trials, trial{"+cluster|links", []string{"CLUSTER", "LINKS"}})
 		}
 	}
