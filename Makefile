@@ -152,7 +152,7 @@ million: need-test build ## As many connections as this machine holds, at most a
 	./bin/loadtest million $(MILLIONFLAGS) --ssed-bin bin/ssed
 
 .PHONY: chaos
-chaos: need-test build ## Check the guarantee under faults, about fifteen minutes (CHAOSFLAGS='--scenario links --seed 7')
+chaos: need-test build ## Check the guarantee under faults, about half an hour (CHAOSFLAGS='--scenario links --seed 7')
 	go run ./loadtest/chaos --ssed-bin bin/ssed $(CHAOSFLAGS)
 
 .PHONY: release

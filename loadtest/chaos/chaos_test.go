@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func TestFaultsHaveNamesOfTheirOwn(t *testing.T) {
 	about := make(map[string]string)
 	for _, s := range scenarios() {
 		require.NotEmpty(t, s.faults, s.name)
-		for _, f := range s.faults {
+		for _, f := range slices.Concat(s.faults, s.beside) {
 			require.NotEmpty(t, f.about, f.name)
 			if text, ok := about[f.name]; ok {
 				require.Equal(t, text, f.about)

@@ -271,9 +271,6 @@ func (c *client) onGap(places []sseproto.ID, data []byte) {
 		Reason, Channel, Requested string
 		Channels                   []string
 	}
-	if !slices.ContainsFunc(places, isKnown) {
-		return // it has nothing yet that it could miss the continuation of
-	}
 	if err := json.Unmarshal(data, &told); err != nil {
 		c.bad = fmt.Errorf("%w: gap %q: %w", errEvent, data, err)
 		return
@@ -300,6 +297,9 @@ func (c *client) onGap(places []sseproto.ID, data []byte) {
 }
 
 func isKnown(id sseproto.ID) bool { return !id.IsZero() }
+
+// isPlaced tells whether a client knew where it was.
+func (r *record) isPlaced() bool { return slices.ContainsFunc(r.places, isKnown) }
 
 // pickChannels returns up to most different channels, ascending by chance only.
 func pickChannels(rng *rand.Rand, channels, most int) []int {

@@ -7,10 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,16 +16,12 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
-	"ssed/internal/child"
 	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
 
-const (
-	streamPrefix = "sse:stream:" // the default of --stream-prefix
-	masterSet    = "chaos"
-)
+const streamPrefix = "sse:stream:" // the default of --stream-prefix
 
 // parts are the names in Redis, by partition.
 func (s setup) parts() (list []redisconn.Keys) {
@@ -56,7 +48,7 @@ type setup struct {
 	feeds      int
 	proxied    bool   // a proxy between each instance and Redis
 	persist    bool   // append-only file
-	sentinel   bool   // a replica, and a sentinel that tells who is the primary
+	sentinel   bool   // a replica, and a sentinel that tells who is the primary: three where the network can be divided
 	cluster    bool   // three primaries with a replica each
 	sharded    bool   // messages by the shard channel
 	partitions int    // of the channels; 0: one
@@ -64,6 +56,7 @@ type setup struct {
 	joiner     bool   // one more instance, down at first
 	old        bool   // the program of an earlier commit at first
 	bent       bool   // the clock of Redis can be set
+	divisible  bool   // the network can be divided; with a sentinel there are three, and two replicas
 	ring       string // memory of every instance; empty: a different one for each
 	// ttl is how long a channel's history outlives its last message; 0: longer than the
 	// scenario. Otherwise most channels are quiet for longer than that, and clients stay
@@ -76,19 +69,21 @@ type setup struct {
 
 // cluster is all processes of one scenario but the clients.
 type cluster struct {
-	dir      string
-	setup    setup
-	parts    []redisconn.Keys                   // by partition
-	redis    *redistest.Server                  // of a cluster the primary of the first partition
-	nodes    *redistest.Cluster                 // nil without
-	last     []atomic.Pointer[redistest.Server] // of nodes: the primary of each partition that was seen last
-	replica  *redistest.Server                  // nil without sentinel
-	sentinel *child.Process                     // nil without
-	sentPort int
-	proxies  []*toxiproxy.Proxy
-	fleet    *fleet
-	bin, old string    // the program, and that of the earlier commit
-	bent     *bentTime // nil unless the clock of Redis can be set
+	dir        string
+	setup      setup
+	parts      []redisconn.Keys                   // by partition
+	redis      *redistest.Server                  // of a cluster the primary of the first partition
+	nodes      *redistest.Cluster                 // nil without
+	last       []atomic.Pointer[redistest.Server] // of nodes or sentinels: the primary of each partition that was seen last
+	replicas   []*redistest.Server                // of a primary with sentinels
+	announced  map[int]*redistest.Server          // of these, by the port under which others find them
+	sentinels  []*sentinel
+	network    *network // nil unless it can be divided
+	publishers int      // at work at once
+	proxies    []*toxiproxy.Proxy
+	fleet      *fleet
+	bin, old   string    // the program, and that of the earlier commit
+	bent       *bentTime // nil unless the clock of Redis can be set
 }
 
 // fleet is the ssed processes and what is measured at them.
@@ -128,7 +123,7 @@ func (f *fleet) running() (list []*instance) {
 }
 
 func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
-	c = &cluster{dir: dir, setup: s, parts: s.parts(), bin: o.SsedBin, old: o.OldBin}
+	c = &cluster{dir: dir, setup: s, parts: s.parts(), publishers: o.Publishers, bin: o.SsedBin, old: o.OldBin}
 	c.last = make([]atomic.Pointer[redistest.Server], len(c.parts))
 	defer func() {
 		if err != nil {
@@ -143,6 +138,9 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		// What was answered must be there after a kill: with everysec it is not written
 		// while an fsync runs.
 		args = append(args, "--appendfsync", "always")
+	}
+	if s.divisible {
+		c.network = newNetwork(c.processes)
 	}
 	server := redistest.Program()
 	if s.bent {
@@ -175,58 +173,63 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 // nodeTimeout is how long a node of a cluster may be silent.
 const nodeTimeout = 2 * time.Second
 
-// startRedis runs what the set-up says: a server, with a sentinel, or a cluster.
+// startRedis runs what the set-up says: a server, with sentinels, or a cluster.
 func (c *cluster) startRedis(server string, args []string) (err error) {
-	if c.setup.cluster {
-		c.nodes, err = redistest.RunCluster(c.dir, 3, 1, append(args, "--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10))...)
-		for q, keys := range c.parts {
-			if err == nil {
-				var s *redistest.Server
-				s, err = c.nodes.Primary(keys.Slot)
-				c.last[q].Store(s)
-			}
-		}
-		c.redis = c.last[0].Load()
-		return err
+	switch {
+	case c.setup.cluster:
+		return c.startNodes(args)
+	case c.setup.sentinel:
+		return c.startSentinels(args)
 	}
-	if c.redis, err = redistest.RunProgram(server, c.dir, 0, args...); err != nil {
-		return err
-	}
-	if c.setup.sentinel {
-		return c.startSentinel(args)
-	}
-	return nil
+	c.redis, err = redistest.RunProgram(server, c.dir, 0, args...)
+	return err
 }
 
-// startSentinel runs a replica and one sentinel, whose word is enough.
-func (c *cluster) startSentinel(args []string) (err error) {
-	c.replica, err = redistest.Run(c.dir, 0, append(args, "--replicaof", "127.0.0.1 "+strconv.Itoa(c.redis.Port()))...)
-	if err != nil {
-		return err
-	}
-	if c.sentPort, err = redistest.FreePort(); err != nil {
-		return err
-	}
-	conf := filepath.Join(c.dir, "sentinel.conf")
-	text := fmt.Sprintf("port %d\nbind 127.0.0.1\ndir %s\nlogfile %s/sentinel.log\nsentinel monitor %s 127.0.0.1 %d 1\n"+
-		"sentinel down-after-milliseconds %[4]s 600\nsentinel failover-timeout %[4]s 3000\n",
-		c.sentPort, c.dir, c.dir, masterSet, c.redis.Port())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return err
-	}
-	if c.sentinel, err = child.Start(exec.Command(redistest.Program(), conf, "--sentinel"), nil); err != nil {
-		return fmt.Errorf("chaos: start the sentinel: %w", err)
-	}
-	return poll(context.Background(), startTimeout, func() error {
-		reply, err := c.askSentinel("SENTINEL", "replicas", masterSet)
-		if err != nil {
-			return err
+func (c *cluster) startNodes(args []string) (err error) {
+	var front redistest.Front
+	if c.network != nil {
+		front = func(port, bus int) (announced, announcedBus int, err error) {
+			h := hostOf(port)
+			announced, err = c.network.relay(h, port)
+			if err == nil {
+				announcedBus, err = c.network.relay(h, bus)
+			}
+			return announced, announcedBus, err
 		}
-		if list, ok := reply.([]any); !ok || len(list) == 0 {
-			return errors.New("chaos: the sentinel does not know the replica yet")
+	}
+	c.nodes, err = redistest.RunClusterBehind(c.dir, 3, 1, front, append(args, "--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10))...)
+	for q, keys := range c.parts {
+		if err == nil {
+			var s *redistest.Server
+			s, err = c.nodes.Primary(keys.Slot)
+			c.last[q].Store(s)
 		}
-		return nil
-	})
+	}
+	c.redis = c.last[0].Load()
+	return err
+}
+
+// processes are those that dial servers of Redis, by their hosts.
+func (c *cluster) processes() map[host][]int {
+	m := make(map[host][]int)
+	for _, in := range c.fleet.instances {
+		m[host(in.name())] = []int{in.pid()}
+	}
+	for i, s := range c.servers() {
+		m[hostOf(s.Port())] = append(m[hostOf(s.Port())], s.Pid())
+		if i < len(c.sentinels) {
+			m[hostOf(s.Port())] = append(m[hostOf(s.Port())], c.sentinels[i].proc.Cmd.Process.Pid)
+		}
+	}
+	return m
+}
+
+// servers are all of Redis.
+func (c *cluster) servers() []*redistest.Server {
+	if c.nodes != nil {
+		return c.nodes.Nodes
+	}
+	return append([]*redistest.Server{c.redis}, c.replicas...)
 }
 
 // poll tries until it works, and returns the last error when it did not in time.
@@ -264,8 +267,11 @@ func (c *cluster) addInstance(i int, longest time.Duration) error {
 	}
 	if c.nodes != nil {
 		for _, s := range c.nodes.Nodes {
-			query += "&addr=" + s.Addr()
+			query += "&addr=" + s.AnnouncedAddr()
 		}
+	}
+	for i := 1; i < len(c.sentinels); i++ {
+		query += "&addr=" + localAddr(c.sentinels[i].announced)
 	}
 	ring := c.setup.ring
 	if ring == "" {
@@ -298,7 +304,9 @@ func (c *cluster) addInstance(i int, longest time.Duration) error {
 func (c *cluster) redisAddrFor(i int) (string, error) {
 	switch {
 	case c.setup.sentinel:
-		return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), nil
+		return localAddr(c.sentinels[0].announced), nil
+	case c.nodes != nil:
+		return c.redis.AnnouncedAddr(), nil
 	case !c.setup.proxied:
 		return c.redis.Addr(), nil
 	}
@@ -311,33 +319,27 @@ func (c *cluster) redisAddrFor(i int) (string, error) {
 	return p.Listen, nil
 }
 
-func (c *cluster) askSentinel(args ...string) (any, error) {
-	return redistest.Ask(net.JoinHostPort("127.0.0.1", strconv.Itoa(c.sentPort)), args...)
-}
-
-// primary returns the server that takes writes of a partition, and the other one. Of a
-// cluster it is the one that serves the slot; while there is none, the last one.
-func (c *cluster) primary(partition int) (primary, other *redistest.Server) {
-	if c.nodes != nil {
+// primary returns the server that takes writes of a partition. Of a cluster it is the one that
+// serves the slot; while there is none, the last one.
+func (c *cluster) primary(partition int) *redistest.Server {
+	switch {
+	case c.nodes != nil:
 		if now, err := c.nodes.Primary(c.parts[partition].Slot); err == nil {
 			c.last[partition].Store(now)
 		}
-		return c.last[partition].Load(), nil
+		return c.last[partition].Load()
+	case c.setup.sentinel:
+		return c.promoted()
 	}
-	if c.replica == nil {
-		return c.redis, nil
-	}
-	reply, err := c.askSentinel("SENTINEL", "get-master-addr-by-name", masterSet)
-	if parts, ok := reply.([]any); err == nil && ok && len(parts) == 2 && parts[1] == strconv.Itoa(c.replica.Port()) {
-		return c.replica, c.redis
-	}
-	return c.redis, c.replica
+	return c.redis
 }
+
+// askSentinel asks the first one.
+func (c *cluster) askSentinel(args ...string) (any, error) { return c.sentinels[0].ask(args...) }
 
 // do sends a command to the primary of a partition.
 func (c *cluster) do(partition int, args ...string) (any, error) {
-	p, _ := c.primary(partition)
-	return p.Do(args...)
+	return c.primary(partition).Do(args...)
 }
 
 func (c *cluster) text(partition int, args ...string) string {
@@ -412,16 +414,19 @@ func (c *cluster) close() error {
 	for _, p := range c.proxies {
 		p.Stop()
 	}
-	if c.sentinel != nil {
-		errs = append(errs, c.sentinel.Stop(syscall.SIGKILL, stopTimeout))
+	for _, s := range c.sentinels {
+		errs = append(errs, s.proc.Stop(syscall.SIGKILL, stopTimeout))
 	}
-	if c.replica != nil {
-		c.replica.Kill()
+	for _, s := range c.replicas {
+		s.Kill()
 	}
 	if c.nodes != nil {
 		c.nodes.Kill()
 	} else if c.redis != nil {
 		c.redis.Kill()
+	}
+	if c.network != nil {
+		c.network.close()
 	}
 	if c.bent != nil {
 		errs = append(errs, c.bent.close())

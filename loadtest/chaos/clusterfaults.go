@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ssed/internal/redistest"
@@ -17,7 +18,7 @@ var (
 	clockPromoted = fault{
 		"clock's node replaced", "`CLUSTER FAILOVER`: its replica is promoted in order", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			replica := d.nodes.ReplicaOf(old)
 			if replica == nil {
 				return errors.New("chaos: the node of the clock has no replica")
@@ -31,7 +32,7 @@ var (
 	clockKilled = fault{
 		"clock's node killed", "`kill -9`; it comes back as a replica", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			old.Kill()
 			err := d.awaitSwitch(ctx, old)
 			d.answered = d.clock.now()
@@ -41,7 +42,7 @@ var (
 	clockFrozen = fault{
 		"clock's node frozen until it is replaced", "it wakes up 1 s after the promotion, as a second primary", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			err := old.Pause()
 			err = errors.Join(err, d.awaitSwitch(ctx, old))
 			d.answered = d.clock.now()
@@ -51,7 +52,7 @@ var (
 	clockFrozenShort = fault{
 		"clock's node frozen for a moment", "for three quarters of the node timeout: nobody replaces it, and the others cut their links to it", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			err := old.Pause()
 			err = errors.Join(err, d.wait(ctx, nodeTimeout*3/4), old.Resume())
 			return errors.Join(err, d.nodes.AwaitHealth())
@@ -67,6 +68,14 @@ var (
 			s.Kill()
 			err = d.wait(ctx, 3*nodeTimeout)
 			return errors.Join(err, s.Restart(), d.nodes.AwaitHealth())
+		},
+	}
+	clockRestarted = fault{
+		"clock's node restarted", "`SIGTERM` and start, with an append-only file: nobody replaces it", false,
+		func(_ context.Context, d *damage) error {
+			err := d.primary().Restart()
+			d.answered = d.clock.now()
+			return errors.Join(err, d.nodes.AwaitHealth())
 		},
 	}
 	busCut = fault{
@@ -98,7 +107,7 @@ var (
 
 // otherPrimary is a primary that does not serve our slot.
 func (d *damage) otherPrimary() (*redistest.Server, error) {
-	now, _ := d.primary()
+	now := d.primary()
 	for _, share := range d.rng.Perm(3) {
 		s, err := d.nodes.Primary(share*(1<<14)/3 + 1)
 		if err != nil || s != now {
@@ -122,5 +131,18 @@ func (d *damage) awaitHealth(ctx context.Context, old *redistest.Server) error {
 		d.answered = d.clock.now()
 	}
 	err := d.awaitSwitch(ctx, old)
+	if err == nil {
+		err = poll(ctx, readyTimeout, func() error { return isReplica(old) })
+	}
 	return errors.Join(err, d.nodes.AwaitHealth())
+}
+
+// isReplica returns an error while a server says that it is a primary. Who is promoted is one
+// before the former primary hears of it.
+func isReplica(s *redistest.Server) error {
+	reply, err := s.Do("INFO", "replication")
+	if text, _ := reply.(string); err == nil && !strings.Contains(text, "role:slave") {
+		err = fmt.Errorf("chaos: %s is no replica yet", s.Addr())
+	}
+	return err
 }

@@ -6,7 +6,7 @@
 // from a seeded plan, and then compares what was published, what the history
 // holds and what every client has seen.
 //
-//	chaos                                  every scenario, about fifteen minutes
+//	chaos                                  every scenario, about half an hour
 //	chaos --scenario links --seed 7        one of them, another plan
 //	chaos --markdown docs/GUARANTEES.md    and put the tables into the document
 //
@@ -25,9 +25,12 @@
 //	retention.go  what the history keeps, and for how long
 //	hostile.go    what clients do
 //	upgrade.go    two programs in one fleet
+//	division.go   a network in two parts
 //	bent.go       a Redis whose clock can be set
 //	runner.go     one scenario from start to verdict
-//	cluster.go    Redis, replica, sentinel, proxies
+//	cluster.go    Redis, cluster, proxies
+//	sentinel.go   a primary with replicas and sentinels
+//	network.go    the ways between all of them, which can be cut
 //	instance.go   one ssed process
 //	publisher.go  messages and what became of their PUBLISH
 //	client.go     one client and its record

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -54,7 +53,7 @@ func newDamage(c *cluster, rng *rand.Rand, clock clock) *damage {
 
 // These are about the partition that is hit.
 
-func (d *damage) primary() (primary, other *redistest.Server) { return d.cluster.primary(d.partition) }
+func (d *damage) primary() *redistest.Server { return d.cluster.primary(d.partition) }
 
 func (d *damage) do(args ...string) (any, error) { return d.cluster.do(d.partition, args...) }
 
@@ -67,7 +66,7 @@ func (d *damage) everywhere(args ...string) error {
 	var errs []error
 	asked := map[*redistest.Server]bool{}
 	for q := range d.parts {
-		s, _ := d.cluster.primary(q)
+		s := d.cluster.primary(q)
 		if !asked[s] {
 			asked[s] = true
 			_, err := s.Do(args...)
@@ -183,6 +182,10 @@ var (
 		"rolling restart", "every instance is ended with `SIGTERM` and started again, one after the other", true,
 		func(ctx context.Context, d *damage) error { return d.roll(ctx) },
 	}
+	restarted = fault{
+		"an instance restarted", "`SIGTERM`, and started again at once", true,
+		func(_ context.Context, d *damage) error { return d.hits(d.any(d.rng)).restart(syscall.SIGTERM) },
+	}
 	clockBack = fault{
 		"clock set back", "every instance in turn is restarted with a clock that is one hour slow", true,
 		func(ctx context.Context, d *damage) error { return d.roll(ctx, "--test-clock-offset=-1h") },
@@ -277,7 +280,7 @@ var (
 	failoverOrdered = fault{
 		"failover, ordered", "`SENTINEL FAILOVER`: the replica is promoted while everybody hangs on the old primary", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			if _, err := d.askSentinel("SENTINEL", "FAILOVER", masterSet); err != nil {
 				return err
 			}
@@ -287,7 +290,7 @@ var (
 	failoverFrozen = fault{
 		"failover, primary wakes up", "the primary is frozen until the replica is promoted, and wakes up 1 s later as a second primary", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			err := old.Pause()
 			err = errors.Join(err, d.awaitSwitch(ctx, old), d.wait(ctx, time.Second), old.Resume())
 			return errors.Join(err, d.awaitPromotion(ctx, old))
@@ -296,7 +299,7 @@ var (
 	failoverKilled = fault{
 		"failover, primary killed", "`kill -9` of the primary; it comes back as replica", false,
 		func(ctx context.Context, d *damage) error {
-			old, _ := d.primary()
+			old := d.primary()
 			old.Kill()
 			err := d.awaitSwitch(ctx, old)
 			return errors.Join(err, old.Restart(), d.awaitPromotion(ctx, old))
@@ -438,7 +441,7 @@ func spoilStream(ctx context.Context, d *damage) error {
 // awaitSwitch returns when the sentinel names another primary than old.
 func (d *damage) awaitSwitch(ctx context.Context, old *redistest.Server) error {
 	return poll(ctx, readyTimeout, func() error {
-		if now, _ := d.primary(); now == old {
+		if d.primary() == old {
 			return errors.New("chaos: no failover")
 		}
 		return nil
@@ -450,8 +453,10 @@ func (d *damage) awaitPromotion(ctx context.Context, old *redistest.Server) erro
 	if err := d.awaitSwitch(ctx, old); err != nil {
 		return err
 	}
-	now, _ := d.primary()
-	d.answered = d.clock.now()
+	now := d.primary()
+	if d.answered == 0 {
+		d.answered = d.clock.now()
+	}
 	return poll(ctx, readyTimeout, func() error {
 		reply, err := old.Do("INFO", "replication")
 		if err != nil {
@@ -459,7 +464,7 @@ func (d *damage) awaitPromotion(ctx context.Context, old *redistest.Server) erro
 		}
 		info, _ := reply.(string)
 		if !strings.Contains(info, "role:slave") || !strings.Contains(info, "master_link_status:up") ||
-			!strings.Contains(info, "master_port:"+strconv.Itoa(now.Port())) {
+			!strings.Contains(info, "master_port:"+d.announcedPort(now)) {
 			return errors.New("chaos: the old primary does not follow the new one")
 		}
 		return nil

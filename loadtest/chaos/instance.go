@@ -23,6 +23,7 @@ type instance struct {
 	dir    string
 	args   []string
 	public atomic.Pointer[string] // address of the streams; nil while down
+	number atomic.Int64           // of the process; 0 while down
 
 	mu    sync.Mutex
 	proc  *ssedtest.Instance // guarded by mu; nil while down
@@ -58,6 +59,7 @@ func (in *instance) start() error {
 	in.proc = p
 	public := p.Public()
 	in.public.Store(&public)
+	in.number.Store(int64(p.Cmd.Process.Pid))
 	return nil
 }
 
@@ -76,6 +78,7 @@ func (in *instance) endLocked(sig syscall.Signal) error {
 	}
 	in.proc = nil
 	in.public.Store(nil)
+	in.number.Store(0)
 	if err := p.Stop(sig, stopTimeout); err != nil {
 		return fmt.Errorf("chaos: %s: %w", in.name(), err)
 	}
@@ -111,15 +114,8 @@ func (in *instance) program() string {
 	return in.bin
 }
 
-// pid of the process, 0 while it is down.
-func (in *instance) pid() int {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.proc == nil {
-		return 0
-	}
-	return in.proc.Pid()
-}
+// pid of the process, 0 while it is down. It waits for nobody.
+func (in *instance) pid() int { return int(in.number.Load()) }
 
 // signal freezes or wakes the process.
 func (in *instance) signal(sig syscall.Signal) error {

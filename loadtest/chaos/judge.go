@@ -25,6 +25,9 @@ type evidence struct {
 	// later is by how much more where messages come by the bus alone: while a node is
 	// frozen they wait in its sockets.
 	later time.Duration
+	// divided: the network was. Then a message may come a second time, with another ID, where the
+	// history knows that it lacks what the first one was given for. See docs/GUARANTEES.md.
+	divided bool
 }
 
 // verdict counts what was found. A count of pairs is one for each client and
@@ -39,6 +42,7 @@ type verdict struct {
 	Retracted    int `json:"retracted"`    // receipts taken back by a gap event
 
 	DifferentIDs     int            `json:"differentIds"`     // messages seen with more than one ID
+	GivenAgain       int            `json:"givenAgain"`       // pairs: messages seen with a further ID, under a marker, after the network was divided
 	SharedIDs        int            `json:"sharedIds"`        // IDs seen on more than one message
 	HistoryHas       int            `json:"historyHas"`       // entries
 	HistoryTwice     int            `json:"historyTwice"`     // entries of a message that has one already
@@ -91,6 +95,7 @@ type judge struct {
 	history   history
 	v         *verdict
 	ids       map[key]sseproto.ID // the ID of a message
+	has       map[key]bool        // those that the history has
 	owner     map[sseproto.ID]key
 	order     [][]known // channel → its messages with an ID, ascending
 	lost      [][]known // channel → acknowledged messages without one, as sent
@@ -110,7 +115,7 @@ func passJudgement(e evidence) *verdict {
 	for q, h := range e.histories {
 		j := &judge{
 			evidence: e, partition: q, history: h, v: v,
-			ids: make(map[key]sseproto.ID), owner: make(map[sseproto.ID]key),
+			ids: make(map[key]sseproto.ID), has: make(map[key]bool), owner: make(map[sseproto.ID]key),
 			order: make([][]known, e.channels), lost: make([][]known, e.channels),
 		}
 		j.readStreams()
@@ -164,6 +169,8 @@ func (j *judge) message(k key) (*message, bool) {
 func (j *judge) learn(k key, id sseproto.ID, source func() string) {
 	if before, ok := j.ids[k]; !ok {
 		j.ids[k] = id
+	} else if before != id && j.isGivenAgain(k, before, id) {
+		j.v.GivenAgain++
 	} else if before != id {
 		j.v.DifferentIDs++
 		j.example(func() string {
@@ -180,10 +187,17 @@ func (j *judge) learn(k key, id sseproto.ID, source func() string) {
 	}
 }
 
+// isGivenAgain tells whether of two IDs of a message one counts for nothing: a former primary gave
+// it, or had the message sent late to its successor.
+func (j *judge) isGivenAgain(k key, before, id sseproto.ID) bool {
+	m, ok := j.message(k)
+	return ok && j.divided && j.history.excused(m.channel, id) && (j.has[k] || j.history.excused(m.channel, before))
+}
+
 // readStreams goes first: where a client differs from the history, the client is
 // what differs.
 func (j *judge) readStreams() {
-	there := make(map[key]bool)
+	there := j.has
 	for ch, entries := range j.history.channels {
 		var last sseproto.ID
 		var lastSent time.Duration
@@ -247,8 +261,11 @@ func (j *judge) readIDs(c *client) {
 // partition, or the client has nothing of it yet.
 func (j *judge) gapPlace(r *record) (place sseproto.ID, ok bool) {
 	place = r.places[j.partition]
-	return place, (r.channel == allChannels || j.isOwn(r.channel)) && !place.IsZero()
+	return place, j.isAbout(r) && !place.IsZero()
 }
+
+// isAbout tells whether a gap event may speak of the partition.
+func (j *judge) isAbout(r *record) bool { return r.channel == allChannels || j.isOwn(r.channel) }
 
 // sortMessages puts the messages of each channel into the order of their IDs.
 func (j *judge) sortMessages() {
@@ -381,6 +398,7 @@ type progress struct {
 
 	seen  map[key]sseproto.ID
 	told  []told
+	early []told // before the client had anything: of what was published until then
 	wrong bool
 }
 
@@ -433,6 +451,9 @@ func (j *judge) step(c *client, p *progress, r *record) {
 	case recordGap:
 		place, ok := j.gapPlace(r)
 		if !ok {
+			if p.firstID.IsZero() && j.isAbout(r) {
+				p.early = append(p.early, told{channel: r.channel, at: r.at})
+			}
 			return
 		}
 		j.v.GapReasons[r.reason]++
@@ -474,7 +495,7 @@ func (j *judge) sentBefore(p *progress, from sseproto.ID) (at time.Duration) {
 		return p.posSent
 	}
 	for k, id := range p.seen {
-		if m, ok := j.message(k); ok && !from.Less(id) {
+		if m, ok := j.message(k); ok && !m.astray && !from.Less(id) {
 			at = max(at, m.sent)
 		}
 	}
@@ -511,7 +532,10 @@ func (j *judge) event(c *client, p *progress, r *record) {
 		p.firstID = r.id
 	}
 	p.seen[r.key] = r.id
-	p.pos, p.base, p.posSent, p.putBack = r.id, r.id, m.sent, false
+	p.pos, p.base, p.putBack = r.id, r.id, false
+	if !m.astray { // else it was sent beside what the new primary has
+		p.posSent = m.sent
+	}
 }
 
 // missing looks for messages that the client should have and has not.
@@ -544,7 +568,7 @@ func (p *progress) owes(m known) bool {
 
 // excuse looks for a gap event that speaks of m.
 func (p *progress) excuse(m known) bool {
-	found := false
+	found := slices.ContainsFunc(p.early, func(t told) bool { return t.covers(m) })
 	for i := range p.told {
 		if p.told[i].covers(m) {
 			p.told[i].needed, found = true, true

@@ -119,6 +119,40 @@ func TestEveryKindOfMistakeIsFound(t *testing.T) {
 			},
 			func(v *verdict) int { return v.SilentlyMissing },
 		},
+		"told before the first message, of another channel": {
+			func(w *world) {
+				w.b.remove(1, 4)
+				w.b.insert(1, record{kind: recordGap, at: at(13), places: make([]sseproto.ID, 1), channel: 1})
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"published after the first gap event, before the first message": {
+			func(w *world) {
+				w.b.remove(1, 4)
+				w.b.insert(1, record{kind: recordGap, at: at(10), places: make([]sseproto.ID, 1), channel: allChannels})
+			},
+			func(v *verdict) int { return v.SilentlyMissing },
+		},
+		"given again, and the network was whole": {
+			func(w *world) {
+				again := w.a.records[w.a.find(12)]
+				again.id = idOf(10)
+				again.id.Seq += 50
+				w.histories[0].gaps = []stretch{{idOf(10), again.id}}
+				w.a.insert(w.a.find(12), again)
+			},
+			func(v *verdict) int { return v.DifferentIDs },
+		},
+		"given again where the history lacks nothing": {
+			func(w *world) {
+				w.divided = true
+				again := w.a.records[w.a.find(12)]
+				again.id = idOf(10)
+				again.id.Seq += 50
+				w.a.insert(w.a.find(12), again)
+			},
+			func(v *verdict) int { return v.DifferentIDs },
+		},
 		"cut between the gap events of two channels": {
 			func(w *world) {
 				w.a.remove(w.a.find(12), 2)
@@ -256,6 +290,24 @@ func TestToldLossesAreNoMistakes(t *testing.T) {
 			w.a.remove(w.a.find(12), 1)
 			w.messages[0][6].astray = true
 			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
+		},
+		"never numbered, beside what a former primary had": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.messages[1][6].astray = true // 13
+			w.a.insert(w.a.find(13)+1, gapAt(14, idOf(13), allChannels))
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
+		},
+		"told before the first message": func(w *world) {
+			w.b.remove(1, 4) // 2, 5, 8, 11
+			w.b.insert(1, record{kind: recordGap, at: at(13), places: make([]sseproto.ID, 1), channel: allChannels})
+		},
+		"given again after the network was divided": func(w *world) {
+			w.divided = true
+			again := w.a.records[w.a.find(12)]
+			again.id = idOf(10) // before it came with the ID that the history has
+			again.id.Seq += 50
+			w.histories[0].gaps = []stretch{{idOf(10), again.id}}
+			w.a.insert(w.a.find(12), again)
 		},
 		"unknown whether published": func(w *world) {
 			w.a.remove(w.a.find(12), 1)

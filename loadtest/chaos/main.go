@@ -104,8 +104,9 @@ func (o *options) plan() (list []scenario) {
 		if o.Rounds > 0 {
 			s.rounds = o.Rounds
 		}
-		s.faults = slices.DeleteFunc(s.faults, func(f fault) bool { return len(o.Fault) > 0 && !slices.Contains(o.Fault, f.name) })
-		if len(s.faults) > 0 {
+		isUnwanted := func(f fault) bool { return len(o.Fault) > 0 && !slices.Contains(o.Fault, f.name) }
+		s.faults, s.beside = slices.DeleteFunc(s.faults, isUnwanted), slices.DeleteFunc(s.beside, isUnwanted)
+		if len(s.faults)+len(s.beside) > 0 {
 			list = append(list, s)
 		}
 	}

@@ -37,7 +37,10 @@ func (k key) payload(filler int) string {
 	return strconv.Itoa(k.publisher) + "." + strconv.Itoa(k.n) + " " + strings.Repeat("x", filler)
 }
 
-var errPayload = errors.New("chaos: a payload that was never published")
+var (
+	errPayload = errors.New("chaos: a payload that was never published")
+	errSilent  = errors.New("chaos: no answer by a divided network")
+)
 
 func parsePayload(data []byte) (k key, err error) {
 	head, _, _ := strings.Cut(string(data), " ")
@@ -71,6 +74,8 @@ type publisher struct {
 
 // lane is a publisher's way into a partition.
 type lane struct {
+	host    host     // of the publisher
+	network *network // nil: whole
 	keys    redisconn.Keys
 	primary *primary
 	timeout time.Duration
@@ -120,7 +125,7 @@ func (p *publisher) publish(channel int) *message {
 		}
 	}
 	m.answered = p.clock.now()
-	m.astray = m.acked && l.to != l.primary.get()
+	m.astray = m.acked && (l.to != l.primary.get() || p.anywhere && !l.network.isWithMost(l.to))
 	p.messages = append(p.messages, m)
 	return &p.messages[k.n]
 }
@@ -145,13 +150,22 @@ func (p *publisher) keep(l *lane, channel int, payload string) bool {
 // waitMs is how long WAIT may take, in ms; less than publishTimeout.
 const waitMs = "500"
 
-// ask sends a command on a connection that is kept, to the primary of now.
+// ask sends a command on a connection that is kept, to the primary of now. Where the network
+// is divided it stays with the one that it knows: nobody tells it of another.
 func (l *lane) ask(args ...string) (reply any, err error) {
-	if l.to != l.primary.get() {
+	to := l.primary.get()
+	if !l.network.reaches(l.host, to) {
+		to = l.to
+	}
+	if l.to != to {
 		l.close()
 	}
+	if !l.network.reaches(l.host, to) {
+		time.Sleep(l.timeout) // it is sent, and nothing comes
+		return nil, errSilent
+	}
 	if l.conn == nil {
-		l.to = l.primary.get()
+		l.to = to
 		if l.conn, err = redistest.Dial(l.to, l.timeout); err != nil {
 			l.conn = nil
 			return nil, err

@@ -66,7 +66,8 @@ func (r *result) summary() string {
 	}
 	fmt.Fprintf(&b, "  messages: %d published, %d acknowledged, %d to nobody, %d unknown, %d to a former primary, %d never numbered\n",
 		v.Published, v.Acknowledged, v.NoReceivers, v.Unknown, v.Astray, v.Unnumbered)
-	fmt.Fprintf(&b, "  identity: %d messages with different IDs, %d IDs on several messages, %d receipts taken back\n", v.DifferentIDs, v.SharedIDs, v.Retracted)
+	fmt.Fprintf(&b, "  identity: %d messages with different IDs, %d IDs on several messages, %d receipts taken back, %d given again under a gap marker\n",
+		v.DifferentIDs, v.SharedIDs, v.Retracted, v.GivenAgain)
 	fmt.Fprintf(&b, "  history:  %d entries, %d twice, %d out of place, %d missing, %d under a gap marker\n",
 		v.HistoryHas, v.HistoryTwice, v.HistoryDisorder, v.HistoryMissing, v.HistoryExcused)
 	if v.Kept > 0 {

@@ -29,6 +29,12 @@ var (
 		"more messages kept", "every instance in turn is restarted with `--history-max 1000` in the place of 10", false,
 		func(ctx context.Context, d *damage) error { return d.roll(ctx, "--history-max=1000") },
 	}
+	lifeChanged = fault{
+		"history's life changed", "every instance in turn is restarted with another `--history-ttl`, of one to nine hours", false,
+		func(ctx context.Context, d *damage) error {
+			return d.roll(ctx, fmt.Sprintf("--history-ttl=%dh", 1+d.rng.IntN(9)))
+		},
+	}
 	clockAhead = fault{
 		"clock of Redis a day ahead", "for 0.6 s the clock of Redis is a day ahead: every key with a time to live expires", false,
 		func(ctx context.Context, d *damage) error {

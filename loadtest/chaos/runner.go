@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,7 +153,7 @@ func hash(text string) (h uint64) {
 
 // lossless reports whether none of the faults may lose anything.
 func (s *scenario) lossless() bool {
-	for _, f := range s.faults {
+	for _, f := range slices.Concat(s.faults, s.beside) {
 		if !f.lossless {
 			return false
 		}
@@ -169,10 +170,12 @@ func (s setup) text() string {
 		{s.feeds == 2, "two feeds each"},
 		{s.proxied, "proxies in between"},
 		{s.persist, "append-only file"},
-		{s.sentinel, "replica and sentinel"},
+		{s.sentinel && !s.divisible, "replica and sentinel"},
+		{s.sentinel && s.divisible, "two replicas and three sentinels"},
 		{s.cluster, "cluster of three primaries and three replicas"},
 		{s.sharded && s.partitions < 2, "messages by the shard channel"},
 		{s.partitions > 1, fmt.Sprintf("%d partitions", s.partitions)},
+		{s.divisible, "a network that can be divided"},
 		{s.joiner, "one joiner"},
 		{s.inbox, "half by the inbox"},
 		{s.old, "of an earlier commit at first"},
@@ -341,7 +344,7 @@ func (r *runner) emptyInbox(ctx context.Context) error {
 const busDelay = 500 * time.Millisecond
 
 func (r *runner) verdict(unfinished int) error {
-	e := evidence{channels: r.channels(), clients: r.clients, forgets: r.scenario.setup.ttl > 0}
+	e := evidence{channels: r.channels(), clients: r.clients, forgets: r.scenario.setup.ttl > 0, divided: r.scenario.setup.divisible}
 	if r.scenario.setup.cluster {
 		e.late = busDelay
 		if r.isAnywhere() {
@@ -352,7 +355,7 @@ func (r *runner) verdict(unfinished int) error {
 		e.messages = append(e.messages, p.messages)
 	}
 	for q, keys := range r.cluster.parts {
-		primary, _ := r.cluster.primary(q)
+		primary := r.cluster.primary(q)
 		h, err := readHistory(primary, keys, r.channels(), func(ch int) bool { return partitionOf(ch, len(r.cluster.parts)) == q })
 		if err != nil {
 			return err
@@ -374,7 +377,7 @@ func (r *runner) makePublishers() {
 		s := r.scenario.setup
 		p := &publisher{
 			index: i, keeps: keeps, replicated: s.sentinel || s.cluster, sharded: s.sharded,
-			lanes: r.lanes(keeps), rng: r.fork(), clock: r.clock,
+			lanes: r.lanes(publisherHost(i), keeps), rng: r.fork(), clock: r.clock,
 		}
 		if r.isAnywhere() && !keeps && i < r.opts.Publishers {
 			p.anywhere, p.lanes[0].primary = true, &primary{}
@@ -388,13 +391,13 @@ func (r *runner) makePublishers() {
 }
 
 // lanes are the ways into all partitions. WAIT takes longer than publishing on a node.
-func (r *runner) lanes(keeps bool) (list []lane) {
+func (r *runner) lanes(from host, keeps bool) (list []lane) {
 	timeout := publishTimeout
 	if r.scenario.setup.cluster && !keeps {
 		timeout = publishTimeoutNode
 	}
 	for q, keys := range r.cluster.parts {
-		list = append(list, lane{keys: keys, primary: &r.primaries[q], timeout: timeout})
+		list = append(list, lane{host: from, network: r.cluster.network, keys: keys, primary: &r.primaries[q], timeout: timeout})
 	}
 	return list
 }
@@ -402,8 +405,7 @@ func (r *runner) lanes(keeps bool) (list []lane) {
 // lookUpPrimaries asks who takes writes now.
 func (r *runner) lookUpPrimaries() {
 	for q := range r.primaries {
-		now, _ := r.cluster.primary(q)
-		addr := now.Addr()
+		addr := r.cluster.primary(q).Addr()
 		r.primaries[q].addr.Store(&addr)
 	}
 }
@@ -412,7 +414,9 @@ func (r *runner) lookUpPrimaries() {
 func (r *runner) isAnywhere() bool { return r.scenario.setup.cluster && !r.scenario.setup.sharded }
 
 // fork returns a generator for one goroutine.
-func (r *runner) fork() *rand.Rand { return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64())) }
+func (r *runner) fork() *rand.Rand { return fork(r.rng) }
+
+func fork(rng *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())) }
 
 func (r *runner) makeClients(final *finale) {
 	n := r.opts.Clients
@@ -451,7 +455,7 @@ const (
 
 // watch follows the watermarks of the history, and the primaries.
 func (r *runner) watch(ctx context.Context) {
-	reader := &publisher{lanes: r.lanes(false)}
+	reader := &publisher{lanes: r.lanes(everywhere, false)}
 	defer reader.close()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -562,33 +566,63 @@ func (r *runner) measure(w *row, answered time.Duration) {
 }
 
 // mix starts faults at random moments, two at once at most: of four instances
-// two are then always well.
+// two are then always well. Those beside them come one after the other.
 func (r *runner) mix(ctx context.Context) error {
+	var mixes []*mixture
+	if len(r.scenario.beside) > 0 {
+		mixes = append(mixes, &mixture{runner: r, faults: r.scenario.beside, rng: r.fork(), places: 1})
+	}
+	if len(r.scenario.faults) > 0 {
+		mixes = append(mixes, &mixture{runner: r, faults: r.scenario.faults, rng: r.rng, places: 2})
+	}
+	errs := make([]error, len(mixes))
+	end := r.clock.now() + r.scenario.mixed
 	var running sync.WaitGroup
-	defer running.Wait()
-	places := make(chan struct{}, 2)
-	var failed atomic.Pointer[error]
-	for end := r.clock.now() + r.scenario.mixed; r.clock.now() < end && failed.Load() == nil; {
-		if err := r.pause(ctx, time.Duration(r.rng.ExpFloat64()*float64(700*time.Millisecond))); err != nil {
-			return err
-		}
-		f, rng := r.scenario.faults[r.rng.IntN(len(r.scenario.faults))], r.fork()
-		places <- struct{}{}
-		running.Go(func() {
-			defer func() { <-places }()
-			if err := r.injectMixed(ctx, f, rng); err != nil {
-				failed.Store(&err)
-			}
-		})
+	for i, m := range mixes {
+		running.Go(func() { errs[i] = m.run(ctx, end) })
 	}
 	running.Wait()
 	for _, in := range r.cluster.fleet.running() {
 		_ = in.signal(syscall.SIGCONT)
 	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.pause(ctx, calm)
+}
+
+// mixture is faults at random moments, as many at once as there are places.
+type mixture struct {
+	*runner
+	faults []fault
+	rng    *rand.Rand
+	places int
+}
+
+func (m *mixture) run(ctx context.Context, end time.Duration) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	places := make(chan struct{}, m.places)
+	var failed atomic.Pointer[error]
+	for m.clock.now() < end && failed.Load() == nil {
+		if err := m.pause(ctx, time.Duration(m.rng.ExpFloat64()*float64(700*time.Millisecond))); err != nil {
+			return err
+		}
+		f := m.faults[m.rng.IntN(len(m.faults))]
+		rng := fork(m.rng)
+		places <- struct{}{}
+		running.Go(func() {
+			defer func() { <-places }()
+			if err := m.injectMixed(ctx, f, rng); err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	running.Wait()
 	if err := failed.Load(); err != nil {
 		return *err
 	}
-	return r.pause(ctx, calm)
+	return nil
 }
 
 // injectMixed does one fault among others. What it found may be down already, and
@@ -614,7 +648,7 @@ func (r *runner) injectMixed(ctx context.Context, f fault, rng *rand.Rand) error
 func (r *runner) countGaps() {
 	for _, c := range r.clients {
 		for _, rec := range c.records {
-			if rec.kind != recordGap {
+			if rec.kind != recordGap || !rec.isPlaced() {
 				continue
 			}
 			for i := len(r.result.Rows) - 1; i >= 0; i-- {

@@ -15,6 +15,9 @@ type scenario struct {
 	faults []fault
 	rounds int // how often the list is gone through
 	mixed  time.Duration
+	// beside are faults that come over the others of a mixed scenario, one after the other:
+	// two of them at once might take both nodes that have the same data.
+	beside []fault
 	wide   bool // 20,000 open channels on each instance, clients that stay
 }
 
@@ -131,6 +134,34 @@ func scenarios() []scenario {
 			setup:  with(func(s *setup) { s.cluster, s.sharded, s.inbox, s.partitions = true, true, true, 3 }),
 			faults: partitionFaults(),
 			rounds: 1,
+		},
+		{
+			name:   "divided",
+			setup:  with(func(s *setup) { s.sentinel, s.inbox, s.divisible = true, true, true }),
+			faults: []fault{primaryApart, replicaApart, primaryMute, primaryDeaf, primaryAlone},
+			rounds: 1,
+		},
+		{
+			name:   "divided-cluster",
+			setup:  with(func(s *setup) { s.cluster, s.sharded, s.inbox, s.partitions, s.divisible = true, true, true, 3, true }),
+			faults: []fault{clockApart, halvesApart, clockMute, clockDeaf, halvesApart},
+			rounds: 1,
+		},
+		{
+			// Each node keeps its data over a restart.
+			name: "partitions-mixed",
+			setup: with(func(s *setup) {
+				s.cluster, s.sharded, s.inbox, s.partitions, s.persist, s.joiner, s.divisible = true, true, true, 3, true, true, true
+			}),
+			faults: []fault{
+				killLink, killLink, killAllLinks, killCommands, killWriter, killAny, freezeWriter, deleteLease, twoWriters, scriptFlush,
+				joiner, restarted, lifeChanged,
+			},
+			beside: []fault{
+				clockPromoted, clockKilled, clockFrozen, clockFrozenShort, clockRestarted, slotMoved, slotMovedHalf,
+				clockApart, halvesApart,
+			},
+			mixed: 80 * time.Second,
 		},
 		{
 			// What is a fault of one server here hits all partitions at once.
