@@ -33,50 +33,66 @@ func (s *shard) awaitBegin(c *slot, n newcomer) {
 	s.enter(c, phaseUnbegun)
 	s.unbegunOpen++
 	q := &s.unbegun
-	q.push(unbegunSlot{n, s.began.Add(s.engine.cfg.HistoryWait)})
-	if q.len() > 2*s.unbegunOpen+tableChunk {
-		s.sortUnbegun()
+	if s.unbegunNext == q.len() { // this one was looked at just now
+		s.unbegunNext++
 	}
-}
-
-// sortUnbegun takes out of the queue who has left, and who can be answered.
-func (s *shard) sortUnbegun() {
-	q := &s.unbegun
+	q.push(unbegunSlot{n, s.began.Add(s.engine.cfg.HistoryWait)})
+	if q.len() <= 2*s.unbegunOpen+tableChunk {
+		return
+	}
 	for n := q.len(); n > 0; n-- {
-		w := q.pop()
-		switch c := s.slots.at(w.slot); {
-		case c.gen != w.gen:
-		case s.canBegin(c, &w.from):
-			s.unbegunOpen--
-			s.enter(c, phaseArriving)
-			s.count.attached.Add(1)
-			s.newcomers.push(w.newcomer)
-		default:
+		if w := q.pop(); s.isUnbegun(w.ref) {
 			q.push(w)
 		}
 	}
+	s.unbegunNext = 0
+}
+
+// isUnbegun reports whether a slot of the queue has neither left nor begun.
+func (s *shard) isUnbegun(r ref) bool {
+	c := s.slots.at(r.slot)
+	return c.gen == r.gen && c.phase == phaseUnbegun
 }
 
 // lookAtUnbegun goes on with the slots whose partitions have begun, and turns those away that
 // have waited for too long; all of them while the engine drains. It looks at all when a
-// partition has begun, which each does once.
+// partition has begun, which each does once: at as many in a pass as the budget allows.
 func (s *shard) lookAtUnbegun() {
 	q := &s.unbegun
-	if q.empty() {
+	if s.unbegunOpen == 0 {
+		*q, s.unbegunNext = queue[unbegunSlot]{}, 0
 		return
 	}
 	if left := s.log.unbegun.Load(); left != s.seenUnbegun {
-		s.seenUnbegun = left
-		s.sortUnbegun()
+		s.seenUnbegun, s.unbegunNext = left, 0
 	}
 	s.budget.begin(s.shares.answer)
+	for ; s.unbegunNext < q.len() && s.newcomers.len() < maxNewcomers && !s.budget.spent(); s.unbegunNext++ {
+		s.budget.slots++
+		s.beginSlot(q.at(s.unbegunNext))
+	}
 	for !q.empty() && !s.budget.spent() && (s.sweeper.draining() || !s.began.Before(q.first().until)) {
 		w := q.pop()
+		s.unbegunNext = max(s.unbegunNext-1, 0)
 		s.budget.slots++
-		if c := s.slots.at(w.slot); c.gen == w.gen {
-			s.turnAway(w.slot, c, &w.from)
+		if s.isUnbegun(w.ref) {
+			s.turnAway(w.slot, s.slots.at(w.slot), &w.from)
 		}
 	}
+}
+
+// beginSlot lets a slot of the queue be answered, if its partitions have begun. It keeps its place
+// in the queue, which is in the order of time, until its time is over.
+func (s *shard) beginSlot(w *unbegunSlot) {
+	c := s.slots.at(w.slot)
+	if !s.isUnbegun(w.ref) || !s.canBegin(c, &w.from) {
+		return
+	}
+	s.unbegunOpen--
+	s.enter(c, phaseArriving)
+	s.count.attached.Add(1)
+	s.newcomers.push(w.newcomer)
+	w.from = attachment{}
 }
 
 // turnAway refuses a slot that is not answered, and closes it.

@@ -25,6 +25,9 @@ func (q *queue[T]) push(x T) {
 // first is the one that pop would return.
 func (q *queue[T]) first() T { return q.items[q.head] }
 
+// at is the one that n pops would come before; valid until the next push or pop.
+func (q *queue[T]) at(n int) *T { return &q.items[q.head+n] }
+
 func (q *queue[T]) pop() T {
 	var zero T
 	x := q.items[q.head]

@@ -77,7 +77,8 @@ type shard struct {
 	newcomers   queue[newcomer]      // subscribed, not yet answered
 	unbegun     queue[unbegunSlot]   // the same, with a partition that was never open
 	seenUnbegun int32                // Log.unbegun when they were looked at last
-	unbegunOpen int                  // of these, how many have not left
+	unbegunOpen int                  // of these, how many have neither left nor begun
+	unbegunNext int                  // of the queue, how many were looked at since then
 	pages       queue[command]       // histories that were read
 	ahead       waitingHeap
 	barrier     *barrier // the newest that the loop has come to; at first one before all
@@ -345,7 +346,7 @@ func (s *shard) busy() bool {
 func (s *shard) hasWork() bool {
 	return s.poller.hasEvents() || !s.small.empty() || !s.large.empty() || !s.merges.empty() || !s.late.empty() ||
 		!s.arrivals.empty() || !s.newcomers.empty() || !s.pages.empty() || !s.asks.empty() || s.ahead.isDue ||
-		s.barrierNext != 0 || s.overrun.next != 0 || s.pacedOwed > 0 || s.shutOwed > 0 || s.timedOwed > 0 || s.sweeper.isOwed()
+		s.barrierNext != 0 || s.overrun.next != 0 || s.unbegunNext < s.unbegun.len() || s.pacedOwed > 0 || s.shutOwed > 0 || s.timedOwed > 0 || s.sweeper.isOwed()
 }
 
 // readInbox takes the commands, and leaves them to the stages.
