@@ -19,6 +19,7 @@ import (
 // and would find out that its node is frozen, or has lost the slot, when a reader waits for
 // it. The one that writes finds out at once, for both.
 func TestReadsFollowWritesToAnotherNode(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, 3, 0)
 	keys := redisconn.MakePartitionKeys(testPrefix, redisconn.Partition{})
 	base := uint64(time.Now().UnixMilli())

@@ -88,6 +88,7 @@ func TestDeleteRefusesForeignKeys(t *testing.T) {
 }
 
 func TestPagesGoThroughAHistory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(9, 0), w.burst(1, 25, 1)...)
 	var all []message
@@ -119,6 +120,7 @@ func TestPagesGoThroughAHistory(t *testing.T) {
 }
 
 func TestPagesGoBackThroughAHistory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(9, 0), w.burst(1, 3*pageStep, 1)...)
 	for _, limit := range []int{1, 10, pageStep, pageStep + 1, 2 * pageStep, 3 * pageStep, 1000} {
@@ -150,6 +152,7 @@ func TestPagesGoBackThroughAHistory(t *testing.T) {
 
 // TestPagesOfLargeMessagesAreShorter: memory is bounded whatever the limit.
 func TestPagesOfLargeMessagesAreShorter(t *testing.T) {
+	t.Parallel()
 	const n = 4 * pageStep
 	w := newWorld(t)
 	messages := w.burst(1, n, 1)

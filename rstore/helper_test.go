@@ -303,7 +303,9 @@ func (w *world) requireHistory(want []message) {
 	for ch, list := range byChannel {
 		got := w.history(ch)
 		for i := range min(len(list), len(got)) {
-			require.Equal(w.t, list[i], got[i], "channel %s, entry %d", ch, i)
+			if list[i] != got[i] {
+				require.Equal(w.t, list[i], got[i], "channel %s, entry %d", ch, i)
+			}
 		}
 		require.Len(w.t, got, len(list), "channel %s", ch)
 	}

@@ -36,7 +36,7 @@ func (w *world) partition(of int) (logs []*testLog) {
 }
 
 // parts makes the stores of an instance, and runs them until stop.
-func (w *world) parts(name string, logs []*testLog) (list parts, stop func()) {
+func (w *world) parts(name string, logs []*testLog, options ...func(*Config)) (list parts, stop func()) {
 	list = make(parts, len(logs))
 	var stops []func()
 	for q, log := range logs {
@@ -49,6 +49,9 @@ func (w *world) parts(name string, logs []*testLog) (list parts, stop func()) {
 				}
 			}
 			return n
+		}
+		for _, o := range options {
+			o(&cfg)
 		}
 		list[q] = w.store(cfg, log)
 	}
@@ -79,7 +82,7 @@ func (w *world) tickParts(logs []*testLog, is func() bool, format string, args .
 func TestHistoriesOfPartitionsAreApart(t *testing.T) {
 	w := newWorld(t)
 	logs := w.partition(3)
-	stores, _ := w.parts("a", logs)
+	stores, _ := w.parts("a", logs, func(c *Config) { c.LeaseTTL = time.Hour }) // however late it is renewed
 	for q, log := range logs {
 		log.commit(w.id(10*(q+1), 0), message{w.id(1, 1), "c", fmt.Sprintf("of %d", q)})
 	}
@@ -106,6 +109,7 @@ func TestHistoriesOfPartitionsAreApart(t *testing.T) {
 // TestLeasesAreSpread: who writes many histories leaves a lease that is given up to others,
 // and those of who stops are taken.
 func TestLeasesAreSpread(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	logs := w.partition(4)
 	a, stopA := w.parts("a", logs)
@@ -134,6 +138,7 @@ func TestLeasesAreSpread(t *testing.T) {
 
 // TestLeaseOfWhoIsGoneIsTaken when it has run out, also by who writes others.
 func TestLeaseOfWhoIsGoneIsTaken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	logs := w.partition(2)
 	keys := redisconn.MakePartitionKeys(testPrefix, redisconn.Partition{Number: 1, Of: 2})

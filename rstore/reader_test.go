@@ -24,6 +24,7 @@ func (w *world) written(cfg Config, upTo sseproto.ID, messages ...message) *Stor
 }
 
 func TestRangeIsAfterExclusiveUpToInclusive(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(5, 0),
 		message{w.id(1, 1), "a", "a1"}, message{w.id(1, 2), "b", "b2"}, message{w.id(1, 3), "a", "a3"},
@@ -65,6 +66,7 @@ func uniq(list []int) (out []int) {
 // An instance that asks too early, or a replica that lags, is not taken for
 // silence.
 func TestRangeBeyondTheWatermarkIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(5, 0), message{w.id(1, 1), "a", "a1"})
 	r := newRecorder()
@@ -75,6 +77,7 @@ func TestRangeBeyondTheWatermarkIsTold(t *testing.T) {
 }
 
 func TestTrimmedHistoryIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config("a")
 	cfg.MaxLen = 10
@@ -94,6 +97,7 @@ func TestTrimmedHistoryIsTold(t *testing.T) {
 }
 
 func TestManyPagesOfOneChannel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(2, 0), w.burst(1, 3*maxPage+10, 1)...)
 	r := newRecorder()
@@ -107,6 +111,7 @@ func TestManyPagesOfOneChannel(t *testing.T) {
 
 // The TTL is what decides, not the wall clock of the test: IDs are made old.
 func TestExpiredHistoryIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.base -= 120_000
 	cfg := w.config("a")
@@ -133,6 +138,7 @@ func TestExpiredHistoryIsTold(t *testing.T) {
 }
 
 func TestStreamOutlivesItsLastID(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.base += 600_000 // the clock was set back by ten minutes
 	cfg := w.config("a")
@@ -144,6 +150,7 @@ func TestStreamOutlivesItsLastID(t *testing.T) {
 }
 
 func TestReallyExpiredKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config("a")
 	cfg.TTL = 50 * time.Millisecond
@@ -185,6 +192,7 @@ func TestMarkerIsToldToThoseItConcerns(t *testing.T) {
 }
 
 func TestEntriesOfOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(5, 0), message{w.id(1, 1), "a", "ours"})
 	add := func(id sseproto.ID, fields ...string) {
@@ -200,6 +208,7 @@ func TestEntriesOfOthers(t *testing.T) {
 }
 
 func TestEmptiedStreamIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(5, 0), message{w.id(1, 1), "a", "x"})
 	require.NoError(t, w.do("XTRIM", testPrefix+"a", "MAXLEN", "0").Error())
@@ -209,6 +218,7 @@ func TestEmptiedStreamIsTold(t *testing.T) {
 }
 
 func TestRangeSurvivesCutConnections(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.written(w.config("a"), w.id(2, 0), w.burst(1, 50, 5)...)
 	for range 30 {
@@ -221,23 +231,22 @@ func TestRangeSurvivesCutConnections(t *testing.T) {
 }
 
 // A resync of 20,000 open channels must take well under two seconds: what that
-// costs is round trips, which are counted here, as the machine may be busy.
-func TestRangeOfTwentyThousandChannels(t *testing.T) {
+// costs is round trips, which are counted here for a quarter of them, as the machine may be busy.
+func TestRangeOfManyChannelsTakesFewRoundTrips(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	const n = 20_000
+	const n = 5_000
 	s := w.written(w.config("a"), w.id(2, 0), w.burst(1, 2*n, n)...)
 	channels := make([]string, n)
 	for i := range channels {
 		channels[i] = fmt.Sprint("ch", i)
 	}
 	r := newRecorder()
-	start := time.Now()
 	require.NoError(t, s.Range(t.Context(), channels, w.id(1, n/2), w.id(2, 0), r))
-	t.Logf("%d channels in %v", n, time.Since(start))
 	require.Empty(t, r.lost)
 	info, err := w.do("INFO", "commandstats").ToString()
 	require.NoError(t, err)
-	require.Contains(t, info, "cmdstat_lrange:calls=42,", "pipelines of 64, 128, 256, then 512")
+	require.Contains(t, info, "cmdstat_lrange:calls=12,", "pipelines of 64, 128, 256, then 512")
 	total := 0
 	for ch := range n {
 		want := 2
@@ -255,18 +264,18 @@ func TestLargePayloadsShrinkThePipeline(t *testing.T) {
 	w := newWorld(t)
 	var messages []message
 	var channels []string
-	for i := range 200 {
+	for i := range 130 {
 		channels = append(channels, fmt.Sprint("ch", i))
 		messages = append(messages, message{w.id(1, i+1), channels[i], strings.Repeat("x", 200_000)})
 	}
 	s := w.written(w.config("a"), w.id(2, 0), messages...)
 	r := newRecorder()
 	require.NoError(t, s.Range(t.Context(), channels, w.id(1, 0), w.id(2, 0), r))
-	require.Len(t, r.events, 200)
+	require.Len(t, r.events, 130)
 	info, err := w.do("INFO", "commandstats").ToString()
 	require.NoError(t, err)
 	// One pipeline of 64 channels (12.8 MB), then 32 each (6.4 MB).
-	require.Contains(t, info, "cmdstat_lrange:calls=6,")
+	require.Contains(t, info, "cmdstat_lrange:calls=4,")
 }
 
 func TestTrimmedRules(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 // What belongs into the history depends on the server that numbered it, and on those that the
 // clock knows.
 func TestWhatAFormerServerNumberedBelongsUpToItsSuccessor(t *testing.T) {
+	t.Parallel()
 	f := func(name, servers, server string, want bool, fields ...string) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -70,6 +71,7 @@ func TestWhatAFormerServerNumberedBelongsUpToItsSuccessor(t *testing.T) {
 // A server may be replaced and come back, more than once: what it numbered counts up to the end
 // of the term in which it did.
 func TestWhatAServerNumberedInALaterTermBelongs(t *testing.T) {
+	t.Parallel()
 	f := func(name, servers string, want bool) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,6 +106,7 @@ func TestWhatAServerNumberedInALaterTermBelongs(t *testing.T) {
 
 // Of a successor of this server: it lies beyond the last tick here.
 func TestWhatASuccessorNumberedIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	clock := redisconn.MakeKeys(testPrefix).Clock
@@ -122,6 +125,7 @@ func TestWhatASuccessorNumberedIsRefused(t *testing.T) {
 // A log may have stretches of a former server that do not count any more: the writer goes on
 // behind them, with a marker.
 func TestWriterGoesOnBehindWhatIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.clock("e1")
 	clock := redisconn.MakeKeys(testPrefix).Clock

@@ -57,6 +57,7 @@ func (w *world) fromTime(ms int) sseproto.StartPoint {
 }
 
 func TestStartsAreFoundInTheHistory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	at := func(ms, seq int, channel string) message {
 		return message{w.id(ms, seq), channel, fmt.Sprint(channel, " ", ms, "-", seq)}
@@ -89,6 +90,7 @@ func TestStartsAreFoundInTheHistory(t *testing.T) {
 
 // TestWhatIsGoneBeforeAStartIsNotMissing: a resume from there is told, a start is not.
 func TestWhatIsGoneBeforeAStartIsNotMissing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	upTo := w.id(900, 0)
 	s := w.written(w.config("a"), upTo, w.burst(100, 9, 3)...)
@@ -141,6 +143,7 @@ func TestHoleBehindAStartIsTold(t *testing.T) {
 
 // TestLastGoesBackAsFarAsItTakes: over several runs of the script, whatever the sizes.
 func TestLastGoesBackAsFarAsItTakes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	upTo := w.id(9000, 0)
@@ -168,6 +171,7 @@ func TestLastGoesBackAsFarAsItTakes(t *testing.T) {
 }
 
 func TestStartsSendNoEvents(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var all []message
 	for i := range 1000 {
@@ -183,6 +187,7 @@ func TestStartsSendNoEvents(t *testing.T) {
 }
 
 func TestStartOnAKeyOfAnotherTypeIsTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	upTo := w.id(900, 0)
 	s := w.written(w.config("a"), upTo, w.burst(100, 1, 1)...)
