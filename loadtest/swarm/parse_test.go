@@ -40,7 +40,9 @@ func read(t *testing.T, c *conn, stream string, n int) Counts {
 		if n > 0 {
 			k = min(k, n)
 		}
-		require.NoError(t, c.feed(b[:k], &s, 2000))
+		if err := c.feed(b[:k], &s, 2000); err != nil {
+			require.NoError(t, err)
+		}
 		b = b[k:]
 	}
 	require.Equal(t, s.Delivered, s.Latency.Count())
