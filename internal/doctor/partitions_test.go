@@ -26,6 +26,13 @@ func TestPartitionsOfAClusterAreLookedAt(t *testing.T) {
 		require.EqualValues(t, 0, do(t, s, "DBSIZE"))
 	}
 
+	// Of the machine, however many primaries there are.
+	all = ofRedis(t, onClusterOf(t, c, 3, true), "proc/sys/vm/overcommit_memory", "0")
+	require.Equal(t, Warn, all["vm.overcommit_memory"].Status)
+	for check := range all {
+		require.NotContains(t, check, "vm.overcommit_memory of")
+	}
+
 	// A right that only the keys of one partition lack.
 	all = look("resetkeys", "~sse:stream:{21418}*", "~{21418}*", "~sse:inbox:{21418}*", "~sse:stream:{8209}*", "~{8209}*", "~sse:inbox:{8209}*")
 	require.Equal(t, OK, all["redis rights"].Status)

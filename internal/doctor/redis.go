@@ -76,6 +76,7 @@ func (d *doctor) redis(ctx context.Context) {
 	d.ok(check, fmt.Sprintf("%s answers within %v", where, time.Since(begin).Round(time.Microsecond)))
 	d.transport()
 	r.server(ctx)
+	r.overcommit()
 	r.service(ctx)
 	r.rights(ctx)
 	r.settings(ctx)
@@ -208,6 +209,10 @@ func (d *redisDoctor) persistence() {
 	default:
 		d.ok(check, "no appendonly: a restart of Redis loses the history since the last save; clients are told of a gap")
 	}
+}
+
+// overcommit is about Redis on this machine, however many servers and partitions there are.
+func (d *redisDoctor) overcommit() {
 	if overcommit, ok := d.number("vm.overcommit_memory"); ok && overcommit != 1 && d.isLocal() {
 		d.warn("vm.overcommit_memory", fmt.Sprintf("%d: Redis on this machine cannot save when more than half of the memory is in use", overcommit), sysctl("vm.overcommit_memory", 1))
 	}
