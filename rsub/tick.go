@@ -42,18 +42,13 @@ type tick struct {
 	strays      strays // "" where nothing can come late by the bus
 }
 
-// strays is how many messages of shard channels have come to a node by the bus of the cluster,
-// with "!" in front while a primary that was replaced may send some late: it was frozen, or the
-// network divided. They would be numbered anew.
+// strays is how many messages of shard channels have come to a node by the bus of the cluster.
+// It is told while a primary that was replaced may send some late, because it was frozen or the
+// network divided: they would be numbered anew. At other times backends publish them on replicas.
 type strays string
 
-// came tells whether some may have come since an earlier count. Where backends publish on replicas
-// all come by the bus, and count only while such a primary is away.
-func (s strays) came(since strays) bool {
-	count, isNow := strings.CutPrefix(string(s), "!")
-	before, wasThen := strings.CutPrefix(string(since), "!")
-	return count != "" && before != "" && count != before && (isNow || wasThen)
-}
+// came tells whether some have come since an earlier count.
+func (s strays) came(since strays) bool { return s != "" && since != "" && s != since }
 
 // entries returns how many messages right behind the tick are of the inbox.
 func (t *tick) entries() uint64 {
