@@ -25,17 +25,9 @@ import (
 // has ticked, written a key, been listed, published or taken a client. The fleet goes on under
 // load, and notices nothing. With nine partitions the newcomer has names in common with all
 // three of the fleet, and in a cluster with one partition with one of them.
-func TestNewcomerWithAnotherNumberOfPartitionsDoesNothing(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	testNewcomers(t, newBackend(t, server.URL(), 3, server), server.URL())
-}
+func TestNewcomerWithAnotherNumberOfPartitionsDoesNothing(t *testing.T) { onServer(t, testNewcomers) }
 
-func TestNewcomerInAClusterDoesNothing(t *testing.T) {
-	t.Parallel()
-	c := redistest.StartCluster(t, 3, 0)
-	testNewcomers(t, newBackend(t, c.URL(), 3, c.Nodes...), c.URL())
-}
+func TestNewcomerInAClusterDoesNothing(t *testing.T) { onCluster(t, testNewcomers) }
 
 // tickers are the names of those who tick on a node, also of a cluster.
 type tickers struct {

@@ -170,16 +170,22 @@ func TestStartsUnderLoadOfPartitions(t *testing.T) {
 	require.Positive(t, gateways[0].Parts().Engine.Stats().ResumedHistory)
 }
 
-func TestOneStreamOverAllPartitions(t *testing.T) {
+func TestOneStreamOverAllPartitions(t *testing.T) { onServer(t, testOneStream) }
+
+func TestOneStreamOverAllPartitionsOfACluster(t *testing.T) { onCluster(t, testOneStream) }
+
+// onServer runs a test with three partitions on one server.
+func onServer(t *testing.T, test func(t *testing.T, b *backend, url string)) {
 	t.Parallel()
 	server := redistest.Start(t)
-	testOneStream(t, newBackend(t, server.URL(), 3, server), server.URL())
+	test(t, newBackend(t, server.URL(), 3, server), server.URL())
 }
 
-func TestOneStreamOverAllPartitionsOfACluster(t *testing.T) {
+// onCluster is onServer with three primaries.
+func onCluster(t *testing.T, test func(t *testing.T, b *backend, url string)) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, 0)
-	testOneStream(t, newBackend(t, c.URL(), 3, c.Nodes...), c.URL())
+	test(t, newBackend(t, c.URL(), 3, c.Nodes...), c.URL())
 }
 
 // pair are the gateways that a client may come to now.
