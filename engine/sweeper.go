@@ -12,7 +12,8 @@ const (
 	// go out in bursts of what is due in a sweep: measured at 10,000 connections,
 	// one in a burst costs half of one alone.
 	sweepEvery = time.Second
-	// drainEvery is the same while draining, so that closes are spread evenly.
+	// drainEvery is the same while draining, so that closes are spread evenly. The last one is
+	// at the deadline.
 	drainEvery = 100 * time.Millisecond
 	// sweepsPerBeat is the number of times a slot is looked at in one heartbeat
 	// period: silence lasts between 7/8 of the period and the whole.
@@ -47,10 +48,14 @@ func (w *sweeper) init(heartbeat time.Duration) {
 
 // interval is the time from one sweep to the next.
 func (w *sweeper) interval() time.Duration {
-	if w.draining() {
-		return min(w.every, drainEvery)
+	if !w.draining() {
+		return w.every
 	}
-	return w.every
+	every := min(w.every, drainEvery)
+	if left := w.deadline.Sub(w.last); left > 0 {
+		return min(every, left)
+	}
+	return every
 }
 
 func (w *sweeper) draining() bool { return !w.deadline.IsZero() }

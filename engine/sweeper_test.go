@@ -91,3 +91,25 @@ func TestGrantForCenturiesDoesNotEndAtOnce(t *testing.T) {
 	require.Equal(t, 3, h.open)
 	require.Zero(t, h.count.closed[CloseExpired].Load())
 }
+
+// TestDrainEndsAtItsDeadline: also one that is shorter than the time between two sweeps. What
+// is not answered by then is left for later ones.
+func TestDrainEndsAtItsDeadline(t *testing.T) {
+	h := shardByHand(t, nil)
+	for range 10 {
+		h.arrive(t, resumePoint{}, "a")
+	}
+	now := time.Now()
+	h.sweeper.last = now
+	by := now.Add(drainEvery / 3)
+	h.post(command{order: orderDrain, by: by})
+	h.shard.pass(now)
+	require.Equal(t, 10, h.open)
+	require.Equal(t, drainEvery/3, h.sweeper.interval())
+	h.shard.pass(by)
+	require.Zero(t, h.open)
+	require.Equal(t, drainEvery, h.sweeper.interval())
+	h.arrive(t, resumePoint{}, "a")
+	h.shard.pass(by.Add(drainEvery))
+	require.Zero(t, h.open)
+}
