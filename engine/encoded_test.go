@@ -14,11 +14,12 @@ import (
 // TestLargeMessagesHaveTheFrameOfSmallOnes: they are encoded before their position is known.
 func TestLargeMessagesHaveTheFrameOfSmallOnes(t *testing.T) {
 	t.Parallel()
+	const segmentBytes = 128 << 10 // which has room for the frame of asideBytes of whatever
 	for _, id := range []sseproto.ID{{Ms: 1, Seq: 1}, {Ms: 1<<64 - 2, Seq: 1<<64 - 1}} {
 		for _, piece := range []string{"x", "\n", "a\r\n", "\r", "\xff", "é\n"} {
-			for _, bytes := range []int{asideBytes, 3 * asideBytes, 2 * maxSegmentBytes} {
+			for _, bytes := range []int{asideBytes, 3 * asideBytes, 2 * segmentBytes} {
 				m := sseproto.Message{Event: "kind", ID: "own/1", Retry: time.Second, Data: strings.Repeat(piece, bytes/len(piece)+1)}
-				l := newLog(256<<20, maxSegmentBytes, 1, false, func(uint64) {})
+				l := newLog(32<<20, segmentBytes, 1, false, func(uint64) {})
 				l.OpenSpan(sseproto.ID{})
 				e := l.encode(&m)
 				require.NotNil(t, e)
@@ -32,7 +33,7 @@ func TestLargeMessagesHaveTheFrameOfSmallOnes(t *testing.T) {
 				require.True(t, m == back, "%q %d", piece, bytes)
 				v.close()
 				require.EqualValues(t, len(m.Data), l.Stats().AppendedBytes)
-				require.LessOrEqual(t, l.Stats().RingBytes, int64(8*len(m.Data)+3*maxSegmentBytes))
+				require.LessOrEqual(t, l.Stats().RingBytes, int64(8*len(m.Data)+3*segmentBytes))
 			}
 		}
 	}
