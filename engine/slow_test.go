@@ -4,6 +4,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,20 +57,18 @@ func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
 	f := startFeed(e, 1000)
 	frozen, brisk := joinTCP(t, e, resumePoint{}, "price"), joinTCP(t, e, resumePoint{}, "price")
 	other := joinTCP(t, e, resumePoint{}, "chat")
-	const n = 6000
-	pad, taken := strings.Repeat("x", 240), 0
+	const n = 1000
+	pad := strings.Repeat("x", 1000)
 	for i := 1; i <= n; i++ {
 		f.publish("price", fmt.Sprint(i, pad))
 		f.publish("chat", fmt.Sprint(i, pad))
-		if i%5 == 0 { // both loops have come so far
-			taken += len(brisk.until(fmt.Sprint(i, pad)))
-		}
+		// Some at a time might be taken for a backlog: it waits 50 ms then, on a busy machine often.
+		require.Equal(t, fmt.Sprint(i, pad), brisk.next(1)[0].data)
 	}
 	got := frozen.until(fmt.Sprint(n, pad))
 	requireAscending(t, got)
 	require.Less(t, len(got), n/4)
-	require.Greater(t, taken, len(got), "of each five the last at least; how many more is up to the machine")
-	t.Logf("%d and %d of %d messages", len(got), taken, n)
+	t.Logf("%d of %d messages", len(got), n)
 	require.Len(t, other.next(n), n, "a channel without a policy is sent whole")
 
 	// Read up, it is live again.
@@ -84,14 +83,17 @@ func TestReaderOfLatestThatIsBehindGetsWhatIsNewest(t *testing.T) {
 func TestReaderOfLatestThatKeepsUpGetsAll(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{100, 5_000, 20_000, 200_000} {
-		e := startEngine(t, withPolicies(Policy{"price", SlowLatest}))
-		f := startFeed(e, 1000)
-		c := joinTCP(t, e, resumePoint{}, "price")
-		pad := strings.Repeat("x", size)
-		for i := range 200 {
-			f.publish("price", fmt.Sprint(i, pad))
-			require.Equal(t, fmt.Sprint(i, pad), c.next(1)[0].data)
-		}
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			e := startEngine(t, withPolicies(Policy{"price", SlowLatest}))
+			f := startFeed(e, 1000)
+			c := joinTCP(t, e, resumePoint{}, "price")
+			pad := strings.Repeat("x", size)
+			for i := range 50 {
+				f.publish("price", fmt.Sprint(i, pad))
+				require.Equal(t, fmt.Sprint(i, pad), c.next(1)[0].data)
+			}
+		})
 	}
 }
 
@@ -103,7 +105,7 @@ func TestMixedStreamLosesNothingOfItsOtherChannels(t *testing.T) {
 	frozen := joinTCP(t, e, resumePoint{}, "price", "chat")
 	brisk := joinTCP(t, e, resumePoint{}, "price")
 	pad := strings.Repeat("x", 500)
-	const n = 9000
+	const n = 3600
 	for i := 1; i <= n; i++ {
 		f.publish("price", fmt.Sprint("p", i, pad))
 		if i%9 == 0 {
@@ -399,7 +401,7 @@ func TestTurnOfLatestDoesNotCostByWhatIsLeftOut(t *testing.T) {
 		require.Equal(t, phaseLive, h.slots.at(1).phase)
 		return looks
 	}
-	few, many := costOf(10), costOf(200_000)
+	few, many := costOf(10), costOf(20_000)
 	require.LessOrEqual(t, many, few+100, "records looked at")
 }
 
@@ -407,20 +409,13 @@ func TestTurnOfLatestDoesNotCostByWhatIsLeftOut(t *testing.T) {
 func TestNewestFindsWhatAWalkFinds(t *testing.T) {
 	t.Parallel()
 	eachViewOfChannels(t, 20_000, func(v *view, ch uint32) {
+		all, _ := v.walk(ch)
 		for pos := max(v.tail, 3) - 3; pos < v.head; pos += 211 + pos%29 {
 			for target := pos + 1; target < v.head; target += 197 + target%53 {
 				got, lost := v.newest(ch, pos, target)
 				var want uint64
-				for at := v.r.log.dir.at(ch).last.Load(); at > pos && at >= v.tail; {
-					if at <= target {
-						want = at
-						break
-					}
-					e, _ := v.at(at)
-					if e.prev == 0 {
-						break
-					}
-					at -= uint64(e.prev)
+				if n, _ := slices.BinarySearch(all, target+1); n > 0 && all[n-1] > pos {
+					want = all[n-1]
 				}
 				if want != 0 || !lost {
 					if want != got || lost { // so often that require would take most of the time
