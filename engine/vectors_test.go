@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,14 +189,35 @@ func (x *exchange) awaitRead() {
 		b := at.Addr().As4()
 		return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(b[:]), at.Port())
 	}
-	ends := " " + hex(x.conn.RemoteAddr()) + " " + hex(x.conn.LocalAddr()) + " "
+	ends := []byte(" " + hex(x.conn.RemoteAddr()) + " " + hex(x.conn.LocalAddr()) + " ")
 	require.Eventually(x.t, func() bool {
-		table, err := os.ReadFile("/proc/net/tcp")
-		require.NoError(x.t, err)
-		_, row, found := strings.Cut(string(table), ends)
+		tcpTable.Lock()
+		defer tcpTable.Unlock()
+		require.NoError(x.t, tcpTable.read())
+		_, row, found := bytes.Cut(tcpTable.text.Bytes(), ends)
 		// The state, then what waits in the socket: sending:receiving.
-		return !found || strings.HasPrefix(row[2:], " 00000000:00000000 ")
+		return !found || bytes.HasPrefix(row[2:], []byte(" 00000000:00000000 "))
 	}, waitLong, pollEvery)
+}
+
+// tcpTable is /proc/net/tcp. Other tests leave thousands of connections in it, so its memory is
+// used again.
+var tcpTable socketTable
+
+type socketTable struct {
+	sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *socketTable) read() error {
+	file, err := os.Open("/proc/net/tcp")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	s.text.Reset()
+	_, err = s.text.ReadFrom(file)
+	return err
 }
 
 var vectorRepeat = regexp.MustCompile(`(?s)<<(\d+)\*(.*?)>>`)
