@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -245,8 +246,10 @@ func (h worldHistory) Invalidate(_ context.Context, after, upTo sseproto.ID) err
 
 // message is what was published: it tells which one it is.
 func (w *engineWorld) message(m *publishedMessage) sseproto.Message {
-	return sseproto.Message{Data: fmt.Sprintf("%d %d %s", m.channel, m.nth, strings.Repeat("x", m.born%7*100))}
+	return sseproto.Message{Data: strconv.Itoa(m.channel) + " " + strconv.Itoa(m.nth) + " " + worldPad[:m.born%7*100]}
 }
+
+var worldPad = strings.Repeat("x", 600)
 
 func newEngineWorld(t *testing.T, seed uint64, planted worldPlant) *engineWorld {
 	w := &engineWorld{partitionWorld: newPartitionWorld(seed, ""), t: t, planted: planted, reads: rand.New(rand.NewPCG(seed, 2)), numbers: map[string]int{}}
@@ -1098,6 +1101,7 @@ func (a *leftoverAsk) answer(s *shard) {
 // channel of SlowLatest the newest message comes at last. A dead partition stops nobody's other
 // channels.
 func TestSeveralPartitionsHoldTheGuarantee(t *testing.T) {
+	t.Parallel()
 	played := (5**seeds + 1) / 2
 	if raceEnabled {
 		played = (played + 1) / 2
@@ -1129,19 +1133,21 @@ func TestSeveralPartitionsHoldTheGuarantee(t *testing.T) {
 	require.Positive(t, min(all.gaps, all.resumes, all.starts, all.changes, all.leftOut), "something is not tried: %+v", all)
 }
 
-// plantFoundAt are the seeds that find the mistakes: the search begins there, and goes on where
-// the processor has it otherwise.
+// plantFoundAt are the seeds that find the mistakes nearly each time, also on a busy machine: the
+// search begins there, and goes on where the processor has it otherwise. A seed that finds nothing
+// is played to its end, which takes the processor half a second and more.
 var plantFoundAt = map[worldPlant]uint64{
-	startIsForgotten: 2, startIsShort: 2, startIsLong: 4, historyStartsLate: 2, fromIsIgnored: 11, latestForAll: 2, newestIsLeftOut: 1,
-	changeMovesKept: 4, changeMovesAdded: 10, answerMovesOthers: 5,
+	startIsForgotten: 2, startIsShort: 26, startIsLong: 26, historyStartsLate: 4, fromIsIgnored: 17, latestForAll: 2, newestIsLeftOut: 26,
+	changeMovesKept: 11, changeMovesAdded: 16, answerMovesOthers: 14,
 }
 
 // TestSeveralPartitionsFindsMistakes: what the judge of engines does not find they do not promise.
 func TestSeveralPartitionsFindsMistakes(t *testing.T) {
+	t.Parallel()
 	for _, planted := range worldPlants {
 		t.Run(strings.ReplaceAll(string(planted), " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			for seed := max(plantFoundAt[planted], 1); seed <= 200; seed++ {
+			for seed := plantFoundAt[planted]; seed <= 200; seed++ {
 				w := runEngineWorld(t, seed, planted)
 				if w.problem != "" && (planted == newestIsLeftOut || !strings.Contains(w.problem, "is stuck")) {
 					t.Logf("%s: seed %d: %s", planted, seed, w.problem)
