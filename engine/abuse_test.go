@@ -158,7 +158,8 @@ func TestCrowdAtTheLimitOfConnections(t *testing.T) {
 	eventuallyLong(t, func() bool { return s.Stats().Front.Refused[front.RefuseFull] == over }, "the rest is refused")
 	st := s.Stats()
 	require.EqualValues(t, limit+front.RefusalSlots, st.Connections)
-	for range 50 {
+	const late = 10 // each is left a moment for its request
+	for range late {
 		w := s.dial()
 		require.Equal(t, 200, w.Answer(http.MethodGet).StatusCode)
 		w.RequireRetry(8*time.Second, 20*time.Second)
@@ -166,7 +167,7 @@ func TestCrowdAtTheLimitOfConnections(t *testing.T) {
 	}
 	reached := s.Stats().Front
 	t.Logf("%d refused, %d calls of accept, %d KiB of memory more", reached.Refused[front.RefuseFull], reached.Accepts, (heapInUse()-before)>>10)
-	require.Less(t, reached.Accepts, uint64(2*(limit+front.RefusalSlots+over+50)))
+	require.Less(t, reached.Accepts, uint64(2*(limit+front.RefusalSlots+over+late)))
 	require.Less(t, heapInUse()-before, int64((limit+front.RefusalSlots)*8<<10))
 	dismiss()
 	eventually(t, func() bool { return s.Stats().Connections == 0 }, "the crowd is gone")
@@ -200,12 +201,10 @@ func TestFloodOfTinyRequests(t *testing.T) {
 					return
 				}
 				for range block {
-					resp, err := http.ReadResponse(w.R, nil)
-					if err != nil || resp.StatusCode != 200 {
+					if err := readHealth(w.R); err != nil {
 						t.Errorf("answer: %v", err)
 						return
 					}
-					_, _ = io.Copy(io.Discard, resp.Body)
 				}
 			}
 			_ = w.Close()
@@ -221,6 +220,25 @@ func TestFloodOfTinyRequests(t *testing.T) {
 	require.EqualValues(t, clients*blocks*block+1, st.Answered[2])
 	require.EqualValues(t, 2+clients, st.Accepted)
 	require.Less(t, heapInUse()-before, int64(4<<20))
+}
+
+// readHealth reads one answer to getHealth, by its lines: net/http takes longer to read the
+// answers of a flood than the server to give them.
+func readHealth(r *bufio.Reader) error {
+	line, err := r.ReadSlice('\n')
+	if err != nil || !strings.HasPrefix(string(line), "HTTP/1.1 200 ") {
+		return fmt.Errorf("status %q: %w", line, err)
+	}
+	for err == nil && string(line) != "\r\n" {
+		line, err = r.ReadSlice('\n')
+	}
+	if err == nil {
+		line, err = r.ReadSlice('\n')
+	}
+	if err != nil || string(line) != "ok\n" {
+		return fmt.Errorf("body %q: %w", line, err)
+	}
+	return nil
 }
 
 // A client that pipelines faster than it is answered, and reads all answers, is cut
@@ -277,7 +295,7 @@ func (r streamReader) expect(data string) {
 // Thousands of connections are reset at every point of their lives. All descriptors
 // come back, and a stream beside them gets its messages.
 func TestStormOfResets(t *testing.T) {
-	n := 4000
+	n := 2000
 	if testing.Short() {
 		n = 400
 	}
@@ -326,10 +344,7 @@ func TestStormOfResets(t *testing.T) {
 // the messages that they miss; who reads gets them all.
 func TestClientsThatNeverReadTheirStream(t *testing.T) {
 	const frozen, ring = 100, 1 << 20
-	messages := 4000
-	if testing.Short() {
-		messages = 1000
-	}
+	const messages = 1000 // eight times what the ring holds
 	s := serveEngine(t, Config{RingBytes: ring})
 	s.Log().OpenLocal()
 	reader := s.streamOf("a")

@@ -21,6 +21,7 @@ func dialEngine(t testing.TB, e *Engine) *wiretest.Conn {
 // TestStreamOfAPartitionThatDoesNotBeginIsTurnedAway: as by an engine that is not ready, and
 // counted like that. The others are served.
 func TestStreamOfAPartitionThatDoesNotBeginIsTurnedAway(t *testing.T) {
+	t.Parallel()
 	notReady := func() (bool, string) { return false, "redis is away" }
 	want := func(path string, fields ...string) (status int, header http.Header, body string) {
 		s := serveEngine(t, Config{Ready: notReady})
@@ -94,7 +95,10 @@ func TestClientsThatLeaveBeforeAPartitionBeginsAreForgotten(t *testing.T) {
 	t.Parallel()
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.Shards, cfg.HistoryWait = 1, time.Hour }, 1)
 	stays := comeBack(t, e, "", f[1].channel)
-	comeAndGo(t, e, func() { require.NoError(t, comeBack(t, e, "", f[1].channel).conn.Close()) })
+	comeAndGo(t, e, func() (leave func()) {
+		c := comeBack(t, e, "", f[1].channel)
+		return func() { require.NoError(t, c.conn.Close()) }
+	})
 	require.Less(t, awaiting(e.shards[0]), tableChunk+100)
 	f[1].line.OpenSpan(f[1].id())
 	f[1].publish("open")

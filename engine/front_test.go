@@ -247,6 +247,7 @@ func TestEndlessBodyIsCut(t *testing.T) {
 }
 
 func TestSlowSenderIsCut(t *testing.T) {
+	t.Parallel()
 	s := serveEngine(t, Config{HandshakeTimeout: 200 * time.Millisecond})
 	w := s.dial()
 	ended := make(chan struct{})
@@ -329,7 +330,7 @@ func cpuTime() time.Duration {
 }
 
 func TestHalfOpenHeadsCostFewKilobytesAndDelayNobody(t *testing.T) {
-	n := min(4000, sock.FileLimit()/4)
+	n := min(2000, sock.FileLimit()/4)
 	const perHandshake = 8 << 10 // measured: 4.2 KB
 	s := serveEngine(t, Config{HandshakeTimeout: time.Minute})
 	probes := func() time.Duration {
@@ -405,6 +406,7 @@ func TestFullServerRefusesStreamsAndRecovers(t *testing.T) {
 }
 
 func TestConnectionsWithoutARequestCannotFillTheQueue(t *testing.T) {
+	t.Parallel()
 	s := serveEngine(t, Config{MaxConnections: 2, HandshakeTimeout: time.Minute})
 	idle := make([]*wiretest.Conn, 2+front.RefusalSlots)
 	for i := range idle {
@@ -603,7 +605,7 @@ func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
 func TestDescriptorsDoNotMixUpUnderChurn(t *testing.T) {
 	s := serveEngine(t, Config{HandshakeTimeout: 50 * time.Millisecond})
 	files, before := s.filesServing(), s.Stats().Front.Accepted
-	perWorker := 400
+	perWorker := 200
 	if testing.Short() {
 		perWorker = 100
 	}

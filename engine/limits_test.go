@@ -70,6 +70,7 @@ func vanish(w *wiretest.Conn) {
 }
 
 func TestVanishedPeersAreFound(t *testing.T) {
+	t.Parallel()
 	for name, heartbeat := range map[string]time.Duration{"by heartbeats": time.Second, "by probes": -1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

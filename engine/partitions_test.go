@@ -478,6 +478,7 @@ func TestPartitionWhoseHistoryIsAwayKeepsNoStartFromTheOthers(t *testing.T) {
 
 // TestStartIsAskedForAgain: a link that was lost for a moment is no gap.
 func TestStartIsAskedForAgain(t *testing.T) {
+	t.Parallel()
 	away := &startlessHistory{memoryHistory: newMemoryHistory()}
 	e, f := startParts(t, 2, func(cfg *Config) { cfg.Histories[1], cfg.HistoryWait = away, time.Minute })
 	away.add(sseproto.ID{Ms: 900, Seq: 1}, f[1].channel, "old1")

@@ -138,12 +138,17 @@ func awaiting(s *shard) int {
 	return <-a.reply
 }
 
-// comeAndGo plays many clients that leave, a few at a time, beside one that stays.
-func comeAndGo(t *testing.T, e *Engine, client func()) {
+// comeAndGo plays many clients that come and leave, a hundred at a time, beside one that stays.
+func comeAndGo(t *testing.T, e *Engine, client func() (leave func())) {
 	t.Helper()
-	for range (2*tableChunk + 100) / 20 {
-		for range 20 {
-			client()
+	const together = 100
+	for range (2*tableChunk + 100) / together {
+		var leave []func()
+		for range together {
+			leave = append(leave, client())
+		}
+		for _, f := range leave {
+			f()
 		}
 		require.Eventually(t, func() bool { return e.Stats().Connections == 1 }, waitLong, pollEvery)
 	}
@@ -155,10 +160,12 @@ func TestClientsThatLeaveWhileAPartitionIsShutAreForgotten(t *testing.T) {
 	f[1].publish("taken back")
 	f[1].line.CloseSpan(sseproto.ID{Ms: 1000})
 	stays := comeBack(t, e, "", f[1].channel)
-	comeAndGo(t, e, func() {
+	comeAndGo(t, e, func() (leave func()) {
 		c := comeBack(t, e, vector(0, sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 1000}), f[1].channel)
-		require.NoError(t, c.read())
-		require.NoError(t, c.conn.Close())
+		return func() {
+			require.NoError(t, c.read())
+			require.NoError(t, c.conn.Close())
+		}
 	})
 	require.Less(t, awaiting(e.shards[0]), tableChunk+100)
 

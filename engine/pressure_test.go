@@ -167,7 +167,7 @@ func TestBroadcastWhileMembersComeAndGo(t *testing.T) {
 			c.testClient, c.channels = join(t, e, resumePoint{}, "large"), []string{"large"}
 		}
 	}
-	for range 1000 {
+	for range 300 {
 		add()
 	}
 	for round := range 60 {

@@ -149,7 +149,7 @@ func TestStartCountsAllThatTheRingCoversWhileItTurns(t *testing.T) {
 	defer done.Wait()
 	defer stop()
 	const n = 1_000_000
-	for range 2000 {
+	for range 500 {
 		before := published.Load()
 		found := &foundStarts{ids: make([]sseproto.ID, 1), missing: make([]int, 1)}
 		require.True(t, e.log.lookForStarts(found, []string{"a"}, sseproto.StartPoint{Kind: sseproto.FromLast, Count: n}))
