@@ -122,7 +122,7 @@ func (f *fleet) running() (list []*instance) {
 	return list
 }
 
-func startCluster(ctx context.Context, o *options, s setup, dir string, longest time.Duration) (c *cluster, err error) {
+func startCluster(ctx context.Context, o *options, s setup, dir string, clock clock, longest time.Duration) (c *cluster, err error) {
 	c = &cluster{dir: dir, setup: s, parts: s.parts(), publishers: o.Publishers, bin: o.SsedBin, old: o.OldBin}
 	c.last = make([]atomic.Pointer[redistest.Server], len(c.parts))
 	defer func() {
@@ -140,7 +140,7 @@ func startCluster(ctx context.Context, o *options, s setup, dir string, longest 
 		args = append(args, "--appendfsync", "always")
 	}
 	if s.divisible {
-		c.network = newNetwork(c.processes)
+		c.network = newNetwork(clock, c.processes)
 	}
 	server := redistest.Program()
 	if s.bent {

@@ -45,6 +45,7 @@ const (
 type division struct {
 	apart map[host]bool // the hosts of the one part; all others are the other
 	way   way
+	since time.Duration
 }
 
 // carries tells whether bytes get from one host to the other.
@@ -62,6 +63,7 @@ func (d *division) carries(from, to host) bool {
 //
 // Publishers are no processes: they ask reaches.
 type network struct {
+	clock     clock
 	processes func() map[host][]int // who may dial: their pids
 
 	closing chan struct{}
@@ -75,16 +77,16 @@ type network struct {
 	sockets  map[string]host // guarded by mu: who has a socket, by inode; of this division
 }
 
-func newNetwork(processes func() map[host][]int) *network {
+func newNetwork(clock clock, processes func() map[host][]int) *network {
 	return &network{
-		processes: processes, closing: make(chan struct{}), change: make(chan struct{}),
+		clock: clock, processes: processes, closing: make(chan struct{}), change: make(chan struct{}),
 		fronts: make(map[string]host), sockets: make(map[string]host),
 	}
 }
 
 // divide parts some hosts from the rest.
 func (n *network) divide(way way, apart ...host) {
-	d := &division{apart: make(map[host]bool), way: way}
+	d := &division{apart: make(map[host]bool), way: way, since: n.clock.now()}
 	for _, h := range apart {
 		d.apart[h] = true
 	}
@@ -130,6 +132,20 @@ func (n *network) isWithMost(addr string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.division == nil || !n.division.apart[n.fronts[addr]]
+}
+
+// soonestReplaced is how long after the network was divided nobody is promoted yet.
+const soonestReplaced = 2 * time.Second
+
+// isApartForLong tells whether the server at an address may be replaced by now.
+func (n *network) isApartForLong(addr string, now time.Duration) bool {
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d := n.division
+	return d != nil && d.apart[n.fronts[addr]] && now-d.since >= soonestReplaced
 }
 
 // relay puts a relay in front of a port of a host, and returns the relay's port.

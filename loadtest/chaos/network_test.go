@@ -19,7 +19,7 @@ import (
 func behindRelay(t *testing.T) (n *network, s *redistest.Server, relay string) {
 	t.Helper()
 	s = redistest.Start(t)
-	n = newNetwork(func() map[host][]int { return map[host][]int{"here": {os.Getpid()}} })
+	n = newNetwork(clock{time.Now()}, func() map[host][]int { return map[host][]int{"here": {os.Getpid()}} })
 	t.Cleanup(n.close)
 	port, err := n.relay("there", s.Port())
 	require.NoError(t, err)
@@ -129,7 +129,7 @@ func TestEndsGoThroughARelay(t *testing.T) {
 }
 
 func TestPublishersAreOnASide(t *testing.T) {
-	n := newNetwork(func() map[host][]int { return nil })
+	n := newNetwork(clock{time.Now()}, func() map[host][]int { return nil })
 	defer n.close()
 	_, err := n.relay(hostOf(1), 1)
 	require.NoError(t, err)
@@ -152,5 +152,24 @@ func TestPublishersAreOnASide(t *testing.T) {
 	f(true, false)
 	n.heal()
 	f(true, true)
+	n.divide(noWay, hostOf(1))
+	now := n.clock.now()
+	require.False(t, n.isApartForLong(one, now))
+	require.True(t, n.isApartForLong(one, now+soonestReplaced))
+	require.False(t, n.isApartForLong(other, now+soonestReplaced))
 	require.True(t, (*network)(nil).reaches(publisherHost(0), one), "there is no such network")
+}
+
+func TestReplacementIsNoticedLate(t *testing.T) {
+	var p primary
+	p.set("a", 0)
+	p.set("a", at(100))
+	p.set("b", at(200)) // 2 s
+	require.Equal(t, "b", p.get())
+	require.True(t, p.wasReplaced("a", at(150)))
+	require.False(t, p.wasReplaced("a", at(201)), "it is a later time of its own")
+	require.False(t, p.wasReplaced("b", at(150)))
+	p.set("c", at(600))
+	require.False(t, p.wasReplaced("b", at(200)), "long before")
+	require.True(t, p.wasReplaced("b", at(599)))
 }

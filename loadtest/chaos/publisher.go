@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,6 +26,8 @@ type message struct {
 	acked     bool // answered by Redis; without it nobody knows whether it happened
 	// astray: answered by a server that was not the primary any more.
 	astray bool
+	// cutOff is a server that answered while it was apart for long, and counted as the primary.
+	cutOff string
 	// kept: added to the inbox; when that was answered, it must be in the history,
 	// and behind what its publisher had added before.
 	kept bool
@@ -84,9 +87,37 @@ type lane struct {
 }
 
 // primary is the server that takes writes, as a good client of Redis knows it.
-type primary struct{ addr atomic.Pointer[string] }
+type primary struct {
+	addr     atomic.Pointer[string]
+	replaced []replacement // owned by who looks it up
+}
+
+// replacement is when a server was found to be the primary no more.
+type replacement struct {
+	addr string
+	at   time.Duration
+}
 
 func (p *primary) get() string { return *p.addr.Load() }
+
+// set notes who it is now.
+func (p *primary) set(addr string, at time.Duration) {
+	if before := p.addr.Load(); before != nil && *before != addr {
+		p.replaced = append(p.replaced, replacement{*before, at})
+	}
+	p.addr.Store(&addr)
+}
+
+// noticedWithin is how late a replacement may be found out: on a busy machine nodes are slow to
+// answer.
+const noticedWithin = 3 * time.Second
+
+// wasReplaced tells whether a server that answered at a time may have been replaced by then.
+func (p *primary) wasReplaced(addr string, at time.Duration) bool {
+	return slices.ContainsFunc(p.replaced, func(r replacement) bool {
+		return r.addr == addr && r.at >= at && r.at-at < noticedWithin
+	})
+}
 
 // clock is the time since the start of a run.
 type clock struct{ start time.Time }
@@ -126,6 +157,9 @@ func (p *publisher) publish(channel int) *message {
 	}
 	m.answered = p.clock.now()
 	m.astray = m.acked && (l.to != l.primary.get() || p.anywhere && !l.network.isWithMost(l.to))
+	if m.acked && !m.astray && l.network.isApartForLong(l.to, m.answered) {
+		m.cutOff = l.to
+	}
 	p.messages = append(p.messages, m)
 	return &p.messages[k.n]
 }

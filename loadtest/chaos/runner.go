@@ -116,7 +116,7 @@ func (r *runner) within(ctx context.Context, work func() error) (err error) {
 	if err := errors.Join(os.RemoveAll(r.result.Dir), os.MkdirAll(r.result.Dir, 0o755)); err != nil {
 		return err
 	}
-	if r.cluster, err = startCluster(ctx, r.opts, r.scenario.setup, r.result.Dir, longestRun); err != nil {
+	if r.cluster, err = startCluster(ctx, r.opts, r.scenario.setup, r.result.Dir, r.clock, longestRun); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.cluster.close()) }()
@@ -269,6 +269,10 @@ func (r *runner) verdict(unfinished int) error {
 		}
 	}
 	for _, p := range append(r.publishers, r.finale) {
+		for i := range p.messages {
+			m := &p.messages[i]
+			m.astray = m.astray || m.cutOff != "" && r.primaries[partitionOf(m.channel, len(r.primaries))].wasReplaced(m.cutOff, m.answered)
+		}
 		e.messages = append(e.messages, p.messages)
 	}
 	for q, keys := range r.cluster.parts {
@@ -321,10 +325,11 @@ func (r *runner) lanes(from host, keeps bool) (list []lane) {
 
 // lookUpPrimaries asks who takes writes now.
 func (r *runner) lookUpPrimaries() {
+	var all sync.WaitGroup
 	for q := range r.primaries {
-		addr := r.cluster.primary(q).Addr()
-		r.primaries[q].addr.Store(&addr)
+		all.Go(func() { r.primaries[q].set(r.cluster.primary(q).Addr(), r.clock.now()) })
 	}
+	all.Wait()
 }
 
 // isAnywhere tells whether messages are published on all nodes of a cluster.
