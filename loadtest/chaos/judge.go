@@ -495,7 +495,7 @@ func (j *judge) sentBefore(p *progress, from sseproto.ID) (at time.Duration) {
 		return p.posSent
 	}
 	for k, id := range p.seen {
-		if m, ok := j.message(k); ok && !m.astray && !from.Less(id) {
+		if m, ok := j.message(k); ok && m.acked && !m.astray && !from.Less(id) {
 			at = max(at, m.sent)
 		}
 	}
@@ -533,7 +533,7 @@ func (j *judge) event(c *client, p *progress, r *record) {
 	}
 	p.seen[r.key] = r.id
 	p.pos, p.base, p.putBack = r.id, r.id, false
-	if !m.astray { // else it was sent beside what the new primary has
+	if m.acked && !m.astray { // else it may have been sent beside what the new primary has
 		p.posSent = m.sent
 	}
 }

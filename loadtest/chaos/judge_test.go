@@ -297,6 +297,12 @@ func TestToldLossesAreNoMistakes(t *testing.T) {
 			w.a.insert(w.a.find(13)+1, gapAt(14, idOf(13), allChannels))
 			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
 		},
+		"never numbered, beside what nobody knows to be published": func(w *world) {
+			w.a.remove(w.a.find(12), 1)
+			w.messages[1][6].acked = false // 13
+			w.a.insert(w.a.find(13)+1, gapAt(14, idOf(13), allChannels))
+			w.histories[0].channels[0] = append(w.histories[0].channels[0][:4:4], w.histories[0].channels[0][5:]...)
+		},
 		"told before the first message": func(w *world) {
 			w.b.remove(1, 4) // 2, 5, 8, 11
 			w.b.insert(1, record{kind: recordGap, at: at(13), places: make([]sseproto.ID, 1), channel: allChannels})
