@@ -121,6 +121,12 @@ func (s *sequencer) tick(t tick) step {
 		s.state = unsynced
 		return st
 	}
+	return s.accept(t)
+}
+
+// accept counts a tick against which nothing speaks: it opens a span, or commits what came
+// since the last one.
+func (s *sequencer) accept(t tick) step {
 	st := step{action: commit, newEpoch: s.epoch != "" && t.epoch != s.epoch}
 	if s.state == unsynced {
 		st.action = open
