@@ -26,7 +26,19 @@ type joining struct {
 	inShut, timed bool // it is in shard.shutJoins, or in shard.timedJoins
 }
 
-// joinPart is a partition of such a stream.
+// joinPart is a partition of such a stream. Each turn finds which of these it is, the first that
+// applies (placeParts, serveParts), and what gives the stream a turn for its sake:
+//
+//	          told by            the next turn comes
+//	lost      isLost             at once, when all have a place: a gap event is sent
+//	shut      isShut             when it opens
+//	starting  start is not now   with the answer of the replayer; when that fails, at again
+//	ahead     reach before it    when ticks come to its place; after until there is a gap event
+//	served    isServed           with a message of it: the ring has all behind its place
+//	behind    none of these      with the page of its history; when that fails, at again
+//
+// A page that comes while the socket is full is missed (isMissed) and asked for again. Until it
+// has come, nothing else is sent. A stream can join when all its partitions are served.
 type joinPart struct {
 	line     *Lineage
 	channels []joinChannel
@@ -144,8 +156,8 @@ func (s *shard) lookAt(j *joining) (head uint64) {
 // two cores (EPYC, virtual) took 31 to 37 ns.
 const partLooks = 2
 
-// join gives a slot that is joining a turn. Then it has joined, or is queued, or waits, or is
-// blocked or closed.
+// join gives a slot that is joining, and has no pending bytes, a turn. Then it has joined, or is
+// queued, or waits, or is blocked or closed.
 func (s *shard) join(v *view, i uint32, c *slot) {
 	j := s.joins[i]
 	head := s.lookAt(j)
@@ -318,7 +330,8 @@ func (s *shard) rejoin(v *view, i uint32, c *slot) {
 	}
 }
 
-// leaveJoining forgets what a slot that is about to be closed was joining with.
+// leaveJoining forgets the state of a slot that has joined, or is about to be closed: the replayer
+// reads nothing more for it.
 func (s *shard) leaveJoining(i uint32, c *slot) {
 	j := s.joins[i]
 	if j == nil {

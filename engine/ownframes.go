@@ -7,7 +7,9 @@ import (
 	"ssed/sseproto"
 )
 
-// ownBatch is frames that are made for one stream.
+// ownBatch is frames that are made for one stream. A loop has one (shard.ownFrames): it is filled
+// and written in the same turn, and what a socket does not take is copied (keepPending). So its
+// memory belongs to nobody else, and the frames given to add are borrowed until it returns.
 type ownBatch struct {
 	form   form
 	places []sseproto.ID // behind the last frame
@@ -57,7 +59,8 @@ func (b *ownBatch) add(part uint8, id sseproto.ID, frame []byte, channel string,
 }
 
 // writeOwn writes the own frames that were put together. Not whole: what is missing of the
-// frame that was cut, and of gap events that go with it, is pending; or the slot is closed.
+// frame that was cut, and of gap events that go with it, is pending; or the slot is closed. The
+// slot has no pending bytes before.
 func (s *shard) writeOwn(i uint32, c *slot, j *joining) (n int, whole bool) {
 	b := &s.ownFrames
 	s.budget.looks += int64(ownCost(len(b.places)) * cost(len(b.frames)) / lookCost)

@@ -58,7 +58,8 @@ const (
 //
 // A method of shard that takes a slot by number and pointer, (i uint32, c *slot), may
 // close it: whoever called does not look at c afterwards. Of those that take only the
-// number or only the pointer, closeSlot alone does.
+// number or only the pointer, closeSlot alone does. And hasRoom may close others, with
+// pending bytes: whoever asks for room has none.
 type slot struct {
 	// pos is a position up to which all messages of its channels are written. What lies
 	// behind depends on the phase:
