@@ -22,8 +22,9 @@ type joining struct {
 	sent   string        // its Last-Event-ID, for gap events
 	client uint64        // whose turn it takes to read the history, see fairQueue; 0: not known yet
 
-	isCounted     bool // in the counters of resumes
-	inShut, timed bool // it is in shard.shutJoins, or in shard.timedJoins
+	isCounted     bool      // in the counters of resumes
+	inShut, timed bool      // it is in shard.shutJoins, or in shard.timedJoins
+	due           time.Time // before that there is no need for a turn from timedJoins
 }
 
 // joinPart is a partition of such a stream. Each turn finds which of these it is, the first that
@@ -218,7 +219,7 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 			p.until, p.awaits = time.Time{}, awaitsOpening
 		case p.reach.Less(*at):
 			if s.isAhead(p, *at) {
-				p.awaits = awaitsTime
+				p.awaits = awaitsTicks
 				break
 			}
 			s.tellPart(i, c, j, p, sseproto.ReasonUnknownID, p.reach, sseproto.ID{})
@@ -232,7 +233,7 @@ func (s *shard) serveParts(i uint32, c *slot, j *joining) (all, isHeld, sent boo
 			s.askFor(i, c, j, p)
 			isHeld = isHeld || p.isMissed
 		default:
-			p.awaits = awaitsTime
+			p.awaits = awaitsAgain
 		}
 		if p.isServed {
 			p.until = time.Time{}

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -148,5 +149,53 @@ func TestTurnsOfStreamsThatWaitCountByTheirPartitions(t *testing.T) {
 		atEach := lookCost * cost(partLooks*partitions)
 		require.LessOrEqual(t, most, int(s.shares.ahead/atEach)+1)
 		require.Equal(t, streams, s.timedJoins.len(), "they wait again")
+	}
+}
+
+// TestStreamsWhoseHistoryIsAwayCostLittleUntilItIsAskedAgain: when Redis of a partition is away,
+// all streams that come back with a channel of it wait for that.
+func TestStreamsWhoseHistoryIsAwayCostLittleUntilItIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	const streams, polls = 100, 50
+	s := newNullShardWith(t, Config{
+		Partitions: 2, Histories: []History{newMemoryHistory(), newMemoryHistory()}, HistoryWait: time.Hour,
+	})
+	low, before := sseproto.ID{Ms: 1000}, sseproto.ID{Ms: 900}
+	var all []string
+	for p := range 2 {
+		s.log.Partition(p).OpenSpan(low)
+		all = append(all, channelOfPart("c", p, 2))
+	}
+	now := time.Now()
+	s.began = now
+	s.fillWith(streams, all...)
+	for i := uint32(1); i <= streams; i++ {
+		c := s.slots.at(i)
+		j := s.newJoining(c)
+		j.client = 1
+		j.places[0], j.places[1] = low, before
+		s.joins[i], c.pos = j, joiningPos
+		s.later(i)
+	}
+	s.settle()
+	for i := uint32(1); i <= streams; i++ {
+		r := &replay{err: errors.New("away"), key: replayKey{part: 1, id: before}, taken: make(chan struct{})}
+		r.refs.Store(1)
+		s.pages.push(command{page: r, to: ref{i, s.slots.at(i).gen}})
+	}
+	s.settle()
+	require.Equal(t, streams, s.timedJoins.len())
+	w := s.counting(func() {
+		for range polls {
+			now = now.Add(aheadPoll)
+			s.shard.pass(now)
+		}
+	})
+	t.Logf("%d streams, %d times: %+v", streams, polls, w)
+	require.LessOrEqual(t, w.slots, int64(streams*(polls+1)))
+	require.LessOrEqual(t, w.looks, int64(polls))
+	s.shard.pass(now.Add(time.Hour))
+	for i := uint32(1); i <= streams; i++ {
+		require.True(t, s.joins[i].partOf(1).isAsked)
 	}
 }

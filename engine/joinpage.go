@@ -71,9 +71,7 @@ func (s *shard) takeOwnPage(v *view, i uint32, c *slot, l *command) (hasMore boo
 			return true
 		}
 	}
-	if c.phase == phaseJoining {
-		s.join(v, i, c)
-	}
+	s.joinIfIdle(v, i, c)
 	return false
 }
 

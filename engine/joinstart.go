@@ -108,7 +108,7 @@ func (s *shard) placeParts(v *view, i uint32, c *slot, j *joining) (done bool) {
 			if p.asked.IsZero() {
 				p.asked = s.began
 			}
-			if p.awaits = awaitsTime; !s.began.Before(p.again) {
+			if p.awaits = awaitsAgain; !s.began.Before(p.again) {
 				p.awaits = awaitsNothing
 				s.askFor(i, c, j, p)
 			}

@@ -100,8 +100,9 @@ func newWaitingJoins(t testing.TB, streams, partitions int) *nullShard {
 func (s *nullShard) lookAtAll() {
 	v := s.reader.open()
 	defer v.close()
-	for s.timedOwed = s.timedJoins.len(); s.timedOwed > 0; {
-		s.timedOwed--
-		s.lookAtJoin(&v, s.timedJoins.pop(), func(j *joining) { j.timed = false })
+	for left := s.timedJoins.len(); left > 0; {
+		s.timedOwed, s.timedAt = left, s.began
+		s.lookAtJoins(&v)
+		left = s.timedOwed
 	}
 }

@@ -1,26 +1,39 @@
 package engine
 
+import "time"
+
 // joinWait is what gives a stream a turn for the sake of a partition.
 type joinWait uint8
 
 const (
 	awaitsNothing joinWait = iota // a message of the partition does, or the page that is being read for it
 	awaitsOpening
-	awaitsTime
+	awaitsTicks // looked for each aheadPoll: a tick wakes nobody
+	awaitsAgain // joinPart.again
 )
 
 // awaitTurn lets a slot wait for what its partitions lack, as the last look at them says.
 func (s *shard) awaitTurn(i uint32, c *slot, j *joining) {
 	s.enter(c, phaseJoining)
+	j.due = time.Time{}
 	for k := range j.parts {
-		switch awaits := j.parts[k].awaits; {
-		case awaits == awaitsOpening && !j.inShut:
-			j.inShut = true
-			s.awaitOpen(ref{i, c.gen})
-		case awaits == awaitsTime && !j.timed:
-			j.timed = true
-			s.timedJoins.push(ref{i, c.gen})
+		switch p := &j.parts[k]; p.awaits {
+		case awaitsOpening:
+			if !j.inShut {
+				j.inShut = true
+				s.awaitOpen(ref{i, c.gen})
+			}
+		case awaitsTicks:
+			j.due = s.began
+		case awaitsAgain:
+			if j.due.IsZero() || p.again.Before(j.due) {
+				j.due = p.again
+			}
 		}
+	}
+	if !j.due.IsZero() && !j.timed {
+		j.timed = true
+		s.timedJoins.push(ref{i, c.gen})
 	}
 }
 
@@ -54,22 +67,38 @@ func (s *shard) lookAtJoins(v *view) {
 	s.budget.begin(s.shares.ahead)
 	for s.shutOwed > 0 && !s.budget.spent() {
 		s.shutOwed--
-		s.lookAtJoin(v, s.shutJoins.pop(), func(j *joining) { j.inShut = false })
+		r := s.shutJoins.pop()
+		if c, j := s.joinOf(r); j != nil {
+			j.inShut = false
+			s.joinIfIdle(v, r.slot, c)
+		}
 	}
 	for s.timedOwed > 0 && !s.budget.spent() {
 		s.timedOwed--
-		s.lookAtJoin(v, s.timedJoins.pop(), func(j *joining) { j.timed = false })
+		r := s.timedJoins.pop()
+		switch c, j := s.joinOf(r); {
+		case j == nil:
+		case s.began.Before(j.due):
+			s.timedJoins.push(r)
+		default:
+			j.timed = false
+			s.joinIfIdle(v, r.slot, c)
+		}
 	}
 }
 
-func (s *shard) lookAtJoin(v *view, r ref, popped func(*joining)) {
+// joinOf returns a slot of a queue, and its state; nil: it has joined, or left.
+func (s *shard) joinOf(r ref) (c *slot, j *joining) {
 	s.budget.slots++
-	c, j := s.slots.at(r.slot), s.joins[r.slot]
-	if c.gen != r.gen || j == nil {
-		return
+	if c = s.slots.at(r.slot); c.gen != r.gen {
+		return c, nil
 	}
-	popped(j)
+	return c, s.joins[r.slot]
+}
+
+// joinIfIdle gives a slot a turn that waits, and has none coming.
+func (s *shard) joinIfIdle(v *view, i uint32, c *slot) {
 	if c.phase == phaseJoining {
-		s.join(v, r.slot, c)
+		s.join(v, i, c)
 	}
 }
