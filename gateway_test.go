@@ -279,6 +279,7 @@ func TestGatewayThatWouldHarmOthersEndsRun(t *testing.T) {
 
 // A gateway without its history, or with an inbox that stands still, serves, and says so.
 func TestWhatFailsBesideTheStreamsIsTold(t *testing.T) {
+	t.Parallel()
 	f := func(key, text string) {
 		t.Run(key, func(t *testing.T) {
 			server := redistest.Start(t)

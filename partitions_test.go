@@ -271,7 +271,7 @@ func testOneStream(t *testing.T, b *backend, url string) {
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	cuts := 0
-	for step := range 30 {
+	for step := range 18 {
 		for range 10 {
 			require.NoError(t, f.send(t.Context(), rng, 1+rng.IntN(20)))
 		}
@@ -294,7 +294,7 @@ func testOneStream(t *testing.T, b *backend, url string) {
 				require.NoError(t, err)
 			}
 		case 5:
-			if step == 17 {
+			if step == 11 {
 				require.NoError(t, stops[0]())
 				begin(0)
 			}
@@ -672,6 +672,7 @@ func TestInstanceThatStartsWhileANodeIsAway(t *testing.T) {
 // TestTickIntervalsAreCompared: they may differ while an instance after the other gets another
 // one, and are told.
 func TestTickIntervalsAreCompared(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var gateways []*ssed.Gateway
 	for _, interval := range []time.Duration{0, 200 * time.Millisecond} {

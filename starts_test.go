@@ -372,7 +372,7 @@ func (f *numberedFeed) runStarter(rng *rand.Rand, gateways []*ssed.Gateway, kind
 	}
 	target := make(map[string]int)
 	for _, name := range channels {
-		target[name] = f.count(name) + 10
+		target[name] = f.count(name) + 5
 	}
 	if err := c.read(rng, -1, func() bool { return c.has(func(name string) int { return target[name] }) }); err != nil {
 		return err
