@@ -119,7 +119,7 @@ func TestPayloadVectorsArriveAsClientsExpect(t *testing.T) {
 			frame := AppendEvent(nil, testID, Message{Data: payload})
 			require.True(t, utf8.Valid(frame))
 			for _, size := range []int{0, 1, 7, 4096} {
-				if size == 1 && len(frame) > 1<<18 {
+				if size > 0 && size < 4096 && len(frame) > 1<<18 {
 					continue
 				}
 				events, _ := decodeAll(t, string(frame), size)

@@ -20,7 +20,7 @@ func reportOf(t *testing.T, files map[string]string) (string, bool) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
-	cmd := exec.Command("go", "test", "-json", "./...")
+	cmd := exec.Command("go", "test", "-vet=off", "-ldflags=-s -w", "-json", "./...")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	events, _ := cmd.Output() // a failing test makes it fail
