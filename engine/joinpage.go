@@ -101,7 +101,7 @@ func (s *shard) writeOwnPage(i uint32, c *slot, j *joining, p *joinPart, l *comm
 	if s.joins[i] != j { // it is closed
 		return false
 	}
-	p.told = r.page.known.with(r.page.told, frames[:l.done])
+	p.told = r.page.toldWith(frames[:l.done])
 	if whole && l.done == len(frames) {
 		j.places[p.line.part] = r.upTo
 	}

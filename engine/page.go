@@ -20,19 +20,21 @@ type frameRef struct {
 type page struct {
 	channels  []string
 	after     sseproto.ID
-	requested string            // where a client left off, told in gap events; "" for live subscribers
-	known     toldLosses        // what it has been told of already
-	limit     int64             // size after which no more are taken; 0: no limit
-	full      func()            // called once when no more are taken
-	form      form              // of the frames
-	shared    bool              // each reader gets the frames of its own channels only
-	partial   bool              // its readers may have channels of other partitions
-	refused   bool              // an event was not taken
-	lost      map[string]string // channels known to have lost something, with the reason
-	oldest    []lostRange
-	told      []lostRange // the losses that have a gap event, set by finish
-	buf       []byte
-	frames    []frameRef
+	requested string     // where a client left off, told in gap events; "" for live subscribers
+	known     toldLosses // what it has been told of already
+	// discontinuities is how many the log had had when the page was read.
+	discontinuities uint64
+	limit           int64             // size after which no more are taken; 0: no limit
+	full            func()            // called once when no more are taken
+	form            form              // of the frames
+	shared          bool              // each reader gets the frames of its own channels only
+	partial         bool              // its readers may have channels of other partitions
+	refused         bool              // an event was not taken
+	lost            map[string]string // channels known to have lost something, with the reason
+	oldest          []lostRange
+	told            []lostRange // the losses that have a gap event, set by finish
+	buf             []byte
+	frames          []frameRef
 }
 
 // lostRange is a loss that the history reported.
@@ -139,6 +141,11 @@ func (p *page) losses() (list []lostRange) {
 		}
 	}
 	return list
+}
+
+// toldWith is what a client has been told of that has these frames.
+func (p *page) toldWith(frames []frameRef) toldLosses {
+	return p.known.with(p.discontinuities, p.told, frames)
 }
 
 // toldChannels are those that have a gap event.

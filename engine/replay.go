@@ -66,13 +66,13 @@ func (r *replay) rest(n int) (missing []byte, p resumePoint, events uint64) {
 	for frames[k].gap && k+1 < len(frames) && frames[k+1].gap {
 		k++
 	}
-	p = resumePoint{kind: resumeID, id: frames[k].id, from: r.from, told: r.page.known.with(r.page.told, frames[:k+1])}
+	p = resumePoint{kind: resumeID, id: frames[k].id, from: r.from, told: r.page.toldWith(frames[:k+1])}
 	return r.page.buf[n:frames[k].end], p, r.eventsIn(k + 1)
 }
 
 // next is where a client goes on that has all of the page.
 func (r *replay) next() resumePoint {
-	return resumePoint{kind: resumeID, id: r.upTo, from: r.from, told: r.page.known.with(r.page.told, r.page.frames)}
+	return resumePoint{kind: resumeID, id: r.upTo, from: r.from, told: r.page.toldWith(r.page.frames)}
 }
 
 // read makes the page of what lies between the ID and the ring, or its first part.
@@ -116,7 +116,9 @@ func (r *replayer) readPage(q *replayRequest, upTo sseproto.ID) (*page, sseproto
 	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	p := newPage(q.channels, q.key.id)
-	p.known, p.form, p.partial = q.key.told, q.key.form, r.log.isDivided()
+	// After upTo: a discontinuity that lies before it is counted.
+	p.discontinuities = q.line.discontinuities.Load()
+	p.known, p.form, p.partial = q.key.told.asOf(p.discontinuities), q.key.form, r.log.isDivided()
 	if q.key.from == "" {
 		p.requested = q.key.id.String()
 	}

@@ -518,6 +518,41 @@ func TestLossIsToldOnceForAllPages(t *testing.T) {
 	require.EqualValues(t, 1, e.Stats().Gaps.Total())
 }
 
+// TestLossBehindADiscontinuityIsToldAgain: the client was told, and has acted on it, before the
+// log lost its feed a second time. What the history finds from then on may be the second loss.
+func TestLossBehindADiscontinuityIsToldAgain(t *testing.T) {
+	h := lossyHistory(strings.Repeat("x", 200_000))
+	e := startEngine(t, withHistory(h, minRingBytes))
+	f := startFeed(e, 1000)
+	f.tick(sseproto.ID{Ms: 1000})
+	fd, conn := socketPair(t)
+	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10))
+	c := newTestClient(t, conn)
+	attachFd(e, fd, after(sseproto.ID{Ms: 800}), "a", "b", "c")
+	told := 0
+	see := func(ev event) {
+		if ev.kind == "gap" && strings.Contains(ev.data, `"b"`) {
+			told++
+		}
+	}
+	for _, ev := range c.next(5) {
+		see(ev)
+	}
+	require.Equal(t, 1, told)
+	e.log.CloseSpan(sseproto.ID{Ms: f.t})
+	e.log.OpenSpan(sseproto.ID{Ms: 2000})
+	f.t = 2000
+	f.tick(sseproto.ID{Ms: 2000})
+	f.publish("a", "live")
+	for data := ""; data != "live"; {
+		ev := c.next(1)[0]
+		see(ev)
+		data = ev.data
+	}
+	require.GreaterOrEqual(t, told, 2)
+	require.LessOrEqual(t, told, 3, "not at each page") // live streams may be told of the discontinuity, too
+}
+
 func TestToldLossesForgetChannelsThatMovedOn(t *testing.T) {
 	lost := func(channels ...int) (list []lostRange) {
 		for _, ch := range channels {
@@ -526,14 +561,17 @@ func TestToldLossesForgetChannelsThatMovedOn(t *testing.T) {
 		return list
 	}
 	var none toldLosses
-	require.Empty(t, none.with(nil, []frameRef{{channel: 1}}))
-	told := none.with(lost(1, 11), nil)
+	require.Empty(t, none.with(3, nil, []frameRef{{channel: 1}}))
+	told := none.with(3, lost(1, 11), nil)
 	require.True(t, told.has(1, "trimmed") && told.has(11, "trimmed"))
 	require.False(t, told.has(1, "outage") || told.has(2, "trimmed"))
-	next := told.with(lost(2), []frameRef{{channel: 11, gap: true}, {channel: 1}})
+	next := told.with(3, lost(2), []frameRef{{channel: 11, gap: true}, {channel: 1}})
 	require.True(t, next.has(11, "trimmed") && next.has(2, "trimmed"))
 	require.False(t, next.has(1, "trimmed"), "it got a message since")
-	require.Equal(t, next, next.with(nil, nil), "who was told the same asks the same")
+	require.Equal(t, next, next.with(3, nil, nil), "who was told the same asks the same")
+	require.Equal(t, next, next.asOf(3))
+	require.Empty(t, next.asOf(4), "the history may find another loss by now")
+	require.Empty(t, none.asOf(3))
 }
 
 // Thousands that wait cost a request each, and no stack.
