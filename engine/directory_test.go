@@ -86,12 +86,14 @@ func TestNamesComeAndGoBesideMessages(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	subscribed := make(map[string]uint32)
 	stop, ended := make(chan struct{}), make(chan struct{})
+	looked := make(chan struct{}) // a reader that the system holds up keeps the names that it may meet
 	go func() {
 		defer close(ended)
 		for {
 			select {
 			case <-stop:
 				return
+			case looked <- struct{}{}:
 			default:
 			}
 			l.ReadCommitted(sseproto.ID{Ms: 1000}, 100, 1<<20, func(_ sseproto.ID, channel string, m sseproto.Message, _ sseproto.ID) {
@@ -114,6 +116,7 @@ func TestNamesComeAndGoBesideMessages(t *testing.T) {
 		l.Append(sseproto.ID{Ms: 1000, Seq: uint64(n + 1)}, name, name)
 		if n%100 == 0 {
 			l.Commit(sseproto.ID{Ms: 1000, Seq: uint64(n + 1)}, sseproto.ID{})
+			<-looked
 		}
 	}
 	close(stop)
