@@ -170,6 +170,9 @@ func (f *finder) ask(ctx context.Context, addr string, sights chan<- sight) {
 		if client != nil {
 			var text string
 			text, s.err = client.Do(ctx, client.B().ClusterNodes().Build()).ToString()
+			if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(deadline) {
+				return // what the end of the search broke off tells nothing of the node
+			}
 			s.nodes = clusternodes.Parse(text)
 		}
 		if Code(s.err) == CodeGeneric {

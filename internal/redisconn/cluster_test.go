@@ -2,6 +2,7 @@ package redisconn
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ func hasKey(t *testing.T, s *redistest.Server, value string) bool {
 }
 
 func TestClientFindsThePrimaryOfTheSlot(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, 3, 0)
 	set(t, clusterClient(t, c.URL()), "a")
 	require.True(t, hasKey(t, c.Nodes[1], "a"))
@@ -84,20 +86,48 @@ func TestClientFollowsTheSlot(t *testing.T) {
 }
 
 func TestServersThatAreNoClusterAreNamed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	_, err := clusterClient(t, s.URL()+"?addr="+s.Addr()).Get(t.Context())
 	require.ErrorIs(t, err, errNoCluster)
 	require.ErrorContains(t, err, s.Addr())
 }
 
+// TestClusterWithoutThePrimaryIsNamed, also where a node that had answered is asked when the
+// search ends.
 func TestClusterWithoutThePrimaryIsNamed(t *testing.T) {
-	s := redistest.Start(t, "--cluster-enabled", "yes")
-	_, err := clusterClient(t, s.URL()+"?addr="+s.Addr()).Get(t.Context())
-	require.ErrorIs(t, err, errNoPrimary)
+	t.Parallel()
+	f := func(name string, falls bool) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := redistest.Start(t, "--cluster-enabled", "yes")
+			o, err := rueidis.ParseURL(s.URL() + "?addr=" + s.Addr())
+			require.NoError(t, err)
+			o.ConnWriteTimeout, o.Dialer.KeepAlive = waitLong, waitLong // only the search ends a question
+			l := New(Options(o), clusterKeys.Slot)
+			t.Cleanup(l.Close)
+			found := make(chan error, 1)
+			go func() {
+				_, err := l.Get(t.Context())
+				found <- err
+			}()
+			if falls {
+				require.Eventually(t, func() bool {
+					stats, err := s.Do("INFO", "commandstats")
+					return err == nil && strings.Contains(stats.(string), "cmdstat_cluster|nodes:")
+				}, waitLong, pollEvery)
+				require.NoError(t, s.Pause())
+			}
+			require.ErrorIs(t, <-found, errNoPrimary)
+		})
+	}
+	f("it answers", false)
+	f("it falls silent", true)
 }
 
 // TestCloseEndsASearch that nobody answers.
 func TestCloseEndsASearch(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--cluster-enabled", "yes")
 	l := clusterClient(t, s.URL()+"?addr="+s.Addr())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -112,6 +142,7 @@ func TestCloseEndsASearch(t *testing.T) {
 
 // TestScriptsRunOnTheNodeOfTheirKeys also after it has forgotten them.
 func TestScriptsRunOnTheNodeOfTheirKeys(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, 3, 0)
 	client, err := clusterClient(t, c.URL()).Get(t.Context())
 	require.NoError(t, err)

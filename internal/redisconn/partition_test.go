@@ -34,6 +34,7 @@ func TestPartitionsAreEvenlySpread(t *testing.T) {
 
 // TestNamesOfAPartitionHaveOneSlot, by the words of Redis: a script can touch all of them.
 func TestNamesOfAPartitionHaveOneSlot(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--cluster-enabled", "yes")
 	for _, prefix := range []string{"sse:stream:", "chat:"} {
 		for _, p := range []Partition{{}, {0, 3}, {2, 3}, {15, 16}} {

@@ -87,6 +87,7 @@ func TestErrorCodeIsTheFirstWordOfTheAnswer(t *testing.T) {
 
 // TestScriptRunsWithoutTheRightToLoadOne, and after the server has forgotten it.
 func TestScriptRunsWithoutTheRightToLoadOne(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	admin := connect(t, s, "")
 	do(t, admin, "ACL", "SETUSER", "u", "on", ">u", "~*", "+@all", "-script")
@@ -106,6 +107,7 @@ func TestScriptRunsWithoutTheRightToLoadOne(t *testing.T) {
 }
 
 func TestErrorOfAScriptIsOfItsCallAlone(t *testing.T) {
+	t.Parallel()
 	c := connect(t, redistest.Start(t), "")
 	script := NewScript("return redis.call(ARGV[1], KEYS[1])")
 	results := script.RunAll(t.Context(), c, Call{[]string{"k"}, []string{"INCR"}}, Call{[]string{"k"}, []string{"LLEN"}}, Call{[]string{"k"}, []string{"INCR"}})
@@ -117,6 +119,7 @@ func TestErrorOfAScriptIsOfItsCallAlone(t *testing.T) {
 }
 
 func TestClientIsMadeOnceAndAnew(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	l := New(Options(rueidis.ClientOption{InitAddress: []string{s.Addr()}}), 0)
 	_, err := l.Current()
@@ -155,6 +158,7 @@ func TestClientIsMadeOnceAndAnew(t *testing.T) {
 
 // TestWaitForADialEndsWithTheCaller: the server takes the connection and is silent.
 func TestWaitForADialEndsWithTheCaller(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	require.NoError(t, s.Pause())
 	t.Cleanup(func() { _ = s.Resume() })
@@ -182,6 +186,7 @@ func TestServerThatCannotBeUsedIsNamed(t *testing.T) {
 
 // TestComparisonOfIDsIsExact beyond the 53 bits of a number of Lua.
 func TestComparisonOfIDsIsExact(t *testing.T) {
+	t.Parallel()
 	c := connect(t, redistest.Start(t), "")
 	script := NewScript(redislua.IDs, "return less(ARGV[1], ARGV[2]) and 1 or 0")
 	less := func(a, b string) bool {
@@ -201,6 +206,7 @@ func TestComparisonOfIDsIsExact(t *testing.T) {
 }
 
 func TestNoteIsReadAsWritten(t *testing.T) {
+	t.Parallel()
 	c := connect(t, redistest.Start(t), "")
 	script := NewScript(redislua.InboxNotes, `
 		local note = make_note(ARGV[1], {ARGV[2], no_entry}, ARGV[3], ARGV[4] == '1')
