@@ -45,7 +45,8 @@ const (
 
 // Build compiles cmd/ssed into the file to, without debug information: so it links faster.
 // Args are arguments of go build, for example "-race". It works from every module that
-// requires this one.
+// requires this one. The program that go run makes stays in the cache of the compiler: go build
+// would link it for each caller anew.
 func Build(to string, args ...string) error {
 	self := reflect.TypeFor[Instance]().PkgPath()
 	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", self).Output()
@@ -55,10 +56,10 @@ func Build(to string, args ...string) error {
 	if to, err = filepath.Abs(to); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", to}, append(args, "./cmd/ssed")...)...)
+	cmd := exec.Command("go", slices.Concat([]string{"run", "-buildvcs=false", "-ldflags=-s -w", "-exec", "cp -f"}, args, []string{"./cmd/ssed", to})...)
 	cmd.Dir = filepath.Join(strings.TrimSpace(string(dir)), "..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("ssedtest: go build: %w\n%s", err, out)
+		return fmt.Errorf("ssedtest: go run: %w\n%s", err, out)
 	}
 	return nil
 }
