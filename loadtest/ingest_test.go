@@ -23,7 +23,7 @@ func TestIngestMeasuresEachFleet(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(document, []byte(text), 0o600))
 	out, printed := execute(t, 0, "ingest", "--ssed-bin", buildSsed(t), "--primaries", "1", "--instances", "1,2",
-		"--messages", "20000", "--rounds", "1", "--markdown", document)
+		"--messages", "10000", "--rounds", "1", "--markdown", document)
 	s := out.Scenarios[0]
 	require.Len(t, s.Runs, 4)
 	for _, r := range s.Runs {
@@ -87,13 +87,16 @@ func TestRoundsOfIngestAreWholeChunks(t *testing.T) {
 	for _, messages := range []int{1, 1000, 120_000} {
 		g := &ingest{Messages: messages, Primaries: []int{1, 2, 3, 7}, Instances: []int{1, 4, 16, 100}, History: []string{"off", "on"}}
 		for _, c := range g.cases() {
-			for _, kind := range []string{alone, batched} {
-				n, chunk := g.amount(c, kind)
+			whole := func(n, chunk int) {
+				t.Helper()
 				require.Positive(t, chunk)
 				require.Positive(t, n)
 				require.Zero(t, n%chunk, "%v", c)
 				require.Zero(t, chunk%(c.redis.primaries*ingestPerBatch), "%v", c)
 			}
+			whole(g.warmUp(c))
+			whole(g.amount(c, alone))
+			whole(g.amount(c, batched))
 		}
 	}
 	require.Equal(t, "1, 4 and 16", list([]int{16, 1, 4}))

@@ -32,6 +32,7 @@ const (
 	batchedChunk   = 50_000
 	ingestRing     = "16MiB"
 	warmUpMessages = 100_000 // turn the ring once, and make all channels known
+	warmUpRounds   = 2       // of --messages, where that is less
 	ingestIdle     = time.Second
 	ingestPatience = 60 * time.Second
 	ingestPrefix   = "sse:stream:"
@@ -86,7 +87,8 @@ func (g *ingest) run(ctx context.Context, o *options, c ingestCase) (runs []repo
 	if err := f.start(ctx, o); err != nil {
 		return nil, err
 	}
-	if _, err := f.round(ctx, batched, warmUpMessages*c.redis.primaries, warmUpMessages/10*c.redis.primaries); err != nil {
+	n, chunk := g.warmUp(c)
+	if _, err := f.round(ctx, batched, n, chunk); err != nil {
 		return nil, err
 	}
 	if err := f.rest(ctx); err != nil {
@@ -108,6 +110,14 @@ func (g *ingest) run(ctx context.Context, o *options, c ingestCase) (runs []repo
 		runs = append(runs, run)
 	}
 	return runs, nil
+}
+
+// warmUp is how many messages go before any is measured, and how many of them at once. A short
+// run, as a test is one, does not turn the ring.
+func (g *ingest) warmUp(c ingestCase) (n, chunk int) {
+	n = min(warmUpMessages, warmUpRounds*g.Messages)
+	chunk = max(n/10/ingestPerBatch, 1) * ingestPerBatch * c.redis.primaries
+	return 10 * chunk, chunk
 }
 
 // amount is how many messages a round has, and how many of them go at once.

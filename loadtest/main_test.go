@@ -43,6 +43,10 @@ func TestMain(m *testing.M) {
 	// The goroutine is started by os/signal on first use and never ends.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop"), goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(files)
+		if left, err := children(); err != nil || left != "" {
+			fmt.Fprintln(os.Stderr, "child processes are left:", left, err)
+			code = 1
+		}
 		os.Exit(code)
 	}))
 }
@@ -50,14 +54,21 @@ func TestMain(m *testing.M) {
 // files is a directory that is there until all tests are over.
 var files string
 
-// execute runs the program and returns the report it wrote.
+// execute runs the program and returns the report it wrote. No child is left.
 func execute(t *testing.T, wantCode int, args ...string) (report.Report, string) {
+	t.Helper()
+	out, text := executeBeside(t, wantCode, args...)
+	requireNoChildren(t)
+	return out, text
+}
+
+// executeBeside is execute beside others, whose children are there meanwhile.
+func executeBeside(t *testing.T, wantCode int, args ...string) (report.Report, string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "report.json")
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), append(args, "--quiet", "--calm", "0s", "--json", file), &stdout, &stderr)
 	require.Equal(t, wantCode, code, "stdout: %s\nstderr: %s", &stdout, &stderr)
-	requireNoChildren(t)
 	var out report.Report
 	if text, err := os.ReadFile(file); err == nil {
 		require.NoError(t, json.Unmarshal(text, &out))
@@ -68,15 +79,24 @@ func execute(t *testing.T, wantCode int, args ...string) (report.Report, string)
 // requireNoChildren fails when a process that this one started is left.
 func requireNoChildren(t *testing.T) {
 	t.Helper()
-	lists, err := filepath.Glob("/proc/self/task/*/children")
+	left, err := children()
 	require.NoError(t, err)
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err == nil { // a thread may end meanwhile
-			require.Empty(t, strings.TrimSpace(string(text)), "child processes are left")
-		}
-	}
+	require.Empty(t, left, "child processes are left")
 }
+
+// children are the processes that this one has started.
+func children() (pids string, err error) {
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // a thread may end meanwhile
+		pids += string(text)
+	}
+	return strings.TrimSpace(pids), err
+}
+
+// brief is the limit of tests in which something does not come: on a busy machine all else does
+// within it.
+const brief = "5s"
 
 func TestEachScenarioMeasuresFloorAndNaive(t *testing.T) {
 	f := func(keys string, args ...string) {
@@ -335,25 +355,29 @@ func (m *memoryServer) publish(_ http.ResponseWriter, r *http.Request) {
 func newest(log []string) []string { return log[len(log)-1:] }
 
 func TestFaultyServersAreCaught(t *testing.T) {
+	t.Parallel()
 	// The warm-up sends 5 messages; then a burst of 20 follows 2 broadcasts.
 	const first = warmMessages + warmBroadcasts + 5
-	f := func(name string, at func(log []string) []string, check func(r report.Run)) {
-		spec := startMemoryServer(t, func(log []string) []string {
-			if len(log) == first || len(log) == first+1 {
-				return at(log)
-			}
-			return newest(log)
+	f := func(name string, at func(log []string) []string, check func(t *testing.T, r report.Run)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			spec := startMemoryServer(t, func(log []string) []string {
+				if len(log) == first || len(log) == first+1 {
+					return at(log)
+				}
+				return newest(log)
+			})
+			out, text := executeBeside(t, exitFaults, "burst", "--only", "--rounds", "1", "--conns", "4", "--messages", "20",
+				"--bursts", "1", "--limit", brief, "--target", spec)
+			require.Contains(t, text, "lost, repeated, late or torn")
+			check(t, out.Scenarios[0].Runs[0])
 		})
-		out, text := execute(t, exitFaults, "burst", "--only", "--rounds", "1", "--conns", "4", "--messages", "20",
-			"--bursts", "1", "--limit", "500ms", "--target", spec)
-		require.Contains(t, text, "lost, repeated, late or torn", name)
-		check(out.Scenarios[0].Runs[0])
 	}
-	f("loses two", func([]string) []string { return nil }, func(r report.Run) {
+	f("loses two", func([]string) []string { return nil }, func(t *testing.T, r report.Run) {
 		require.EqualValues(t, 4*2, r.Counts.Lost)
 		require.EqualValues(t, 4*2, r.Counts.Wrong())
 	})
-	f("repeats two", func(log []string) []string { return append(newest(log), newest(log)...) }, func(r report.Run) {
+	f("repeats two", func(log []string) []string { return append(newest(log), newest(log)...) }, func(t *testing.T, r report.Run) {
 		require.EqualValues(t, 4*2, r.Counts.Duplicates)
 		require.EqualValues(t, 4*2, r.Counts.Wrong())
 	})
@@ -362,14 +386,14 @@ func TestFaultyServersAreCaught(t *testing.T) {
 			return nil
 		}
 		return []string{log[first], log[first-1]}
-	}, func(r report.Run) {
+	}, func(t *testing.T, r report.Run) {
 		require.EqualValues(t, 4, r.Counts.Late)
 		require.EqualValues(t, 4, r.Counts.Wrong())
 	})
 	f("tears two", func(log []string) []string {
 		event := log[len(log)-1]
 		return []string{event[:len(event)-9] + "\n\n"}
-	}, func(r report.Run) {
+	}, func(t *testing.T, r report.Run) {
 		require.EqualValues(t, 4*2, r.Counts.Torn)
 		require.EqualValues(t, 4*2, r.Counts.Lost)
 	})
@@ -396,21 +420,24 @@ func TestServerThatEndsIdleStreamsIsAFault(t *testing.T) {
 // TestMissingMessagesLeaveNoFigures: the time of a step that never ended, and
 // percentiles of nothing, would look good.
 func TestMissingMessagesLeaveNoFigures(t *testing.T) {
+	t.Parallel()
 	f := func(lost int, delivered int, figures string, want string, args ...string) {
-		t.Helper()
-		spec := startMemoryServer(t, func(log []string) []string {
-			if len(log) > delivered {
-				return nil
+		t.Run(args[0]+" after "+strconv.Itoa(delivered), func(t *testing.T) {
+			t.Parallel()
+			spec := startMemoryServer(t, func(log []string) []string {
+				if len(log) > delivered {
+					return nil
+				}
+				return newest(log)
+			})
+			out, text := executeBeside(t, exitFaults, append(args, "--only", "--rounds", "1", "--limit", brief, "--target", spec)...)
+			require.Contains(t, text, want)
+			r := out.Scenarios[0].Runs[0]
+			require.EqualValues(t, lost, r.Counts.Lost)
+			for key := range strings.FieldsSeq(figures) {
+				require.NotContains(t, r.Values, key)
 			}
-			return newest(log)
 		})
-		out, text := execute(t, exitFaults, append(args, "--only", "--rounds", "1", "--limit", "300ms", "--target", spec)...)
-		require.Contains(t, text, want)
-		r := out.Scenarios[0].Runs[0]
-		require.EqualValues(t, lost, r.Counts.Lost, args[0])
-		for key := range strings.FieldsSeq(figures) {
-			require.NotContains(t, r.Values, key, args[0])
-		}
 	}
 	f(4, warmMessages-1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
 	f(4, warmMessages+1, "complete_p50 p50", "not everybody got", "fanout", "--conns", "4")
@@ -448,13 +475,14 @@ func TestResumeCountsWhatWasMissed(t *testing.T) {
 }
 
 func TestResumeWithoutHistoryIsALoss(t *testing.T) {
+	t.Parallel()
 	// The floor gives ids and forgets: told to resume, it loses what was missed.
 	floor, stop, err := startOwn("floor")
 	require.NoError(t, err)
 	defer stop()
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{
-		"resume", "--only", "--quiet", "--rounds", "1", "--conns", "10", "--missed", "3", "--limit", "300ms",
+		"resume", "--only", "--quiet", "--rounds", "1", "--conns", "10", "--missed", "3", "--limit", brief,
 		"--target", "name=liar;url=" + floor.URL + ";publish=" + floor.Publish,
 	}, &stdout, &stderr)
 	require.Equal(t, exitFaults, code)
@@ -498,7 +526,7 @@ func TestMillionStopsAtItsBoundsAndReachesAll(t *testing.T) {
 
 func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
 	out, text := execute(t, 0, "hostile", "--with", "ssed,naive", "--only", "--ssed-bin", buildSsed(t), "--rounds", "1",
-		"--duration", "500ms", "--neighbour", "connect storm", "--neighbour", "1,024 channels")
+		"--duration", "500ms", "--neighbour", "connect storm", "--neighbour", "1,024 channels", "--sizes", "1,4")
 	require.Len(t, out.Scenarios, 3)
 	sum := out.Scenarios[0]
 	require.Equal(t, "hostile", sum.Name)
@@ -510,8 +538,8 @@ func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
 				require.Contains(t, r.Notes[0], "not measured")
 				continue
 			}
-			for _, size := range []string{"1", "4", "16"} {
-				for _, figure := range []string{"p50_", "p99_", "max_", "cpu_"} {
+			for _, size := range []string{"1", "4"} {
+				for _, figure := range []string{"p50_", "p99_", "max_", "cpu_", "input_"} {
 					require.Positive(t, r.Values[figure+size], row.Name)
 				}
 			}
@@ -519,14 +547,36 @@ func TestHostileNeighboursAreMeasuredAtEachSizeAndSummarised(t *testing.T) {
 			require.Equal(t, r.Values["worst_max"], sum.Value(r.Target, strings.TrimPrefix(row.Name, "hostile: ")+"worst_max").Median)
 		}
 	}
-	storm := out.Scenarios[2]
-	require.Greater(t, storm.Value("ssed", "input_16").Median, 2*storm.Value("ssed", "input_1").Median)
-	require.EqualValues(t, 64, out.Scenarios[1].Value("ssed", "input_16").Median)
+	require.EqualValues(t, 16, out.Scenarios[1].Value("ssed", "input_4").Median)
 	_, text = execute(t, exitUsage, "hostile", "--neighbour", "friendly")
 	require.Contains(t, text, `no neighbour "friendly"`)
 }
 
+// TestSizesAreMultiplesOfWhatTheNeighbourDoes: how much of it a busy machine gets done is
+// another matter.
+func TestSizesAreMultiplesOfWhatTheNeighbourDoes(t *testing.T) {
+	for _, b := range hostileNeighbours {
+		x := hostileRun{hostileRow: &hostileRow{besides: b}, stage: &stage{opts: &options{}, target: target.Target{URL: "http://127.0.0.1:1/sse?c={channel}"}}}
+		one, err := x.spec(1)
+		require.NoError(t, err)
+		sixteen, err := x.spec(16)
+		require.NoError(t, err)
+		require.Equal(t, 16*one.Rate, sixteen.Rate, b.name)
+		if b.scaled { // more messages to as many
+			require.Equal(t, one.Count, sixteen.Count, b.name)
+			continue
+		}
+		require.Equal(t, 16*one.Count, sixteen.Count, b.name)
+		require.Positive(t, float64(one.Count)+one.Rate, b.name)
+	}
+}
+
 func TestHostileSizesAndBurstCanBeChosen(t *testing.T) {
+	for _, s := range (&all{}).scenarios() {
+		if row, ok := s.(*hostileRow); ok {
+			require.Equal(t, []int{1, 4, 16}, row.sizes, "where nobody chooses")
+		}
+	}
 	out, _ := execute(t, 0, "hostile", "--with", "ssed", "--only", "--ssed-bin", buildSsed(t), "--rounds", "1",
 		"--duration", "100ms", "--neighbour", "never reads, then silence", "--sizes", "1,3", "--burst", "500")
 	row := out.Scenarios[1]
