@@ -29,22 +29,38 @@ func (s servers) newest() (from uint64) {
 	return from
 }
 
-// end returns up to where a span that began at low on a server is part of the order: another
-// server gave it from there on. MaxID: no other is known.
-func (s servers) end(runID string, low sseproto.ID) sseproto.ID {
-	end := sseproto.MaxID
-	for isIts := false; s != ""; {
+// term is the first tick of the last term of a server; 0: it is not told, or from before that was noted.
+func (s servers) term(runID string) (from uint64) {
+	for s != "" {
 		var name string
-		var from uint64
-		name, from, s = s.cut()
-		switch {
-		case name == runID && from <= low.Ms:
-			isIts, end = true, sseproto.MaxID
-		case isIts && name != runID && from > 0:
-			isIts, end = false, sseproto.ID{Ms: from - 1, Seq: beyondAll}
+		var t uint64
+		if name, t, s = s.cut(); name == runID {
+			from = t
 		}
 	}
-	return end
+	return from
+}
+
+// end returns up to where a span is part of the order: another server gave it from there on.
+// MaxID: no other is known. A server with old data may not know the term in which the span
+// began, but an earlier one, and who ended that.
+func (s servers) end(span ownSpan) sseproto.ID {
+	term, isKnown := span.term, span.term > 0
+	for rest := s; rest != ""; {
+		var name string
+		var from uint64
+		if name, from, rest = rest.cut(); name == span.runID && from <= span.low.Ms {
+			term, isKnown = max(term, from), true
+		}
+	}
+	for isKnown && s != "" {
+		var name string
+		var from uint64
+		if name, from, s = s.cut(); name != span.runID && from > term {
+			return sseproto.ID{Ms: from - 1, Seq: beyondAll}
+		}
+	}
+	return sseproto.MaxID
 }
 
 // beyondAll is a number that no message behind a tick has.
@@ -58,6 +74,7 @@ const maxSpans = 64
 type origins struct {
 	mu    sync.Mutex // guards the rest
 	known servers
+	told  servers   // by the last clock that was read
 	spans []ownSpan // ascending
 }
 
@@ -65,6 +82,7 @@ type origins struct {
 type ownSpan struct {
 	low   sseproto.ID
 	runID string
+	term  uint64 // as the server's own clock had it, see servers.term
 }
 
 // learn takes what a clock says. A former primary knows less.
@@ -74,8 +92,11 @@ func (o *origins) learn(told servers) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if told != o.told {
+		o.told = servers(strings.Clone(string(told)))
+	}
 	if told != o.known && told.newest() >= o.known.newest() {
-		o.known = servers(strings.Clone(string(told)))
+		o.known = o.told
 	}
 }
 
@@ -87,7 +108,7 @@ func (o *origins) open(node string, low sseproto.ID) {
 	if len(o.spans) == maxSpans {
 		o.spans = append(o.spans[:0], o.spans[1:]...)
 	}
-	o.spans = append(o.spans, ownSpan{low, strings.Clone(runID)})
+	o.spans = append(o.spans, ownSpan{low, strings.Clone(runID), max(o.known.term(runID), o.told.term(runID))})
 }
 
 // through returns up to where the newest span, which ends at an ID of its own server, is part
@@ -96,7 +117,7 @@ func (o *origins) through(id sseproto.ID) sseproto.ID {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if n := len(o.spans); n > 0 {
-		if end := o.known.end(o.spans[n-1].runID, o.spans[n-1].low); end.Less(id) {
+		if end := o.known.end(o.spans[n-1]); end.Less(id) {
 			return end
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ssed/internal/redisconn"
 	"ssed/internal/redistest"
 	"ssed/sseproto"
 )
@@ -139,6 +140,40 @@ func TestServerThatLivesOnBeyondItsRoom(t *testing.T) {
 			first, second := a.sink.spans[0], a.sink.spans[1]
 			require.True(t, first.through.Less(took), "%v is of the successor", first.through)
 			require.True(t, b.sink.all()[0].id.Less(second.low), "what it missed lies between its spans")
+		})
+	}
+}
+
+// TestServerWithOldDataEndsNoTermThatItDoesNotKnow: a server that was restarted, and takes itself
+// for the primary, knows an earlier term of the one before it, and who ended that. The last term
+// is none of those: what came in it stays.
+func TestServerWithOldDataEndsNoTermThatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	for feeds := 1; feeds <= 2; feeds++ {
+		t.Run(fmt.Sprint(feeds, " feeds"), func(t *testing.T) {
+			t.Parallel()
+			first, clock := startReplicated(t), redisconn.MakeKeys(testPrefix).Clock
+			id := redisconn.ParseInfo(fmt.Sprint(do(t, first, "INFO", "server"))).RunID()
+			firstTerm := id + ":1," + strings.Repeat("b", len(id)) + ":2"
+			do(t, first, "HSET", clock, "servers", firstTerm+","+id+":3")
+			p := startProxy(t, first.Addr())
+			a := start(t, "redis://"+p.addr(), "a", withFeeds(feeds))
+			waitSynced(t, a)
+			flush(t, first, "of its last term", a)
+			require.NoError(t, a.CommitNow(context.Background()))
+			flush(t, first, "behind the next tick", a) // so the one before is committed
+			sent := a.sink.all()[0].id
+			restored := promoteACopy(t, first, clock)
+			do(t, restored, "HSET", clock, "servers", firstTerm)
+			p.lead(restored.Addr())
+			p.cut()
+			eventually(t, func() bool {
+				spans, _, _ := a.sink.counts()
+				return spans == 2 && a.Stats().SubscriptionsSynced == feeds
+			}, "it does not go over")
+			flush(t, restored, "of the other one", a)
+			require.Equal(t, "of its last term", a.sink.all()[0].payload)
+			require.True(t, sent.Less(a.sink.spans[0].through), "it is taken back: the span ends at %v", a.sink.spans[0].through)
 		})
 	}
 }
