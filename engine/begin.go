@@ -67,7 +67,7 @@ func (s *shard) lookAtUnbegun() {
 		s.seenUnbegun, s.unbegunNext = left, 0
 	}
 	s.budget.begin(s.shares.answer)
-	for ; s.unbegunNext < q.len() && s.newcomers.len() < maxNewcomers && !s.budget.spent(); s.unbegunNext++ {
+	for ; s.unbegunNext < q.len() && !s.budget.spent(); s.unbegunNext++ { // before those who came later
 		s.budget.slots++
 		s.beginSlot(q.at(s.unbegunNext))
 	}

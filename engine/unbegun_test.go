@@ -49,5 +49,35 @@ func TestPassLooksAtAFewOfThoseWhoWaitForAPartitionThatBegins(t *testing.T) {
 	}
 }
 
+// Streams go on coming while a partition begins. Those who have waited for it do not wait for them,
+// or their time would be over before it is their turn.
+func TestWhoHasWaitedForAPartitionBeginsBeforeWhoCameLater(t *testing.T) {
+	t.Parallel()
+	s := newNullShardWith(t, Config{Partitions: 2})
+	low := sseproto.ID{Ms: 1000}
+	s.log.Partition(0).OpenSpan(low)
+	slots := 0
+	come := func(part int) newcomer {
+		name := channelOfPart(fmt.Sprint("c", slots, "-"), part, 2)
+		slots++
+		slot, c := s.newSlot(int(s.null.Fd()))
+		s.subscribe(slot, name)
+		a := &front.Stream{FD: -1, Head: []byte("HEAD\n"), Channels: []string{name}, Since: s.log.standing()}
+		return newcomer{ref{slot, c.gen}, attachmentOf(a, 2)}
+	}
+	for range 100 {
+		n := come(1)
+		s.awaitBegin(s.slots.at(n.slot), n)
+	}
+	s.lookAtUnbegun()
+	require.Equal(t, 100, s.unbegunOpen)
+	for range maxNewcomers {
+		s.newcomers.push(come(0))
+	}
+	s.log.Partition(1).OpenSpan(low)
+	s.lookAtUnbegun()
+	require.Zero(t, s.unbegunOpen)
+}
+
 // aStart is what the head of a stream of so many channels costs, and the look before.
 func aStart(channels int) cost { return callCost + cost(8*channels)*lookCost }
