@@ -139,7 +139,7 @@
 //
 // hooks.mu is held by the read loop of a connection during a call; then merger.mu
 // during the calls of the sink, which has its own. All other mutexes (results.mu,
-// seen.mu, reached.mu, inboxMemories.mu, finding.mu) are leaves: nobody takes another
+// seen.mu, reached.mu, origins.mu, inboxMemories.mu, finding.mu) are leaves: nobody takes another
 // lock or calls out while holding one.
 //
 // # Limits

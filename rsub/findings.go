@@ -102,7 +102,7 @@ func (f *Feed) tell() {
 	if t, dropped, ok := f.found.bus.take(); ok {
 		text := "redis: two nodes of the cluster lost their link: messages may be missing, and clients get a gap"
 		if f.cfg.Sharded {
-			text = "redis: a former primary has sent late what was published on it: that does not count a second time, and clients get a gap"
+			text = "redis: messages came by the bus: a former primary has sent them late, or somebody publishes on a replica: clients get a gap"
 		}
 		log.Warn(text, "after", t, "dropped", dropped)
 	}

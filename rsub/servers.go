@@ -29,29 +29,26 @@ func (s servers) newest() (from uint64) {
 	return from
 }
 
-// term is the first tick of the last term of a server; 0: it is not told, or from before that was noted.
-func (s servers) term(runID string) (from uint64) {
+// term is the first tick of the term of a server in which a span began at low; 0: from before that
+// was noted.
+func (s servers) term(runID string, low sseproto.ID) (from uint64, isKnown bool) {
 	for s != "" {
 		var name string
 		var t uint64
-		if name, t, s = s.cut(); name == runID {
-			from = t
+		if name, t, s = s.cut(); name == runID && t <= low.Ms {
+			from, isKnown = t, true
 		}
 	}
-	return from
+	return from, isKnown
 }
 
 // end returns up to where a span is part of the order: another server gave it from there on.
 // MaxID: no other is known. A server with old data may not know the term in which the span
 // began, but an earlier one, and who ended that.
 func (s servers) end(span ownSpan) sseproto.ID {
-	term, isKnown := span.term, span.term > 0
-	for rest := s; rest != ""; {
-		var name string
-		var from uint64
-		if name, from, rest = rest.cut(); name == span.runID && from <= span.low.Ms {
-			term, isKnown = max(term, from), true
-		}
+	term, isKnown := s.term(span.runID, span.low)
+	if term < span.term {
+		term, isKnown = span.term, true
 	}
 	for isKnown && s != "" {
 		var name string
@@ -82,7 +79,7 @@ type origins struct {
 type ownSpan struct {
 	low   sseproto.ID
 	runID string
-	term  uint64 // as the server's own clock had it, see servers.term
+	term  uint64 // as it was known when the span began, see servers.term; 0: not
 }
 
 // learn takes what a clock says. A former primary knows less.
@@ -108,7 +105,9 @@ func (o *origins) open(node string, low sseproto.ID) {
 	if len(o.spans) == maxSpans {
 		o.spans = append(o.spans[:0], o.spans[1:]...)
 	}
-	o.spans = append(o.spans, ownSpan{low, strings.Clone(runID), max(o.known.term(runID), o.told.term(runID))})
+	term, _ := o.known.term(runID, low)
+	own, _ := o.told.term(runID, low)
+	o.spans = append(o.spans, ownSpan{low, strings.Clone(runID), max(term, own)})
 }
 
 // through returns up to where the newest span, which ends at an ID of its own server, is part

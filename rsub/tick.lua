@@ -182,7 +182,7 @@ local function strays(servers)
   local until_ms = tonumber(f[17]) or 0
   if until_ms > now + 60000 then until_ms = 0 end -- the clock was set back
   for flags, slots in string.gmatch(nodes, '%x+ %S+ (%S+) %S+ %d+ %d+ %d+ %S+([^\n]*)') do
-    if string.find(flags, 'master', 1, true) and string.find(flags, 'fail', 1, true) and not string.find(slots, '%d') then
+    if string.find(flags, 'master', 1, true) and string.find(',' .. flags .. ',', ',fail[?,]') and not string.find(slots, '%d') then
       until_ms = now + 60000
       redis.call('HSET', KEYS[1], 'stray_until', text(until_ms))
       break
