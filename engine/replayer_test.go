@@ -495,8 +495,8 @@ func lossyHistory(payload string) *memoryHistory {
 	return h
 }
 
-// A resume of many pages tells each loss once.
-func TestLossIsToldOnceForAllPages(t *testing.T) {
+// lossyResume is a resume of many pages, whose history tells the same losses at each.
+func lossyResume(t *testing.T) (*Engine, *memoryHistory, *feed, *testClient) {
 	h := lossyHistory(strings.Repeat("x", 200_000))
 	e := startEngine(t, withHistory(h, minRingBytes))
 	f := startFeed(e, 1000)
@@ -506,6 +506,12 @@ func TestLossIsToldOnceForAllPages(t *testing.T) {
 	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10))
 	c := newTestClient(t, conn)
 	attachFd(e, fd, after(sseproto.ID{Ms: 800}), "a", "b", "c")
+	return e, h, f, c
+}
+
+// A resume of many pages tells each loss once.
+func TestLossIsToldOnceForAllPages(t *testing.T) {
+	e, h, f, c := lossyResume(t)
 	f.publish("a", "live")
 	got := c.next(42)
 	require.Equal(t, "gap", got[0].kind)
@@ -521,14 +527,7 @@ func TestLossIsToldOnceForAllPages(t *testing.T) {
 // TestLossBehindADiscontinuityIsToldAgain: the client was told, and has acted on it, before the
 // log lost its feed a second time. What the history finds from then on may be the second loss.
 func TestLossBehindADiscontinuityIsToldAgain(t *testing.T) {
-	h := lossyHistory(strings.Repeat("x", 200_000))
-	e := startEngine(t, withHistory(h, minRingBytes))
-	f := startFeed(e, 1000)
-	f.tick(sseproto.ID{Ms: 1000})
-	fd, conn := socketPair(t)
-	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10))
-	c := newTestClient(t, conn)
-	attachFd(e, fd, after(sseproto.ID{Ms: 800}), "a", "b", "c")
+	e, _, f, c := lossyResume(t)
 	told := 0
 	see := func(ev event) {
 		if ev.kind == "gap" && strings.Contains(ev.data, `"b"`) {
