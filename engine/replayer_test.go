@@ -486,8 +486,8 @@ func TestPartitionsThatDoNotAnswerLeaveReadersToOthers(t *testing.T) {
 
 // lossyHistory tells the same loss at each page as the real one does: until the client
 // has a message of the channel.
-func lossyHistory(payload string) *memoryHistory {
-	h := newMemoryHistory()
+func lossyHistory() *memoryHistory {
+	h, payload := newMemoryHistory(), strings.Repeat("x", 200_000)
 	for i := range 40 {
 		h.add(sseproto.ID{Ms: 900, Seq: uint64(i + 1)}, "a", fmt.Sprint(i, " ", payload))
 	}
@@ -497,7 +497,7 @@ func lossyHistory(payload string) *memoryHistory {
 
 // lossyResume is a resume of many pages, whose history tells the same losses at each.
 func lossyResume(t *testing.T) (*Engine, *memoryHistory, *feed, *testClient) {
-	h := lossyHistory(strings.Repeat("x", 200_000))
+	h := lossyHistory()
 	e := startEngine(t, withHistory(h, minRingBytes))
 	f := startFeed(e, 1000)
 	f.tick(sseproto.ID{Ms: 1000})
