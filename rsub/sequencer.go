@@ -101,15 +101,10 @@ func (s *sequencer) tick(t tick) step {
 		}
 		s.links = linksMissing
 		return step{action: hold}
-	case s.state == synced && t.links != s.links && t.t > s.last.Ms:
+	case s.state == synced && t.t > s.last.Ms && (t.links != s.links || t.strays.came(s.strays)):
 		// Since the last tick a node of the cluster had no link to ours, or another one: what
-		// was published there may be lost. From this tick on nothing is, so it opens a span.
-		st := s.stop(CauseBus, true)
-		s.state = unsynced
-		return st
-	case s.state == synced && t.strays.came(s.strays) && t.t > s.last.Ms:
-		// Since the last tick messages came that a former primary had numbered before. From this
-		// tick on none did, so it opens a span.
+		// was published there may be lost. Or messages came that a former primary had numbered
+		// before. From this tick on neither is so, and it opens a span.
 		st := s.stop(CauseBus, true)
 		s.state = unsynced
 		return st
